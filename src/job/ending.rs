@@ -1,0 +1,343 @@
+//! How an attempt ended: every ending has a variant, with the facts that name it.
+//!
+//! The split that everything hangs on: `failed` is the job's own doing, `cell_error` and `lost` are ours. One never
+//! looks like the other.
+
+use super::{ByteSize, Millis};
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// The one-word result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Exit code 0.
+    Succeeded,
+    /// The job's own failure.
+    Failed,
+    /// Out of its time.
+    TimedOut,
+    /// Somebody asked for the end.
+    Canceled,
+    /// The cell, the engine or the host failed the job.
+    CellError,
+    /// Nobody knows how it went: its agent was lost.
+    Lost,
+}
+
+impl Verdict {
+    /// The stable lowercase name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::TimedOut => "timed_out",
+            Self::Canceled => "canceled",
+            Self::CellError => "cell_error",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// One expectation that a cell did not meet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MismatchLine {
+    /// The fact, e.g. `cap_eff`.
+    pub key: String,
+    /// What was asked for.
+    pub wanted: String,
+    /// What is in force.
+    pub got: String,
+}
+
+/// Why an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum Cause {
+    /// The main process exited by itself.
+    ExitCode {
+        /// Its exit code.
+        exit_code: i32,
+    },
+    /// A signal that did not come from us ended the main process.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// The kernel killed the main process because the cell's memory was used up.
+    OutOfMemory {
+        /// The memory the job asked for.
+        limit: ByteSize,
+        /// The highest use of the whole cell.
+        peak: ByteSize,
+    },
+    /// The program was not found in the cell (exit code 127 by convention).
+    ProgramNotFound {
+        /// What was to be run.
+        program: String,
+    },
+    /// The program is there but cannot be executed (126).
+    ProgramNotExecutable {
+        /// What was to be run.
+        program: String,
+        /// The kernel's reason.
+        reason: String,
+    },
+    /// The working directory cannot be entered.
+    WorkdirUnusable {
+        /// The directory.
+        workdir: String,
+        /// The kernel's reason.
+        reason: String,
+    },
+    /// The wall-clock limit ran out.
+    Timeout {
+        /// The limit.
+        limit: Millis,
+    },
+    /// Cancelled before it ran, or while it ran.
+    Canceled,
+    /// The agent was told to stop and the time to drain ran out.
+    AgentStopped,
+    /// The image is not on the engine, and could not be had.
+    ImageMissing {
+        /// The reference.
+        image: String,
+        /// What the engine said.
+        reason: String,
+    },
+    /// The preset does not exist on the agent.
+    PresetMissing {
+        /// Its name.
+        preset: String,
+    },
+    /// The cell is weaker than asked for; the job was never given to it.
+    CellWeaker {
+        /// Each expectation that was not met.
+        mismatches: Vec<MismatchLine>,
+    },
+    /// The engine did not answer, or refused, while the cell was made.
+    EngineFailed {
+        /// The call.
+        step: String,
+        /// What it said.
+        reason: String,
+    },
+    /// The engine or the cell went away while the job ran.
+    CellLost {
+        /// What was seen.
+        reason: String,
+    },
+    /// The warden did not keep to the protocol.
+    WardenFault {
+        /// What it did.
+        reason: String,
+    },
+    /// The agent could not keep the job's output.
+    LogStoreFailed {
+        /// What the file system said.
+        reason: String,
+    },
+    /// The lease ran out: the agent was cut off from its backend for too long.
+    LeaseExpired,
+    /// The agent that held the job was lost, and no try is left.
+    AgentLost {
+        /// How many tries there were.
+        attempts: u32,
+    },
+}
+
+impl Cause {
+    /// The stable code, as in JSON and in metrics.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::ExitCode { .. } => "exit_code",
+            Self::Signal { .. } => "signal",
+            Self::OutOfMemory { .. } => "out_of_memory",
+            Self::ProgramNotFound { .. } => "program_not_found",
+            Self::ProgramNotExecutable { .. } => "program_not_executable",
+            Self::WorkdirUnusable { .. } => "workdir_unusable",
+            Self::Timeout { .. } => "timeout",
+            Self::Canceled => "canceled",
+            Self::AgentStopped => "agent_stopped",
+            Self::ImageMissing { .. } => "image_missing",
+            Self::PresetMissing { .. } => "preset_missing",
+            Self::CellWeaker { .. } => "cell_weaker",
+            Self::EngineFailed { .. } => "engine_failed",
+            Self::CellLost { .. } => "cell_lost",
+            Self::WardenFault { .. } => "warden_fault",
+            Self::LogStoreFailed { .. } => "log_store_failed",
+            Self::LeaseExpired => "lease_expired",
+            Self::AgentLost { .. } => "agent_lost",
+        }
+    }
+
+    /// Whose doing it was.
+    pub const fn verdict(&self) -> Verdict {
+        match self {
+            Self::ExitCode { exit_code: 0 } => Verdict::Succeeded,
+            Self::ExitCode { .. }
+            | Self::Signal { .. }
+            | Self::OutOfMemory { .. }
+            | Self::ProgramNotFound { .. }
+            | Self::ProgramNotExecutable { .. }
+            | Self::WorkdirUnusable { .. } => Verdict::Failed,
+            Self::Timeout { .. } => Verdict::TimedOut,
+            Self::Canceled => Verdict::Canceled,
+            Self::AgentStopped
+            | Self::ImageMissing { .. }
+            | Self::PresetMissing { .. }
+            | Self::CellWeaker { .. }
+            | Self::EngineFailed { .. }
+            | Self::CellLost { .. }
+            | Self::WardenFault { .. }
+            | Self::LogStoreFailed { .. } => Verdict::CellError,
+            Self::LeaseExpired | Self::AgentLost { .. } => Verdict::Lost,
+        }
+    }
+
+    /// The exit code of a command that waited for this job: the job's own; 124 timeout, 125 cell error, 126/127 as a
+    /// shell has them, 128+n for a signal, 130 for a cancel (as after Ctrl-C).
+    pub const fn process_exit_code(&self) -> u8 {
+        match self {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "wait status keeps the low 8 bits"
+            )]
+            Self::ExitCode { exit_code } => (*exit_code & 0xff) as u8,
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "signals are 1..=64")]
+            Self::Signal { signal } => 128 + (*signal & 0x7f) as u8,
+            Self::OutOfMemory { .. } => 137,
+            Self::ProgramNotFound { .. } => 127,
+            Self::ProgramNotExecutable { .. } | Self::WorkdirUnusable { .. } => 126,
+            Self::Timeout { .. } => 124,
+            Self::Canceled => 130,
+            _ => 125,
+        }
+    }
+
+    /// What to do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::OutOfMemory { limit, .. } => format!("raise resources.memory above {limit}, or make the job smaller"),
+            Self::ProgramNotFound { program } => {
+                format!("`{program}` is not in the image: choose another image or interpreter")
+            }
+            Self::ProgramNotExecutable { .. } => {
+                "check that it is an executable file for x86-64 with a valid interpreter line".into()
+            }
+            Self::WorkdirUnusable { .. } => "use /workspace, or a directory of the image".into(),
+            Self::Timeout { limit } => format!("raise `timeout` above {limit}, or find what the job waits for"),
+            Self::ImageMissing { image, .. } => {
+                format!("make or pull `{image}` on the agent's engine (`scripts/images.sh` makes the jobcell/* images)")
+            }
+            Self::PresetMissing { .. } => "add the preset to the agent's configuration under `presets`".into(),
+            Self::CellWeaker { .. } => "run `jobcell doctor`: the engine does not enforce what it was asked for".into(),
+            Self::EngineFailed { .. } | Self::CellLost { .. } => "run `jobcell doctor` on the agent's host".into(),
+            Self::Signal { signal: 9 } => {
+                "something killed it: look at peak memory and at what else ran in the cell".into()
+            }
+            Self::LogStoreFailed { .. } => "check free space and inodes of the data directory".into(),
+            Self::ExitCode { .. }
+            | Self::Signal { .. }
+            | Self::Canceled
+            | Self::AgentStopped
+            | Self::WardenFault { .. }
+            | Self::LeaseExpired
+            | Self::AgentLost { .. } => return None,
+        })
+    }
+}
+
+/// One sentence fragment, for people.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ExitCode { exit_code } => write!(f, "exited with code {exit_code}"),
+            Self::Signal { signal } => write!(f, "killed by signal {signal}"),
+            Self::OutOfMemory { limit, peak } => {
+                write!(f, "out of memory: the job's limit is {limit}, the cell used {} MiB", peak.as_u64() >> 20)
+            }
+            Self::ProgramNotFound { program } => write!(f, "`{program}` was not found in the cell"),
+            Self::ProgramNotExecutable { program, reason } => write!(f, "`{program}` cannot be executed: {reason}"),
+            Self::WorkdirUnusable { workdir, reason } => {
+                write!(f, "working directory `{workdir}` cannot be used: {reason}")
+            }
+            Self::Timeout { limit } => write!(f, "ran longer than its timeout of {limit}"),
+            Self::Canceled => f.write_str("canceled"),
+            Self::AgentStopped => f.write_str("the agent was stopped while the job ran"),
+            Self::ImageMissing { image, reason } => write!(f, "image `{image}` is not available: {reason}"),
+            Self::PresetMissing { preset } => write!(f, "the agent has no preset `{preset}`"),
+            Self::CellWeaker { mismatches } => {
+                write!(f, "the cell is weaker than asked for")?;
+                for line in mismatches {
+                    write!(f, "; {} is {} instead of {}", line.key, line.got, line.wanted)?;
+                }
+                Ok(())
+            }
+            Self::EngineFailed { step, reason } => write!(f, "the engine failed at {step}: {reason}"),
+            Self::CellLost { reason } => write!(f, "the cell was lost: {reason}"),
+            Self::WardenFault { reason } => write!(f, "the warden broke the protocol: {reason}"),
+            Self::LogStoreFailed { reason } => write!(f, "the job's output could not be stored: {reason}"),
+            Self::LeaseExpired => f.write_str("the agent lost its backend for longer than the lease"),
+            Self::AgentLost { attempts } => write!(f, "its agent was lost, {attempts} times in all"),
+        }
+    }
+}
+
+/// An ending as it is shown: the cause with everything derived from it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Ending {
+    /// Whose doing.
+    pub verdict: Verdict,
+    /// The exit code that a waiting command returns.
+    pub process_exit_code: u8,
+    /// The cause with its facts.
+    pub cause: Cause,
+    /// The cause in words.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl From<Cause> for Ending {
+    fn from(cause: Cause) -> Self {
+        Self {
+            verdict: cause.verdict(),
+            process_exit_code: cause.process_exit_code(),
+            message: cause.to_string(),
+            hint: cause.hint(),
+            cause,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_in_json_are_the_codes_in_metrics() {
+        for cause in [
+            Cause::ExitCode { exit_code: 3 },
+            Cause::OutOfMemory { limit: ByteSize::from_mib(1), peak: ByteSize::from_mib(2) },
+            Cause::Canceled,
+            Cause::CellWeaker { mismatches: vec![] },
+            Cause::AgentLost { attempts: 3 },
+        ] {
+            let json = serde_json::to_value(&cause).expect("serialises");
+            assert_eq!(json["code"], cause.code());
+            assert_eq!(serde_json::from_value::<Cause>(json).expect("reads back"), cause);
+        }
+    }
+
+    #[test]
+    fn waiting_commands_exit_as_documented() {
+        assert_eq!(Cause::ExitCode { exit_code: 7 }.process_exit_code(), 7);
+        assert_eq!(Cause::Signal { signal: 15 }.process_exit_code(), 143);
+        assert_eq!(Cause::Timeout { limit: Millis::new(1) }.process_exit_code(), 124);
+        assert_eq!(Cause::CellLost { reason: String::new() }.process_exit_code(), 125);
+        assert_eq!(Cause::ProgramNotFound { program: String::new() }.process_exit_code(), 127);
+    }
+}

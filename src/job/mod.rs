@@ -1,0 +1,22 @@
+//! Pure values of the product: ids, units, the checked job spec, phases, endings, reports.
+//!
+//! Owns the words that everything else speaks. Must never do I/O, read a clock, or know another room:
+//! this is rank 0, and every value here can be built, compared and printed in a test without a runtime.
+
+mod ending;
+mod fields;
+mod id;
+mod phase;
+mod record;
+mod spec;
+mod units;
+
+pub use ending::{Cause, Ending, MismatchLine, Verdict};
+pub use fields::{Problem, Problems};
+pub use id::{AttemptId, BadId, JobId, OwnerId};
+pub use phase::{IllegalStep, Phase, PhaseEvent};
+pub use record::{Job, LogTotals, Report, StreamTotals, Usage};
+pub use spec::{
+    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, parse_json,
+};
+pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

@@ -1,0 +1,97 @@
+//! What is known of a job, and what an agent reports at its end.
+
+use super::{AttemptId, Cause, Ending, JobId, JobSpec, Millis, Phase, PhaseEvent, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+/// What the job used, as the warden measured it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// From the job's start to its end.
+    pub wall: Millis,
+    /// Processor time in user mode, microseconds, of the whole tree.
+    pub cpu_user_us: u64,
+    /// Processor time in the kernel, microseconds.
+    pub cpu_system_us: u64,
+    /// Highest memory use of the whole cell, bytes.
+    pub peak_memory_bytes: u64,
+    /// Highest number of processes and threads in the cell; 0 where the kernel does not tell.
+    pub peak_pids: u64,
+    /// How often the kernel killed a process of the cell for memory, the main one or another.
+    pub oom_kills: u64,
+    /// Processes that were still there after the main one, and were ended.
+    pub leftover_processes: u32,
+}
+
+/// One stream's totals.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StreamTotals {
+    /// Bytes of output.
+    pub bytes: u64,
+    /// SHA-256 of the bytes, lowercase hex; empty until the job has ended.
+    pub sha256: String,
+}
+
+/// What a log holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogTotals {
+    /// The last sequence number; frames are numbered 1, 2, 3 … over both streams.
+    pub frames: u64,
+    /// Standard output.
+    pub stdout: StreamTotals,
+    /// Standard error.
+    pub stderr: StreamTotals,
+    /// True when every frame that the warden numbered is here.
+    pub complete: bool,
+}
+
+/// The terminal report of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Why it ended.
+    pub cause: Cause,
+    /// When the job started; absent when it never did.
+    pub started_at: Option<UnixMillis>,
+    /// When it ended.
+    pub ended_at: UnixMillis,
+    /// What it used; absent when it never started.
+    pub usage: Option<Usage>,
+    /// The isolation in force, as read and tried from inside: (fact, value) in the order read. Empty when there was no cell.
+    pub receipt: Vec<(String, String)>,
+    /// What the log holds.
+    pub log: LogTotals,
+}
+
+/// Everything the backend knows of a job; what the API answers with.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Job {
+    /// Identity.
+    pub id: JobId,
+    /// Where it stands.
+    pub phase: Phase,
+    /// How it ended.
+    pub ending: Option<Ending>,
+    /// The current try, from 1; 0 before the first claim.
+    pub attempt: u32,
+    /// True from the moment somebody asked for its end.
+    pub cancel_requested: bool,
+    /// Who holds or held it.
+    pub agent: Option<String>,
+    /// When it was submitted.
+    pub submitted_at: UnixMillis,
+    /// When its last try started to run.
+    pub started_at: Option<UnixMillis>,
+    /// When it ended.
+    pub ended_at: Option<UnixMillis>,
+    /// What was asked for.
+    pub spec: JobSpec,
+    /// Every phase entered, with time and reason.
+    pub history: Vec<PhaseEvent>,
+    /// What the last try used.
+    pub usage: Option<Usage>,
+    /// The last try's isolation, as proved from inside.
+    pub receipt: Vec<(String, String)>,
+    /// What the last try's log holds.
+    pub log: LogTotals,
+}

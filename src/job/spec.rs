@@ -1,0 +1,198 @@
+//! The job spec, version 1: what a user asks for.
+//!
+//! A [`JobSpec`] can only be made by [`JobSpec::check`], so whoever holds one need not check again. Checking is pure,
+//! finds all problems at once, and happens before anything is created.
+
+mod check;
+mod image;
+mod json;
+
+pub use json::parse_json;
+
+use super::{ByteSize, Cpus, Millis, Problems};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// A script larger than this is refused: it belongs in the image or in an input file. Half of the API's 1 MiB body.
+pub const MAX_SCRIPT_BYTES: usize = 512 * 1024;
+/// Inline stdin larger than this is refused. Half of the API's 1 MiB body.
+pub const MAX_STDIN_BYTES: usize = 512 * 1024;
+
+/// Where the root file system of the cell comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// An image reference, as Docker reads it.
+    Image(String),
+    /// A name that the operator maps to an image and an interpreter.
+    Preset(String),
+}
+
+/// What the job runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Program {
+    /// A script's text, run by `interpreter` (the preset's own when none is named).
+    Script {
+        /// The text.
+        text: String,
+        /// Program and arguments; the script's path is appended.
+        interpreter: Option<Vec<String>>,
+    },
+    /// A program with its arguments; no shell is involved.
+    Command(Vec<String>),
+}
+
+/// What the cell may reach. Only `none` exists so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// Loopback only.
+    None,
+}
+
+/// Limits that bind the job; every field has its own default, so setting one keeps the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Resources {
+    /// Processor share.
+    pub cpu: Cpus,
+    /// Memory of the job itself; the cell's tmpfs and warden come on top. No swap beyond it.
+    pub memory: ByteSize,
+    /// Processes and threads of the job.
+    pub pids: u32,
+}
+
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpu: Cpus::from_milli(1000), memory: ByteSize::from_mib(256), pids: 128 }
+    }
+}
+
+/// A checked job spec. Serialises to the canonical document, which checks again to an equal value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JobSpec {
+    name: Option<String>,
+    #[serde(flatten)]
+    source: Source,
+    #[serde(flatten, serialize_with = "program_fields")]
+    program: Program,
+    workdir: String,
+    env: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stdin: Option<String>,
+    timeout: Millis,
+    resources: Resources,
+    network: NetworkMode,
+    labels: BTreeMap<String, String>,
+    priority: i32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+}
+
+/// Writes a program as the fields a user would write.
+fn program_fields<S: serde::Serializer>(program: &Program, to: S) -> Result<S::Ok, S::Error> {
+    use serde::ser::SerializeMap;
+    let mut map = to.serialize_map(None)?;
+    match program {
+        Program::Script { text, interpreter } => {
+            map.serialize_entry("script", text)?;
+            if let Some(interpreter) = interpreter {
+                map.serialize_entry("interpreter", interpreter)?;
+            }
+        }
+        Program::Command(argv) => map.serialize_entry("command", argv)?,
+    }
+    map.end()
+}
+
+/// What checking needs to know of the installation.
+#[derive(Debug, Clone, Default)]
+pub struct SpecRules {
+    /// Names of the presets that exist; `None` accepts any well-formed name (the checker is not the installation that
+    /// will run the job).
+    pub presets: Option<Vec<String>>,
+}
+
+impl JobSpec {
+    /// Checks a document. Errors: every problem found, in the order of the document's fields.
+    pub fn check(document: &Value, rules: &SpecRules) -> Result<Self, Problems> {
+        check::check(document, rules)
+    }
+
+    /// Reads YAML (of which JSON is a part) and checks it.
+    pub fn from_yaml(text: &str, rules: &SpecRules) -> Result<Self, Problems> {
+        // A spec is at most two half-megabyte texts and some fields; the reader has its own budgets against bombs.
+        let document: Value = serde_saphyr::from_str(text).map_err(|error| {
+            Problems::one("", format!("is not valid YAML: {}", first_line(&error.to_string())), "correct the syntax")
+        })?;
+        Self::check(&document, rules)
+    }
+
+    /// A name for people; not unique.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+    /// Where the root file system comes from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+    /// What runs.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+    /// Absolute path in the cell.
+    pub fn workdir(&self) -> &str {
+        &self.workdir
+    }
+    /// Variables set for the job, on top of the image's.
+    pub fn env(&self) -> &BTreeMap<String, String> {
+        &self.env
+    }
+    /// What the job reads on its standard input; without it, end of file at once.
+    pub fn stdin(&self) -> Option<&str> {
+        self.stdin.as_deref()
+    }
+    /// Wall-clock limit from the job's start.
+    pub fn timeout(&self) -> Millis {
+        self.timeout
+    }
+    /// Limits.
+    pub fn resources(&self) -> Resources {
+        self.resources
+    }
+    /// What the cell may reach.
+    pub fn network(&self) -> NetworkMode {
+        self.network
+    }
+    /// Labels for people and filters.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.labels
+    }
+    /// −100 to 100; higher is claimed earlier.
+    pub fn priority(&self) -> i32 {
+        self.priority
+    }
+    /// Two submissions with one key are one job.
+    pub fn idempotency_key(&self) -> Option<&str> {
+        self.idempotency_key.as_deref()
+    }
+    /// The same spec under an idempotency key given beside the document (the HTTP header). A key in the document wins.
+    #[must_use]
+    pub fn or_idempotency_key(mut self, key: Option<String>) -> Self {
+        self.idempotency_key = self.idempotency_key.or(key);
+        self
+    }
+}
+
+impl<'de> Deserialize<'de> for JobSpec {
+    /// Reads the canonical document back, checking again: a stored spec that an older version wrote is not trusted.
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let document = Value::deserialize(from)?;
+        Self::check(&document, &SpecRules::default()).map_err(serde::de::Error::custom)
+    }
+}
+
+fn first_line(text: &str) -> String {
+    super::fields::shown(text.lines().next().unwrap_or_default())
+}

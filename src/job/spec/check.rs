@@ -1,0 +1,391 @@
+//! From a document to a [`JobSpec`], or to the list of everything that is wrong with it.
+
+use super::{JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, image};
+use crate::job::fields::{Fields, shown, suggestion, type_name};
+use crate::job::{ByteSize, Millis, Problems};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// All variables together: execve takes about 2 MiB; this leaves room and fits the API's body.
+const MAX_ENV_BYTES: usize = 128 * 1024;
+/// One argument or one variable: the kernel's MAX_ARG_STRLEN is 128 KiB.
+const MAX_ARG_BYTES: usize = 128 * 1024 - 1;
+const MAX_ARGS: usize = 1024;
+const MAX_LABELS: usize = 64;
+const MAX_NAME_CHARS: usize = 128;
+const PRIORITIES: std::ops::RangeInclusive<i64> = -100..=100;
+const TIMEOUTS: std::ops::RangeInclusive<Millis> = Millis::new(100)..=Millis::from_secs(7 * 24 * 3600);
+const DEFAULT_TIMEOUT: Millis = Millis::from_secs(3600);
+/// Below this nothing starts; above it is a typing error on any host.
+const MEMORIES: std::ops::RangeInclusive<ByteSize> = ByteSize::from_mib(4)..=ByteSize::from_mib(4 * 1024 * 1024);
+const PIDS: std::ops::RangeInclusive<u64> = 1..=1_000_000;
+
+pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Problems> {
+    let Value::Object(map) = document else {
+        return Err(Problems::one(
+            "",
+            format!("is {}", type_name(document)),
+            "write a map with at least `image` or `preset`, and `script` or `command`",
+        ));
+    };
+    let mut fields = Fields::new("", map);
+    let p = &mut Problems::default();
+
+    let name = fields.text("name", p).map(str::to_owned);
+    if let Some(name) = &name {
+        name_rules("name", name, p);
+    }
+    let source = source(&mut fields, rules, p);
+    let program = program(&mut fields, source.as_ref(), p);
+    let workdir = fields.text("workdir", p).unwrap_or("/workspace").to_owned();
+    path_rules("workdir", &workdir, p);
+    let env = fields.map("env", p).map(|map| env(map, p)).unwrap_or_default();
+    let stdin = fields.text("stdin", p).map(str::to_owned);
+    if let Some(stdin) = stdin.as_ref().filter(|stdin| stdin.len() > MAX_STDIN_BYTES) {
+        p.add(
+            "stdin",
+            format!("is {} bytes; at most {MAX_STDIN_BYTES} fit in a spec", stdin.len()),
+            "put the data in the image",
+        );
+    }
+    let timeout = fields.parsed("timeout", "10m", p).unwrap_or(DEFAULT_TIMEOUT);
+    if !TIMEOUTS.contains(&timeout) {
+        p.add(
+            "timeout",
+            format!("{timeout} is out of range"),
+            format!("choose between {} and {}", TIMEOUTS.start(), TIMEOUTS.end()),
+        );
+    }
+    let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
+    network(&mut fields, p);
+    let labels = fields.map("labels", p).map(|map| labels(map, p)).unwrap_or_default();
+    let priority = priority(&mut fields, p);
+    let idempotency_key = fields.text("idempotency_key", p).map(str::to_owned);
+    if let Some(key) = &idempotency_key {
+        name_rules("idempotency_key", key, p);
+    }
+    fields.finish(p);
+
+    let problems = std::mem::take(p);
+    match (source, program) {
+        (Some(source), Some(program)) if problems.is_empty() => Ok(JobSpec {
+            name,
+            source,
+            program,
+            workdir,
+            env,
+            stdin,
+            timeout,
+            resources,
+            network: NetworkMode::None,
+            labels,
+            priority,
+            idempotency_key,
+        }),
+        _ => Err(problems),
+    }
+}
+
+/// Names and keys end up in tables and logs: printable, bounded.
+fn name_rules(path: &str, text: &str, p: &mut Problems) {
+    if text.is_empty() || text.chars().count() > MAX_NAME_CHARS {
+        p.add(path, format!("must have 1 to {MAX_NAME_CHARS} characters"), "shorten it or leave the key out");
+    } else if text.chars().any(unprintable) {
+        p.add(path, "has control or text-direction characters", "use printable characters");
+    }
+}
+
+/// Control characters, and those that reorder text on a screen.
+fn unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+fn path_rules(path: &str, text: &str, p: &mut Problems) {
+    if !text.starts_with('/') || text.contains('\0') || text.len() > 4095 || text.split('/').any(|part| part == "..") {
+        p.add(
+            path,
+            format!("`{}` is not an absolute path without `..`", shown(text)),
+            "write a path such as /workspace",
+        );
+    }
+}
+
+fn source(fields: &mut Fields<'_>, rules: &SpecRules, p: &mut Problems) -> Option<Source> {
+    let before = (fields.take("image").is_some(), fields.take("preset").is_some());
+    let image = fields.text("image", p).map(str::to_owned);
+    let preset = fields.text("preset", p).map(str::to_owned);
+    match (image, preset) {
+        (Some(_), Some(_)) => {
+            p.add("preset", "is given together with `image`", "keep one of the two");
+            None
+        }
+        (Some(image), None) => match image::fault(&image) {
+            Some(fault) => {
+                p.add("image", format!("`{}` {fault}", shown(&image)), "write a reference such as jobcell/bash:1");
+                None
+            }
+            None => Some(Source::Image(image)),
+        },
+        (None, Some(preset)) => {
+            let grammar = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+            if preset.is_empty() || preset.len() > 64 || !preset.bytes().all(grammar) {
+                p.add("preset", format!("`{}` is not a preset's name", shown(&preset)), "write a name such as bash");
+                return None;
+            }
+            if let Some(known) = rules.presets.as_ref().filter(|known| !known.contains(&preset)) {
+                let known: Vec<&str> = known.iter().map(String::as_str).collect();
+                p.add("preset", format!("no preset is called `{preset}`"), suggestion(&preset, &known));
+                return None;
+            }
+            Some(Source::Preset(preset))
+        }
+        (None, None) => {
+            if before == (false, false) {
+                p.add(
+                    "image",
+                    "is missing, and so is `preset`",
+                    "say where the job runs: `preset: bash` or `image: …`",
+                );
+            }
+            None
+        }
+    }
+}
+
+fn program(fields: &mut Fields<'_>, source: Option<&Source>, p: &mut Problems) -> Option<Program> {
+    let given = (fields.take("script").is_some(), fields.take("command").is_some());
+    let script = fields.text("script", p).map(str::to_owned);
+    let command = fields.take("command").and_then(|value| argv("command", value, p));
+    let interpreter = fields.take("interpreter").map(|value| match value {
+        Value::String(one) => argv("interpreter", &Value::Array(vec![Value::String(one.clone())]), p),
+        list => argv("interpreter", list, p),
+    });
+    match given {
+        (true, true) => {
+            p.add("command", "is given together with `script`", "keep one of the two");
+            None
+        }
+        (false, false) => {
+            p.add(
+                "script",
+                "is missing, and so is `command`",
+                "say what runs: `script: …` or `command: [program, argument]`",
+            );
+            None
+        }
+        (false, true) => {
+            if interpreter.is_some() {
+                p.add(
+                    "interpreter",
+                    "belongs to `script`, and this job has a `command`",
+                    "remove it, or put it first in `command`",
+                );
+            }
+            command.map(Program::Command)
+        }
+        (true, false) => {
+            let text = script?;
+            script_rules(&text, p);
+            if interpreter.is_none() && matches!(source, Some(Source::Image(_))) {
+                p.add(
+                    "interpreter",
+                    "is missing: an image does not say what runs a script",
+                    "add `interpreter: /bin/sh`, or use a preset",
+                );
+            }
+            Some(Program::Script { text, interpreter: interpreter.flatten() })
+        }
+    }
+}
+
+fn script_rules(text: &str, p: &mut Problems) {
+    if text.trim().is_empty() {
+        p.add("script", "is empty", "write at least one command");
+    } else if text.len() > MAX_SCRIPT_BYTES {
+        p.add(
+            "script",
+            format!("is {} bytes; at most {MAX_SCRIPT_BYTES} are taken", text.len()),
+            "put it in the image and run it with `command`",
+        );
+    } else if text.contains('\0') {
+        p.add("script", "has a NUL byte, which no interpreter reads as you mean it", "remove it");
+    } else if text.contains("\r\n") {
+        p.add(
+            "script",
+            "has Windows line endings (CR LF), which a shell takes as part of each command",
+            "convert it to LF line endings",
+        );
+    }
+}
+
+fn argv(path: &str, value: &Value, p: &mut Problems) -> Option<Vec<String>> {
+    let Value::Array(items) = value else {
+        p.add(path, format!("is {}", type_name(value)), "give a list: [\"program\", \"argument\"]");
+        return None;
+    };
+    if items.is_empty() || items.len() > MAX_ARGS {
+        p.add(path, format!("must have 1 to {MAX_ARGS} elements"), "give a list: [\"program\", \"argument\"]");
+        return None;
+    }
+    let mut list = Vec::with_capacity(items.len());
+    for (n, item) in items.iter().enumerate() {
+        match item {
+            Value::String(text) if text.contains('\0') => p.add(format!("{path}[{n}]"), "has a NUL byte", "remove it"),
+            Value::String(text) if text.len() > MAX_ARG_BYTES => {
+                p.add(
+                    format!("{path}[{n}]"),
+                    format!("is longer than {MAX_ARG_BYTES} bytes"),
+                    "pass the data by `stdin`",
+                );
+            }
+            Value::String(text) if text.is_empty() && n == 0 => {
+                p.add(format!("{path}[0]"), "is empty", "name a program")
+            }
+            Value::String(text) => list.push(text.clone()),
+            other => p.add(format!("{path}[{n}]"), format!("is {}", type_name(other)), "quote it to make it a string"),
+        }
+    }
+    (list.len() == items.len()).then_some(list)
+}
+
+fn env(map: &Map<String, Value>, p: &mut Problems) -> BTreeMap<String, String> {
+    let mut env = BTreeMap::new();
+    let mut bytes = 0;
+    for (key, value) in map {
+        let path = format!("env.{}", shown(key));
+        let first = key.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+        if !first || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || key.len() > 256 {
+            p.add(path, "is not a variable name", "use letters, digits and _, not starting with a digit");
+            continue;
+        }
+        if key.starts_with("JOBCELL_") {
+            p.add(path, "is one of the names that jobcell sets itself", "choose a name without the prefix JOBCELL_");
+            continue;
+        }
+        if key.starts_with("LD_") {
+            p.add(
+                path,
+                "steers the dynamic loader, also that of the interpreter",
+                "set it inside the script, for the one program that needs it",
+            );
+            continue;
+        }
+        let text = match value {
+            Value::String(text) => text.clone(),
+            // People write `PORT: 8080`; the meaning is not in doubt.
+            Value::Number(number) => number.to_string(),
+            other => {
+                p.add(path, format!("is {}", type_name(other)), "quote it to make it a string");
+                continue;
+            }
+        };
+        if text.contains('\0') {
+            p.add(path, "has a NUL byte", "remove it");
+            continue;
+        }
+        bytes += key.len() + text.len() + 2;
+        env.insert(key.clone(), text);
+    }
+    if bytes > MAX_ENV_BYTES {
+        p.add("env", format!("is {bytes} bytes in all; at most {MAX_ENV_BYTES} fit"), "pass the data by `stdin`");
+    }
+    env
+}
+
+fn resources(map: &Map<String, Value>, p: &mut Problems) -> Resources {
+    let mut fields = Fields::new("resources", map);
+    let default = Resources::default();
+    let cpu = fields.parsed("cpu", "0.5 or 2", p).unwrap_or(default.cpu);
+    let memory = fields.parsed("memory", "512MiB", p).unwrap_or(default.memory);
+    if !MEMORIES.contains(&memory) {
+        p.add(
+            "resources.memory",
+            format!("{memory} is out of range"),
+            format!("choose between {} and {}", MEMORIES.start(), MEMORIES.end()),
+        );
+    }
+    let pids = match fields.take("pids") {
+        None => default.pids,
+        Some(value) => {
+            match value.as_u64().filter(|pids| PIDS.contains(pids)).and_then(|pids| u32::try_from(pids).ok()) {
+                Some(pids) => pids,
+                None => {
+                    p.add(
+                        "resources.pids",
+                        format!("`{}` is not a number of processes", shown(&value.to_string())),
+                        format!("write a whole number from {} to {}", PIDS.start(), PIDS.end()),
+                    );
+                    default.pids
+                }
+            }
+        }
+    };
+    if fields.take("disk").is_some() {
+        p.add(
+            "resources.disk",
+            "is not enforced yet, and a limit that does not bind is not accepted",
+            "remove it; /workspace and /tmp are bounded by the operator's configuration",
+        );
+    }
+    fields.finish(p);
+    Resources { cpu, memory, pids }
+}
+
+fn network(fields: &mut Fields<'_>, p: &mut Problems) {
+    match fields.text("network", p) {
+        None | Some("none") => {}
+        Some(other) => p.add(
+            "network",
+            format!("`{}` is not available", shown(other)),
+            "only `none` is, which is also the default",
+        ),
+    }
+}
+
+fn labels(map: &Map<String, Value>, p: &mut Problems) -> BTreeMap<String, String> {
+    let mut labels = BTreeMap::new();
+    if map.len() > MAX_LABELS {
+        p.add("labels", format!("has {} entries; at most {MAX_LABELS} are kept", map.len()), "remove some");
+        return labels;
+    }
+    for (key, value) in map {
+        let path = format!("labels.{}", shown(key));
+        let grammar = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
+        if key.is_empty() || key.len() > 63 || !key.bytes().all(grammar) {
+            p.add(path, "is not a label's name", "use up to 63 letters, digits and - _ . /");
+            continue;
+        }
+        match value {
+            Value::String(text) if text.len() <= 255 && !text.chars().any(unprintable) => {
+                labels.insert(key.clone(), text.clone());
+            }
+            Value::String(_) => {
+                p.add(path, "is longer than 255 bytes or has unprintable characters", "shorten or clean it")
+            }
+            Value::Number(number) => {
+                labels.insert(key.clone(), number.to_string());
+            }
+            other => p.add(path, format!("is {}", type_name(other)), "quote it to make it a string"),
+        }
+    }
+    labels
+}
+
+fn priority(fields: &mut Fields<'_>, p: &mut Problems) -> i32 {
+    let Some(value) = fields.take("priority") else { return 0 };
+    match value.as_i64().filter(|number| PRIORITIES.contains(number)).and_then(|number| i32::try_from(number).ok()) {
+        Some(priority) => priority,
+        None => {
+            p.add(
+                "priority",
+                format!("`{}` is not a priority", shown(&value.to_string())),
+                format!("write a whole number from {} to {}", PRIORITIES.start(), PRIORITIES.end()),
+            );
+            0
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
