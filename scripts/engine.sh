@@ -45,7 +45,8 @@ answers() {
   fi
   # The client's first words are its answer or its complaint; both may come on either stream.
   if ! answer=$(DOCKER_HOST=$(engine_host) engine version --format '{{.Server.Os}} {{.Server.Version}} {{.Server.APIVersion}}' 2>&1); then
-    why=${answer:-"it did not answer within $ENGINE_CALL_SECONDS s"}
+    why=$(grep -m1 . <<<"$answer") || why=
+    why=${why:-"it did not answer within $ENGINE_CALL_SECONDS s"}
     return 1
   fi
   read -r engine_os engine_version engine_api <<<"$(tail -n 1 <<<"$answer")"

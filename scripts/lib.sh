@@ -4,6 +4,7 @@
 # Messages go to stderr, so that stdout of a script stays its answer. Exit codes follow sysexits.h where one fits:
 # 64 wrong usage, 69 something needed is not there, 70 something that should have worked did not.
 
+# shellcheck disable=SC2034 # Used by the scripts that source this.
 readonly EX_USAGE=64 EX_UNAVAILABLE=69 EX_SOFTWARE=70
 
 # How long one answer of a docker client may take, in seconds. An engine that was stopped (SIGSTOP) accepts the
