@@ -187,8 +187,8 @@ start_engine() {
   say "no systemd here: starting dockerd by hand, its log is $LOG"
   # In a session of its own, without our terminal, pipes or lock, so that it outlives this script and whoever called it.
   (
-    ulimit -n 1048576 2>/dev/null || true # As its unit file does; each container costs dockerd several descriptors.
     cd /
+    raise_open_files
     setsid nohup dockerd ${engine_flags[@]+"${engine_flags[@]}"} </dev/null >>"$LOG" 2>&1 9>&- &
   )
 }

@@ -86,3 +86,7 @@ apt_install() {
   done
   return 1
 }
+
+# A daemon's limit of open files as its unit file would set it, or as near as this machine allows: each container
+# costs the engine several descriptors.
+raise_open_files() { ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null || true; }

@@ -29,7 +29,7 @@ usage() { fail $EX_USAGE "usage: scripts/private-engine.sh start|kill9|restart|s
 verb=$1 dir=$(realpath -m -- "$2")
 shift 2
 
-[ "$(uname -s)" = Linux ] && is_root || fail $EX_UNAVAILABLE "needs root on Linux."
+if [ "$(uname -s)" != Linux ] || ! is_root; then fail $EX_UNAVAILABLE "needs root on Linux."; fi
 for program in containerd dockerd docker nsenter unshare setsid; do
   have "$program" || fail $EX_UNAVAILABLE "$program is not installed; scripts/engine.sh installs an engine."
 done
@@ -85,7 +85,11 @@ wait_until() {
 daemon() {
   local log=$1
   shift
-  (cd / && ulimit -n 65536 2>/dev/null; setsid nohup nsenter --net="$dir/net" "$@" </dev/null >>"$log" 2>&1 &)
+  (
+    cd /
+    raise_open_files
+    setsid nohup nsenter --net="$dir/net" "$@" </dev/null >>"$log" 2>&1 &
+  )
 }
 
 start_containerd() {
@@ -157,6 +161,7 @@ descendants() {
   local pid child
   for pid in "$@"; do
     printf '%s\n' "$pid"
+    # shellcheck disable=SC2013 # The kernel lists them as words of one line.
     for child in $(cat "/proc/$pid/task/"*/children 2>/dev/null); do descendants "$child"; done
   done
 }
