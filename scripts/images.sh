@@ -3,12 +3,12 @@
 #
 #   scripts/images.sh [OPTION...] [NAME...]      NAME: bash, python; none means all
 #     --method packages|dockerfile   packages: from Debian packages with mmdebstrap, no registry needed (Debian, root);
-#                                    dockerfile: `docker build` of images/NAME/Dockerfile, which pulls debian:bookworm-slim.
+#                                    dockerfile: `docker build` of deploy/images/NAME/Dockerfile, which pulls debian:bookworm-slim.
 #                                    Default: packages where that works, else dockerfile.
 #     --load HOST                    also copy the images to the engine at HOST, for example unix:///run/other.sock
 #     --force                        make them even if they are there
 #
-# An image carries a label with the hash of its recipe (the files under images/ that make it). One with the right hash is
+# An image carries a label with the hash of its recipe (the files under deploy/images/ that make it). One with the right hash is
 # left alone, so this script costs a moment when there is nothing to do.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -21,7 +21,7 @@ readonly TAG=1
 readonly MAKE_SECONDS=600   # Downloads of up to 40 MB over a slow line.
 readonly IMPORT_SECONDS=180 # Engine-side unpacking on a slow disk.
 
-images=$(project_root)/images
+images=$(project_root)/deploy/images
 names=() method=auto load_to='' force=no
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
     --force) force=yes && shift ;;
     -*) fail $EX_USAGE "unknown option $1; see the head of this script." ;;
     *)
-      [ -f "$images/$1/packages" ] || fail $EX_USAGE "unknown image '$1': there is no images/$1/packages."
+      [ -f "$images/$1/packages" ] || fail $EX_USAGE "unknown image '$1': there is no deploy/images/$1/packages."
       names+=("$1") && shift
       ;;
   esac
@@ -82,7 +82,7 @@ make_from_packages() {
     --change 'CMD ["/bin/bash"]' \
     --change "LABEL $RECIPE_LABEL=$(recipe_of "$name")" \
     --change "LABEL org.opencontainers.image.title=jobcell/$name" \
-    --message "Debian packages of images/$name/packages" \
+    --message "Debian packages of deploy/images/$name/packages" \
     - "jobcell/$name:$TAG" <"$work/root.tar" >/dev/null
   rm -rf "$work"
   trap - EXIT
@@ -92,7 +92,7 @@ make_from_dockerfile() {
   local name=$1
   bounded "$MAKE_SECONDS" docker build --quiet --file "$images/$name/Dockerfile" \
     --label "$RECIPE_LABEL=$(recipe_of "$name")" --tag "jobcell/$name:$TAG" "$images" >/dev/null ||
-    fail $EX_SOFTWARE "docker build of images/$name/Dockerfile failed; its log is above."
+    fail $EX_SOFTWARE "docker build of deploy/images/$name/Dockerfile failed; its log is above."
 }
 
 # One image, once: a second run waits for the first and then finds it present. The lock is per engine-less host, which

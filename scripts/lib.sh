@@ -35,14 +35,21 @@ find_cargo() {
   have cargo || fail $EX_UNAVAILABLE "cargo is not installed. Install Rust from https://rustup.rs, then run this again."
 }
 
-# What a build needs besides cargo: a linker and the C library's headers (bundled SQLite is compiled from C).
+# What a build needs besides cargo: a linker, the C library's headers (bundled SQLite is compiled from C), and the static C
+# library (the warden runs in images that have none).
 need_build_tools() {
   find_cargo
+  if [ "$(uname -s)-$(uname -m)" != Linux-x86_64 ]; then
+    fail $EX_UNAVAILABLE "jobcell is built for x86-64 Linux; this machine is $(uname -s) on $(uname -m)."
+  fi
   if ! have cc; then
-    fail $EX_UNAVAILABLE "no C compiler (cc). On Debian: apt-get install gcc libc6-dev. On Fedora: dnf install gcc glibc-devel."
+    fail $EX_UNAVAILABLE "no C compiler (cc). On Debian: apt-get install gcc libc6-dev. On Fedora: dnf install gcc glibc-devel glibc-static."
   fi
   if ! printf '#include <stdlib.h>\nint main(void){return 0;}\n' | cc -x c -fsyntax-only - 2>/dev/null; then
-    fail $EX_UNAVAILABLE "the C library's headers are missing. On Debian: apt-get install libc6-dev."
+    fail $EX_UNAVAILABLE "the C library's headers are missing. On Debian: apt-get install libc6-dev. On Fedora: dnf install glibc-devel."
+  fi
+  if ! printf 'int main(void){return 0;}\n' | cc -static -x c -o /dev/null - 2>/dev/null; then
+    fail $EX_UNAVAILABLE "the static C library is missing. On Debian: apt-get install libc6-dev. On Fedora: dnf install glibc-static."
   fi
 }
 

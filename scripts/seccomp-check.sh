@@ -4,7 +4,8 @@
 #   scripts/seccomp-check.sh [PROFILE]
 #
 # Run twice under the profile: as a job runs, and as root with every capability, so that each refusal is the filter's own.
-# (SYS_RESOURCE stays out: not every host has it to give, and no try turns on it.) Needs an engine, jobcell/bash:1 and a C compiler with static libc. Leaves nothing behind.
+# (SYS_RESOURCE stays out: not every host has it to give, and no try turns on it.) Needs an engine, jobcell/bash:1 and a
+# C compiler with static libc. Leaves nothing behind.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/lib.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Writes the root file system of a job image as a tar archive to stdout, made from Debian packages.
 #
-#   images/rootfs.sh NAME > root.tar      NAME is a directory beside this file with a list of packages
+#   deploy/images/rootfs.sh NAME > root.tar      NAME is a directory beside this file with a list of packages
 #
 # The packages are only unpacked: no maintainer script runs, so there is no package manager in the image, no
 # machine id, no cache, and the few things that scripts would have made are made below, in the open. Owned by
