@@ -57,7 +57,11 @@ rm -rf "$root/var/lib/dpkg"/info "$root/var/lib/dpkg"/*-old
 find "$root/usr/lib" -path '*/gconv/*.so' ! -name 'UTF-*' ! -name 'ISO8859-1.so' ! -name 'ISO8859-15.so' \
   ! -name 'UNICODE.so' -delete
 rm -f "$root"/usr/lib/*/gconv/gconv-modules.cache
-find "$root" -xdev -name __pycache__ -prune -exec rm -rf {} +
+# Python's library is compiled here, as a cell's root is read-only and each job would compile it anew. Not checked against the
+# source at run time: neither can change.
+if [ -x "$root/usr/bin/python3" ]; then
+  chroot "$root" /usr/bin/python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/lib/python3*
+fi
 HOOK
 chmod +x "$finish"
 
