@@ -45,7 +45,8 @@ answers() {
   fi
   # The client's first words are its answer or its complaint; both may come on either stream.
   if ! answer=$(DOCKER_HOST=$(engine_host) engine version --format '{{.Server.Os}} {{.Server.Version}} {{.Server.APIVersion}}' 2>&1); then
-    why=$(grep -m1 . <<<"$answer") || why=
+    # Warnings about the client's own configuration are not the reason.
+    why=$(grep -v -e '^WARNING' -e '^$' <<<"$answer" | head -n 1) || true
     why=${why:-"it did not answer within $ENGINE_CALL_SECONDS s"}
     return 1
   fi
