@@ -1,0 +1,39 @@
+# The commands of this project. Each is a script that can be run by itself; `make` alone lists them.
+
+.DEFAULT_GOAL := help
+# Recipes use bash because the shared script does.
+SHELL := bash
+.PHONY: help demo test lint fmt bench seccomp engine images ci clean
+
+help: ## This list
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+demo: ## From nothing to a job in a sealed cell, and back
+	@scripts/demo.sh
+
+test: ## All tests, the real engine included
+	@scripts/test.sh
+
+lint: ## Format and clippy, warnings are errors
+	@scripts/lint.sh
+
+fmt: ## Format the source
+	@. scripts/lib.sh && find_cargo && need_rust_component rustfmt fmt && cargo fmt --all
+
+bench: ## Benchmarks, against a reference in the same run
+	@scripts/bench.sh
+
+seccomp: ## Prove the seccomp profile from inside a cell
+	@scripts/engine.sh >/dev/null && scripts/images.sh bash && scripts/seccomp-check.sh
+
+engine: ## Make sure that a Docker engine answers
+	@scripts/engine.sh
+
+images: ## Make the job images
+	@scripts/images.sh
+
+ci: ## What CI runs
+	@.ci/run
+
+clean: ## Remove what builds made; images, volumes and the engine stay
+	@. scripts/lib.sh && find_cargo && cargo clean

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# All tests, those with a real engine included, on the build profile of the demo.
+#
+#   scripts/test.sh [CARGO-TEST-ARGUMENT...]
+#
+# JOBCELL_TEST_ENGINE=required (set here) turns a test that finds no engine into a failure instead of a skip.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=scripts/lib.sh
+. "$here/lib.sh"
+
+need_build_tools
+DOCKER_HOST=$("$here/engine.sh")
+export DOCKER_HOST
+"$here/images.sh"
+cd "$(project_root)"
+JOBCELL_TEST_ENGINE=required cargo test --locked "$@"
