@@ -1,0 +1,198 @@
+//! Round trips, and every way in which a stream can be torn.
+
+use super::*;
+
+/// A small generator, so that the warden's tests need nothing but the standard library.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % below as u64) as usize
+    }
+}
+
+fn to_warden() -> Vec<ToWarden> {
+    vec![
+        ToWarden::Attach { min_version: 1, max_version: 1, attempt: "a/1/0".into(), stored: 7, window: 4096 },
+        ToWarden::SpecChunk { section: 1, offset: 32, bytes: vec![1, 2, 3] },
+        ToWarden::commit(b"head", b"", b"stdin"),
+        ToWarden::Ack { seq: u64::MAX },
+        ToWarden::Stop { level: 1, reason: 5, grace_ms: 100 },
+        ToWarden::Ping { nonce: 9 },
+        ToWarden::Lease { remaining_ms: 60_000 },
+        ToWarden::Close,
+    ]
+}
+
+fn from_warden() -> Vec<FromWarden> {
+    let exit = Exit {
+        last_seq: 3,
+        kind: ExitKind::StartFailed,
+        code: -2,
+        step: "interpreter".into(),
+        stop_reason: 0,
+        started_us: 1,
+        ended_us: 2,
+        wall_ms: 3,
+        utime_us: 4,
+        stime_us: 5,
+        max_rss_bytes: 6,
+        peak_memory_bytes: 7,
+        oom_kills: 8,
+        peak_pids: 9,
+        stdout_bytes: 10,
+        stderr_bytes: 11,
+        leftover: 12,
+    };
+    let mismatch = Mismatch { key: "uid".into(), wanted: "1".into(), got: "0".into() };
+    vec![
+        FromWarden::Hello {
+            version: 1,
+            build: "x".into(),
+            attempt: String::new(),
+            state: WardenState::Ended,
+            next_seq: 1,
+            receipt: vec![("uid".into(), "200000".into())],
+        },
+        FromWarden::Refused { mismatches: vec![mismatch] },
+        FromWarden::Started { pid: 7, time_us: 8 },
+        FromWarden::Output { stream: 2, time_us: 5, bytes: vec![0xC3, 0x4A, 0x43, 0x9B, 0, 255] },
+        FromWarden::Exit(exit),
+        FromWarden::Pong { nonce: 1, stalled: 1 },
+        FromWarden::Fault { text: "x".into() },
+    ]
+}
+
+#[test]
+fn messages_round_trip() {
+    let (mut decoder, mut out) = (Decoder::new(), Vec::new());
+    for message in to_warden() {
+        message.encode(3, &mut out);
+        decoder.feed(&out);
+        out.clear();
+        let frame = decoder.next().expect("a frame");
+        assert_eq!((frame.epoch, ToWarden::decode(&frame)), (3, Ok(message)));
+    }
+    for message in from_warden() {
+        message.encode(4, 11, &mut out);
+        decoder.feed(&out);
+        out.clear();
+        let frame = decoder.next().expect("a frame");
+        assert_eq!((frame.epoch, frame.seq, FromWarden::decode(&frame)), (4, 11, Ok(message)));
+    }
+    assert_eq!(decoder.skipped(), 0);
+}
+
+#[test]
+fn the_spec_round_trips() {
+    let spec = CellSpec {
+        attempt: "a/1/0".into(),
+        argv: vec!["/bin/sh".into(), "{script}".into()],
+        env: vec![(b"A".to_vec(), b"\xff".to_vec())],
+        inherit_env: vec!["*".into()],
+        cwd: "/".into(),
+        script_path: "/workspace/x".into(),
+        wall_timeout_ms: 1,
+        grace_ms: 2,
+        lease_ms: 3,
+        rlimits: vec![Rlimit { resource: 7, soft: 1, hard: 2 }],
+        output_pipe_bytes: 4,
+        expect: vec![Expect::eq("uid", "1"), Expect::at_most("m", 5), Expect::one_of("t", "a,b")],
+    };
+    let mut bytes = Vec::new();
+    spec.encode(&mut bytes);
+    assert_eq!(CellSpec::decode(&bytes), Ok(spec));
+    for cut in 0..bytes.len() {
+        assert!(CellSpec::decode(&bytes[..cut]).is_err());
+    }
+}
+
+#[test]
+fn the_checksum_is_castagnoli() {
+    assert_eq!(crc32c(b"123456789"), 0xE306_9283);
+    assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
+}
+
+#[test]
+fn frames_survive_any_split_and_any_garbage_between_them() {
+    let mut dice = Dice(0x9E37_79B9_7F4A_7C15);
+    for _ in 0..200 {
+        let mut stream = Vec::new();
+        let mut wanted = Vec::new();
+        for seq in 1..=20u64 {
+            if dice.roll(3) == 0 {
+                // Garbage: markers, halves of headers, torn frames.
+                let mut torn = Vec::new();
+                FromWarden::Output { stream: 1, time_us: 0, bytes: vec![b'x'; dice.roll(50)] }
+                    .encode(1, 999, &mut torn);
+                let keep = dice.roll(torn.len() - 1);
+                stream.extend_from_slice(&torn[..keep]);
+                stream.extend_from_slice(&MARKER[..dice.roll(4)]);
+            }
+            FromWarden::Output { stream: 1, time_us: seq, bytes: vec![dice.roll(256) as u8; dice.roll(300)] }.encode(
+                1,
+                seq,
+                &mut stream,
+            );
+            wanted.push(seq);
+        }
+        // A torn head can claim a length that swallows a whole frame until its sum proves wrong: so end with enough.
+        stream.resize(stream.len() + MAX_PAYLOAD + HEADER_BYTES, 0);
+        let (mut decoder, mut found) = (Decoder::new(), Vec::new());
+        let mut rest = stream.as_slice();
+        while !rest.is_empty() {
+            let (head, tail) = rest.split_at(rest.len().min(1 + dice.roll(700)));
+            decoder.feed(head);
+            rest = tail;
+            while let Some(frame) = decoder.next() {
+                found.push(frame.seq);
+            }
+        }
+        assert_eq!(found, wanted);
+    }
+}
+
+#[test]
+fn no_flipped_bit_gets_through() {
+    let mut whole = Vec::new();
+    FromWarden::Started { pid: 1, time_us: 2 }.encode(1, 0, &mut whole);
+    for bit in 0..whole.len() * 8 {
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        let mut decoder = Decoder::new();
+        decoder.feed(&flipped);
+        assert!(decoder.next().is_none(), "bit {bit}");
+    }
+}
+
+#[test]
+fn random_payloads_are_answered_without_a_panic() {
+    let mut dice = Dice(42);
+    for _ in 0..20_000 {
+        let payload: Vec<u8> = (0..dice.roll(60)).map(|_| dice.roll(256) as u8).collect();
+        let frame = Frame { kind: dice.roll(80) as u8, channel: 0, epoch: 0, seq: 0, payload: &payload };
+        let _ = (ToWarden::decode(&frame), FromWarden::decode(&frame), CellSpec::decode(&payload));
+    }
+}
+
+#[test]
+fn unmet_names_what_is_weaker() {
+    let facts = vec![("uid".to_owned(), "0".to_owned()), ("pids".to_owned(), "max".to_owned())];
+    let expect = [Expect::eq("uid", "1000"), Expect::at_most("pids", 64), Expect::one_of("uid", "0,1")];
+    let keys: Vec<_> = unmet(&expect, &facts).into_iter().map(|one| one.key).collect();
+    assert_eq!(keys, ["uid", "pids"]);
+    assert_eq!(unmet(&[Expect::eq("absent", "x")], &facts)[0].got, "(not there)");
+}
+
+#[test]
+fn restamped_frames_are_whole() {
+    let mut frame = Vec::new();
+    FromWarden::Pong { nonce: 1, stalled: 0 }.encode(1, 0, &mut frame);
+    restamp(&mut frame, 9);
+    let mut decoder = Decoder::new();
+    decoder.feed(&frame);
+    assert_eq!(decoder.next().expect("whole").epoch, 9);
+}
