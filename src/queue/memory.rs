@@ -1,0 +1,170 @@
+//! A store that ends with the process: for one job without a server, and the model that the other store is tested with.
+
+use super::transition::Row;
+use super::{
+    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal, Store,
+    StoreError, Submitted,
+};
+use crate::job::{AttemptId, Job, JobId, Millis, Phase, Report, UnixMillis};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The store.
+#[derive(Debug, Default)]
+pub struct MemoryStore(Mutex<Tables>);
+
+#[derive(Debug, Default)]
+struct Tables {
+    rows: BTreeMap<u64, Row>,
+    by_id: HashMap<JobId, u64>,
+    by_key: HashMap<String, u64>,
+    /// Priority, then age.
+    queued: BTreeSet<(Reverse<i32>, u64)>,
+    last_seq: u64,
+    last_token: u64,
+}
+
+impl Tables {
+    /// Changes one job and keeps the index of queued ones right.
+    fn change<T>(&mut self, id: JobId, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
+        let seq = *self.by_id.get(&id)?;
+        let row = self.rows.get_mut(&seq)?;
+        let result = change(row);
+        let entry = (Reverse(row.job.spec.priority()), seq);
+        if row.job.phase == Phase::Queued {
+            self.queued.insert(entry)
+        } else {
+            self.queued.remove(&entry)
+        };
+        Some(result)
+    }
+}
+
+impl MemoryStore {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Store for MemoryStore {
+    async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
+        let mut tables = self.tables();
+        let key = job.spec.idempotency_key().map(str::to_owned);
+        if let Some(seq) = key.as_ref().and_then(|key| tables.by_key.get(key)) {
+            let there = &tables.rows[seq].job;
+            let same = there.spec == job.spec;
+            return Ok(if same { Submitted::Existing(there.clone()) } else { Submitted::KeyConflict(there.id) });
+        }
+        let queued = tables.queued.len() as u64;
+        if queued >= max_queued {
+            return Ok(Submitted::QueueFull { queued });
+        }
+        tables.last_seq += 1;
+        let seq = tables.last_seq;
+        let row = Row::new(job);
+        let job = row.job.clone();
+        tables.by_id.insert(job.id, seq);
+        tables.by_key.extend(key.map(|key| (key, seq)));
+        tables.queued.insert((Reverse(job.spec.priority()), seq));
+        tables.rows.insert(seq, row);
+        Ok(Submitted::Created(job))
+    }
+
+    async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
+        let mut tables = self.tables();
+        let first: Vec<JobId> =
+            tables.queued.iter().take(ask.max as usize).map(|(_, seq)| tables.rows[seq].job.id).collect();
+        let mut claims = Vec::new();
+        for id in first {
+            tables.last_token += 1;
+            let token = LeaseToken(tables.last_token);
+            claims.extend(tables.change(id, |row| row.claim(&ask.agent, token, ask.lease, ask.now)));
+        }
+        Ok(claims)
+    }
+
+    async fn renew(
+        &self,
+        leases: &[(AttemptId, LeaseToken)],
+        lease: Millis,
+        now: UnixMillis,
+    ) -> Result<Vec<Renewal>, StoreError> {
+        let mut tables = self.tables();
+        let one = |(attempt, token): &(AttemptId, LeaseToken)| {
+            tables.change(attempt.job, |row| row.renew(*attempt, *token, lease, now)).unwrap_or(Renewal::Refused)
+        };
+        Ok(leases.iter().map(one).collect())
+    }
+
+    async fn advance(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &str,
+    ) -> Result<Applied, StoreError> {
+        let applied = self.tables().change(attempt.job, |row| row.advance(attempt, token, phase, at, reason));
+        Ok(applied.unwrap_or(Applied::Refused))
+    }
+
+    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
+        let completion = self.tables().change(report.attempt.job, |row| row.complete(report, token, now));
+        Ok(completion.unwrap_or(Completion::Unknown))
+    }
+
+    async fn release(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        now: UnixMillis,
+        reason: &str,
+    ) -> Result<Applied, StoreError> {
+        let applied = self.tables().change(attempt.job, |row| row.release(attempt, token, now, reason));
+        Ok(applied.unwrap_or(Applied::Refused))
+    }
+
+    async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
+        Ok(self.tables().change(id, |row| row.cancel(now)).unwrap_or(Canceled::Unknown))
+    }
+
+    async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
+        let mut tables = self.tables();
+        let held: Vec<JobId> = tables.rows.values().filter(|row| row.lease.is_some()).map(|row| row.job.id).collect();
+        Ok(held.into_iter().filter_map(|id| tables.change(id, |row| row.expire(now, max_attempts)).flatten()).collect())
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let tables = self.tables();
+        Ok(tables.by_id.get(&id).map(|seq| tables.rows[seq].job.clone()))
+    }
+
+    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+        let tables = self.tables();
+        let before = match filter.before {
+            None => u64::MAX,
+            Some(id) => tables.by_id.get(&id).copied().unwrap_or_default(),
+        };
+        let jobs = tables.rows.range(..before).rev().map(|(_, row)| &row.job);
+        let wanted = jobs.filter(|job| filter.phase.is_none_or(|phase| job.phase == phase));
+        Ok(wanted.take(filter.limit as usize).cloned().collect())
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        let mut counts = Counts::default();
+        for row in self.tables().rows.values() {
+            *counts.of(row.job.phase) += 1;
+        }
+        Ok(counts)
+    }
+
+    async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
+        Ok(self.tables().rows.values().filter_map(|row| row.lease.map(|lease| lease.until)).min())
+    }
+}

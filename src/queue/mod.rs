@@ -1,0 +1,317 @@
+//! The embedded backend's heart: a queue of jobs, changed by whole transitions only.
+//!
+//! What a transition does to a job is decided in [`transition`], once and without I/O; a [`Store`] loads, lets it decide,
+//! and saves. Time is always an argument. Illegal, late and duplicate requests are refused or answered idempotently,
+//! never half done.
+
+mod memory;
+mod sqlite;
+mod transition;
+
+pub use memory::MemoryStore;
+pub use sqlite::SqliteStore;
+
+use crate::job::{AttemptId, Job, JobId, JobSpec, Millis, Phase, Report, UnixMillis};
+use serde::Serialize;
+use std::future::Future;
+use std::path::PathBuf;
+
+/// The number that tells the holder of an attempt from everybody who held it before; strictly increasing over the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseToken(pub u64);
+
+/// A store that cannot do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened.
+    #[error("queue file {path}: {reason}; {fix}")]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+        /// What to do.
+        fix: &'static str,
+    },
+    /// The database refused.
+    #[error("queue: {0}")]
+    Database(String),
+    /// The store has been closed.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+/// A job to be taken in.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Its id.
+    pub id: JobId,
+    /// What is asked for.
+    pub spec: JobSpec,
+    /// When.
+    pub at: UnixMillis,
+}
+
+/// What a submit came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Submitted {
+    /// It is queued.
+    Created(Job),
+    /// There was one with this idempotency key and an equal spec.
+    Existing(Job),
+    /// There was one with this idempotency key and another spec.
+    KeyConflict(JobId),
+    /// Too many jobs wait.
+    QueueFull {
+        /// How many.
+        queued: u64,
+    },
+}
+
+/// A request for jobs.
+#[derive(Debug, Clone)]
+pub struct ClaimAsk {
+    /// Who asks.
+    pub agent: String,
+    /// How many at most.
+    pub max: u32,
+    /// Term of the leases.
+    pub lease: Millis,
+    /// Now.
+    pub now: UnixMillis,
+}
+
+/// The right to run an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Proves the right.
+    pub token: LeaseToken,
+    /// What to run.
+    pub spec: JobSpec,
+    /// Until when, unless renewed.
+    pub lease_until: UnixMillis,
+}
+
+/// The answer to a renewal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Renewal {
+    /// It holds on.
+    Renewed {
+        /// Until when.
+        until: UnixMillis,
+        /// Somebody asked for the job's end.
+        cancel_requested: bool,
+    },
+    /// The attempt is not the asker's (any more).
+    Refused,
+}
+
+/// What a change came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// Done.
+    Applied,
+    /// It was done before.
+    AlreadyThere,
+    /// Not done: the token is not the holder's, or no such step exists.
+    Refused,
+}
+
+/// What a terminal report came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Completion {
+    /// The job has ended with it.
+    Applied(Box<Job>),
+    /// The attempt had ended before.
+    AlreadyEnded,
+    /// The attempt is not the reporter's (any more).
+    Unknown,
+}
+
+/// What a cancel came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Canceled {
+    /// It was still queued and has ended.
+    Ended(Box<Job>),
+    /// An agent holds it and is told.
+    Requested(Box<Job>),
+    /// It had ended before.
+    AlreadyEnded(Box<Job>),
+    /// There is no such job.
+    Unknown,
+}
+
+/// A lease that ran out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Expired {
+    /// The job is queued again.
+    Requeued(JobId),
+    /// No try was left, or its end was asked for.
+    Ended(Box<Job>),
+}
+
+/// Which jobs to list.
+#[derive(Debug, Clone, Default)]
+pub struct ListFilter {
+    /// Only those in this phase.
+    pub phase: Option<Phase>,
+    /// Only those submitted before this one: the cursor of the page before.
+    pub before: Option<JobId>,
+    /// How many at most.
+    pub limit: u32,
+}
+
+/// Jobs by phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[allow(missing_docs, reason = "a field for each phase")]
+pub struct Counts {
+    pub queued: u64,
+    pub claimed: u64,
+    pub preparing: u64,
+    pub running: u64,
+    pub finishing: u64,
+    pub ended: u64,
+}
+
+impl Counts {
+    fn of(&mut self, phase: Phase) -> &mut u64 {
+        match phase {
+            Phase::Queued => &mut self.queued,
+            Phase::Claimed => &mut self.claimed,
+            Phase::Preparing => &mut self.preparing,
+            Phase::Running => &mut self.running,
+            Phase::Finishing => &mut self.finishing,
+            Phase::Ended => &mut self.ended,
+        }
+    }
+}
+
+/// Whole transitions on stored jobs. An error means that nothing was changed.
+#[allow(missing_docs, reason = "each method is described by its answer's type")]
+pub trait Store: Send + Sync + 'static {
+    fn submit(&self, job: NewJob, max_queued: u64) -> impl Future<Output = Result<Submitted, StoreError>> + Send;
+    /// By priority, then by age.
+    fn claim(&self, ask: ClaimAsk) -> impl Future<Output = Result<Vec<Claim>, StoreError>> + Send;
+    /// One answer for each lease, in order.
+    fn renew(
+        &self,
+        leases: &[(AttemptId, LeaseToken)],
+        lease: Millis,
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Vec<Renewal>, StoreError>> + Send;
+    fn advance(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &str,
+    ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+    fn complete(
+        &self,
+        report: &Report,
+        token: LeaseToken,
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Completion, StoreError>> + Send;
+    /// Gives back what never started; the try does not count.
+    fn release(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        now: UnixMillis,
+        reason: &str,
+    ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+    fn cancel(&self, id: JobId, now: UnixMillis) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
+    /// Settles every lease that ran out before `now`.
+    fn expire(
+        &self,
+        now: UnixMillis,
+        max_attempts: u32,
+    ) -> impl Future<Output = Result<Vec<Expired>, StoreError>> + Send;
+    fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
+    /// Newest first.
+    fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<Job>, StoreError>> + Send;
+    fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
+    /// When the next lease runs out.
+    fn next_expiry(&self) -> impl Future<Output = Result<Option<UnixMillis>, StoreError>> + Send;
+}
+
+/// Either store, for those who learn at run time which.
+#[derive(Debug)]
+pub enum AnyStore {
+    /// A file.
+    Sqlite(SqliteStore),
+    /// Nothing outlives the process.
+    Memory(MemoryStore),
+}
+
+macro_rules! either {
+    ($self:ident, $store:ident => $call:expr) => {
+        match $self {
+            Self::Sqlite($store) => $call.await,
+            Self::Memory($store) => $call.await,
+        }
+    };
+}
+
+impl Store for AnyStore {
+    async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
+        either!(self, store => store.submit(job, max_queued))
+    }
+    async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
+        either!(self, store => store.claim(ask))
+    }
+    async fn renew(
+        &self,
+        leases: &[(AttemptId, LeaseToken)],
+        lease: Millis,
+        now: UnixMillis,
+    ) -> Result<Vec<Renewal>, StoreError> {
+        either!(self, store => store.renew(leases, lease, now))
+    }
+    async fn advance(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &str,
+    ) -> Result<Applied, StoreError> {
+        either!(self, store => store.advance(attempt, token, phase, at, reason))
+    }
+    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
+        either!(self, store => store.complete(report, token, now))
+    }
+    async fn release(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        now: UnixMillis,
+        reason: &str,
+    ) -> Result<Applied, StoreError> {
+        either!(self, store => store.release(attempt, token, now, reason))
+    }
+    async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
+        either!(self, store => store.cancel(id, now))
+    }
+    async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
+        either!(self, store => store.expire(now, max_attempts))
+    }
+    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        either!(self, store => store.get(id))
+    }
+    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+        either!(self, store => store.list(filter))
+    }
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        either!(self, store => store.counts())
+    }
+    async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
+        either!(self, store => store.next_expiry())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! The durable store: one SQLite file in WAL mode, synchronous FULL.
+//!
+//! One thread owns the writing connection and takes all commands that wait into one transaction, so a sync serves many;
+//! an answer is given after the commit. Another thread reads, so a list never waits behind a sync.
+
+mod rows;
+mod worker;
+
+use super::transition::Row;
+use super::{
+    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal, Store,
+    StoreError, Submitted,
+};
+use crate::job::{AttemptId, Job, JobId, Millis, Phase, Report, UnixMillis};
+use rusqlite::{Connection, OptionalExtension, params};
+use std::path::Path;
+use worker::Worker;
+
+/// The store.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Worker,
+    reader: Worker,
+}
+
+impl SqliteStore {
+    /// Opens, and makes if need be, the file. Errors: it cannot be opened, is damaged, or was written by a newer version;
+    /// each says what to do.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let writing = rows::open(path)?;
+        let reading = rows::open(path)?;
+        Ok(Self { writer: Worker::grouping("queue writer", writing), reader: Worker::single("queue reader", reading) })
+    }
+
+    /// Loads a job, lets `change` decide, and saves it. `None` when there is no such job.
+    async fn change<T: Send + 'static>(
+        &self,
+        id: JobId,
+        change: impl FnOnce(&mut Row) -> T + Send + 'static,
+    ) -> Result<Option<T>, StoreError> {
+        self.writer.run(move |db| change_row(db, id, change)).await
+    }
+}
+
+fn change_row<T>(db: &Connection, id: JobId, change: impl FnOnce(&mut Row) -> T) -> rusqlite::Result<Option<T>> {
+    let Some(before) = rows::load(db, id)? else { return Ok(None) };
+    let mut row = before.clone();
+    let result = change(&mut row);
+    if row != before {
+        rows::save(db, &row)?;
+    }
+    Ok(Some(result))
+}
+
+impl Store for SqliteStore {
+    async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
+        self.writer
+            .run(move |db| {
+                if let Some(key) = job.spec.idempotency_key()
+                    && let Some(there) = rows::by_key(db, key)?
+                {
+                    let same = there.job.spec == job.spec;
+                    return Ok(if same {
+                        Submitted::Existing(there.job)
+                    } else {
+                        Submitted::KeyConflict(there.job.id)
+                    });
+                }
+                let queued = rows::count(db, Phase::Queued)?;
+                if queued >= max_queued {
+                    return Ok(Submitted::QueueFull { queued });
+                }
+                let row = Row::new(job);
+                rows::insert(db, &row)?;
+                Ok(Submitted::Created(row.job))
+            })
+            .await
+    }
+
+    async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
+        self.writer
+            .run(move |db| {
+                let first = rows::first_queued(db, ask.max)?;
+                let mut claims = Vec::with_capacity(first.len());
+                for mut row in first {
+                    let token = rows::next_token(db)?;
+                    claims.push(row.claim(&ask.agent, token, ask.lease, ask.now));
+                    rows::save(db, &row)?;
+                }
+                Ok(claims)
+            })
+            .await
+    }
+
+    async fn renew(
+        &self,
+        leases: &[(AttemptId, LeaseToken)],
+        lease: Millis,
+        now: UnixMillis,
+    ) -> Result<Vec<Renewal>, StoreError> {
+        let leases = leases.to_vec();
+        self.writer
+            .run(move |db| {
+                let one = |(attempt, token): (AttemptId, LeaseToken)| {
+                    let renewed = change_row(db, attempt.job, |row| row.renew(attempt, token, lease, now))?;
+                    Ok(renewed.unwrap_or(Renewal::Refused))
+                };
+                leases.into_iter().map(one).collect()
+            })
+            .await
+    }
+
+    async fn advance(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &str,
+    ) -> Result<Applied, StoreError> {
+        let reason = reason.to_owned();
+        let applied = self.change(attempt.job, move |row| row.advance(attempt, token, phase, at, &reason)).await?;
+        Ok(applied.unwrap_or(Applied::Refused))
+    }
+
+    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
+        let report = report.clone();
+        let completion = self.change(report.attempt.job, move |row| row.complete(&report, token, now)).await?;
+        Ok(completion.unwrap_or(Completion::Unknown))
+    }
+
+    async fn release(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        now: UnixMillis,
+        reason: &str,
+    ) -> Result<Applied, StoreError> {
+        let reason = reason.to_owned();
+        let applied = self.change(attempt.job, move |row| row.release(attempt, token, now, &reason)).await?;
+        Ok(applied.unwrap_or(Applied::Refused))
+    }
+
+    async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
+        Ok(self.change(id, move |row| row.cancel(now)).await?.unwrap_or(Canceled::Unknown))
+    }
+
+    async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
+        self.writer
+            .run(move |db| {
+                let mut expired = Vec::new();
+                for id in rows::expired(db, now)? {
+                    expired.extend(change_row(db, id, |row| row.expire(now, max_attempts))?.flatten());
+                }
+                Ok(expired)
+            })
+            .await
+    }
+
+    async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        self.reader.run(move |db| Ok(rows::load(db, id)?.map(|row| row.job))).await
+    }
+
+    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+        self.reader.run(move |db| rows::list(db, &filter)).await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.reader
+            .run(|db| {
+                let mut counts = Counts::default();
+                for name in ["queued", "claimed", "preparing", "running", "finishing", "ended"] {
+                    if let Some(phase) = Phase::named(name) {
+                        *counts.of(phase) = rows::count(db, phase)?;
+                    }
+                }
+                Ok(counts)
+            })
+            .await
+    }
+
+    async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
+        self.reader
+            .run(|db| {
+                let query = "SELECT min(lease_until) FROM jobs WHERE lease_until IS NOT NULL";
+                let at = db.query_row(query, params![], |row| row.get::<_, Option<u64>>(0)).optional()?;
+                Ok(at.flatten().map(UnixMillis::new))
+            })
+            .await
+    }
+}

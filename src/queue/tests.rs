@@ -1,0 +1,241 @@
+//! The rules, and a random walk in which both stores must give the same answers.
+
+use super::*;
+use crate::job::{Cause, LogTotals, SpecRules};
+use proptest::prelude::*;
+use serde_json::json;
+
+fn spec(priority: i32, key: Option<&str>) -> JobSpec {
+    let document = json!({"preset": "bash", "script": "true", "priority": priority, "idempotency_key": key});
+    JobSpec::check(&document, &SpecRules::default()).expect("valid")
+}
+
+fn at(ms: u64) -> UnixMillis {
+    UnixMillis::new(1_700_000_000_000 + ms)
+}
+
+fn new(ms: u64, priority: i32, key: Option<&str>) -> NewJob {
+    NewJob { id: JobId::new(at(ms)), spec: spec(priority, key), at: at(ms) }
+}
+
+fn ask(max: u32, ms: u64) -> ClaimAsk {
+    ClaimAsk { agent: "a".into(), max, lease: Millis::new(100), now: at(ms) }
+}
+
+fn report(attempt: AttemptId) -> Report {
+    Report {
+        attempt,
+        cause: Cause::ExitCode { exit_code: 0 },
+        started_at: None,
+        ended_at: at(0),
+        usage: None,
+        receipt: vec![("uid".into(), "1".into())],
+        log: LogTotals::default(),
+    }
+}
+
+fn sqlite() -> (tempfile::TempDir, SqliteStore) {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = SqliteStore::open(&dir.path().join("queue.db")).expect("opens");
+    (dir, store)
+}
+
+#[tokio::test]
+async fn claims_go_by_priority_then_age() {
+    let store = MemoryStore::new();
+    for (ms, priority) in [(1, 0), (2, 5), (3, 5), (4, -5)] {
+        store.submit(new(ms, priority, None), 10).await.expect("submits");
+    }
+    let claims = store.claim(ask(3, 10)).await.expect("claims");
+    let order: Vec<_> = claims.iter().map(|claim| claim.spec.priority()).collect();
+    assert_eq!(order, [5, 5, 0]);
+    assert!(claims[0].attempt.job < claims[1].attempt.job);
+}
+
+#[tokio::test]
+async fn a_full_queue_and_a_used_key_are_told_apart() {
+    let (_dir, store) = sqlite();
+    assert!(matches!(store.submit(new(1, 0, Some("k")), 1).await, Ok(Submitted::Created(_))));
+    assert!(matches!(store.submit(new(2, 0, Some("k")), 1).await, Ok(Submitted::Existing(_))));
+    assert!(matches!(store.submit(new(3, 1, Some("k")), 1).await, Ok(Submitted::KeyConflict(_))));
+    assert!(matches!(store.submit(new(4, 0, None), 1).await, Ok(Submitted::QueueFull { queued: 1 })));
+}
+
+#[tokio::test]
+async fn a_late_holder_is_refused_and_a_duplicate_report_is_answered() {
+    let (_dir, store) = sqlite();
+    store.submit(new(1, 0, None), 10).await.expect("submits");
+    let first = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+    assert!(matches!(store.expire(at(100), 3).await.expect("expires")[..], [Expired::Requeued(_)]));
+    let second = store.claim(ask(1, 200)).await.expect("claims").remove(0);
+    assert!(second.token > first.token && second.attempt.attempt == 2);
+    assert_eq!(
+        store.complete(&report(first.attempt), first.token, at(210)).await.expect("answers"),
+        Completion::Unknown
+    );
+    let renewed = store.renew(&[(first.attempt, first.token)], Millis::new(100), at(210)).await.expect("answers");
+    assert_eq!(renewed, [Renewal::Refused]);
+    assert!(matches!(store.complete(&report(second.attempt), second.token, at(220)).await, Ok(Completion::Applied(_))));
+    let again = store.complete(&report(second.attempt), second.token, at(230)).await.expect("answers");
+    assert_eq!(again, Completion::AlreadyEnded);
+}
+
+#[tokio::test]
+async fn the_last_try_ends_and_a_canceled_one_is_not_queued_again() {
+    let store = MemoryStore::new();
+    store.submit(new(1, 0, None), 10).await.expect("submits");
+    store.claim(ask(1, 0)).await.expect("claims");
+    let expired = store.expire(at(100), 1).await.expect("expires");
+    assert!(
+        matches!(&expired[..], [Expired::Ended(job)] if job.ending.as_ref().is_some_and(|e| e.cause == Cause::AgentLost { attempts: 1 }))
+    );
+    let Ok(Submitted::Created(job)) = store.submit(new(2, 0, None), 10).await else { panic!("not created") };
+    store.claim(ask(1, 200)).await.expect("claims");
+    assert!(matches!(store.cancel(job.id, at(210)).await, Ok(Canceled::Requested(_))));
+    let expired = store.expire(at(400), 3).await.expect("expires");
+    assert!(
+        matches!(&expired[..], [Expired::Ended(job)] if job.ending.as_ref().is_some_and(|e| e.cause == Cause::Canceled))
+    );
+}
+
+#[tokio::test]
+async fn a_reopened_file_has_everything_and_a_newer_one_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("queue.db");
+    let store = SqliteStore::open(&path).expect("opens");
+    let Ok(Submitted::Created(job)) = store.submit(new(1, 3, Some("k")), 10).await else { panic!("not created") };
+    let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+    drop(store);
+    let store = SqliteStore::open(&path).expect("opens again");
+    let found = store.get(job.id).await.expect("reads").expect("is there");
+    assert_eq!((found.phase, found.spec.priority(), found.history.len()), (Phase::Claimed, 3, 2));
+    assert_eq!(store.counts().await.expect("counts").claimed, 1);
+    assert!(matches!(store.complete(&report(claim.attempt), claim.token, at(5)).await, Ok(Completion::Applied(_))));
+    drop(store);
+    let db = rusqlite::Connection::open(&path).expect("opens");
+    db.pragma_update(None, "user_version", 99).expect("sets");
+    let error = SqliteStore::open(&path).expect_err("newer").to_string();
+    assert!(error.contains("schema version 99") && error.contains("queue.db"), "{error}");
+}
+
+#[tokio::test]
+async fn pages_go_backwards_in_time() {
+    let (_dir, store) = sqlite();
+    for ms in 0..5 {
+        store.submit(new(ms, 0, None), 10).await.expect("submits");
+    }
+    let first = store.list(ListFilter { limit: 2, ..ListFilter::default() }).await.expect("lists");
+    let before = first.last().map(|job| job.id);
+    let second = store.list(ListFilter { before, limit: 10, ..ListFilter::default() }).await.expect("lists");
+    assert_eq!((first.len(), second.len()), (2, 3));
+    assert!(first[1].submitted_at > second[0].submitted_at);
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Submit(i32, Option<u8>),
+    Claim(u32),
+    Renew(usize),
+    Advance(usize, usize),
+    Complete(usize),
+    Release(usize),
+    Cancel(usize),
+    Expire,
+    Wait(u64),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => (-2..=2, prop::option::of(0u8..4)).prop_map(|(priority, key)| Op::Submit(priority, key)),
+        3 => (1u32..4).prop_map(Op::Claim),
+        1 => (0usize..20).prop_map(Op::Renew),
+        3 => (0usize..20, 0usize..6).prop_map(|(claim, phase)| Op::Advance(claim, phase)),
+        2 => (0usize..20).prop_map(Op::Complete),
+        1 => (0usize..20).prop_map(Op::Release),
+        1 => (0usize..20).prop_map(Op::Cancel),
+        1 => Just(Op::Expire),
+        2 => (0u64..80).prop_map(Op::Wait),
+    ]
+}
+
+/// Runs one operation on a store; the answer as text is what must agree.
+async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: &mut Vec<Claim>) -> String {
+    const PHASES: [Phase; 6] =
+        [Phase::Queued, Phase::Claimed, Phase::Preparing, Phase::Running, Phase::Finishing, Phase::Ended];
+    let held = |n: usize| claims.get(n % claims.len().max(1)).map(|claim| (claim.attempt, claim.token));
+    match op {
+        Op::Submit(..) => format!("{:?}", store.submit(jobs.last().expect("made").clone(), 6).await),
+        Op::Claim(max) => {
+            let found = store.claim(ask(*max, now)).await.expect("claims");
+            for claim in &found {
+                assert!(claims.iter().all(|before| before.token < claim.token), "tokens only grow");
+                assert!(
+                    claims.iter().all(|before| before.attempt != claim.attempt || released(before, claim)),
+                    "twice"
+                );
+            }
+            let text = format!("{found:?}");
+            claims.extend(found);
+            text
+        }
+        Op::Renew(n) => {
+            format!("{:?}", store.renew(&held(*n).into_iter().collect::<Vec<_>>(), Millis::new(50), at(now)).await)
+        }
+        Op::Advance(n, phase) => match held(*n) {
+            Some((attempt, token)) => {
+                format!("{:?}", store.advance(attempt, token, PHASES[*phase], at(now), "test").await)
+            }
+            None => String::new(),
+        },
+        Op::Complete(n) => match held(*n) {
+            Some((attempt, token)) => format!("{:?}", store.complete(&report(attempt), token, at(now)).await),
+            None => String::new(),
+        },
+        Op::Release(n) => match held(*n) {
+            Some((attempt, token)) => format!("{:?}", store.release(attempt, token, at(now), "test").await),
+            None => String::new(),
+        },
+        Op::Cancel(n) => match jobs.get(n % jobs.len().max(1)) {
+            Some(job) => format!("{:?}", store.cancel(job.id, at(now)).await),
+            None => String::new(),
+        },
+        Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
+        Op::Wait(_) => String::new(),
+    }
+}
+
+/// A released try does not count, so its number is handed out again, under a new token.
+fn released(before: &Claim, now: &Claim) -> bool {
+    before.token != now.token
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn both_stores_agree(ops in prop::collection::vec(op(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (_dir, file) = sqlite();
+            let memory = MemoryStore::new();
+            let (mut now, mut jobs, mut first, mut second) = (0, Vec::new(), Vec::new(), Vec::new());
+            for op in &ops {
+                now += 1;
+                match op {
+                    Op::Wait(ms) => now += ms,
+                    Op::Submit(priority, key) => jobs.push(new(now, *priority, key.map(|key| format!("k{key}")).as_deref())),
+                    _ => {}
+                }
+                let one = apply(&file, op, now, &jobs, &mut first).await;
+                let two = apply(&memory, op, now, &jobs, &mut second).await;
+                assert_eq!(one, two, "{op:?}");
+            }
+            for job in &jobs {
+                assert_eq!(file.get(job.id).await.expect("reads"), memory.get(job.id).await.expect("reads"));
+            }
+            assert_eq!(file.counts().await.expect("counts"), memory.counts().await.expect("counts"));
+            assert_eq!(file.next_expiry().await.expect("reads"), memory.next_expiry().await.expect("reads"));
+            let all = ListFilter { limit: 100, ..ListFilter::default() };
+            assert_eq!(file.list(all.clone()).await.expect("lists"), memory.list(all).await.expect("lists"));
+        });
+    }
+}

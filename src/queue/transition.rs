@@ -1,0 +1,167 @@
+//! What each transition does to one job. Pure, and the only place that decides: two stores cannot differ in it.
+
+use super::{Applied, Canceled, Claim, Completion, Expired, LeaseToken, NewJob, Renewal};
+use crate::job::{AttemptId, Cause, Ending, Job, LogTotals, Millis, Phase, PhaseEvent, Report, UnixMillis};
+
+/// A job with what only the queue knows of it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Row {
+    pub(super) job: Job,
+    pub(super) lease: Option<Lease>,
+}
+
+/// Who holds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lease {
+    pub(super) token: LeaseToken,
+    pub(super) until: UnixMillis,
+}
+
+impl Row {
+    /// A job that was just submitted.
+    pub(super) fn new(new: NewJob) -> Self {
+        let job = Job {
+            id: new.id,
+            phase: Phase::Queued,
+            ending: None,
+            attempt: 0,
+            cancel_requested: false,
+            agent: None,
+            submitted_at: new.at,
+            started_at: None,
+            ended_at: None,
+            spec: new.spec,
+            history: vec![PhaseEvent { attempt: 0, phase: Phase::Queued, at: new.at, reason: "submitted".to_owned() }],
+            usage: None,
+            receipt: Vec::new(),
+            log: LogTotals::default(),
+        };
+        Self { job, lease: None }
+    }
+
+    fn enter(&mut self, phase: Phase, at: UnixMillis, reason: &str) {
+        let step = self.job.phase.step(phase);
+        debug_assert!(step.is_ok(), "the callers look first: {step:?}");
+        self.job.phase = phase;
+        self.job.history.push(PhaseEvent { attempt: self.job.attempt, phase, at, reason: reason.to_owned() });
+    }
+
+    fn end(&mut self, cause: Cause, at: UnixMillis) {
+        self.enter(Phase::Ended, at, cause.code());
+        self.job.ended_at = Some(at);
+        self.job.ending = Some(Ending::from(cause));
+        self.lease = None;
+    }
+
+    fn held_by(&self, attempt: AttemptId, token: LeaseToken) -> bool {
+        self.lease.is_some_and(|lease| lease.token == token) && self.job.attempt == attempt.attempt && attempt.part == 0
+    }
+
+    /// Hands it out. Only for a queued one.
+    pub(super) fn claim(&mut self, agent: &str, token: LeaseToken, lease: Millis, now: UnixMillis) -> Claim {
+        self.job.attempt += 1;
+        self.job.agent = Some(agent.to_owned());
+        self.job.started_at = None;
+        self.enter(Phase::Claimed, now, "claimed");
+        let until = now.plus(lease);
+        self.lease = Some(Lease { token, until });
+        let attempt = AttemptId::new(self.job.id, self.job.attempt);
+        Claim { attempt, token, spec: self.job.spec.clone(), lease_until: until }
+    }
+
+    /// Renews a lease. One that ran out but was not handed out again yet still counts: the holder is alive.
+    pub(super) fn renew(&mut self, attempt: AttemptId, token: LeaseToken, lease: Millis, now: UnixMillis) -> Renewal {
+        if !self.held_by(attempt, token) {
+            return Renewal::Refused;
+        }
+        let until = now.plus(lease);
+        self.lease = Some(Lease { token, until });
+        Renewal::Renewed { until, cancel_requested: self.job.cancel_requested }
+    }
+
+    /// Enters a phase on the holder's word.
+    pub(super) fn advance(
+        &mut self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &str,
+    ) -> Applied {
+        if !self.held_by(attempt, token) || matches!(phase, Phase::Queued | Phase::Claimed | Phase::Ended) {
+            return Applied::Refused;
+        }
+        if self.job.phase >= phase {
+            return Applied::AlreadyThere;
+        }
+        self.enter(phase, at, reason);
+        if phase == Phase::Running {
+            self.job.started_at = Some(at);
+        }
+        Applied::Applied
+    }
+
+    /// Ends with the holder's report.
+    pub(super) fn complete(&mut self, report: &Report, token: LeaseToken, now: UnixMillis) -> Completion {
+        if self.job.phase == Phase::Ended && self.job.attempt == report.attempt.attempt {
+            return Completion::AlreadyEnded;
+        }
+        if !self.held_by(report.attempt, token) {
+            return Completion::Unknown;
+        }
+        self.job.started_at = report.started_at;
+        self.job.usage = report.usage;
+        self.job.receipt.clone_from(&report.receipt);
+        self.job.log = report.log.clone();
+        self.end(report.cause.clone(), now);
+        Completion::Applied(Box::new(self.job.clone()))
+    }
+
+    /// Goes back to the queue unstarted; the try does not count, unless its end was asked for.
+    pub(super) fn release(&mut self, attempt: AttemptId, token: LeaseToken, now: UnixMillis, reason: &str) -> Applied {
+        if !self.held_by(attempt, token) || self.job.phase >= Phase::Running {
+            return Applied::Refused;
+        }
+        if self.job.cancel_requested {
+            self.end(Cause::Canceled, now);
+            return Applied::Applied;
+        }
+        self.enter(Phase::Queued, now, reason);
+        self.job.attempt -= 1;
+        self.lease = None;
+        Applied::Applied
+    }
+
+    /// Ends it, or asks its holder to.
+    pub(super) fn cancel(&mut self, now: UnixMillis) -> Canceled {
+        match self.job.phase {
+            Phase::Ended => return Canceled::AlreadyEnded(Box::new(self.job.clone())),
+            Phase::Queued => {
+                self.job.cancel_requested = true;
+                self.end(Cause::Canceled, now);
+                return Canceled::Ended(Box::new(self.job.clone()));
+            }
+            Phase::Claimed | Phase::Preparing | Phase::Running | Phase::Finishing => {}
+        }
+        self.job.cancel_requested = true;
+        Canceled::Requested(Box::new(self.job.clone()))
+    }
+
+    /// Settles it if its lease ran out.
+    pub(super) fn expire(&mut self, now: UnixMillis, max_attempts: u32) -> Option<Expired> {
+        if self.lease.is_none_or(|lease| lease.until > now) {
+            return None;
+        }
+        if self.job.cancel_requested {
+            self.end(Cause::Canceled, now);
+        } else if self.job.attempt >= max_attempts {
+            self.end(Cause::AgentLost { attempts: self.job.attempt }, now);
+        } else {
+            self.enter(Phase::Queued, now, "lease_expired");
+            self.job.started_at = None;
+            self.lease = None;
+            return Some(Expired::Requeued(self.job.id));
+        }
+        Some(Expired::Ended(Box::new(self.job.clone())))
+    }
+}
