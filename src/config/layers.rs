@@ -1,0 +1,150 @@
+//! Reads the layers and merges them.
+
+use super::{Config, DEFAULT_FILE, HostFacts, check, keys};
+use crate::job::Problems;
+use figment::providers::Serialized;
+use figment::value::Value as FigmentValue;
+use figment::{Figment, Metadata, Profile, Provider};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Variables that begin like settings and are none: they belong to the client side of the command line, to the job, or
+/// to tests.
+const NOT_SETTINGS: [&str; 4] = ["JOBCELL_API_KEY", "JOBCELL_SERVER_URL", "JOBCELL_TEST_ENGINE", "JOBCELL_CONFIG"];
+
+/// What settings are made of.
+#[derive(Debug, Clone)]
+pub struct LoadInput {
+    /// The file, if one was named.
+    pub file: Option<PathBuf>,
+    /// The environment.
+    pub env: BTreeMap<String, String>,
+    /// Flags: the key's path and the value as text.
+    pub flags: Vec<(&'static str, String)>,
+    /// What defaults depend on.
+    pub host: HostFacts,
+}
+
+/// One layer, with a name that a problem can be traced to.
+struct Layer {
+    name: String,
+    document: Value,
+}
+
+impl Provider for Layer {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(self.name.clone())
+    }
+    fn data(&self) -> Result<figment::value::Map<Profile, figment::value::Dict>, figment::Error> {
+        Serialized::defaults(&self.document).data()
+    }
+}
+
+/// Loads and checks. Errors: everything that is wrong, each with path, origin and fix.
+pub fn load(input: &LoadInput) -> Result<Config, Problems> {
+    let mut problems = Problems::default();
+    let defaults = keys::defaults(&input.host);
+    let mut figment = Figment::from(Layer { name: "built-in".into(), document: defaults.clone() });
+    for layer in [files(input, &mut problems), environment(input), flags(input)].concat_layers() {
+        figment = figment.merge(layer);
+    }
+    let merged = match figment.find_value("").and_then(|value| value.deserialize::<Value>()) {
+        Ok(merged) => merged,
+        Err(error) => return Err(Problems::one("", error.to_string(), "correct the file or variable named")),
+    };
+    let origin = |path: &str| origin_of(&figment, path);
+    match check::check(&merged, &defaults, &input.env, &origin, problems) {
+        Ok(config) => Ok(config),
+        Err(problems) => Err(problems),
+    }
+}
+
+trait Concat {
+    fn concat_layers(self) -> Vec<Layer>;
+}
+
+impl<const N: usize> Concat for [Vec<Layer>; N] {
+    fn concat_layers(self) -> Vec<Layer> {
+        self.into_iter().flatten().collect()
+    }
+}
+
+/// The named file, or the usual one if it is there, then what lies in `conf.d` beside it, by name.
+fn files(input: &LoadInput, problems: &mut Problems) -> Vec<Layer> {
+    let named = input.file.clone();
+    let main = match &named {
+        Some(file) => file.clone(),
+        None => PathBuf::from(DEFAULT_FILE),
+    };
+    let mut found = Vec::new();
+    if named.is_some() || main.exists() {
+        found.push(main.clone());
+    }
+    if let Ok(entries) = std::fs::read_dir(main.with_file_name("conf.d")) {
+        let mut more: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        more.retain(|path| path.extension().is_some_and(|kind| kind == "yaml" || kind == "yml"));
+        more.sort();
+        found.extend(more);
+    }
+    found.iter().filter_map(|file| read_file(file, problems)).collect()
+}
+
+fn read_file(file: &Path, problems: &mut Problems) -> Option<Layer> {
+    let name = file.display().to_string();
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            problems.add(name, format!("cannot be read: {error}"), "check the path and its permissions");
+            return None;
+        }
+    };
+    match serde_saphyr::from_str::<Value>(&text) {
+        Ok(document @ Value::Object(_)) => Some(Layer { name, document }),
+        // Nothing but comments.
+        Ok(Value::Null) => None,
+        Ok(_) => {
+            problems.add(name, "is not a map", "write `key: value` lines");
+            None
+        }
+        Err(error) => {
+            let reason = error.to_string();
+            problems.add(
+                name,
+                format!("is not valid YAML: {}", reason.lines().next().unwrap_or_default()),
+                "correct the syntax",
+            );
+            None
+        }
+    }
+}
+
+/// `JOBCELL_SECTION__KEY` for every key, and `JOBCELL_DATA_DIR` for the one without a section.
+fn environment(input: &LoadInput) -> Vec<Layer> {
+    let mut layers = Vec::new();
+    for (variable, value) in &input.env {
+        let Some(rest) = variable.strip_prefix("JOBCELL_") else { continue };
+        if NOT_SETTINGS.contains(&variable.as_str()) || !(rest.contains("__") || rest == "DATA_DIR") {
+            continue;
+        }
+        let path = rest.to_ascii_lowercase().replace("__", ".");
+        layers.push(Layer { name: format!("variable {variable}"), document: nested(&path, value) });
+    }
+    layers
+}
+
+fn flags(input: &LoadInput) -> Vec<Layer> {
+    let one =
+        |(path, value): &(&str, String)| Layer { name: format!("flag for {path}"), document: nested(path, value) };
+    input.flags.iter().map(one).collect()
+}
+
+/// `a.b` and a value's text as the document `{a: {b: value}}`. The check reads numbers from text, so text is enough.
+fn nested(path: &str, value: &str) -> Value {
+    path.rsplit('.').fold(Value::from(value), |inner, key| Value::Object(Map::from_iter([(key.to_owned(), inner)])))
+}
+
+fn origin_of(figment: &Figment, path: &str) -> Option<String> {
+    let value: FigmentValue = figment.find_value(path).ok()?;
+    figment.get_metadata(value.tag()).map(|metadata| metadata.name.to_string()).filter(|name| name != "built-in")
+}

@@ -1,0 +1,77 @@
+//! Whether this process can do its work, component by component, in sentences.
+
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A part that can be well or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Component {
+    /// The queue's file.
+    Queue,
+    /// The Docker engine.
+    Engine,
+    /// The agent's claim loop.
+    Agent,
+}
+
+/// How it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "reason")]
+pub enum State {
+    /// Well.
+    Ok,
+    /// Not able to work; the sentence says why.
+    Down(String),
+}
+
+/// The registry.
+#[derive(Debug, Clone, Default)]
+pub struct Health(Arc<Mutex<BTreeMap<Component, State>>>);
+
+/// What `/healthz` answers.
+#[derive(Debug, Clone, Serialize)]
+pub struct HealthReport {
+    /// True when every component is well.
+    pub ready: bool,
+    /// One by one.
+    pub components: BTreeMap<Component, State>,
+}
+
+impl Health {
+    /// Every component that is named starts as down: readiness is shown, not assumed.
+    pub fn new(components: &[Component]) -> Self {
+        let starting = || State::Down("starting".to_owned());
+        Self(Arc::new(Mutex::new(components.iter().map(|component| (*component, starting())).collect())))
+    }
+
+    /// Says how a component is.
+    pub fn set(&self, component: Component, state: State) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(component, state);
+    }
+
+    /// How everything is.
+    pub fn report(&self) -> HealthReport {
+        let components = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        HealthReport { ready: components.values().all(|state| *state == State::Ok), components }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_means_that_every_component_said_so() {
+        let health = Health::new(&[Component::Queue, Component::Engine]);
+        assert!(!health.report().ready);
+        health.set(Component::Queue, State::Ok);
+        assert!(!health.report().ready);
+        health.set(Component::Engine, State::Ok);
+        assert!(health.report().ready);
+        health.set(Component::Engine, State::Down("gone".into()));
+        let json = serde_json::to_value(health.report()).expect("serialises");
+        assert_eq!(json["components"]["engine"]["reason"], "gone");
+    }
+}

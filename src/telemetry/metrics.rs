@@ -1,0 +1,165 @@
+//! Metrics, in base units, with bounded labels. One registry per process part, so that tests do not share one.
+
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder,
+};
+
+/// Every metric that there is. The names are the product's interface: dashboards depend on them.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each metric's help text, below, is its description")]
+pub struct Metrics {
+    registry: Registry,
+    pub jobs_submitted_total: IntCounter,
+    pub jobs_ended_total: IntCounterVec,
+    pub jobs_running: IntGauge,
+    pub jobs_queued: IntGauge,
+    pub slots: IntGauge,
+    pub claims_total: IntCounter,
+    pub claimed_jobs_total: IntCounter,
+    pub job_duration_seconds: HistogramVec,
+    pub cell_acquire_seconds: Histogram,
+    pub log_bytes_total: IntCounterVec,
+    pub log_frames_total: IntCounter,
+    pub viewers: IntGauge,
+    pub http_requests_total: IntCounterVec,
+    pub wire_skipped_bytes_total: IntCounter,
+    pub reattach_total: IntCounter,
+}
+
+/// From a millisecond to a minute: cells start in tenths of a second.
+const START_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
+/// From a tenth of a second to a day.
+const JOB_BUCKETS: &[f64] = &[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
+
+impl Metrics {
+    /// All at zero. Panics only if two have one name, which a test sees.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let add = |metric: Box<dyn Collector>| registry.register(metric).expect("every metric has its own name");
+        let counter = |name: &str, help: &str| {
+            let metric = IntCounter::new(name, help).expect("a valid name");
+            add(Box::new(metric.clone()));
+            metric
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntCounterVec::new(Opts::new(name, help), labels).expect("a valid name");
+            add(Box::new(metric.clone()));
+            metric
+        };
+        let gauge = |name: &str, help: &str| {
+            let metric = IntGauge::new(name, help).expect("a valid name");
+            add(Box::new(metric.clone()));
+            metric
+        };
+        let job_duration_seconds = HistogramVec::new(
+            HistogramOpts::new("jobcell_job_duration_seconds", "From a job's start to its end")
+                .buckets(JOB_BUCKETS.to_vec()),
+            &["verdict"],
+        )
+        .expect("a valid name");
+        add(Box::new(job_duration_seconds.clone()));
+        let cell_acquire_seconds = Histogram::with_opts(
+            HistogramOpts::new("jobcell_cell_acquire_seconds", "From asking for a cell to a warden that waits in it")
+                .buckets(START_BUCKETS.to_vec()),
+        )
+        .expect("a valid name");
+        add(Box::new(cell_acquire_seconds.clone()));
+        let build = prometheus::IntGaugeVec::new(Opts::new("jobcell_build_info", "Always 1"), &["version"])
+            .expect("a valid name");
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        add(Box::new(build));
+        add(Box::new(Process::new()));
+        Self {
+            jobs_submitted_total: counter("jobcell_jobs_submitted_total", "Jobs taken in"),
+            jobs_ended_total: counters("jobcell_jobs_ended_total", "Attempts ended, by whose doing", &["verdict"]),
+            jobs_running: gauge("jobcell_jobs_running", "Attempts that the agent holds"),
+            jobs_queued: gauge("jobcell_jobs_queued", "Jobs that wait"),
+            slots: gauge("jobcell_slots", "Jobs that can run at the same time"),
+            claims_total: counter("jobcell_claims_total", "Claims that brought jobs"),
+            claimed_jobs_total: counter("jobcell_claimed_jobs_total", "Jobs that claims brought"),
+            job_duration_seconds,
+            cell_acquire_seconds,
+            log_bytes_total: counters("jobcell_log_bytes_total", "Bytes of job output stored", &["stream"]),
+            log_frames_total: counter("jobcell_log_frames_total", "Frames of job output stored"),
+            viewers: gauge("jobcell_viewers", "Live log streams open"),
+            http_requests_total: counters("jobcell_http_requests_total", "HTTP requests answered", &["route", "code"]),
+            wire_skipped_bytes_total: counter(
+                "jobcell_wire_skipped_bytes_total",
+                "Bytes from wardens that were no frame",
+            ),
+            reattach_total: counter("jobcell_reattach_total", "Links to wardens that were made again"),
+            registry,
+        }
+    }
+
+    /// The text that Prometheus scrapes.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be written");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The process itself, read from /proc at every scrape.
+struct Process {
+    cpu: Gauge,
+    resident: Gauge,
+    files: Gauge,
+}
+
+impl Process {
+    fn new() -> Self {
+        let gauge = |name: &str, help: &str| Gauge::new(name, help).expect("a valid name");
+        Self {
+            cpu: gauge("process_cpu_seconds_total", "Processor time of this process"),
+            resident: gauge("process_resident_memory_bytes", "Resident memory of this process"),
+            files: gauge("process_open_fds", "Open files of this process"),
+        }
+    }
+}
+
+impl Collector for Process {
+    fn desc(&self) -> Vec<&Desc> {
+        [&self.cpu, &self.resident, &self.files].into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // Fields as in proc(5): utime and stime are the 14th and 15th, in hundredths of a second; behind the name, which may
+        // have spaces, counting starts at the third.
+        let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
+        let ticks = |at: usize| fields.get(at - 3).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
+        self.cpu.set((ticks(14) + ticks(15)) / 100.0);
+        self.resident.set(ticks(24) * 4096.0);
+        #[expect(clippy::cast_precision_loss, reason = "a count of files")]
+        self.files.set(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as f64);
+        [&self.cpu, &self.resident, &self.files].into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_has_its_own_name_and_the_process_is_measured() {
+        let metrics = Metrics::new();
+        metrics.jobs_ended_total.with_label_values(&["failed"]).inc();
+        let text = metrics.render();
+        assert!(text.contains("jobcell_jobs_ended_total{verdict=\"failed\"} 1"), "{text}");
+        let resident =
+            text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).expect("there");
+        assert!(resident.parse::<f64>().expect("a number") > 100_000.0);
+    }
+}

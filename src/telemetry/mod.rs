@@ -1,0 +1,11 @@
+//! What an operator sees: log lines, metrics, health.
+//!
+//! Owns their names. No label ever carries a job's id or anything else without bound.
+
+mod health;
+mod logging;
+mod metrics;
+
+pub use health::{Component, Health, HealthReport, State};
+pub use logging::{LogFormat, init};
+pub use metrics::Metrics;
