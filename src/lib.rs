@@ -1,2 +1,28 @@
-//! jobcell runs other people's jobs, each in its own sealed, single-use cell.
+//! jobcell runs other people's jobs, each in its own sealed, single-use cell, and never loses a job, a line of its
+//! output, or the reason why it ended.
+//!
+//! The rooms, by rank; a room may only use rooms of a lower rank (`tests/it/ranks.rs` holds the code to it):
+//!
+//! | rank | room | what it owns |
+//! |---|---|---|
+//! | 0 | [`job`] | pure values: ids, units, the checked spec, phases, endings |
+//! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`] | settings, the warden's wire, metrics and health, named tasks |
+//! | 2 | [`queue`], [`logstore`] | the durable queue, the append-only logs |
+//! | 3 | [`backend`] | where jobs come from and results go |
+//! | 5 | [`executor`], [`admission`] | cells and the talk with their wardens; what fits |
+//! | 6 | [`agent`], [`server`] | claims and runs jobs; the HTTP API |
+//! | 7 | [`cli`] | the command line |
+
+pub mod admission;
+pub mod agent;
+pub mod backend;
+pub mod cli;
+pub mod config;
+pub mod executor;
 pub mod job;
+pub mod logstore;
+pub mod protocol;
+pub mod queue;
+pub mod server;
+pub mod supervise;
+pub mod telemetry;

@@ -111,6 +111,15 @@ pub enum Cause {
         /// Its name.
         preset: String,
     },
+    /// The job asks for more than the agent has in all.
+    TooLarge {
+        /// `cpu` or `memory`.
+        resource: String,
+        /// What it asks for.
+        asked: String,
+        /// What the agent has.
+        capacity: String,
+    },
     /// The cell is weaker than asked for; the job was never given to it.
     CellWeaker {
         /// Each expectation that was not met.
@@ -162,6 +171,7 @@ impl Cause {
             Self::AgentStopped => "agent_stopped",
             Self::ImageMissing { .. } => "image_missing",
             Self::PresetMissing { .. } => "preset_missing",
+            Self::TooLarge { .. } => "too_large",
             Self::CellWeaker { .. } => "cell_weaker",
             Self::EngineFailed { .. } => "engine_failed",
             Self::CellLost { .. } => "cell_lost",
@@ -187,6 +197,7 @@ impl Cause {
             Self::AgentStopped
             | Self::ImageMissing { .. }
             | Self::PresetMissing { .. }
+            | Self::TooLarge { .. }
             | Self::CellWeaker { .. }
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
@@ -233,6 +244,9 @@ impl Cause {
                 format!("make or pull `{image}` on the agent's engine (`scripts/images.sh` makes the jobcell/* images)")
             }
             Self::PresetMissing { .. } => "add the preset to the agent's configuration under `presets`".into(),
+            Self::TooLarge { resource, .. } => {
+                format!("lower resources.{resource}, or raise agent.{resource} in the configuration")
+            }
             Self::CellWeaker { .. } => "run `jobcell doctor`: the engine does not enforce what it was asked for".into(),
             Self::EngineFailed { .. } | Self::CellLost { .. } => "run `jobcell doctor` on the agent's host".into(),
             Self::Signal { signal: 9 } => {
@@ -269,6 +283,9 @@ impl fmt::Display for Cause {
             Self::AgentStopped => f.write_str("the agent was stopped while the job ran"),
             Self::ImageMissing { image, reason } => write!(f, "image `{image}` is not available: {reason}"),
             Self::PresetMissing { preset } => write!(f, "the agent has no preset `{preset}`"),
+            Self::TooLarge { resource, asked, capacity } => {
+                write!(f, "asks for {asked} of {resource}, and the agent has {capacity} in all")
+            }
             Self::CellWeaker { mismatches } => {
                 write!(f, "the cell is weaker than asked for")?;
                 for line in mismatches {

@@ -13,6 +13,7 @@ mod units;
 
 pub use ending::{Cause, Ending, MismatchLine, Verdict};
 pub use fields::{Problem, Problems};
+pub(crate) use fields::{shown, suggestion};
 pub use id::{AttemptId, BadId, JobId, OwnerId};
 pub use phase::{IllegalStep, Phase, PhaseEvent};
 pub use record::{Job, LogTotals, Report, StreamTotals, Usage};

@@ -1,0 +1,141 @@
+//! What is reserved: slots, cores and memory, atomically. A permit gives everything back when it is dropped, so the sum
+//! of what is reserved always equals the live permits.
+
+use crate::job::{ByteSize, Cause, Cpus, Resources};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What an agent has to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// Jobs at the same time.
+    pub slots: u32,
+    /// Processor share of all jobs together.
+    pub cpu: Cpus,
+    /// Memory of all jobs together.
+    pub memory: ByteSize,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Reserved {
+    slots: u32,
+    cpu_milli: u64,
+    memory: u64,
+}
+
+/// The ledger.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    capacity: Capacity,
+    reserved: Arc<Mutex<Reserved>>,
+}
+
+/// A reservation.
+#[derive(Debug)]
+pub struct Permit {
+    part: Reserved,
+    reserved: Arc<Mutex<Reserved>>,
+}
+
+impl Ledger {
+    /// Nothing reserved.
+    pub fn new(capacity: Capacity) -> Self {
+        Self { capacity, reserved: Arc::default() }
+    }
+
+    /// Slots that are free.
+    pub fn free_slots(&self) -> u32 {
+        self.capacity.slots - self.lock().slots
+    }
+
+    /// What there is in all.
+    pub fn capacity(&self) -> Capacity {
+        self.capacity
+    }
+
+    /// Whether a job can ever fit. Errors: the cause to refuse it with.
+    pub fn could_fit(&self, asked: Resources) -> Result<(), Cause> {
+        let too_large = |resource: &str, asked: String, capacity: String| {
+            Err(Cause::TooLarge { resource: resource.to_owned(), asked, capacity })
+        };
+        if asked.cpu > self.capacity.cpu {
+            return too_large("cpu", asked.cpu.to_string(), self.capacity.cpu.to_string());
+        }
+        if asked.memory > self.capacity.memory {
+            return too_large("memory", asked.memory.to_string(), self.capacity.memory.to_string());
+        }
+        Ok(())
+    }
+
+    /// Reserves all of what a job asks for, or nothing.
+    pub fn reserve(&self, asked: Resources) -> Option<Permit> {
+        let mut reserved = self.lock();
+        let part = Reserved { slots: 1, cpu_milli: u64::from(asked.cpu.as_milli()), memory: asked.memory.as_u64() };
+        let after = Reserved {
+            slots: reserved.slots + part.slots,
+            cpu_milli: reserved.cpu_milli + part.cpu_milli,
+            memory: reserved.memory.saturating_add(part.memory),
+        };
+        let fits = after.slots <= self.capacity.slots
+            && after.cpu_milli <= u64::from(self.capacity.cpu.as_milli())
+            && after.memory <= self.capacity.memory.as_u64();
+        if !fits {
+            return None;
+        }
+        *reserved = after;
+        Some(Permit { part, reserved: Arc::clone(&self.reserved) })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Reserved> {
+        self.reserved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        reserved.slots -= self.part.slots;
+        reserved.cpu_milli -= self.part.cpu_milli;
+        reserved.memory -= self.part.memory;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn capacity() -> Capacity {
+        Capacity { slots: 4, cpu: Cpus::from_milli(3000), memory: ByteSize::from_mib(1000) }
+    }
+
+    #[test]
+    fn a_job_that_can_never_fit_is_told_which_resource() {
+        let ledger = Ledger::new(capacity());
+        let asked = Resources { memory: ByteSize::from_mib(2000), ..Resources::default() };
+        assert!(matches!(ledger.could_fit(asked), Err(Cause::TooLarge { resource, .. }) if resource == "memory"));
+    }
+
+    proptest! {
+        #[test]
+        fn reserved_equals_the_sum_of_live_permits(steps in prop::collection::vec((0usize..6, 100u32..2000, 1u64..600), 1..60)) {
+            let ledger = Ledger::new(capacity());
+            let mut live: Vec<Permit> = Vec::new();
+            for (step, cpu, mib) in steps {
+                if step < 4 {
+                    live.extend(ledger.reserve(Resources { cpu: Cpus::from_milli(cpu), memory: ByteSize::from_mib(mib), pids: 1 }));
+                } else if !live.is_empty() {
+                    live.remove(step % live.len());
+                }
+                let sum = live.iter().fold(Reserved::default(), |sum, permit| Reserved {
+                    slots: sum.slots + permit.part.slots,
+                    cpu_milli: sum.cpu_milli + permit.part.cpu_milli,
+                    memory: sum.memory + permit.part.memory,
+                });
+                prop_assert_eq!(*ledger.lock(), sum);
+                prop_assert!(sum.slots <= 4 && sum.cpu_milli <= 3000 && sum.memory <= 1000 << 20);
+            }
+            drop(live);
+            prop_assert_eq!(*ledger.lock(), Reserved::default());
+        }
+    }
+}

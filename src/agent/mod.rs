@@ -1,0 +1,9 @@
+//! Claims jobs and runs them.
+//!
+//! [`dispatcher`] is the one task that owns the table of what runs; it never awaits a job. [`runner`] takes one attempt
+//! from its claim to its report. Must never know what kind of cell a job runs in, or where its backend is.
+
+mod dispatcher;
+mod runner;
+
+pub use dispatcher::{Agent, AgentSettings, Drained, Status};

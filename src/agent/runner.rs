@@ -1,0 +1,215 @@
+//! One attempt, from its claim to its report. Every way out goes through a report or gives the job back.
+
+use crate::admission::Permit;
+use crate::backend::Embedded;
+use crate::executor::warden::{Conversation, Finished, Orders, Progress, StopReason, converse};
+use crate::executor::{Cell, CellOrder, Executor, NoCell};
+use crate::job::{AttemptId, Cause, LogTotals, Phase, Report, UnixMillis};
+use crate::queue::{Completion, LeaseToken};
+use crate::telemetry::Metrics;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tracing::Instrument;
+
+/// First and last pause between tries to report.
+const REPORT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// Tries to report; with the pauses above, a good minute. After it the lease has run out and the backend hands the job
+/// out again or gives it up.
+const REPORT_TRIES: u32 = 20;
+/// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
+const NOTES: usize = 4;
+
+pub(super) struct Runner<E: Executor> {
+    pub(super) backend: Arc<Embedded>,
+    pub(super) executor: Arc<E>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) id: AttemptId,
+    pub(super) token: LeaseToken,
+    pub(super) reconnect: Duration,
+}
+
+/// What an admitted attempt runs with.
+pub(super) struct Attempt {
+    pub(super) order: CellOrder,
+    pub(super) permit: Permit,
+}
+
+/// What became of an attempt.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// Its end was reported, or nobody wants the report any more.
+    Reported(AttemptId),
+    /// It never started and went back to the queue, because no cells can be made here now.
+    Returned { attempt: AttemptId, reason: String },
+}
+
+impl<E: Executor> Runner<E> {
+    /// Runs it. `attempt` is an error when admission refused the job.
+    pub(super) async fn run(self, attempt: Result<Attempt, Cause>, orders: mpsc::Receiver<Orders>) -> Outcome {
+        let span = tracing::info_span!("attempt", job_id = %self.id.job, attempt = self.id.attempt);
+        async move {
+            match attempt {
+                Ok(Attempt { order, permit }) => {
+                    let outcome = self.in_a_cell(order, orders).await;
+                    // What was reserved is free when the cell is gone, not before.
+                    drop(permit);
+                    outcome
+                }
+                Err(cause) => self.finish(self.never_ran(cause)).await,
+            }
+        }
+        .instrument(span)
+        .await
+    }
+
+    async fn in_a_cell(&self, order: CellOrder, mut orders: mpsc::Receiver<Orders>) -> Outcome {
+        // The intent, before the first effect outside: the cell's name derives from the attempt.
+        if let Err(error) =
+            self.backend.advance(self.id, self.token, Phase::Preparing, UnixMillis::now(), "cell_intent").await
+        {
+            return self.give_back(format!("the queue does not take the intent: {error}")).await;
+        }
+        let asked = std::time::Instant::now();
+        // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
+        let mut stop = None;
+        let acquired = {
+            let mut acquire = std::pin::pin!(self.executor.acquire(&order));
+            loop {
+                tokio::select! {
+                    acquired = &mut acquire => break acquired,
+                    reason = stop_order(&mut orders), if stop.is_none() => stop = Some(reason),
+                }
+            }
+        };
+        if let Some(reason) = stop {
+            let report = self.finish(self.never_ran(stopped(reason)));
+            let Ok((cell, link)) = acquired else { return report.await };
+            drop(link);
+            let outcome = report.await;
+            cell.destroy().await;
+            return outcome;
+        }
+        let (cell, link) = match acquired {
+            Ok(made) => made,
+            Err(NoCell::Failed(cause)) => return self.finish(self.never_ran(cause)).await,
+            Err(NoCell::Unavailable(reason)) => return self.give_back(reason).await,
+        };
+        self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
+        let logs = self.backend.logs().clone();
+        let id = self.id;
+        let writer = tokio::task::spawn_blocking(move || logs.create(id)).await.expect("creating a log does not panic");
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                drop(link);
+                cell.destroy().await;
+                return self.finish(self.never_ran(Cause::LogStoreFailed { reason: error.to_string() })).await;
+            }
+        };
+        let (notes, mut noted) = mpsc::channel(NOTES);
+        let conversation = Conversation { order: &order, log: writer, orders, reconnect: self.reconnect };
+        // The closure owns the sender, so the notes end with the conversation.
+        let talk = converse(&cell, link, conversation, move |progress| match progress {
+            Progress::Started => {
+                let _ = notes.try_send(UnixMillis::now());
+            }
+        });
+        let tell = async {
+            while let Some(at) = noted.recv().await {
+                if let Err(error) = self.backend.advance(self.id, self.token, Phase::Running, at, "started").await {
+                    tracing::warn!(%error, "the queue does not take that the job runs");
+                }
+            }
+        };
+        let (finished, ()) = tokio::join!(talk, tell);
+        self.count(&finished);
+        let outcome = self.finish(self.report(finished)).await;
+        cell.destroy().await;
+        outcome
+    }
+
+    fn never_ran(&self, cause: Cause) -> Report {
+        Report {
+            attempt: self.id,
+            cause,
+            started_at: None,
+            ended_at: UnixMillis::now(),
+            usage: None,
+            receipt: Vec::new(),
+            log: LogTotals { complete: true, ..LogTotals::default() },
+        }
+    }
+
+    fn report(&self, finished: Finished) -> Report {
+        Report {
+            attempt: self.id,
+            cause: finished.cause,
+            started_at: finished.started_at,
+            ended_at: UnixMillis::now(),
+            usage: finished.usage,
+            receipt: finished.receipt,
+            log: finished.log,
+        }
+    }
+
+    fn count(&self, finished: &Finished) {
+        self.metrics.log_frames_total.inc_by(finished.log.frames);
+        self.metrics.log_bytes_total.with_label_values(&["stdout"]).inc_by(finished.log.stdout.bytes);
+        self.metrics.log_bytes_total.with_label_values(&["stderr"]).inc_by(finished.log.stderr.bytes);
+        self.metrics.wire_skipped_bytes_total.inc_by(finished.skipped_bytes);
+        self.metrics.reattach_total.inc_by(u64::from(finished.reattached));
+    }
+
+    /// Reports until the backend has it, with growing pauses.
+    async fn finish(&self, report: Report) -> Outcome {
+        let ending = crate::job::Ending::from(report.cause.clone());
+        tracing::info!(verdict = ending.verdict.name(), cause = report.cause.code(), message = %ending.message, "attempt ended");
+        self.metrics.jobs_ended_total.with_label_values(&[ending.verdict.name()]).inc();
+        if let Some(usage) = &report.usage {
+            let seconds = usage.wall.as_duration().as_secs_f64();
+            self.metrics.job_duration_seconds.with_label_values(&[ending.verdict.name()]).observe(seconds);
+        }
+        let mut pause = REPORT_PAUSES.0;
+        for _ in 0..REPORT_TRIES {
+            match self.backend.report(&report, self.token).await {
+                Ok(Completion::Applied(_) | Completion::AlreadyEnded) => return Outcome::Reported(self.id),
+                Ok(Completion::Unknown) => {
+                    tracing::warn!("the backend does not want the report: the lease is not ours any more");
+                    return Outcome::Reported(self.id);
+                }
+                Err(error) => tracing::error!(%error, "report failed; trying again"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(REPORT_PAUSES.1);
+        }
+        tracing::error!("the report could not be delivered; the lease will run out");
+        Outcome::Reported(self.id)
+    }
+
+    async fn give_back(&self, reason: String) -> Outcome {
+        if let Err(error) = self.backend.release(self.id, self.token, "no_cell").await {
+            tracing::error!(%error, "the job could not be given back; its lease will run out");
+        }
+        Outcome::Returned { attempt: self.id, reason }
+    }
+}
+
+/// Waits for an order to stop; renewals mean nothing before there is a warden.
+async fn stop_order(orders: &mut mpsc::Receiver<Orders>) -> StopReason {
+    loop {
+        match orders.recv().await {
+            Some(Orders::Stop(reason)) => return reason,
+            Some(Orders::Renewed(_)) => {}
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn stopped(reason: StopReason) -> Cause {
+    match reason {
+        StopReason::Cancel | StopReason::Timeout => Cause::Canceled,
+        StopReason::Drain => Cause::AgentStopped,
+        StopReason::Lease => Cause::LeaseExpired,
+    }
+}

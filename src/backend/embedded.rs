@@ -1,0 +1,260 @@
+//! The backend in the same process as its agent.
+
+use crate::job::{AttemptId, Job, JobId, JobSpec, Millis, Phase, Report, UnixMillis};
+use crate::logstore::LogStore;
+use crate::queue::{
+    AnyStore, Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal,
+    Store, StoreError, Submitted,
+};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast};
+use tokio_util::sync::CancellationToken;
+
+/// Changes that a slow waiter may be behind. One that is further behind reads its job again, so nothing is lost.
+const CHANGES: usize = 1024;
+/// Orders that a slow agent may be behind. What it misses, the answer to its next renewal says again.
+const ORDERS: usize = 256;
+/// The expiry task sleeps no longer than this, whatever the store says.
+const EXPIRY_PAUSE: Duration = Duration::from_secs(5);
+
+/// How the queue behaves.
+#[derive(Debug, Clone)]
+pub struct QueueSettings {
+    /// Jobs that may wait; a submit beyond it is refused.
+    pub max_queued: u64,
+    /// Term of a lease.
+    pub lease: Millis,
+    /// Tries after which a job whose agents were all lost is given up.
+    pub max_attempts: u32,
+}
+
+/// What an agent is told without having asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// End this job.
+    Cancel(JobId),
+}
+
+/// What a wait for a job's end came to.
+#[derive(Debug)]
+pub enum Waited {
+    /// It has ended.
+    Ended(Box<Job>),
+    /// The time is over; this is how it stands.
+    StillOpen(Box<Job>),
+    /// There is no such job.
+    Unknown,
+}
+
+/// The backend.
+#[derive(Debug)]
+pub struct Embedded {
+    store: AnyStore,
+    logs: LogStore,
+    settings: QueueSettings,
+    /// One permit is stored when nobody waits, so a submit between a claim and the wait is not lost.
+    work: Notify,
+    changes: broadcast::Sender<JobId>,
+    orders: broadcast::Sender<Order>,
+}
+
+impl Embedded {
+    /// On these stores.
+    pub fn new(store: AnyStore, logs: LogStore, settings: QueueSettings) -> Arc<Self> {
+        let (changes, _) = broadcast::channel(CHANGES);
+        let (orders, _) = broadcast::channel(ORDERS);
+        Arc::new(Self { store, logs, settings, work: Notify::new(), changes, orders })
+    }
+
+    /// Where output is kept: of the agent that runs a job and of the backend that shows it, since both are here.
+    pub fn logs(&self) -> &LogStore {
+        &self.logs
+    }
+
+    /// Term of a lease.
+    pub fn lease(&self) -> Millis {
+        self.settings.lease
+    }
+
+    /// Most jobs that may wait.
+    pub fn max_queued(&self) -> u64 {
+        self.settings.max_queued
+    }
+
+    fn changed(&self, job: JobId) {
+        // Nobody listening is fine.
+        let _ = self.changes.send(job);
+    }
+
+    // ---- for users ----
+
+    /// Takes a job in.
+    pub async fn submit(&self, spec: JobSpec) -> Result<Submitted, StoreError> {
+        let at = UnixMillis::now();
+        let submitted = self.store.submit(NewJob { id: JobId::new(at), spec, at }, self.settings.max_queued).await?;
+        if matches!(submitted, Submitted::Created(_)) {
+            self.work.notify_one();
+        }
+        Ok(submitted)
+    }
+
+    /// One job.
+    pub async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
+        let Some(mut job) = self.store.get(id).await? else { return Ok(None) };
+        // While it runs, the log's totals are not in any report yet.
+        if job.ending.is_none()
+            && job.attempt > 0
+            && let Some(tail) = self.logs.subscribe(AttemptId::new(id, job.attempt))
+        {
+            job.log.frames = tail.borrow().last_seq;
+        }
+        Ok(Some(job))
+    }
+
+    /// Jobs, newest first.
+    pub async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+        self.store.list(filter).await
+    }
+
+    /// How many stand in each phase.
+    pub async fn counts(&self) -> Result<Counts, StoreError> {
+        self.store.counts().await
+    }
+
+    /// Asks for a job's end.
+    pub async fn cancel(&self, id: JobId) -> Result<Canceled, StoreError> {
+        let canceled = self.store.cancel(id, UnixMillis::now()).await?;
+        match &canceled {
+            Canceled::Requested(_) => {
+                let _ = self.orders.send(Order::Cancel(id));
+                self.changed(id);
+            }
+            Canceled::Ended(_) => self.changed(id),
+            Canceled::AlreadyEnded(_) | Canceled::Unknown => {}
+        }
+        Ok(canceled)
+    }
+
+    /// Waits until a job has ended, at most for `limit`.
+    pub async fn wait(&self, id: JobId, limit: Duration) -> Result<Waited, StoreError> {
+        // Subscribed before the first look, so an end between the two is not missed.
+        let mut changes = self.changes.subscribe();
+        let until = tokio::time::Instant::now() + limit;
+        loop {
+            let Some(job) = self.get(id).await? else { return Ok(Waited::Unknown) };
+            if job.phase == Phase::Ended {
+                return Ok(Waited::Ended(Box::new(job)));
+            }
+            loop {
+                match tokio::time::timeout_at(until, changes.recv()).await {
+                    Err(_) => return Ok(Waited::StillOpen(Box::new(job))),
+                    Ok(Ok(changed)) if changed != id => {}
+                    // This job, or too far behind to know which: look again.
+                    Ok(Ok(_) | Err(broadcast::error::RecvError::Lagged(_))) => break,
+                    Ok(Err(broadcast::error::RecvError::Closed)) => return Ok(Waited::StillOpen(Box::new(job))),
+                }
+            }
+        }
+    }
+
+    // ---- for an agent ----
+
+    /// Claims up to `max` jobs; with none there, waits for a submit up to `wait`.
+    pub async fn claim(&self, agent: &str, max: u32, wait: Duration) -> Result<Vec<Claim>, StoreError> {
+        let until = tokio::time::Instant::now() + wait;
+        loop {
+            let ask = ClaimAsk { agent: agent.to_owned(), max, lease: self.settings.lease, now: UnixMillis::now() };
+            let claims = self.store.claim(ask).await?;
+            if !claims.is_empty() {
+                for claim in &claims {
+                    self.changed(claim.attempt.job);
+                }
+                // There may be more than fitted; whoever else waits looks too.
+                self.work.notify_one();
+                return Ok(claims);
+            }
+            if tokio::time::timeout_at(until, self.work.notified()).await.is_err() {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    /// Renews leases; the answers come in the order asked.
+    pub async fn renew(&self, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewal>, StoreError> {
+        self.store.renew(leases, self.settings.lease, UnixMillis::now()).await
+    }
+
+    /// Tells that an attempt entered a phase.
+    pub async fn advance(
+        &self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &str,
+    ) -> Result<Applied, StoreError> {
+        let applied = self.store.advance(attempt, token, phase, at, reason).await?;
+        self.changed(attempt.job);
+        Ok(applied)
+    }
+
+    /// Gives a terminal report.
+    pub async fn report(&self, report: &Report, token: LeaseToken) -> Result<Completion, StoreError> {
+        let completion = self.store.complete(report, token, UnixMillis::now()).await?;
+        self.changed(report.attempt.job);
+        Ok(completion)
+    }
+
+    /// Gives back an attempt that never started.
+    pub async fn release(&self, attempt: AttemptId, token: LeaseToken, reason: &str) -> Result<Applied, StoreError> {
+        let applied = self.store.release(attempt, token, UnixMillis::now(), reason).await?;
+        self.changed(attempt.job);
+        self.work.notify_one();
+        Ok(applied)
+    }
+
+    /// What the agent is told without having asked.
+    pub fn orders(&self) -> broadcast::Receiver<Order> {
+        self.orders.subscribe()
+    }
+
+    // ---- its own task ----
+
+    /// Hands out again what lost agents held, until `stop`.
+    pub async fn run_expiry(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let now = UnixMillis::now();
+            let pause = match self.store.next_expiry().await {
+                Ok(Some(at)) => at.since(now).as_duration().min(EXPIRY_PAUSE),
+                Ok(None) => EXPIRY_PAUSE,
+                Err(error) => {
+                    tracing::error!(%error, "queue cannot be read");
+                    EXPIRY_PAUSE
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+            match self.store.expire(UnixMillis::now(), self.settings.max_attempts).await {
+                Ok(expired) => {
+                    for one in expired {
+                        match one {
+                            Expired::Requeued(id) => {
+                                tracing::warn!(job_id = %id, "its agent was lost; queued again");
+                                self.changed(id);
+                                self.work.notify_one();
+                            }
+                            Expired::Ended(job) => {
+                                tracing::warn!(job_id = %job.id, "its agent was lost; ended");
+                                self.changed(job.id);
+                            }
+                        }
+                    }
+                }
+                Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
+            }
+        }
+    }
+}

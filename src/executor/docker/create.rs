@@ -1,0 +1,249 @@
+//! What a cell is made of: the container's definition, and what the warden must find in force inside it. Pure.
+//!
+//! Both come from one place, so that nothing is asked of the engine without being checked from inside. Nothing of the
+//! job but its image and its limits is ever part of the container's definition: the spec, its variables and its input
+//! travel to the warden by the protocol.
+
+use super::volume;
+use crate::executor::CellOrder;
+use crate::job::{ByteSize, Millis, OwnerId};
+use crate::protocol::wire::{CellSpec, Expect, Rlimit};
+use bollard::models::{
+    ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
+    MountVolumeOptions,
+};
+use std::collections::HashMap;
+
+/// Our own seccomp profile: never the engine's, which differs from version to version and lets through what it should
+/// not.
+pub const SECCOMP_DEFAULT: &str = include_str!("../../../seccomp/default.json");
+
+/// What the warden needs beside the job: its ring, and its own pages.
+const WARDEN_RESERVE: ByteSize = ByteSize::from_mib(8);
+/// /dev/shm, which Docker makes 64 MiB large unless told otherwise.
+const SHM: ByteSize = ByteSize::from_mib(16);
+/// The warden itself, and what the engine starts beside it for a moment.
+const WARDEN_PIDS: u32 = 4;
+/// Where the script lies in the cell.
+const SCRIPT_PATH: &str = "/workspace/.jobcell-script";
+/// A warden that never gets a commit ends by itself after this.
+const START_DEADLINE: Millis = Millis::from_secs(120);
+/// The job's pipes; the largest size that an unprivileged process may ask for by default.
+const OUTPUT_PIPE_BYTES: u32 = 1 << 20;
+
+/// What the operator's configuration says about a container.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// The OCI runtime; empty for the engine's default.
+    pub oci_runtime: String,
+    /// The seccomp profile, as the JSON text that the engine takes.
+    pub seccomp: String,
+    /// Size of /tmp.
+    pub tmp_size: ByteSize,
+    /// Files in /tmp.
+    pub tmp_inodes: u64,
+    /// Size of /workspace.
+    pub workspace_size: ByteSize,
+    /// Files in /workspace.
+    pub workspace_inodes: u64,
+    /// Open files of each process of the job.
+    pub nofile: u64,
+}
+
+/// A cell to be made.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) container: ContainerCreateBody,
+    pub(super) cell_spec: CellSpec,
+}
+
+/// Plans the cell of `order` for user `uid`.
+pub(super) fn plan(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId) -> Plan {
+    let limits = limits(order, shape);
+    Plan { container: container(order, shape, uid, owner, limits), cell_spec: cell_spec(order, shape, uid, limits) }
+}
+
+/// What the cgroup is told.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    memory: u64,
+    pids: u32,
+    cpu_milli: u32,
+}
+
+fn limits(order: &CellOrder, shape: &Shape) -> Limits {
+    let asked = order.spec.resources();
+    // A full tmpfs counts as memory of the cell: without its share it would be the warden that the kernel kills.
+    let beside = shape.tmp_size.as_u64() + shape.workspace_size.as_u64() + SHM.as_u64() + WARDEN_RESERVE.as_u64();
+    Limits {
+        memory: asked.memory.as_u64().saturating_add(beside),
+        pids: asked.pids + WARDEN_PIDS,
+        cpu_milli: asked.cpu.as_milli(),
+    }
+}
+
+fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits: Limits) -> ContainerCreateBody {
+    let tmpfs = |size: ByteSize, inodes: u64, exec: &str| {
+        format!("rw,nosuid,nodev,{exec},size={},nr_inodes={inodes},mode=0700,uid={uid},gid={uid}", size.as_u64())
+    };
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let host = HostConfig {
+        // Only what a job builds in its workspace may be executed; /tmp takes data.
+        tmpfs: Some(HashMap::from([
+            ("/tmp".to_owned(), tmpfs(shape.tmp_size, shape.tmp_inodes, "noexec")),
+            ("/workspace".to_owned(), tmpfs(shape.workspace_size, shape.workspace_inodes, "exec")),
+        ])),
+        readonly_rootfs: Some(true),
+        cap_drop: Some(vec!["ALL".to_owned()]),
+        privileged: Some(false),
+        security_opt: Some(vec!["no-new-privileges".to_owned(), format!("seccomp={}", shape.seccomp)]),
+        network_mode: Some("none".to_owned()),
+        ipc_mode: Some("private".to_owned()),
+        cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
+        shm_size: Some(signed(SHM.as_u64())),
+        memory: Some(signed(limits.memory)),
+        memory_swap: Some(signed(limits.memory)),
+        nano_cpus: Some(i64::from(limits.cpu_milli) * 1_000_000),
+        pids_limit: Some(i64::from(limits.pids)),
+        // The engine's own log path is slow and loses output; ours is the warden's.
+        log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
+        runtime: Some(shape.oci_runtime.clone()).filter(|name| !name.is_empty()),
+        ..HostConfig::default()
+    };
+    let attempt = order.attempt;
+    ContainerCreateBody {
+        image: Some(order.image.clone()),
+        user: Some(format!("{uid}:{uid}")),
+        hostname: Some("cell".to_owned()),
+        working_dir: Some("/".to_owned()),
+        entrypoint: Some(vec![volume::WARDEN_PATH.to_owned()]),
+        cmd: Some(vec!["--start-deadline-ms".to_owned(), START_DEADLINE.as_u64().to_string()]),
+        env: Some(Vec::new()),
+        // Stdin stays open over a change of clients: a new attach goes on where the old one was.
+        open_stdin: Some(true),
+        stdin_once: Some(false),
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        tty: Some(false),
+        labels: Some(HashMap::from([
+            ("jobcell.owner".to_owned(), owner.to_string()),
+            ("jobcell.job".to_owned(), attempt.job.to_string()),
+            ("jobcell.attempt".to_owned(), attempt.attempt.to_string()),
+            ("jobcell.part".to_owned(), attempt.part.to_string()),
+        ])),
+        host_config: Some(host),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// Adds the warden's volume, read-only.
+pub(super) fn with_volume(mut body: ContainerCreateBody, volume: &str) -> ContainerCreateBody {
+    if let Some(host) = &mut body.host_config {
+        host.mounts = Some(vec![volume_mount(volume, true)]);
+    }
+    body
+}
+
+/// The mount that carries the warden.
+pub(super) fn volume_mount(volume: &str, read_only: bool) -> Mount {
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(volume.to_owned()),
+        target: Some(volume::WARDEN_DIR.to_owned()),
+        read_only: Some(read_only),
+        // Nothing of the image is copied into it.
+        volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
+        ..Mount::default()
+    }
+}
+
+fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> CellSpec {
+    let spec = &order.spec;
+    let mut env: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut set = |key: &str, value: &str| {
+        if !spec.env().contains_key(key) {
+            env.push((key.into(), value.into()));
+        }
+    };
+    set("HOME", "/workspace");
+    set("LANG", "C.UTF-8");
+    set("TZ", "UTC");
+    set("JOBCELL_JOB_ID", &order.attempt.job.to_string());
+    set("JOBCELL_ATTEMPT", &order.attempt.attempt.to_string());
+    set("JOBCELL_WORKSPACE", "/workspace");
+    env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
+    CellSpec {
+        attempt: order.attempt.to_string(),
+        argv: order.argv.clone(),
+        env,
+        // What the image says about itself (PATH, JAVA_HOME, …); never the names that a cell sets.
+        inherit_env: vec!["*".to_owned()],
+        cwd: spec.workdir().to_owned(),
+        script_path: if matches!(spec.program(), crate::job::Program::Script { .. }) {
+            SCRIPT_PATH.to_owned()
+        } else {
+            String::new()
+        },
+        wall_timeout_ms: spec.timeout().as_u64(),
+        grace_ms: u32::try_from(order.grace.as_u64()).unwrap_or(u32::MAX),
+        lease_ms: order.lease.as_u64(),
+        rlimits: rlimits(shape, limits),
+        output_pipe_bytes: OUTPUT_PIPE_BYTES,
+        expect: expectations(shape, uid, limits),
+    }
+}
+
+/// Set by the warden in the job's process, so that they do not bind the warden.
+fn rlimits(shape: &Shape, limits: Limits) -> Vec<Rlimit> {
+    const FSIZE: u32 = 1;
+    const CORE: u32 = 4;
+    const NPROC: u32 = 6;
+    const NOFILE: u32 = 7;
+    let largest_file = shape.workspace_size.max(shape.tmp_size).as_u64();
+    let one = |resource, value| Rlimit { resource, soft: value, hard: value };
+    vec![
+        one(FSIZE, largest_file),
+        one(CORE, 0),
+        // A second lock behind the cgroup's, for kernels without the pids controller.
+        one(NPROC, u64::from(limits.pids)),
+        one(NOFILE, shape.nofile),
+    ]
+}
+
+/// The isolation that the warden must find before it starts anything.
+fn expectations(shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
+    let none = "0000000000000000";
+    // Not EINVAL or EFAULT: these mean that the call got past the filter.
+    let refused = "EPERM,ENOSYS,EACCES,EAFNOSUPPORT";
+    let mut all = vec![
+        Expect::eq("pid", "1"),
+        Expect::eq("uid", &uid.to_string()),
+        Expect::eq("gid", &uid.to_string()),
+        Expect::one_of("groups", &format!(",{uid}")),
+        Expect::eq("cap_inh", none),
+        Expect::eq("cap_prm", none),
+        Expect::eq("cap_eff", none),
+        Expect::eq("cap_bnd", none),
+        Expect::eq("cap_amb", none),
+        Expect::eq("no_new_privs", "1"),
+        Expect::eq("seccomp", "2"),
+        Expect::eq("root_readonly", "1"),
+        Expect::eq("interfaces", "lo"),
+        Expect::eq("mount./tmp", "tmpfs"),
+        Expect::eq("mount./workspace", "tmpfs"),
+        Expect::at_most("mount./tmp.size", shape.tmp_size.as_u64()),
+        Expect::at_most("mount./workspace.size", shape.workspace_size.as_u64()),
+        Expect::at_most("memory_limit_bytes", limits.memory),
+        Expect::at_most("pids_limit", u64::from(limits.pids)),
+    ];
+    for tried in
+        ["unshare_user", "mount", "io_uring", "socket_vsock", "socket_alg", "ptrace", "raw_socket", "bpf", "keyctl"]
+    {
+        all.push(Expect::one_of(&format!("try.{tried}"), refused));
+    }
+    // Only our own profile refuses these two: they tell it from the engine's.
+    all.push(Expect::eq("try.prlimit_pid1", "EPERM"));
+    all.push(Expect::eq("try.setpriority_pid1", "EPERM"));
+    all
+}

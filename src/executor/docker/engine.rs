@@ -1,0 +1,271 @@
+//! The calls that are made to the engine, each with its own deadline. This list is the whole of what an operator's
+//! socket proxy has to allow.
+
+use crate::executor::Link;
+use bollard::container::LogOutput;
+use bollard::errors::Error;
+use bollard::models::{ContainerCreateBody, VolumeCreateRequest};
+use bollard::query_parameters::{
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
+    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+};
+use bollard::{API_DEFAULT_VERSION, Docker};
+use futures_util::StreamExt;
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+/// A call that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No answer within the deadline.
+    #[error("{call} was not answered within {limit:?}")]
+    Late {
+        /// The call.
+        call: &'static str,
+        /// Its deadline.
+        limit: Duration,
+    },
+    /// The engine refused, or cannot be reached.
+    #[error("{call} failed")]
+    Failed {
+        /// The call.
+        call: &'static str,
+        /// What it said.
+        #[source]
+        source: Error,
+    },
+}
+
+impl EngineError {
+    /// The sentence for a person, the cause included, bounded.
+    pub fn short(&self) -> String {
+        let text = match self {
+            Self::Late { .. } => self.to_string(),
+            Self::Failed { source: Error::DockerResponseServerError { message, .. }, .. } => message.clone(),
+            Self::Failed { call, source } => {
+                let mut text = format!("{call}: {source}");
+                let mut cause = std::error::Error::source(source);
+                while let Some(deeper) = cause {
+                    let said = deeper.to_string();
+                    if !text.contains(&said) {
+                        text = format!("{text}: {said}");
+                    }
+                    cause = deeper.source();
+                }
+                text
+            }
+        };
+        text.chars().take(400).flat_map(|c| if c == '\n' { ' '.escape_debug() } else { c.escape_debug() }).collect()
+    }
+
+    fn status(&self) -> Option<u16> {
+        match self {
+            Self::Failed { source: Error::DockerResponseServerError { status_code, .. }, .. } => Some(*status_code),
+            _ => None,
+        }
+    }
+
+    /// True when the engine does not have the image.
+    pub fn is_missing_image(&self) -> bool {
+        self.status() == Some(404) && self.short().to_ascii_lowercase().contains("no such image")
+    }
+
+    /// True when the engine answered, with a no; false when it did not answer at all.
+    pub fn is_refusal(&self) -> bool {
+        self.status().is_some()
+    }
+
+    /// True when what was named does not exist.
+    pub fn is_missing(&self) -> bool {
+        self.status() == Some(404)
+    }
+
+    /// True when the engine's message has `text`.
+    pub(super) fn says(&self, text: &str) -> bool {
+        self.short().contains(text)
+    }
+}
+
+/// What a container is seen to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ContainerState {
+    pub(super) running: bool,
+    exit_code: i64,
+    oom_killed: bool,
+    error: String,
+}
+
+impl ContainerState {
+    pub(super) fn sentence(&self) -> String {
+        let oom = if self.oom_killed { ", out of memory" } else { "" };
+        let error = if self.error.is_empty() { String::new() } else { format!(": {}", self.error) };
+        format!("its container ended with code {}{oom}{error}", self.exit_code)
+    }
+}
+
+/// A connection to one engine.
+#[derive(Clone)]
+pub struct Engine {
+    docker: Docker,
+    limit: Duration,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Connects to `host` (`unix:///…` or `tcp://…`) and agrees on an API version. `limit` is the deadline of each
+    /// ordinary call. Errors: the engine does not answer within `connect`.
+    pub async fn connect(host: &str, connect: Duration, limit: Duration) -> Result<Self, EngineError> {
+        let failed = |source| EngineError::Failed { call: "connect", source };
+        let docker = Self::client(host, limit).map_err(failed)?;
+        let docker = tokio::time::timeout(connect, docker.negotiate_version())
+            .await
+            .map_err(|_| EngineError::Late { call: "version", limit: connect })?
+            .map_err(failed)?;
+        Ok(Self { docker, limit })
+    }
+
+    fn client(host: &str, limit: Duration) -> Result<Docker, Error> {
+        // The client's own timeout is a second lock behind ours.
+        let seconds = limit.as_secs().max(1) * 4;
+        if host.starts_with("unix://") {
+            Docker::connect_with_unix(host, seconds, API_DEFAULT_VERSION)
+        } else {
+            Docker::connect_with_http(host, seconds, API_DEFAULT_VERSION)
+        }
+    }
+
+    async fn call<T>(
+        &self,
+        call: &'static str,
+        limit: Duration,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, EngineError> {
+        match tokio::time::timeout(limit, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(source)) => Err(EngineError::Failed { call, source }),
+            Err(_) => Err(EngineError::Late { call, limit }),
+        }
+    }
+
+    /// Asks whether the engine is there.
+    pub async fn ping(&self) -> Result<(), EngineError> {
+        self.call("ping", self.limit, self.docker.ping()).await.map(drop)
+    }
+
+    /// What the engine says about itself.
+    pub(super) async fn about(
+        &self,
+    ) -> Result<(bollard::models::SystemVersion, bollard::models::SystemInfo), EngineError> {
+        let version = self.call("version", self.limit, self.docker.version()).await?;
+        let info = self.call("info", self.limit, self.docker.info()).await?;
+        Ok((version, info))
+    }
+
+    /// Whether an image is there.
+    pub(super) async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
+        match self.call("inspect image", self.limit, self.docker.inspect_image(image)).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn create(&self, name: &str, body: ContainerCreateBody) -> Result<(), EngineError> {
+        let options = CreateContainerOptionsBuilder::default().name(name).build();
+        self.call("create", self.limit, self.docker.create_container(Some(options), body)).await.map(drop)
+    }
+
+    pub(super) async fn attach(&self, name: &str) -> Result<Link, EngineError> {
+        let options =
+            AttachContainerOptionsBuilder::default().stream(true).stdin(true).stdout(true).stderr(true).build();
+        let attached = self.call("attach", self.limit, self.docker.attach_container(name, Some(options))).await?;
+        let output = attached.output.filter_map(|part| async {
+            match part {
+                Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => Some(Ok(message)),
+                // The warden's last words before it gives up; never part of the protocol.
+                Ok(LogOutput::StdErr { message }) => {
+                    let text: String = String::from_utf8_lossy(&message).chars().take(400).collect();
+                    tracing::warn!(warden = %text.escape_debug(), "the warden wrote to its standard error");
+                    None
+                }
+                Ok(LogOutput::StdIn { .. }) => None,
+                Err(error) => Some(Err(error.to_string())),
+            }
+        });
+        Ok(Link { output: Box::pin(output), input: attached.input })
+    }
+
+    pub(super) async fn start(&self, name: &str, limit: Duration) -> Result<(), EngineError> {
+        self.call("start", limit, self.docker.start_container(name, None)).await
+    }
+
+    pub(super) async fn inspect_state(&self, name: &str) -> Result<Option<ContainerState>, EngineError> {
+        match self.call("inspect", self.limit, self.docker.inspect_container(name, None)).await {
+            Ok(found) => {
+                let state = found.state.unwrap_or_default();
+                Ok(Some(ContainerState {
+                    running: state.running.unwrap_or_default(),
+                    exit_code: state.exit_code.unwrap_or_default(),
+                    oom_killed: state.oom_killed.unwrap_or_default(),
+                    error: state.error.unwrap_or_default(),
+                }))
+            }
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Ends a container at once. One that has ended already, or is gone, counts as done.
+    pub(super) async fn kill(&self, name: &str) -> Result<(), EngineError> {
+        let options = KillContainerOptionsBuilder::default().signal("SIGKILL").build();
+        match self.call("kill", self.limit, self.docker.kill_container(name, Some(options))).await {
+            Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes a container, running or not, with its anonymous volumes. One that is gone counts as done.
+    pub(super) async fn remove(&self, name: &str) -> Result<(), EngineError> {
+        let options = RemoveContainerOptionsBuilder::default().force(true).v(true).build();
+        match self.call("remove", self.limit, self.docker.remove_container(name, Some(options))).await {
+            Err(error) if error.is_missing() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Names of all containers, running or not, that carry the label `key=value`.
+    pub(super) async fn list_labelled(&self, key: &str, value: &str) -> Result<Vec<String>, EngineError> {
+        let filters = HashMap::from([("label".to_owned(), vec![format!("{key}={value}")])]);
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
+        let found = self.call("list", self.limit, self.docker.list_containers(Some(options))).await?;
+        Ok(found.into_iter().filter_map(|container| container.id).collect())
+    }
+
+    pub(super) async fn create_volume(&self, name: &str, labels: HashMap<String, String>) -> Result<(), EngineError> {
+        let request = VolumeCreateRequest { name: Some(name.to_owned()), labels: Some(labels), ..Default::default() };
+        self.call("create volume", self.limit, self.docker.create_volume(request)).await.map(drop)
+    }
+
+    /// Size of a file in a container that need not run; `None` when it is not there.
+    pub(super) async fn file_size(&self, name: &str, path: &str) -> Result<Option<u64>, EngineError> {
+        let options = bollard::query_parameters::ContainerArchiveInfoOptionsBuilder::default().path(path).build();
+        match self.call("stat", self.limit, self.docker.get_container_archive_info(name, Some(options))).await {
+            Ok(info) => Ok(Some(u64::try_from(info.size).unwrap_or_default())),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Unpacks a tar archive at `path` in a container that need not run.
+    pub(super) async fn upload(&self, name: &str, path: &str, archive: Vec<u8>) -> Result<(), EngineError> {
+        let options = UploadToContainerOptionsBuilder::default().path(path).build();
+        let body = bollard::body_full(archive.into());
+        self.call("upload", self.limit, self.docker.upload_to_container(name, Some(options), body)).await
+    }
+}

@@ -1,0 +1,195 @@
+//! Cells that are hardened, single-use containers on a Docker engine.
+//!
+//! Owns everything that names the engine: calls with deadlines ([`engine`]), what a container is made of ([`create`]),
+//! the read-only volume that carries the warden ([`volume`]), and the removal of what is ours ([`sweep`]). Only this
+//! room may name bollard. A job never chooses anything here but image, limits and what it runs.
+
+mod create;
+mod engine;
+mod probe;
+mod sweep;
+mod uids;
+mod volume;
+
+pub use create::{SECCOMP_DEFAULT, Shape};
+pub use engine::{Engine, EngineError};
+pub use probe::{EngineFacts, probe};
+pub use volume::{WARDEN, warden_build};
+
+use super::{Cell, CellOrder, Executor, Link, NoCell, Seen};
+use crate::job::{Cause, OwnerId};
+use crate::protocol::wire;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// What the operator's configuration says about cells on this engine.
+#[derive(Debug, Clone)]
+pub struct DockerSettings {
+    /// How a container is made.
+    pub shape: Shape,
+    /// First user id of the range that cells take theirs from.
+    pub uid_start: u32,
+    /// How many there are.
+    pub uid_count: u32,
+    /// Starts at the same time; more only adds latency on this kind of engine.
+    pub concurrent_starts: usize,
+    /// For the start of a container alone: under load it takes far longer than any other call.
+    pub start_timeout: Duration,
+}
+
+/// Makes containers.
+#[derive(Clone)]
+pub struct DockerExecutor {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Engine,
+    settings: DockerSettings,
+    owner: OwnerId,
+    starts: Semaphore,
+    uids: uids::Uids,
+    volume: volume::WardenVolume,
+    removals: sweep::Removals,
+}
+
+impl DockerExecutor {
+    /// An executor on `engine`. `stop` ends the background removals; what is left then is found by the next start's sweep.
+    pub fn new(engine: Engine, settings: DockerSettings, owner: OwnerId, stop: CancellationToken) -> Self {
+        let removals = sweep::Removals::spawn(engine.clone(), stop);
+        Self {
+            inner: Arc::new(Inner {
+                starts: Semaphore::new(settings.concurrent_starts.max(1)),
+                uids: uids::Uids::new(settings.uid_start, settings.uid_count),
+                volume: volume::WardenVolume::new(engine.clone(), owner.clone()),
+                engine,
+                settings,
+                owner,
+                removals,
+            }),
+        }
+    }
+
+    /// The engine's calls.
+    pub fn engine(&self) -> &Engine {
+        &self.inner.engine
+    }
+
+    /// Removes every container that carries this installation's label: at a start, they are from an agent that is gone.
+    /// Errors: the engine does not answer.
+    pub async fn sweep(&self) -> Result<usize, EngineError> {
+        sweep::sweep(&self.inner.engine, &self.inner.owner).await
+    }
+
+    /// Waits, for at most `limit`, until every removal that is under way is done.
+    pub async fn settled(&self, limit: Duration) -> bool {
+        self.inner.removals.settled(limit).await
+    }
+}
+
+impl Executor for DockerExecutor {
+    type Cell = DockerCell;
+
+    async fn probe(&self) -> Result<(), String> {
+        self.inner.engine.ping().await.map_err(|error| error.short())
+    }
+
+    async fn acquire(&self, order: &CellOrder) -> Result<(DockerCell, Link), NoCell> {
+        let inner = &self.inner;
+        let uid = inner.uids.take().ok_or_else(|| {
+            NoCell::Unavailable(
+                "every user id of docker.uid_range is in use; make it larger than agent.slots".to_owned(),
+            )
+        })?;
+        let name = order.attempt.cell_name(&inner.owner);
+        let plan = create::plan(order, &inner.settings.shape, uid.number(), &inner.owner);
+        let cell = DockerCell { inner: Arc::clone(inner), id: name.clone(), spec: plan.cell_spec, _uid: uid };
+
+        // A second try is for one thing only: the warden's volume was removed by hand since it was made sure of.
+        for last in [false, true] {
+            let volume =
+                inner.volume.ensure(&order.image).await.map_err(|error| failed("volume", &order.image, error))?;
+            let body = plan.container.clone();
+            let created = inner.engine.create(&name, create::with_volume(body, &volume)).await;
+            created.map_err(|error| failed("create", &order.image, error))?;
+            match start(&cell).await {
+                Ok(link) => return Ok((cell, link)),
+                Err((step, error)) => {
+                    cell.remove().await;
+                    if last || !error.says(volume::WARDEN_PATH) {
+                        return Err(failed(step, &order.image, error));
+                    }
+                    inner.volume.forget();
+                }
+            }
+        }
+        unreachable!("the second try returns")
+    }
+}
+
+/// Attach first, then start: what the warden writes is never without a reader.
+async fn start(cell: &DockerCell) -> Result<Link, (&'static str, EngineError)> {
+    let inner = &cell.inner;
+    let link = inner.engine.attach(&cell.id).await.map_err(|error| ("attach", error))?;
+    let _turn = inner.starts.acquire().await.expect("the semaphore is never closed");
+    inner.engine.start(&cell.id, inner.settings.start_timeout).await.map_err(|error| ("start", error))?;
+    Ok(link)
+}
+
+fn failed(step: &str, image: &str, error: EngineError) -> NoCell {
+    if error.is_missing_image() {
+        NoCell::Failed(Cause::ImageMissing { image: image.to_owned(), reason: error.short() })
+    } else if error.is_refusal() {
+        NoCell::Failed(Cause::EngineFailed { step: step.to_owned(), reason: error.short() })
+    } else {
+        NoCell::Unavailable(format!("{step}: {}", error.short()))
+    }
+}
+
+/// One container.
+pub struct DockerCell {
+    inner: Arc<Inner>,
+    /// The derived name, by which the engine takes every call.
+    id: String,
+    spec: wire::CellSpec,
+    /// Held as long as the cell lives: no two live cells share a user id.
+    _uid: uids::Uid,
+}
+
+impl DockerCell {
+    async fn remove(&self) {
+        if let Err(error) = self.inner.engine.remove(&self.id).await {
+            tracing::warn!(cell = %self.id, error = %error.short(), "cell could not be removed now; will be tried again");
+            self.inner.removals.later(self.id.clone());
+        }
+    }
+}
+
+impl Cell for DockerCell {
+    fn cell_spec(&self) -> &wire::CellSpec {
+        &self.spec
+    }
+
+    async fn attach(&self) -> Result<Link, String> {
+        self.inner.engine.attach(&self.id).await.map_err(|error| error.short())
+    }
+
+    async fn look(&self) -> Result<Seen, String> {
+        match self.inner.engine.inspect_state(&self.id).await {
+            Ok(Some(state)) if state.running => Ok(Seen::Running),
+            Ok(Some(state)) => Ok(Seen::Gone(state.sentence())),
+            Ok(None) => Ok(Seen::Gone("its container does not exist any more".to_owned())),
+            Err(error) => Err(error.short()),
+        }
+    }
+
+    async fn kill(&self) -> Result<(), String> {
+        self.inner.engine.kill(&self.id).await.map_err(|error| error.short())
+    }
+
+    async fn destroy(self) {
+        self.remove().await;
+    }
+}

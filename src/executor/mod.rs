@@ -1,0 +1,89 @@
+//! Makes cells and talks to the warden in them.
+//!
+//! Owns two seams: [`Executor`] makes cells of one kind, [`Cell`] is one of them. What is the same for every kind, the
+//! conversation with the warden, is in [`warden`]. Must never decide what a job's end means to its backend.
+
+pub mod docker;
+pub mod warden;
+
+use crate::job::{AttemptId, Cause, JobSpec, Millis};
+use crate::protocol::wire;
+use futures_util::Stream;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use tokio::io::AsyncWrite;
+
+/// What one attempt asks of a cell: the checked spec, with what the operator's configuration adds to it.
+#[derive(Debug, Clone)]
+pub struct CellOrder {
+    /// The attempt; every name outside derives from it.
+    pub attempt: AttemptId,
+    /// What the user asked for.
+    pub spec: Arc<JobSpec>,
+    /// The image, resolved from the preset where one was named.
+    pub image: String,
+    /// Program and arguments; the element `{script}` stands for the script's path in the cell.
+    pub argv: Vec<String>,
+    /// Between TERM and KILL.
+    pub grace: Millis,
+    /// The first term of the lease; the warden ends the job by itself when it runs out unrenewed.
+    pub lease: Millis,
+}
+
+/// The transport to a warden: any byte stream will do.
+pub struct Link {
+    /// What the warden writes.
+    pub output: Pin<Box<dyn Stream<Item = Result<bytes::Bytes, String>> + Send>>,
+    /// What it reads.
+    pub input: Pin<Box<dyn AsyncWrite + Send>>,
+}
+
+/// What a cell is seen to be from outside, by whoever runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// It runs.
+    Running,
+    /// It has ended or is gone; the text says what was seen.
+    Gone(String),
+}
+
+/// Why there is no cell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoCell {
+    /// Nothing can be made here at the moment, whatever the job: it goes back to the queue.
+    Unavailable(String),
+    /// It cannot be made for this job: the attempt ends with this cause.
+    Failed(Cause),
+}
+
+/// Makes cells.
+pub trait Executor: Send + Sync + 'static {
+    /// The kind of cell.
+    type Cell: Cell;
+
+    /// Whether cells can be made at the moment. Errors: a sentence that says why not.
+    fn probe(&self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Makes a cell in which a warden waits for its spec, and the first link to it. Errors: why not; nothing is left
+    /// behind then.
+    fn acquire(&self, order: &CellOrder) -> impl Future<Output = Result<(Self::Cell, Link), NoCell>> + Send;
+}
+
+/// One cell, used by one attempt.
+pub trait Cell: Send + Sync + 'static {
+    /// What the warden must find in force before it starts the job, and everything else it needs to know.
+    fn cell_spec(&self) -> &wire::CellSpec;
+
+    /// A new link to the warden, after a cut. Errors: why not, for a next try.
+    fn attach(&self) -> impl Future<Output = Result<Link, String>> + Send;
+
+    /// What the cell is seen to be. Errors: whoever runs it does not answer.
+    fn look(&self) -> impl Future<Output = Result<Seen, String>> + Send;
+
+    /// Ends everything in it at once, without its help. Errors: what was said; the cell may still run.
+    fn kill(&self) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// Removes it. A removal that fails is tried again in the background by the executor.
+    fn destroy(self) -> impl Future<Output = ()> + Send;
+}

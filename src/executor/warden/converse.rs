@@ -1,0 +1,454 @@
+//! Carries out what the session decides: reads and writes the link, appends to the log store, attaches again, kills.
+//!
+//! Everything slow is a future in one set, so nothing here ever waits for one thing only: a full link, a slow disk or a
+//! dead engine delays neither a cancel nor another job.
+
+use super::session::{Action, Input, Over, Session, StopReason};
+use super::verdict;
+use crate::executor::{Cell, CellOrder, Link, Seen};
+use crate::job::{Cause, LogTotals, UnixMillis, Usage};
+use crate::logstore::{FrameRef, LogError, LogWriter, Stream as LogStream};
+use crate::protocol::wire::{Decoder, FromWarden, ToWarden};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+/// A warden may have this much unacknowledged output on its way, twice over; beyond it, it does not keep to its window.
+const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
+/// Payload of one spec chunk.
+const CHUNK_BYTES: usize = 32 * 1024;
+/// First and last pause between tries to attach again.
+const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What the runner tells a conversation while it goes on.
+#[derive(Debug)]
+pub enum Orders {
+    /// End the job.
+    Stop(StopReason),
+    /// The lease was renewed; this much of it is left.
+    Renewed(crate::job::Millis),
+}
+
+/// What a conversation tells the runner while it goes on.
+#[derive(Debug)]
+pub enum Progress {
+    /// The job has started.
+    Started,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// Why the attempt ended.
+    pub cause: Cause,
+    /// When the job started, by the agent's clock.
+    pub started_at: Option<UnixMillis>,
+    /// What it used.
+    pub usage: Option<Usage>,
+    /// Isolation facts as read and tried from inside.
+    pub receipt: Vec<(String, String)>,
+    /// What the log holds.
+    pub log: LogTotals,
+    /// Bytes that were no frame.
+    pub skipped_bytes: u64,
+    /// Links made after the first one.
+    pub reattached: u32,
+}
+
+/// What a conversation needs besides the cell.
+pub struct Conversation<'a> {
+    /// What was asked for.
+    pub order: &'a CellOrder,
+    /// Where output goes.
+    pub log: LogWriter,
+    /// What the runner says. Closing it means nothing.
+    pub orders: mpsc::Receiver<Orders>,
+    /// How long whoever runs the cell may be away before the cell is given up.
+    pub reconnect: Duration,
+}
+
+enum Done {
+    Linked(Link),
+    Gone(String),
+    Killed(Result<(), String>),
+    Appended(LogWriter, Result<u64, LogError>),
+}
+
+/// One frame of output on its way to the log store.
+struct Held {
+    seq: u64,
+    stream: LogStream,
+    time_us: u64,
+    bytes: Vec<u8>,
+}
+
+struct Talk<'a, C: Cell> {
+    cell: &'a C,
+    order: &'a CellOrder,
+    reconnect: Duration,
+    session: Session,
+    began: Instant,
+    epoch: u32,
+    links: u32,
+    output: Option<std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, String>> + Send>>>,
+    input: Option<std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>>,
+    decoder: Decoder,
+    skipped: u64,
+    to_send: Vec<u8>,
+    sent: usize,
+    /// Bounded by the session's window, and by [`MOST_PENDING_BYTES`] against a warden that ignores it.
+    pending: Vec<Held>,
+    pending_bytes: usize,
+    writer: Option<LogWriter>,
+    /// At most one append, one attach and one kill at a time.
+    tasks: FuturesUnordered<BoxFuture<'a, Done>>,
+    started_at: Option<UnixMillis>,
+    over: Option<Over>,
+}
+
+/// Talks to the warden of `cell` until the job has ended and its output is stored, or the cell is lost. Never fails:
+/// every way to end is a cause. `progress` is called in order and must not block.
+pub async fn converse<C: Cell + Sync>(
+    cell: &C,
+    first: Link,
+    conversation: Conversation<'_>,
+    mut progress: impl FnMut(Progress) + Send,
+) -> Finished {
+    let Conversation { order, log, mut orders, reconnect } = conversation;
+    let began = Instant::now();
+    let session = Session::new(
+        order.attempt.to_string(),
+        log.totals().frames,
+        order.grace.as_u64(),
+        order.spec.timeout().as_u64(),
+    );
+    let mut talk = Talk {
+        cell,
+        order,
+        reconnect,
+        session,
+        began,
+        epoch: random_below(1 << 30),
+        links: 0,
+        output: None,
+        input: None,
+        decoder: Decoder::new(),
+        skipped: 0,
+        to_send: Vec::new(),
+        sent: 0,
+        pending: Vec::new(),
+        pending_bytes: 0,
+        writer: Some(log),
+        tasks: FuturesUnordered::new(),
+        started_at: None,
+        over: None,
+    };
+    talk.linked(first, &mut progress);
+    let mut orders_open = true;
+    while talk.over.is_none() {
+        let wake = talk.began + Duration::from_millis(talk.session.wake_at());
+        tokio::select! {
+            chunk = next_chunk(&mut talk.output) => match chunk {
+                Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
+                Some(Err(reason)) => talk.cut(reason, &mut progress),
+                None => talk.cut("the attached stream ended".to_owned(), &mut progress),
+            },
+            written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
+                Ok(count) => talk.wrote(count),
+                Err(error) => talk.cut(error.to_string(), &mut progress),
+            },
+            Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
+            order = orders.recv(), if orders_open => match order {
+                Some(Orders::Stop(reason)) => talk.on(Input::Stop(reason), &mut progress),
+                Some(Orders::Renewed(left)) => talk.on(Input::Renewed(left.as_u64()), &mut progress),
+                None => orders_open = false,
+            },
+            () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
+        }
+    }
+    talk.finish().await
+}
+
+async fn next_chunk(
+    output: &mut Option<std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, String>> + Send>>>,
+) -> Option<Result<Bytes, String>> {
+    match output {
+        Some(output) => output.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn write_some(
+    input: &mut Option<std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>>,
+    bytes: &[u8],
+) -> std::io::Result<usize> {
+    match input {
+        Some(input) if !bytes.is_empty() => {
+            let count = input.write(bytes).await?;
+            input.flush().await?;
+            if count == 0 { Err(std::io::ErrorKind::WriteZero.into()) } else { Ok(count) }
+        }
+        _ => std::future::pending().await,
+    }
+}
+
+impl<'a, C: Cell + Sync> Talk<'a, C> {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn on(&mut self, input: Input, progress: &mut impl FnMut(Progress)) {
+        for action in self.session.on(input, self.now()) {
+            self.act(action, progress);
+        }
+    }
+
+    fn act(&mut self, action: Action, progress: &mut impl FnMut(Progress)) {
+        match action {
+            Action::Send(message) => message.encode(self.epoch, &mut self.to_send),
+            Action::SendSpec => self.queue_spec(),
+            // Only asked for by an output frame, and done where the frame is at hand.
+            Action::Keep => {}
+            Action::Reattach => {
+                self.unlink();
+                self.tasks.push(Box::pin(reattach(self.cell, self.reconnect)));
+            }
+            Action::Kill => {
+                // The attach goes first: an attached stream that nobody reads makes the kill hang.
+                self.unlink();
+                let cell = self.cell;
+                self.tasks.push(Box::pin(async move { Done::Killed(cell.kill().await) }));
+            }
+            Action::Started => {
+                self.started_at = Some(UnixMillis::now());
+                progress(Progress::Started);
+            }
+            Action::Over(over) => self.over = Some(*over),
+        }
+    }
+
+    fn unlink(&mut self) {
+        self.output = None;
+        self.input = None;
+        self.to_send.clear();
+        self.sent = 0;
+        self.skipped += self.decoder.skipped();
+        self.decoder = Decoder::new();
+    }
+
+    fn linked(&mut self, link: Link, progress: &mut impl FnMut(Progress)) {
+        self.unlink();
+        // Unguessable, so that output which a torn stream shows as if it were frames cannot pass for the warden's.
+        self.epoch += 1 + random_below(1 << 20);
+        self.links += 1;
+        self.output = Some(link.output);
+        self.input = Some(link.input);
+        self.on(Input::Attached, progress);
+    }
+
+    fn cut(&mut self, reason: String, progress: &mut impl FnMut(Progress)) {
+        tracing::debug!(attempt = %self.order.attempt, %reason, "link to the warden was cut");
+        self.unlink();
+        // What is pending is stored as ever; the session asks again only for what never arrived.
+        self.on(Input::Cut(reason), progress);
+    }
+
+    fn wrote(&mut self, count: usize) {
+        self.sent += count;
+        if self.sent == self.to_send.len() {
+            self.to_send.clear();
+            self.sent = 0;
+        }
+    }
+
+    fn received(&mut self, bytes: &[u8], progress: &mut impl FnMut(Progress)) {
+        self.decoder.feed(bytes);
+        while self.output.is_some() && self.over.is_none() {
+            let Some(frame) = self.decoder.next() else { break };
+            if frame.epoch != self.epoch {
+                continue;
+            }
+            let seq = frame.seq;
+            match FromWarden::decode(&frame) {
+                Ok(FromWarden::Output { stream, time_us, bytes }) => {
+                    let Some(stream) = LogStream::from_number(stream) else { continue };
+                    let held = Held { seq, stream, time_us, bytes: bytes.to_vec() };
+                    self.output(held, progress);
+                }
+                Ok(message) => self.on(Input::Message(message), progress),
+                Err(error) => {
+                    let fault = FromWarden::Fault { text: format!("a frame that cannot be read: {error}") };
+                    self.on(Input::Message(fault), progress);
+                }
+            }
+        }
+        self.append_pending();
+    }
+
+    fn output(&mut self, held: Held, progress: &mut impl FnMut(Progress)) {
+        for action in self.session.on(Input::Output(held.seq), self.now()) {
+            if action != Action::Keep {
+                self.act(action, progress);
+                continue;
+            }
+            self.pending_bytes += held.bytes.len();
+            if self.pending_bytes > MOST_PENDING_BYTES {
+                let fault = FromWarden::Fault { text: "it sends more than its window allows".to_owned() };
+                return self.on(Input::Message(fault), progress);
+            }
+            self.pending.push(held);
+            return;
+        }
+    }
+
+    /// Starts an append of all that is pending, unless one is under way.
+    fn append_pending(&mut self) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let Some(mut writer) = self.writer.take() else { return };
+        let batch = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        let append = tokio::task::spawn_blocking(move || {
+            let frames: Vec<FrameRef<'_>> = batch
+                .iter()
+                .map(|held| FrameRef { seq: held.seq, stream: held.stream, time_us: held.time_us, bytes: &held.bytes })
+                .collect();
+            let mut result = writer.append(&frames);
+            if result.is_ok() && writer.needs_sync() {
+                result = writer.sync().and(result);
+            }
+            (writer, result)
+        });
+        self.tasks.push(Box::pin(async move {
+            let (writer, result) = append.await.expect("appending does not panic");
+            Done::Appended(writer, result.map(|appended| appended.last_seq))
+        }));
+    }
+
+    fn done(&mut self, done: Done, progress: &mut impl FnMut(Progress)) {
+        match done {
+            Done::Linked(link) => self.linked(link, progress),
+            Done::Gone(reason) => self.on(Input::Gone(reason), progress),
+            Done::Killed(Ok(())) => self.on(Input::Gone("ended from outside".to_owned()), progress),
+            Done::Killed(Err(reason)) => {
+                // The session asks again at its next deadline; meanwhile the link is wanted back.
+                tracing::warn!(attempt = %self.order.attempt, %reason, "cell could not be killed");
+                self.on(Input::Cut(reason), progress);
+            }
+            Done::Appended(writer, result) => {
+                self.writer = Some(writer);
+                match result {
+                    Ok(last) => self.on(Input::Stored(last), progress),
+                    Err(error) => {
+                        self.unlink();
+                        let cause = Cause::LogStoreFailed { reason: error.to_string() };
+                        self.over = Some(Over::Broken(cause));
+                    }
+                }
+                if self.over.is_none() {
+                    self.append_pending();
+                }
+            }
+        }
+    }
+
+    /// Puts the whole spec on its way: head, script, stdin in chunks, then the commit.
+    fn queue_spec(&mut self) {
+        let mut head = Vec::new();
+        self.cell.cell_spec().encode(&mut head);
+        let script = match self.order.spec.program() {
+            crate::job::Program::Script { text, .. } => text.as_bytes(),
+            crate::job::Program::Command(_) => &[],
+        };
+        let stdin = self.order.spec.stdin().unwrap_or_default().as_bytes();
+        for (section, bytes) in [(0u8, head.as_slice()), (1, script), (2, stdin)] {
+            for (n, chunk) in bytes.chunks(CHUNK_BYTES).enumerate() {
+                let offset = (n * CHUNK_BYTES) as u64;
+                let message = ToWarden::SpecChunk { section, offset, bytes: chunk.to_vec() };
+                message.encode(self.epoch, &mut self.to_send);
+            }
+        }
+        ToWarden::commit(&head, script, stdin).encode(self.epoch, &mut self.to_send);
+    }
+
+    async fn finish(mut self) -> Finished {
+        // A close that is queued is sent if the link takes it now; the cell is removed in any case.
+        if let Some(input) = &mut self.input {
+            let rest = &self.to_send[self.sent..];
+            let _ = tokio::time::timeout(Duration::from_millis(100), async {
+                input.write_all(rest).await?;
+                input.flush().await
+            })
+            .await;
+        }
+        self.unlink();
+        while self.writer.is_none() {
+            match self.tasks.next().await {
+                Some(Done::Appended(writer, _)) => self.writer = Some(writer),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let over = self.over.expect("the loop ends with it");
+        let writer = self.writer.expect("an append always gives it back");
+        let mut log = tokio::task::spawn_blocking(move || writer.finish()).await.expect("finishing does not panic");
+        let receipt = self.session.receipt().to_vec();
+        let spec = &self.order.spec;
+        let (cause, usage) = match &over {
+            Over::Exited(exit) => {
+                log.complete = log.frames == exit.last_seq
+                    && log.stdout.bytes == exit.stdout_bytes
+                    && log.stderr.bytes == exit.stderr_bytes;
+                let argv0 = self.order.argv.first().map(String::as_str).unwrap_or_default();
+                (verdict::cause(exit, spec, argv0), Some(verdict::usage(exit)))
+            }
+            Over::Broken(cause) => {
+                // Nothing can be missing where nothing ever ran.
+                log.complete = self.started_at.is_none();
+                (cause.clone(), None)
+            }
+        };
+        Finished {
+            cause,
+            started_at: self.started_at,
+            usage,
+            receipt,
+            log,
+            skipped_bytes: self.skipped,
+            reattached: self.links.saturating_sub(1),
+        }
+    }
+}
+
+/// Looks whether the cell still runs and attaches again, for as long as `limit`.
+async fn reattach<C: Cell>(cell: &C, limit: Duration) -> Done {
+    let until = Instant::now() + limit;
+    let mut pause = RECONNECT_PAUSES.0;
+    loop {
+        let reason = match cell.look().await {
+            Ok(Seen::Gone(reason)) => return Done::Gone(reason),
+            Ok(Seen::Running) => match cell.attach().await {
+                Ok(link) => return Done::Linked(link),
+                Err(reason) => reason,
+            },
+            Err(reason) => reason,
+        };
+        if Instant::now() + pause >= until {
+            return Done::Gone(format!("no answer for {} s: {reason}", limit.as_secs()));
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RECONNECT_PAUSES.1);
+    }
+}
+
+fn random_below(limit: u32) -> u32 {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    u32::from_le_bytes(bytes) % limit
+}

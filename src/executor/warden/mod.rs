@@ -1,0 +1,12 @@
+//! The agent's side of the conversation with a warden.
+//!
+//! [`session`] decides (pure), [`converse`] carries out, [`verdict`] turns the warden's exit frame into a cause. What
+//! comes from a warden comes from an untrusted place: it is bounded, parsed strictly, and never believed about the
+//! agent's own state.
+
+mod converse;
+mod session;
+mod verdict;
+
+pub use converse::{Conversation, Finished, Orders, Progress, converse};
+pub use session::StopReason;

@@ -1,0 +1,427 @@
+//! One attempt's session with its warden, as a pure machine: what happened goes in, what to do comes out.
+//!
+//! ```text
+//!            ┌──────────── cut / lost frames: attach again, higher epoch ───────────┐
+//!            ▼                                                                      │
+//!  greeting ─hello(waiting)─► committed ─started─► running ─exit─► draining ─all stored─► over
+//!      └─────hello(running|ended)────────────────────┘                   (close is sent)
+//! ```
+//!
+//! Owns the sequence numbers and the deadlines. Must never do I/O or read a clock: `now` is milliseconds since the
+//! session began.
+
+use crate::job::{Cause, MismatchLine};
+use crate::protocol::wire::{Exit, FromWarden, ToWarden, WardenState};
+use std::collections::VecDeque;
+
+/// From the first attach to the warden's hello. A started container answers within milliseconds; a host under full load
+/// within seconds.
+const GREETING_MS: u64 = 20_000;
+/// From the commit to `started`: writing the script and an exec.
+const START_MS: u64 = 20_000;
+/// A ping goes out this often; the same interval is what an unanswered one may take before the link is made anew.
+const PING_MS: u64 = 5_000;
+/// Attaches in a row that lead nowhere before the warden is given up.
+const FRUITLESS_ATTACHES: u32 = 5;
+/// What comes on top of the grace before the cell is ended from outside.
+const STOP_SLACK_MS: u64 = 5_000;
+/// Bytes of unacknowledged output that the warden may have in flight. More than 1 MiB in an attached stream makes kill
+/// and remove hang when the reader stops.
+pub(super) const WINDOW_BYTES: u32 = 960 * 1024;
+
+/// Why the job is asked to end; a later one outranks an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StopReason {
+    /// A user asked.
+    Cancel,
+    /// The wall clock.
+    Timeout,
+    /// The agent shuts down and its drain time is over.
+    Drain,
+    /// The right to run it was lost.
+    Lease,
+}
+
+impl StopReason {
+    /// The reason's number on the wire.
+    pub(super) const fn code(self) -> u8 {
+        match self {
+            Self::Cancel => 1,
+            Self::Timeout => 2,
+            Self::Drain => 4,
+            Self::Lease => 5,
+        }
+    }
+}
+
+/// What happened.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A link is up.
+    Attached,
+    /// The link ended or could not be made.
+    Cut(String),
+    /// Whoever runs the cell says that it is gone.
+    Gone(String),
+    /// A control message arrived (output is told by [`Input::Output`]).
+    Message(FromWarden),
+    /// Output with this sequence number arrived.
+    Output(u64),
+    /// Everything up to this number is in the log store.
+    Stored(u64),
+    /// Somebody wants the job to end.
+    Stop(StopReason),
+    /// The lease was renewed for this long.
+    Renewed(u64),
+    /// Time has passed.
+    Tick,
+}
+
+/// What to do.
+#[derive(Debug, PartialEq)]
+pub(super) enum Action {
+    /// Send to the warden, in the current epoch.
+    Send(ToWarden),
+    /// Send spec, script, stdin and commit.
+    SendSpec,
+    /// Store the output frame just told; otherwise it is dropped (a repeat, or behind a hole).
+    Keep,
+    /// Drop the link and attach again with the next epoch.
+    Reattach,
+    /// End the cell from outside.
+    Kill,
+    /// The job has started.
+    Started,
+    /// Nothing more will come.
+    Over(Box<Over>),
+}
+
+/// How the session ended.
+#[derive(Debug, PartialEq)]
+pub(super) enum Over {
+    /// The warden reported the end and all its output is stored.
+    Exited(Exit),
+    /// The session ended without the warden's word.
+    Broken(Cause),
+}
+
+#[derive(Debug, PartialEq)]
+enum State {
+    Greeting { until: u64 },
+    Committed { until: u64 },
+    Running,
+    Draining(Exit),
+    Over,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub(super) struct Session {
+    attempt: String,
+    state: State,
+    linked: bool,
+    /// Attaches since anything useful came.
+    fruitless: u32,
+    /// The highest sequence number in the log store.
+    stored: u64,
+    /// The highest one received without a hole.
+    received: u64,
+    /// The number up to which the warden has been told.
+    acked: u64,
+    stop: Option<StopReason>,
+    /// When the cell is ended from outside.
+    kill_at: Option<u64>,
+    killed: bool,
+    grace_ms: u64,
+    /// Absolute; the warden enforces it first, this is the second lock.
+    wall_until: Option<u64>,
+    wall_ms: u64,
+    next_ping: u64,
+    unanswered: Option<(u64, u64)>,
+    nonce: u64,
+    receipt: Vec<(String, String)>,
+}
+
+impl Session {
+    /// A session for `attempt` that already has output up to `stored`.
+    pub(super) fn new(attempt: String, stored: u64, grace_ms: u64, wall_ms: u64) -> Self {
+        Self {
+            attempt,
+            state: State::Greeting { until: GREETING_MS },
+            linked: false,
+            fruitless: 0,
+            stored,
+            received: stored,
+            acked: stored,
+            stop: None,
+            kill_at: None,
+            killed: false,
+            grace_ms,
+            wall_until: None,
+            wall_ms,
+            next_ping: PING_MS,
+            unanswered: None,
+            nonce: 0,
+            receipt: Vec::new(),
+        }
+    }
+
+    /// The isolation facts of the last hello.
+    pub(super) fn receipt(&self) -> &[(String, String)] {
+        &self.receipt
+    }
+
+    /// The strongest reason for which the job was asked to end.
+    pub(super) fn stop(&self) -> Option<StopReason> {
+        self.stop
+    }
+
+    /// When [`Input::Tick`] must come at the latest.
+    pub(super) fn wake_at(&self) -> u64 {
+        let state = match self.state {
+            State::Greeting { until } | State::Committed { until } => Some(until),
+            State::Running | State::Draining(_) | State::Over => None,
+        };
+        let ping = self.unanswered.map_or(self.next_ping, |(_, due)| due);
+        [state, self.kill_at, self.wall_guard(), Some(ping)].into_iter().flatten().min().unwrap_or(ping)
+    }
+
+    fn wall_guard(&self) -> Option<u64> {
+        self.wall_until.filter(|_| self.stop.is_none())
+    }
+
+    /// Takes one input at `now` and says what to do, in order.
+    pub(super) fn on(&mut self, input: Input, now: u64) -> VecDeque<Action> {
+        let mut actions = VecDeque::new();
+        if self.state == State::Over {
+            return actions;
+        }
+        match input {
+            Input::Attached => self.attached(now, &mut actions),
+            Input::Cut(_) => self.reattach(now, &mut actions),
+            Input::Gone(reason) => self.gone(reason, &mut actions),
+            Input::Message(message) => self.message(message, now, &mut actions),
+            Input::Output(seq) => self.output(seq, now, &mut actions),
+            Input::Stored(seq) => self.stored_up_to(seq, &mut actions),
+            Input::Stop(reason) => self.stop_for(reason, now, &mut actions),
+            Input::Renewed(remaining_ms) => self.send(ToWarden::Lease { remaining_ms }, &mut actions),
+            Input::Tick => self.tick(now, &mut actions),
+        }
+        actions
+    }
+
+    fn send(&self, message: ToWarden, actions: &mut VecDeque<Action>) {
+        // Without a link there is nobody to send to; everything that matters is sent again after the next attach.
+        if self.linked {
+            actions.push_back(Action::Send(message));
+        }
+    }
+
+    fn attached(&mut self, now: u64, actions: &mut VecDeque<Action>) {
+        self.linked = true;
+        self.unanswered = None;
+        self.next_ping = now + PING_MS;
+        // What was received but never stored is asked for again.
+        self.received = self.stored;
+        self.acked = self.stored;
+        let attach = ToWarden::Attach {
+            min_version: crate::protocol::wire::VERSION,
+            max_version: crate::protocol::wire::VERSION,
+            attempt: self.attempt.clone(),
+            stored: self.stored,
+            window: WINDOW_BYTES,
+        };
+        self.send(attach, actions);
+        if let State::Greeting { until } = &mut self.state {
+            // The spec follows at once, unasked: waiting for the hello would cost a round trip. The warden takes it
+            // only if it has none for this attempt, and starts nothing before its own comparison of the receipt.
+            *until = now + GREETING_MS;
+            actions.push_back(Action::SendSpec);
+        }
+        if let Some(reason) = self.stop {
+            self.send(self.stop_message(reason), actions);
+        }
+    }
+
+    fn reattach(&mut self, now: u64, actions: &mut VecDeque<Action>) {
+        self.linked = false;
+        self.unanswered = None;
+        self.next_ping = now + PING_MS;
+        self.fruitless += 1;
+        if self.fruitless > FRUITLESS_ATTACHES {
+            self.broken("no answer after several attaches", actions);
+        } else {
+            actions.push_back(Action::Reattach);
+        }
+    }
+
+    fn gone(&mut self, reason: String, actions: &mut VecDeque<Action>) {
+        let cause = match self.stop {
+            // We ended it from outside, so this is the expected sight.
+            Some(stop) if self.killed => super::verdict::stopped(stop, self.wall_ms),
+            _ => Cause::CellLost { reason },
+        };
+        self.over(Over::Broken(cause), actions);
+    }
+
+    fn broken(&mut self, reason: &str, actions: &mut VecDeque<Action>) {
+        let cause = match self.stop {
+            Some(stop) => super::verdict::stopped(stop, self.wall_ms),
+            None => Cause::WardenFault { reason: reason.to_owned() },
+        };
+        actions.push_back(Action::Kill);
+        self.over(Over::Broken(cause), actions);
+    }
+
+    fn over(&mut self, over: Over, actions: &mut VecDeque<Action>) {
+        self.state = State::Over;
+        actions.push_back(Action::Over(Box::new(over)));
+    }
+
+    fn message(&mut self, message: FromWarden, now: u64, actions: &mut VecDeque<Action>) {
+        self.fruitless = 0;
+        match message {
+            FromWarden::Hello { state, receipt, attempt, .. } => {
+                if !attempt.is_empty() && attempt != self.attempt {
+                    return self.broken("it works for another attempt", actions);
+                }
+                self.receipt = receipt;
+                match (state, &self.state) {
+                    (WardenState::Waiting, State::Greeting { .. }) => {
+                        self.state = State::Committed { until: now + START_MS };
+                    }
+                    (WardenState::Running | WardenState::Ended, State::Greeting { .. } | State::Committed { .. }) => {
+                        self.running(now, actions);
+                    }
+                    _ => {}
+                }
+            }
+            FromWarden::Refused { mismatches } => {
+                let mismatches =
+                    mismatches.into_iter().map(|m| MismatchLine { key: m.key, wanted: m.wanted, got: m.got }).collect();
+                self.send(ToWarden::Close, actions);
+                self.over(Over::Broken(Cause::CellWeaker { mismatches }), actions);
+            }
+            FromWarden::Started { .. } => {
+                if matches!(self.state, State::Greeting { .. } | State::Committed { .. }) {
+                    self.running(now, actions);
+                }
+            }
+            FromWarden::Exit(exit) => {
+                if !matches!(self.state, State::Draining(_)) {
+                    if matches!(self.state, State::Greeting { .. } | State::Committed { .. }) && exit.started_us > 0 {
+                        self.running(now, actions);
+                    }
+                    self.state = State::Draining(exit);
+                }
+                self.close_when_stored(actions);
+                // The exit comes after the last output: if something is missing now, it was lost on the way.
+                if let State::Draining(exit) = &self.state
+                    && self.received < exit.last_seq
+                {
+                    self.reattach(now, actions);
+                }
+            }
+            FromWarden::Pong { nonce, .. } => {
+                if self.unanswered.is_some_and(|(sent, _)| sent == nonce) {
+                    self.unanswered = None;
+                    self.next_ping = now + PING_MS;
+                }
+            }
+            FromWarden::Fault { text } => {
+                let reason: String = text.chars().take(200).flat_map(char::escape_debug).collect();
+                self.over(Over::Broken(Cause::WardenFault { reason }), actions);
+                actions.push_front(Action::Kill);
+            }
+            // Told by Input::Output; here only if a caller mixes the two up.
+            FromWarden::Output { .. } => {}
+        }
+    }
+
+    fn running(&mut self, now: u64, actions: &mut VecDeque<Action>) {
+        self.state = State::Running;
+        // The warden's own clock comes first; the slack is for its ladder to finish.
+        self.wall_until = Some(now.saturating_add(self.wall_ms).saturating_add(STOP_SLACK_MS));
+        actions.push_back(Action::Started);
+    }
+
+    fn output(&mut self, seq: u64, now: u64, actions: &mut VecDeque<Action>) {
+        self.fruitless = 0;
+        if seq == self.received + 1 {
+            self.received = seq;
+            actions.push_back(Action::Keep);
+        } else if seq > self.received + 1 && self.linked {
+            // A frame was torn: attach again, and the warden sends from the first one that is not stored.
+            self.reattach(now, actions);
+        }
+    }
+
+    fn stored_up_to(&mut self, seq: u64, actions: &mut VecDeque<Action>) {
+        self.stored = self.stored.max(seq);
+        if self.stored > self.acked {
+            self.acked = self.stored;
+            self.send(ToWarden::Ack { seq: self.stored }, actions);
+        }
+        self.close_when_stored(actions);
+    }
+
+    fn close_when_stored(&mut self, actions: &mut VecDeque<Action>) {
+        let State::Draining(exit) = &self.state else { return };
+        if self.stored >= exit.last_seq {
+            let exit = exit.clone();
+            self.send(ToWarden::Close, actions);
+            self.over(Over::Exited(exit), actions);
+        }
+    }
+
+    fn stop_message(&self, reason: StopReason) -> ToWarden {
+        ToWarden::Stop { level: 0, reason: reason.code(), grace_ms: u32::try_from(self.grace_ms).unwrap_or(u32::MAX) }
+    }
+
+    fn stop_for(&mut self, reason: StopReason, now: u64, actions: &mut VecDeque<Action>) {
+        if self.stop.is_some_and(|current| current >= reason) {
+            return;
+        }
+        self.stop = Some(reason);
+        self.kill_at.get_or_insert(now + self.grace_ms + STOP_SLACK_MS);
+        if matches!(self.state, State::Greeting { .. } | State::Committed { .. }) {
+            // It has not started as far as we know, and must not any more.
+            actions.push_back(Action::Kill);
+            self.over(Over::Broken(super::verdict::stopped(reason, self.wall_ms)), actions);
+        } else {
+            self.send(self.stop_message(reason), actions);
+        }
+    }
+
+    fn tick(&mut self, now: u64, actions: &mut VecDeque<Action>) {
+        match self.state {
+            State::Greeting { until } if now >= until => return self.broken("it did not say hello in time", actions),
+            State::Committed { until } if now >= until => {
+                return self.broken("it did not start the job in time", actions);
+            }
+            _ => {}
+        }
+        if self.wall_guard().is_some_and(|until| now >= until) {
+            self.stop_for(StopReason::Timeout, now, actions);
+        }
+        if self.kill_at.is_some_and(|at| now >= at) {
+            self.kill_at = Some(now + STOP_SLACK_MS);
+            self.killed = true;
+            actions.push_back(Action::Kill);
+        }
+        match self.unanswered {
+            Some((_, due)) if now >= due => self.reattach(now, actions),
+            None if now >= self.next_ping && self.linked => {
+                self.nonce += 1;
+                self.unanswered = Some((self.nonce, now + PING_MS));
+                self.send(ToWarden::Ping { nonce: self.nonce }, actions);
+            }
+            None if now >= self.next_ping => self.next_ping = now + PING_MS,
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

@@ -1,0 +1,61 @@
+//! From the warden's exit frame to the cause that the user reads. Pure.
+
+use super::session::StopReason;
+use crate::job::{ByteSize, Cause, JobSpec, Millis, Usage};
+use crate::protocol::wire::{Exit, ExitKind};
+
+const ENOENT: i32 = 2;
+const SIGKILL: i32 = 9;
+
+/// The cause of a job that was asked to end.
+pub(super) fn stopped(reason: StopReason, wall_ms: u64) -> Cause {
+    match reason {
+        StopReason::Cancel => Cause::Canceled,
+        StopReason::Timeout => Cause::Timeout { limit: Millis::new(wall_ms) },
+        StopReason::Drain => Cause::AgentStopped,
+        StopReason::Lease => Cause::LeaseExpired,
+    }
+}
+
+/// The cause that an exit frame stands for. A stop that the warden carried out outranks how the process then ended.
+pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
+    match exit.stop_reason {
+        0 => {}
+        1 => return Cause::Canceled,
+        2 | 3 => return Cause::Timeout { limit: spec.timeout() },
+        4 => return Cause::AgentStopped,
+        5 => return Cause::LeaseExpired,
+        other => return Cause::WardenFault { reason: format!("it stopped the job for the unknown reason {other}") },
+    }
+    match exit.kind {
+        ExitKind::Exited => Cause::ExitCode { exit_code: exit.code },
+        ExitKind::Signaled if exit.code == SIGKILL && exit.oom_kills > 0 => {
+            Cause::OutOfMemory { limit: spec.resources().memory, peak: ByteSize::new(exit.peak_memory_bytes) }
+        }
+        ExitKind::Signaled => Cause::Signal { signal: exit.code },
+        ExitKind::StartFailed => {
+            let reason = std::io::Error::from_raw_os_error(exit.code).to_string();
+            match exit.step.as_str() {
+                "interpreter" if exit.code == ENOENT => Cause::ProgramNotFound { program: argv0.to_owned() },
+                "interpreter" => Cause::ProgramNotExecutable { program: argv0.to_owned(), reason },
+                "workdir" => Cause::WorkdirUnusable { workdir: spec.workdir().to_owned(), reason },
+                step => Cause::WardenFault {
+                    reason: format!("it could not prepare the job ({}): {reason}", crate::job::shown(step)),
+                },
+            }
+        }
+    }
+}
+
+/// What the job used.
+pub(super) fn usage(exit: &Exit) -> Usage {
+    Usage {
+        wall: Millis::new(exit.wall_ms),
+        cpu_user_us: exit.utime_us,
+        cpu_system_us: exit.stime_us,
+        peak_memory_bytes: exit.peak_memory_bytes.max(exit.max_rss_bytes),
+        peak_pids: exit.peak_pids,
+        oom_kills: exit.oom_kills,
+        leftover_processes: exit.leftover,
+    }
+}
