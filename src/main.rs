@@ -1,1 +1,7 @@
-fn main() {}
+//! The `jobcell` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    jobcell::cli::run()
+}

@@ -158,6 +158,11 @@ impl Embedded {
         }
     }
 
+    /// Ids of jobs as they change. One who is too far behind looks at the jobs again.
+    pub fn changes(&self) -> broadcast::Receiver<JobId> {
+        self.changes.subscribe()
+    }
+
     // ---- for an agent ----
 
     /// Claims up to `max` jobs; with none there, waits for a submit up to `wait`.

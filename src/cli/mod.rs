@@ -1,1 +1,159 @@
-//! x
+//! The command line: one file a noun. Data goes to standard output, everything else to standard error.
+//!
+//! Exit codes: 0 success, 1 failure, 2 usage, 69 something needed is not there, 75 a stop that had to end jobs, 78 bad
+//! configuration. Commands that wait for a job exit with the job's own code: 124 timeout, 125 cell error, 126 and 127 as
+//! in a shell, 128+n for a signal, 130 canceled.
+
+mod client;
+mod doctor;
+mod follow;
+mod home;
+mod job;
+mod node;
+mod show;
+mod up;
+
+use crate::config::{Config, HostFacts, LoadInput, load};
+use crate::telemetry;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// What a command ends with when it cannot do its work.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// An ordinary failure.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into() }
+    }
+    /// Used wrongly.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self { code: 2, message: message.into() }
+    }
+    /// Something that is needed is not there.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self { code: 69, message: message.into() }
+    }
+    /// The settings are bad.
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self { code: 78, message: message.into() }
+    }
+}
+
+/// Runs jobs, each in its own sealed, single-use cell.
+#[derive(Debug, Parser)]
+#[command(name = "jobcell", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args, Clone)]
+pub(crate) struct Global {
+    /// Settings file [default: /etc/jobcell/config.yaml if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "JOBCELL_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where queue, logs and keys are kept
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The API to talk to [default: what <data-dir>/endpoint says]
+    #[arg(long, global = true, value_name = "URL", env = "JOBCELL_SERVER_URL")]
+    server: Option<String>,
+    /// How to print
+    #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+/// How data is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For programs.
+    Json,
+    /// For people.
+    Table,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start the agent with its embedded backend, until a signal
+    Up {
+        /// Address of the API; port 0 takes a free one
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<String>,
+    },
+    /// Submit, run, look at and cancel jobs
+    #[command(subcommand)]
+    Job(job::JobCommand),
+    /// Check this host: engine, limits, images, disk; each with a remedy
+    Doctor,
+    /// Print the version
+    Version,
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are answers, everything else is wrong usage.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("jobcell: the runtime cannot be started: {error}");
+            return ExitCode::from(69);
+        }
+    };
+    let result = runtime.block_on(dispatch(cli));
+    // What still blocks a thread (a read of a terminal) must not hold up the end.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("jobcell: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> Result<u8, Failure> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Up { listen } => up::up(settings(&global, listen)?).await,
+        Command::Job(command) => job::run(command, &global).await,
+        Command::Doctor => doctor::run(&settings(&global, None)?, global.output).await,
+        Command::Version => {
+            show::version(global.output);
+            Ok(0)
+        }
+    }
+}
+
+/// Loads the settings and starts logging.
+fn settings(global: &Global, listen: Option<String>) -> Result<Config, Failure> {
+    let mut flags = Vec::new();
+    if let Some(dir) = &global.data_dir {
+        let dir = std::path::absolute(dir).map_err(|error| Failure::usage(format!("--data-dir: {error}")))?;
+        flags.push(("data_dir", dir.display().to_string()));
+    }
+    flags.extend(listen.map(|listen| ("server.listen", listen)));
+    let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    let input = LoadInput { file: global.config.clone(), env: env.collect(), flags, host: HostFacts::read() };
+    let config = load(&input).map_err(|problems| Failure::config(format!("the settings have problems:\n{problems}")))?;
+    let filter = input.env.get("RUST_LOG").unwrap_or(&config.telemetry.log_filter);
+    telemetry::init(config.telemetry.log_format, filter).map_err(Failure::config)?;
+    Ok(config)
+}

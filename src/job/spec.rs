@@ -178,10 +178,15 @@ impl JobSpec {
         self.idempotency_key.as_deref()
     }
     /// The same spec under an idempotency key given beside the document (the HTTP header). A key in the document wins.
-    #[must_use]
-    pub fn or_idempotency_key(mut self, key: Option<String>) -> Self {
-        self.idempotency_key = self.idempotency_key.or(key);
-        self
+    /// Errors: a key that is not one.
+    pub fn or_idempotency_key(mut self, key: Option<String>) -> Result<Self, Problems> {
+        if let Some(key) = key.as_deref().filter(|_| self.idempotency_key.is_none()) {
+            let mut problems = Problems::default();
+            check::name_rules("idempotency_key", key, &mut problems);
+            self = problems.or_value(self)?;
+            self.idempotency_key = Some(key.to_owned());
+        }
+        Ok(self)
     }
 }
 

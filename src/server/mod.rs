@@ -1,1 +1,125 @@
-//! x
+//! The HTTP API under `/v1`, health and metrics.
+//!
+//! Owns routes, status codes and error documents. Decides nothing about jobs: it reads a request, asks the backend, and
+//! writes the answer. Bodies, waits and viewers are bounded; a viewer of a live log is a cursor on the log store.
+
+mod auth;
+mod health;
+mod jobs;
+mod live;
+mod logs;
+mod problem;
+
+pub use auth::ApiKey;
+pub use live::LIVE_RECORD_HEADER;
+pub use problem::{ERROR_CODES, ProblemDocument};
+
+use crate::backend::Embedded;
+use crate::job::SpecRules;
+use crate::telemetry::{Health, Metrics};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+/// What the operator's configuration says about the API.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    /// Largest request body, bytes.
+    pub max_body: usize,
+    /// Longest `?wait=`.
+    pub wait_max: Duration,
+    /// Live log streams at the same time.
+    pub viewers_max: usize,
+    /// For requests that are being answered at the end.
+    pub shutdown_grace: Duration,
+    /// What checking a spec needs to know.
+    pub rules: SpecRules,
+}
+
+/// What every handler can reach.
+#[derive(Clone)]
+pub(crate) struct App(Arc<Shared>);
+
+pub(crate) struct Shared {
+    backend: Arc<Embedded>,
+    health: Health,
+    metrics: Arc<Metrics>,
+    key: ApiKey,
+    settings: ServerSettings,
+    viewers: Arc<Semaphore>,
+    /// Ends live streams and waits when the server stops.
+    stop: CancellationToken,
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+/// The API on these parts.
+pub fn router(
+    backend: Arc<Embedded>,
+    health: Health,
+    metrics: Arc<Metrics>,
+    key: ApiKey,
+    settings: ServerSettings,
+    stop: CancellationToken,
+) -> Router {
+    let viewers = Arc::new(Semaphore::new(settings.viewers_max));
+    let max_body = settings.max_body;
+    let app = App(Arc::new(Shared { backend, health, metrics, key, settings, viewers, stop }));
+    let v1 = Router::new()
+        .route("/v1/jobs", post(jobs::submit).get(jobs::list))
+        .route("/v1/jobs/{id}", get(jobs::get))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/logs", get(logs::read))
+        .route("/v1/jobs/{id}/logs/live", get(live::follow))
+        .route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
+    Router::new()
+        .merge(v1)
+        .route("/livez", get(health::live))
+        .route("/live", get(health::live))
+        .route("/readyz", get(health::ready))
+        .route("/ready", get(health::ready))
+        .route("/healthz", get(health::all))
+        .route("/health", get(health::all))
+        .route("/metrics", get(health::metrics))
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::no_method)
+        .layer(DefaultBodyLimit::max(max_body))
+        .layer(middleware::from_fn_with_state(app.clone(), count))
+        .with_state(app)
+}
+
+/// Serves until `stop`, then lets requests that are being answered end within `grace`.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, grace: Duration) {
+    let graceful = stop.clone();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async move { graceful.cancelled().await });
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        ended = serving => if let Err(error) = ended {
+            tracing::error!(%error, "the API ended");
+        },
+        () = late => tracing::warn!("requests were still being answered when the server stopped"),
+    }
+}
+
+/// Counts every answer by route and code. The route is the pattern, never the path: paths are without bound.
+async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let response = next.run(request).await;
+    app.metrics.http_requests_total.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
+    response
+}

@@ -87,7 +87,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
 }
 
 /// Names and keys end up in tables and logs: printable, bounded.
-fn name_rules(path: &str, text: &str, p: &mut Problems) {
+pub(super) fn name_rules(path: &str, text: &str, p: &mut Problems) {
     if text.is_empty() || text.chars().count() > MAX_NAME_CHARS {
         p.add(path, format!("must have 1 to {MAX_NAME_CHARS} characters"), "shorten it or leave the key out");
     } else if text.chars().any(unprintable) {

@@ -1,0 +1,152 @@
+//! Talks to the API: every call with a deadline, every error as the sentence that the server sent.
+
+use super::{Failure, Global, settings};
+use reqwest::{Method, RequestBuilder, Response, StatusCode};
+use serde_json::Value;
+use std::time::Duration;
+
+/// An ordinary call.
+const LIMIT: Duration = Duration::from_secs(30);
+/// On top of a `?wait=`.
+const WAIT_SLACK: Duration = Duration::from_secs(15);
+
+pub(super) struct Client {
+    http: reqwest::Client,
+    pub(super) url: String,
+    pub(super) key: String,
+}
+
+impl Client {
+    /// A client for the API that the flags, the environment or the data directory name.
+    pub(super) fn new(global: &Global) -> Result<Self, Failure> {
+        let config = settings(global, None)?;
+        let read = |name: &str| {
+            std::fs::read_to_string(config.data_dir.join(name)).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+        };
+        let url = match global.server.clone().or_else(|| read("endpoint")) {
+            Some(url) => url,
+            None => format!("http://{}", config.server.listen),
+        };
+        let key = match std::env::var("JOBCELL_API_KEY").ok().filter(|key| !key.is_empty()).or_else(|| read("admin.key")) {
+            Some(key) => key,
+            None => {
+                let file = config.data_dir.join("admin.key");
+                return Err(Failure::unavailable(format!("no key: set JOBCELL_API_KEY, or run as the user who can read {}; if nothing is there, `jobcell up` makes it", file.display())));
+            }
+        };
+        // The API is on this host or named explicitly: a proxy from the environment is not asked.
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build();
+        let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
+        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), key })
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.key).timeout(LIMIT)
+    }
+
+    async fn answer(&self, request: RequestBuilder) -> Result<Response, Failure> {
+        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let text = response.text().await.unwrap_or_default();
+        Err(refused(status, &text))
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        let mut reason = error.to_string();
+        let mut cause = std::error::Error::source(error);
+        while let Some(deeper) = cause {
+            reason = deeper.to_string();
+            cause = deeper.source();
+        }
+        Failure::unavailable(format!("{} does not answer: {reason}; is `jobcell up` running?", self.url))
+    }
+
+    async fn json(&self, request: RequestBuilder) -> Result<Value, Failure> {
+        let response = self.answer(request).await?;
+        response.json().await.map_err(|error| Failure::new(format!("the answer cannot be read: {error}")))
+    }
+
+    /// Submits a document in YAML.
+    pub(super) async fn submit(&self, yaml: String, key: Option<&str>) -> Result<Value, Failure> {
+        let mut request = self.request(Method::POST, "/v1/jobs").header("content-type", "application/yaml").body(yaml);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        self.json(request).await
+    }
+
+    /// A job as it stands.
+    pub(super) async fn get(&self, id: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/jobs/{}", segment(id)?))).await
+    }
+
+    /// A job at its end, however long that takes.
+    pub(super) async fn ended(&self, id: &str) -> Result<Value, Failure> {
+        let path = format!("/v1/jobs/{}?wait=60s", segment(id)?);
+        loop {
+            let job = self.json(self.request(Method::GET, &path).timeout(Duration::from_secs(60) + WAIT_SLACK)).await?;
+            if !job["ending"].is_null() {
+                return Ok(job);
+            }
+        }
+    }
+
+    /// A page of jobs.
+    pub(super) async fn list(&self, phase: Option<&str>, before: Option<&str>, limit: u32) -> Result<Value, Failure> {
+        let mut query = vec![("limit", limit.to_string())];
+        query.extend(phase.map(|phase| ("phase", phase.to_owned())));
+        query.extend(before.map(|before| ("before", before.to_owned())));
+        let text: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
+        self.json(self.request(Method::GET, &format!("/v1/jobs?{}", text.join("&")))).await
+    }
+
+    /// Asks for a job's end.
+    pub(super) async fn cancel(&self, id: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/jobs/{}/cancel", segment(id)?))).await
+    }
+
+    /// Raw output from frame `from` on: the bytes, the next frame, and whether that was all there will ever be.
+    pub(super) async fn logs(&self, id: &str, stream: &str, from: u64) -> Result<(Vec<u8>, u64, bool), Failure> {
+        let path = format!("/v1/jobs/{}/logs?stream={stream}&from={from}", segment(id)?);
+        let response = self.answer(self.request(Method::GET, &path)).await?;
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let next = header("jobcell-next-seq").and_then(|next| next.parse().ok()).unwrap_or(from);
+        let end = header("jobcell-log-end").as_deref() == Some("true");
+        let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+        Ok((bytes.to_vec(), next, end))
+    }
+}
+
+/// An id goes into a path only when it is one.
+fn segment(id: &str) -> Result<&str, Failure> {
+    match id.parse::<crate::job::JobId>() {
+        Ok(_) => Ok(id),
+        Err(error) => Err(Failure::usage(error.to_string())),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.bytes().map(|byte| if byte.is_ascii_alphanumeric() || byte == b'-' { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn refused(status: StatusCode, text: &str) -> Failure {
+    let Ok(document) = serde_json::from_str::<Value>(text) else {
+        return Failure::new(format!("the API answered {status}"));
+    };
+    let said = |key: &str| super::show::printable(document[key].as_str().unwrap_or_default());
+    let mut message = format!("{} ({})", said("detail"), said("code"));
+    for problem in document["problems"].as_array().into_iter().flatten() {
+        let part = |key: &str| super::show::printable(problem[key].as_str().unwrap_or_default());
+        let path = part("path");
+        let path = if path.is_empty() { "(document)".to_owned() } else { path };
+        message.push_str(&format!("\n  {path}: {}; {}", part("reason"), part("fix")));
+    }
+    match status.as_u16() {
+        429 | 503 => Failure { code: 75, message },
+        422 => Failure::usage(message),
+        _ => Failure::new(message),
+    }
+}

@@ -1,0 +1,145 @@
+//! A job's output as it comes, from the API or from a log of this process, to this process's own streams.
+
+use super::Failure;
+use super::client::Client;
+use crate::job::AttemptId;
+use crate::logstore::{LogStore, Stream};
+use crate::server::LIVE_RECORD_HEADER;
+use futures_util::StreamExt;
+use std::io::Write;
+use std::time::Duration;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// Tries in a row that bring nothing before the stream is given up.
+const TRIES: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// Longer than the server's pings are apart.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Where output goes: to the stream that it came from, or all to standard error because standard output carries JSON.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Sink {
+    AsItCame,
+    Stderr,
+}
+
+impl Sink {
+    fn write(self, stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
+        match (self, stream) {
+            (Self::AsItCame, Stream::Stdout) => {
+                let mut out = std::io::stdout().lock();
+                out.write_all(bytes)?;
+                out.flush()
+            }
+            (Self::AsItCame, Stream::Stderr) | (Self::Stderr, _) => std::io::stderr().lock().write_all(bytes),
+        }
+    }
+}
+
+fn gone(error: std::io::Error) -> Failure {
+    Failure::new(format!("output cannot be written: {error}"))
+}
+
+/// Follows until the end, over broken connections too: each new one begins behind the last record that came.
+pub(super) async fn remote(client: &Client, id: &str, from: u64, only: Option<Stream>, sink: Sink) -> Result<(), Failure> {
+    let (mut next, mut tries, mut pause) = (from.max(1), 0, FIRST_PAUSE);
+    loop {
+        let before = next;
+        match session(client, id, &mut next, only, sink).await {
+            Ok(()) => return Ok(()),
+            Err(Broken::ForGood(failure)) => return Err(failure),
+            Err(Broken::Link(reason)) => {
+                if next > before {
+                    (tries, pause) = (0, FIRST_PAUSE);
+                }
+                tries += 1;
+                if tries > TRIES {
+                    return Err(Failure::unavailable(format!("the live stream broke and could not be opened again: {reason}")));
+                }
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        }
+    }
+}
+
+enum Broken {
+    /// Worth another try.
+    Link(String),
+    ForGood(Failure),
+}
+
+async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>, sink: Sink) -> Result<(), Broken> {
+    let link = |error: Error| Broken::Link(error.to_string());
+    let url = client.url.replacen("http", "ws", 1);
+    let mut request = format!("{url}/v1/jobs/{id}/logs/live?from={next}").into_client_request().map_err(link)?;
+    let key = format!("Bearer {}", client.key);
+    let key = key.parse().map_err(|_| Broken::ForGood(Failure::usage("the key has characters that no header can have")))?;
+    request.headers_mut().insert("authorization", key);
+    let connect = tokio_tungstenite::connect_async(request);
+    let (mut socket, _) = match tokio::time::timeout(Duration::from_secs(10), connect).await {
+        Err(_) => return Err(Broken::Link("no answer".to_owned())),
+        Ok(Ok(opened)) => opened,
+        Ok(Err(Error::Http(response))) if response.status().is_client_error() => {
+            return Err(Broken::ForGood(Failure::new(format!("the API refuses the live stream: {}", response.status()))));
+        }
+        Ok(Err(error)) => return Err(link(error)),
+    };
+    loop {
+        let message = match tokio::time::timeout(SILENCE, socket.next()).await {
+            Err(_) => return Err(Broken::Link("silence".to_owned())),
+            Ok(None) => return Err(Broken::Link("closed".to_owned())),
+            Ok(Some(message)) => message.map_err(link)?,
+        };
+        match message {
+            Message::Binary(records) => {
+                for (seq, stream, bytes) in parse(&records).map_err(|reason| Broken::Link(reason.to_owned()))? {
+                    if seq >= *next {
+                        if only.is_none_or(|only| only == stream) {
+                            sink.write(stream, bytes).map_err(|error| Broken::ForGood(gone(error)))?;
+                        }
+                        *next = seq + 1;
+                    }
+                }
+            }
+            // The only text there is.
+            Message::Text(_) => return Ok(()),
+            Message::Close(_) => return Err(Broken::Link("closed".to_owned())),
+            Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
+        }
+    }
+}
+
+fn parse(mut rest: &[u8]) -> Result<Vec<(u64, Stream, &[u8])>, &'static str> {
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let (head, tail) = rest.split_at_checked(LIVE_RECORD_HEADER).ok_or("a record is cut off")?;
+        let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let seq = head[4..12].iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+        let stream = Stream::from_number(head[20]).ok_or("a record of no stream")?;
+        let (bytes, tail) = tail.split_at_checked(len).ok_or("a record is cut off")?;
+        records.push((seq, stream, bytes));
+        rest = tail;
+    }
+    Ok(records)
+}
+
+/// Prints everything of a log that this process writes, until its writer ends it.
+pub(super) async fn local(logs: &LogStore, attempt: AttemptId, sink: Sink) -> Result<(), Failure> {
+    let (mut next, mut tail) = (1, logs.subscribe(attempt));
+    loop {
+        let ended = tail.as_ref().is_none_or(|tail| tail.borrow().ended);
+        let Ok(mut reader) = logs.reader(attempt) else { return Ok(()) };
+        loop {
+            let frames = reader.read(next, 1 << 20).map_err(|error| Failure::new(error.to_string()))?;
+            let Some(last) = frames.last() else { break };
+            next = last.seq + 1;
+            for frame in &frames {
+                sink.write(frame.stream, &frame.bytes).map_err(gone)?;
+            }
+        }
+        let Some(tail) = tail.as_mut().filter(|_| !ended) else { return Ok(()) };
+        let _ = tail.wait_for(|tail| tail.last_seq >= next || tail.ended).await;
+    }
+}

@@ -1,0 +1,108 @@
+//! The data directory: who holds it, whose it is, the key and the address of its API.
+
+use super::Failure;
+use crate::job::OwnerId;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+/// A data directory that this process holds until the value is dropped.
+pub(crate) struct Home {
+    dir: PathBuf,
+    pub(crate) owner: OwnerId,
+    pub(crate) admin_key: String,
+    /// True when the key was made just now.
+    pub(crate) new_key: bool,
+    /// The lock goes with the file.
+    _lock: File,
+}
+
+impl Home {
+    /// Takes the directory, and makes what is not there yet. Errors: another process holds it; it cannot be written.
+    pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
+        let failed = |what: &str, error: std::io::Error| {
+            Failure::unavailable(format!("data directory {}: {what}: {error}; choose another with --data-dir, or correct its permissions", dir.display()))
+        };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| failed("cannot be made", error))?;
+        let lock = private(dir.join("lock")).map_err(|error| failed("cannot be locked", error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let dir = dir.display();
+                return Err(Failure::unavailable(format!("data directory {dir} is held by another jobcell process; stop it, or choose another with --data-dir")));
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("cannot be locked", error)),
+        }
+        let (owner, _) = kept(&dir.join("owner"), || OwnerId::random().to_string()).map_err(|error| failed("owner", error))?;
+        let (admin_key, new_key) = kept(&dir.join("admin.key"), new_key).map_err(|error| failed("admin.key", error))?;
+        let owner = owner.parse().map_err(|error| {
+            Failure::unavailable(format!("{}: {error}; the file was changed by hand", dir.join("owner").display()))
+        })?;
+        Ok(Self { dir: dir.to_owned(), owner, admin_key, new_key, _lock: lock })
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Says where the API is, for commands on this host. Errors: cannot be written.
+    pub(crate) fn publish(&self, url: &str) -> std::io::Result<()> {
+        // Under its name at once and whole: somebody may be polling for it.
+        let fresh = self.path("endpoint.new");
+        std::fs::write(&fresh, format!("{url}\n"))?;
+        std::fs::rename(&fresh, self.path("endpoint"))
+    }
+
+    /// Nobody is there any more.
+    pub(crate) fn unpublish(&self) {
+        let _ = std::fs::remove_file(self.path("endpoint"));
+    }
+}
+
+fn private(path: PathBuf) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// A short text that is made once and kept in a file of its own; true when it was made now.
+fn kept(path: &Path, make: impl FnOnce() -> String) -> std::io::Result<(String, bool)> {
+    let mut text = String::new();
+    let mut file = private(path.to_owned())?;
+    file.read_to_string(&mut text)?;
+    if !text.trim().is_empty() {
+        return Ok((text.trim().to_owned(), false));
+    }
+    let text = make();
+    writeln!(file, "{text}")?;
+    file.sync_all()?;
+    Ok((text, true))
+}
+
+/// 256 random bits, with a prefix by which a leaked one is recognised.
+fn new_key() -> String {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("jck_{hex}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn one_process_holds_it_and_what_is_made_stays_and_is_private() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("data");
+        let first = Home::open(&path).expect("opens");
+        assert!(first.new_key && first.admin_key.len() == 68);
+        assert!(Home::open(&path).err().expect("is held").to_string().contains("held by another"));
+        let (owner, key) = (first.owner.clone(), first.admin_key.clone());
+        drop(first);
+        let again = Home::open(&path).expect("opens again");
+        assert!(!again.new_key && again.owner == owner && again.admin_key == key);
+        let mode = std::fs::metadata(path.join("admin.key")).expect("is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,304 @@
+//! `jobcell job …`
+
+use super::client::Client;
+use super::follow::{self, Sink};
+use super::{Failure, Global, Output, node, settings, show};
+use crate::backend::Waited;
+use crate::config::Config;
+use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId};
+use crate::logstore::Stream;
+use crate::queue::{AnyStore, MemoryStore, Submitted};
+use crate::supervise::spawn;
+use crate::telemetry::Metrics;
+use clap::{Subcommand, ValueEnum};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// A spec is at most two half-megabyte texts; a larger file is no spec.
+const MOST_FILE_BYTES: u64 = 16 << 20;
+/// For cells whose removal did not work at once.
+const SETTLE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JobCommand {
+    /// Submit a job
+    Submit {
+        /// The spec, YAML or JSON; - reads standard input
+        file: PathBuf,
+        /// Show its output as it comes, then exit with its code
+        #[arg(short, long)]
+        follow: bool,
+        /// Wait for its end, then exit with its code
+        #[arg(short, long)]
+        wait: bool,
+        /// Two submissions with one key are one job
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
+    },
+    /// Run one job here and now, without any server
+    Run {
+        /// The spec, YAML or JSON; - reads standard input
+        file: PathBuf,
+    },
+    /// List jobs, newest first
+    List {
+        /// Only those in this phase
+        #[arg(long)]
+        phase: Option<String>,
+        /// Only those submitted before this one
+        #[arg(long, value_name = "ID")]
+        before: Option<String>,
+        /// How many
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+    },
+    /// Show a job in full
+    Get {
+        /// Its id
+        id: String,
+    },
+    /// Print a job's output
+    Logs {
+        /// Its id
+        id: String,
+        /// Go on until it has ended
+        #[arg(short, long)]
+        follow: bool,
+        /// Only one of the streams
+        #[arg(long, value_enum)]
+        stream: Option<StreamName>,
+        /// From this frame on
+        #[arg(long, value_name = "SEQ", default_value_t = 1)]
+        from: u64,
+    },
+    /// Ask for a job's end
+    Cancel {
+        /// Its id
+        id: String,
+        /// Wait for it
+        #[arg(short, long)]
+        wait: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum StreamName {
+    Stdout,
+    Stderr,
+}
+
+pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
+    match command {
+        JobCommand::Run { file } => run_here(&file, settings(global, None)?, global.output).await,
+        JobCommand::Submit { file, follow, wait, idempotency_key } => {
+            let yaml = read_file(&file)?;
+            let client = Client::new(global)?;
+            submit(&client, yaml, idempotency_key.as_deref(), follow, wait, global.output).await
+        }
+        JobCommand::List { phase, before, limit } => {
+            let list = Client::new(global)?.list(phase.as_deref(), before.as_deref(), limit).await?;
+            match global.output {
+                Output::Json => show::json(&list),
+                Output::Table => println!("{}", show::jobs(&list)),
+            }
+            Ok(0)
+        }
+        JobCommand::Get { id } => {
+            let job = Client::new(global)?.get(&id).await?;
+            match global.output {
+                Output::Json => show::json(&job),
+                Output::Table => print!("{}", show::job(&job)),
+            }
+            Ok(0)
+        }
+        JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,
+        JobCommand::Cancel { id, wait } => {
+            let client = Client::new(global)?;
+            let mut job = client.cancel(&id).await?;
+            if wait {
+                job = client.ended(&id).await?;
+            }
+            match global.output {
+                Output::Json => show::json(&job),
+                Output::Table if job["ending"].is_null() => println!("{id} is asked to end"),
+                Output::Table => println!("{id} {}", show::ending(&job)),
+            }
+            Ok(0)
+        }
+    }
+}
+
+async fn submit(
+    client: &Client,
+    yaml: String,
+    key: Option<&str>,
+    follow: bool,
+    wait: bool,
+    output: Output,
+) -> Result<u8, Failure> {
+    let mut job = client.submit(yaml, key).await?;
+    let id = job["id"].as_str().unwrap_or_default().to_owned();
+    if follow {
+        if output == Output::Table {
+            eprintln!("job {id}");
+        }
+        let sink = if output == Output::Json { Sink::Stderr } else { Sink::AsItCame };
+        follow::remote(client, &id, 1, None, sink).await?;
+    }
+    if follow || wait {
+        job = client.ended(&id).await?;
+    }
+    match output {
+        Output::Json => show::json(&job),
+        Output::Table if follow => {}
+        Output::Table => println!("{id}"),
+    }
+    if job["ending"].is_null() || !(follow || wait) {
+        return Ok(0);
+    }
+    if output == Output::Table {
+        eprintln!("{}", show::ending(&job));
+    }
+    Ok(job["ending"]["process_exit_code"].as_u64().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName>, from: u64) -> Result<u8, Failure> {
+    if follow {
+        let only = stream.map(|stream| match stream {
+            StreamName::Stdout => Stream::Stdout,
+            StreamName::Stderr => Stream::Stderr,
+        });
+        follow::remote(client, id, from, only, Sink::AsItCame).await?;
+        return Ok(0);
+    }
+    let name = match stream {
+        None => "both",
+        Some(StreamName::Stdout) => "stdout",
+        Some(StreamName::Stderr) => "stderr",
+    };
+    let mut next = from;
+    loop {
+        let (bytes, after, end) = client.logs(id, name, next).await?;
+        let written = std::io::stdout().lock().write_all(&bytes);
+        written.map_err(|error| Failure::new(format!("output cannot be written: {error}")))?;
+        if end || after == next {
+            return Ok(0);
+        }
+        next = after;
+    }
+}
+
+fn read_file(file: &Path) -> Result<String, Failure> {
+    let failed = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()));
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().lock().take(MOST_FILE_BYTES).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|open| open.take(MOST_FILE_BYTES).read_to_string(&mut text))
+    };
+    read.map_err(failed)?;
+    Ok(text)
+}
+
+/// One job through the agent's own code, with a queue in memory and a log in a folder that goes away.
+async fn run_here(file: &Path, config: Config, output: Output) -> Result<u8, Failure> {
+    let spec = JobSpec::from_yaml(&read_file(file)?, &node::rules(&config)).map_err(|problems| {
+        let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
+        Failure::usage(format!("the job spec has problems; nothing was created\n{}", show::printable(&lines.join("\n")).replace("\\n", "\n")))
+    })?;
+    let seccomp = node::seccomp(&config)?;
+    let engine = node::connect(&config).await.map_err(|error| {
+        Failure::unavailable(format!("no engine at {}: {}; `jobcell doctor` tells more", config.docker.host, error.short()))
+    })?;
+    let folder = Folder::make()?;
+    let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0)?;
+    let stop = CancellationToken::new();
+    let executor = Arc::new(node::executor(&config, engine, seccomp, OwnerId::random(), stop.clone()));
+    let agent = node::agent(&config, Arc::clone(&backend), Arc::clone(&executor), Arc::new(Metrics::new()));
+    let mut status = agent.status();
+    let (drain, force) = (CancellationToken::new(), CancellationToken::new());
+    let agent = spawn("agent", agent.run(drain.clone(), force.clone()));
+
+    let submitted = backend.submit(spec).await.map_err(|error| Failure::new(error.to_string()))?;
+    let Submitted::Created(job) = submitted else { return Err(Failure::new("the job was not taken in")) };
+    let interrupted = spawn("interrupts", {
+        let (backend, force) = (Arc::clone(&backend), force.clone());
+        async move {
+            // The first Ctrl-C cancels the job, the second ends its cell at once.
+            if tokio::signal::ctrl_c().await.is_ok() {
+                let _ = backend.cancel(job.id).await;
+                if tokio::signal::ctrl_c().await.is_ok() {
+                    force.cancel();
+                }
+            }
+        }
+    });
+    let sink = if output == Output::Json { Sink::Stderr } else { Sink::AsItCame };
+    let watched = tokio::select! {
+        watched = watch(&backend, job.id, sink) => watched,
+        reason = unavailable(&mut status) => Err(Failure::unavailable(format!("no cell can be made: {reason}"))),
+    };
+    drain.cancel();
+    let _ = agent.await;
+    interrupted.abort();
+    executor.settled(SETTLE).await;
+    stop.cancel();
+    let job = watched?;
+    let ending = job.ending.clone().unwrap_or_else(|| Ending::from(Cause::AgentStopped));
+    let shown = serde_json::to_value(&job).map_err(|error| Failure::new(error.to_string()))?;
+    match output {
+        Output::Json => show::json(&shown),
+        Output::Table => eprintln!("{}", show::ending(&shown)),
+    }
+    Ok(ending.process_exit_code)
+}
+
+/// Here nobody waits for an engine to come back.
+async fn unavailable(status: &mut tokio::sync::watch::Receiver<crate::agent::Status>) -> String {
+    let reason = status.wait_for(|status| status.unavailable.is_some()).await.ok().and_then(|status| status.unavailable.clone());
+    match reason {
+        Some(reason) => reason,
+        None => std::future::pending().await,
+    }
+}
+
+/// Prints the job's output until it has ended.
+async fn watch(backend: &crate::backend::Embedded, id: crate::job::JobId, sink: Sink) -> Result<Job, Failure> {
+    let failed = |error: crate::queue::StoreError| Failure::new(error.to_string());
+    let mut changes = backend.changes();
+    let mut followed = false;
+    loop {
+        let attempt = AttemptId::new(id, 1);
+        if !followed && backend.logs().subscribe(attempt).is_some() {
+            follow::local(backend.logs(), attempt, sink).await?;
+            followed = true;
+        }
+        if let Waited::Ended(job) = backend.wait(id, Duration::ZERO).await.map_err(failed)? {
+            if !followed {
+                follow::local(backend.logs(), attempt, sink).await?;
+            }
+            return Ok(*job);
+        }
+        let _ = changes.recv().await;
+    }
+}
+
+/// A folder that goes away with the value.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn make() -> Result<Self, Failure> {
+        let dir = std::env::temp_dir().join(format!("jobcell-run-{}", uuid::Uuid::new_v4().simple()));
+        std::fs::create_dir(&dir).map_err(|error| Failure::unavailable(format!("{}: {error}", dir.display())))?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,94 @@
+//! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
+
+use super::Failure;
+use crate::admission::{Capacity, Preset, Presets};
+use crate::agent::{Agent, AgentSettings};
+use crate::backend::{Embedded, QueueSettings};
+use crate::config::Config;
+use crate::executor::docker::{DockerExecutor, DockerSettings, Engine, EngineError, SECCOMP_DEFAULT, Shape};
+use crate::job::{OwnerId, SpecRules};
+use crate::logstore::LogStore;
+use crate::queue::AnyStore;
+use crate::telemetry::Metrics;
+use std::path::Path;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// The backend on `store`, its logs below `logs`.
+pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<Arc<Embedded>, Failure> {
+    let logs = LogStore::open(logs, config.logs_sync_every.as_u64()).map_err(|error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Failure::unavailable(format!("{error}{cause}"))
+    })?;
+    let settings = QueueSettings {
+        max_queued: config.queue.max_queued,
+        lease: config.queue.lease,
+        max_attempts: config.queue.max_attempts,
+    };
+    Ok(Embedded::new(store, logs, settings))
+}
+
+/// What checking a spec needs to know of these settings.
+pub(crate) fn rules(config: &Config) -> SpecRules {
+    SpecRules { presets: Some(config.presets.keys().cloned().collect()) }
+}
+
+/// The seccomp profile. Errors: a named file that cannot be read or is no JSON.
+pub(crate) fn seccomp(config: &Config) -> Result<String, Failure> {
+    let Some(path) = &config.docker.seccomp_profile else { return Ok(SECCOMP_DEFAULT.to_owned()) };
+    let bad = |reason: String| Failure::config(format!("docker.seccomp_profile: {}: {reason}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    serde_json::from_str::<serde_json::Value>(&text).map_err(|error| bad(error.to_string()))?;
+    Ok(text)
+}
+
+/// Connects to the engine.
+pub(crate) async fn connect(config: &Config) -> Result<Engine, EngineError> {
+    let docker = &config.docker;
+    Engine::connect(&docker.host, docker.connect_timeout.as_duration(), docker.call_timeout.as_duration()).await
+}
+
+/// Makes cells on `engine`.
+pub(crate) fn executor(config: &Config, engine: Engine, seccomp: String, owner: OwnerId, stop: CancellationToken) -> DockerExecutor {
+    let docker = &config.docker;
+    let settings = DockerSettings {
+        shape: Shape {
+            oci_runtime: docker.oci_runtime.clone(),
+            seccomp,
+            tmp_size: docker.tmp_size,
+            tmp_inodes: docker.tmp_inodes,
+            workspace_size: docker.workspace_size,
+            workspace_inodes: docker.workspace_inodes,
+            nofile: docker.nofile,
+        },
+        uid_start: docker.uid_start,
+        uid_count: docker.uid_count,
+        concurrent_starts: docker.concurrent_starts as usize,
+        start_timeout: docker.start_timeout.as_duration(),
+    };
+    DockerExecutor::new(engine, settings, owner, stop)
+}
+
+/// The agent.
+pub(crate) fn agent(
+    config: &Config,
+    backend: Arc<Embedded>,
+    executor: Arc<DockerExecutor>,
+    metrics: Arc<Metrics>,
+) -> Agent<DockerExecutor> {
+    let preset = |(name, preset): (&String, &crate::config::PresetConfig)| {
+        (name.clone(), Preset { image: preset.image.clone(), interpreter: preset.interpreter.clone() })
+    };
+    let presets: Presets = config.presets.iter().map(preset).collect();
+    let settings = AgentSettings {
+        name: config.agent.name.clone(),
+        capacity: Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory },
+        claim_batch: config.queue.claim_batch,
+        grace: config.agent.grace,
+        drain_timeout: config.agent.drain_timeout.as_duration(),
+        reconnect: config.docker.reconnect_timeout.as_duration(),
+        presets,
+    };
+    metrics.slots.set(i64::from(config.agent.slots));
+    Agent::new(backend, executor, settings, metrics)
+}

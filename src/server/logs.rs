@@ -1,0 +1,182 @@
+//! A job's output by range: raw bytes of one stream or of both as they came, or frames as JSON.
+
+use super::App;
+use super::jobs::{job_id, not_found, query};
+use super::problem::ProblemDocument;
+use crate::job::{AttemptId, Job};
+use crate::logstore::{Frame, LogError, LogReader, Stream};
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+/// Bytes of output in one answer when none are asked for, and at most.
+const BYTES: usize = 1 << 20;
+const MOST_BYTES: usize = 8 << 20;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogQuery {
+    attempt: Option<u32>,
+    stream: Option<String>,
+    from: Option<u64>,
+    max_bytes: Option<usize>,
+    format: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Frames {
+    frames: Vec<FrameJson>,
+    /// The `from` that goes on behind this answer.
+    next: u64,
+    /// Nothing comes after this answer, ever.
+    end: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct FrameJson {
+    seq: u64,
+    stream: &'static str,
+    time_us: u64,
+    /// The bytes, where they are UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    /// The bytes in hex, where they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hex: Option<String>,
+}
+
+impl From<&Frame> for FrameJson {
+    fn from(frame: &Frame) -> Self {
+        let text = std::str::from_utf8(&frame.bytes).ok().map(str::to_owned);
+        let hex = text.is_none().then(|| frame.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+        Self { seq: frame.seq, stream: frame.stream.name(), time_us: frame.time_us, text, hex }
+    }
+}
+
+/// Which log, of which job. Errors: no job, or no such try.
+pub(super) async fn attempt_of(app: &App, id: &str, attempt: Option<u32>) -> Result<(Job, AttemptId), ProblemDocument> {
+    let id = job_id(id)?;
+    let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
+    let number = attempt.unwrap_or(job.attempt);
+    if number > job.attempt {
+        return Err(ProblemDocument::new("bad_query", format!("attempt: the job has had {} so far", job.attempt)));
+    }
+    Ok((job, AttemptId::new(id, number)))
+}
+
+pub(super) fn log_problem(error: &LogError) -> ProblemDocument {
+    tracing::error!(%error, "a log cannot be read");
+    ProblemDocument::new("unavailable", error.to_string())
+}
+
+pub(super) async fn read(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    asked: Result<Query<LogQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ProblemDocument> {
+    let asked = query(asked)?;
+    let (job, attempt) = attempt_of(&app, &id, asked.attempt).await?;
+    let stream = match asked.stream.as_deref() {
+        None | Some("both") => None,
+        Some("stdout") => Some(Stream::Stdout),
+        Some("stderr") => Some(Stream::Stderr),
+        Some(_) => return Err(ProblemDocument::new("bad_query", "stream: stdout, stderr or both")),
+    };
+    let json = match asked.format.as_deref() {
+        None | Some("raw") => false,
+        Some("json") => true,
+        Some(_) => return Err(ProblemDocument::new("bad_query", "format: raw or json")),
+    };
+    let most = asked.max_bytes.unwrap_or(BYTES).clamp(1, MOST_BYTES);
+    let over = job.ending.is_some() || job.attempt > attempt.attempt;
+    // A byte range makes sense for the bytes of one stream only.
+    if let (Some(stream), Some(range), false) = (stream, byte_range(&headers)?, json) {
+        let total = match stream {
+            Stream::Stdout => job.log.stdout.bytes,
+            Stream::Stderr => job.log.stderr.bytes,
+        };
+        return bytes_answer(&app, attempt, stream, range, total, over).await;
+    }
+    let from = asked.from.unwrap_or(1).max(1);
+    let frames = on_reader(&app, attempt, move |reader| reader.read(from, most)).await?;
+    let next = frames.last().map_or(from, |frame| frame.seq + 1);
+    let end = over && next > job.log.frames;
+    let wanted = frames.iter().filter(|frame| stream.is_none_or(|stream| frame.stream == stream));
+    if json {
+        let frames = wanted.map(FrameJson::from).collect();
+        return Ok(Json(Frames { frames, next, end }).into_response());
+    }
+    let mut bytes = Vec::new();
+    for frame in wanted {
+        bytes.extend_from_slice(&frame.bytes);
+    }
+    let headers = [
+        ("content-type", "application/octet-stream".to_owned()),
+        ("x-content-type-options", "nosniff".to_owned()),
+        ("jobcell-next-seq", next.to_string()),
+        ("jobcell-log-end", end.to_string()),
+    ];
+    Ok((headers, bytes).into_response())
+}
+
+/// Runs a read on a blocking thread. A job that never ran has no log, which reads as an empty one.
+pub(super) async fn on_reader<T: Default + Send + 'static>(
+    app: &App,
+    attempt: AttemptId,
+    read: impl FnOnce(&mut LogReader) -> Result<T, LogError> + Send + 'static,
+) -> Result<T, ProblemDocument> {
+    let logs = app.backend.logs().clone();
+    let task = tokio::task::spawn_blocking(move || match logs.reader(attempt) {
+        Ok(mut reader) => read(&mut reader),
+        Err(LogError::Missing(_)) => Ok(T::default()),
+        Err(error) => Err(error),
+    });
+    task.await.expect("reading does not panic").map_err(|error| log_problem(&error))
+}
+
+/// `Range: bytes=first-last`, with the last one left out for "to the end". Other forms count as absent, as the standard
+/// allows; a range that is none is refused.
+fn byte_range(headers: &HeaderMap) -> Result<Option<(u64, Option<u64>)>, ProblemDocument> {
+    let Some(value) = headers.get(header::RANGE) else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let bad = || ProblemDocument::new("bad_query", "Range: write bytes=FIRST-LAST or bytes=FIRST-");
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
+        return Ok(None);
+    };
+    if first.is_empty() || last.contains(',') {
+        return Ok(None);
+    }
+    let first: u64 = first.parse().map_err(|_| bad())?;
+    let last = if last.is_empty() { None } else { Some(last.parse::<u64>().map_err(|_| bad())?) };
+    if last.is_some_and(|last| last < first) { Err(bad()) } else { Ok(Some((first, last))) }
+}
+
+async fn bytes_answer(
+    app: &App,
+    attempt: AttemptId,
+    stream: Stream,
+    (first, last): (u64, Option<u64>),
+    total: u64,
+    over: bool,
+) -> Result<Response, ProblemDocument> {
+    let wanted = last.map_or(u64::MAX, |last| last - first + 1);
+    let most = usize::try_from(wanted).unwrap_or(usize::MAX).min(MOST_BYTES);
+    let bytes = on_reader(app, attempt, move |reader| reader.read_bytes(stream, first, most)).await?;
+    // While the job runs nobody knows the total.
+    let total = if over { total.to_string() } else { "*".to_owned() };
+    if bytes.is_empty() {
+        let headers = [("content-range", format!("bytes */{total}"))];
+        return Ok((StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response());
+    }
+    let end = first + bytes.len() as u64 - 1;
+    let headers = [
+        ("content-type", "application/octet-stream".to_owned()),
+        ("x-content-type-options", "nosniff".to_owned()),
+        ("content-range", format!("bytes {first}-{end}/{total}")),
+    ];
+    Ok((StatusCode::PARTIAL_CONTENT, headers, bytes).into_response())
+}

@@ -1,0 +1,100 @@
+//! Errors as problem documents (RFC 9457) with stable codes.
+
+use crate::job::{Problem, Problems};
+use crate::queue::StoreError;
+use axum::Json;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
+pub const ERROR_CODES: [(&str, u16, &str); 13] = [
+    ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
+    ("bad_query", 400, "a query parameter cannot be read"),
+    ("bad_id", 400, "the id in the path is not a job's id"),
+    ("bad_body", 400, "the request's body cannot be read"),
+    ("body_too_large", 413, "the request's body is larger than server.max_body"),
+    ("unauthorized", 401, "the request has no key, or a wrong one"),
+    ("foreign_origin", 403, "a web page of another origin tried to open a live stream"),
+    ("job_not_found", 404, "no job has this id"),
+    ("no_route", 404, "the API has no such path"),
+    ("no_method", 405, "the path does not take this method"),
+    ("key_conflict", 409, "the idempotency key was used with another spec"),
+    ("queue_full", 429, "queue.max_queued jobs wait; Retry-After says when to try again"),
+    ("unavailable", 503, "the queue, the log or a stream cannot be had at the moment"),
+];
+
+/// The document.
+#[derive(Debug, Clone, Serialize)]
+pub struct ProblemDocument {
+    /// `urn:jobcell:error:<code>`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// What the code means.
+    pub title: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable code.
+    pub code: &'static str,
+    /// What happened here.
+    pub detail: String,
+    /// For `bad_spec`: every problem.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+    #[serde(skip)]
+    retry_after: Option<u64>,
+}
+
+impl ProblemDocument {
+    /// A problem with one of [`ERROR_CODES`].
+    pub(super) fn new(code: &'static str, detail: impl Into<String>) -> Self {
+        let (_, status, title) =
+            ERROR_CODES.into_iter().find(|(known, ..)| *known == code).expect("only codes of the catalogue are used");
+        let kind = format!("urn:jobcell:error:{code}");
+        Self { kind, title, status, code, detail: detail.into(), problems: Vec::new(), retry_after: None }
+    }
+
+    pub(super) fn spec(problems: &Problems) -> Self {
+        let count = problems.iter().count();
+        let detail = format!("{count} problem{} in the job spec; nothing was created", if count == 1 { "" } else { "s" });
+        Self { problems: problems.iter().cloned().collect(), ..Self::new("bad_spec", detail) }
+    }
+
+    pub(super) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+}
+
+impl From<StoreError> for ProblemDocument {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the queue failed a request");
+        Self::new("unavailable", "the queue cannot be used at the moment; the operator's log says why").retry_after(5)
+    }
+}
+
+impl IntoResponse for ProblemDocument {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let (retry_after, code) = (self.retry_after, self.code);
+        let mut response = (status, Json(self)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if code == "unauthorized" {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+        response
+    }
+}
+
+pub(super) async fn no_route() -> ProblemDocument {
+    ProblemDocument::new("no_route", "see docs/api.md for the paths")
+}
+
+pub(super) async fn no_method() -> ProblemDocument {
+    ProblemDocument::new("no_method", "see docs/api.md for the methods")
+}
