@@ -51,20 +51,20 @@ mod tests {
         Presets::from([("bash".to_owned(), bash)])
     }
 
-    fn resolved(document: serde_json::Value) -> Result<(String, Vec<String>), Cause> {
-        resolve(&JobSpec::check(&document, &SpecRules::default()).expect("valid"), &presets())
+    fn resolved(document: &serde_json::Value) -> Result<(String, Vec<String>), Cause> {
+        resolve(&JobSpec::check(document, &SpecRules::default()).expect("valid"), &presets())
     }
 
     #[test]
     fn presets_give_image_and_interpreter_and_the_job_may_name_its_own() {
         let own = |argv: &[&str]| argv.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
-        let found = resolved(json!({"preset": "bash", "script": "x"})).expect("resolves");
+        let found = resolved(&json!({"preset": "bash", "script": "x"})).expect("resolves");
         assert_eq!(found, ("jobcell/bash:1".to_owned(), own(&["/bin/bash", "{script}"])));
         let found =
-            resolved(json!({"preset": "bash", "script": "x", "interpreter": ["/bin/sh", "-e"]})).expect("resolves");
+            resolved(&json!({"preset": "bash", "script": "x", "interpreter": ["/bin/sh", "-e"]})).expect("resolves");
         assert_eq!(found.1, own(&["/bin/sh", "-e", "{script}"]));
-        let found = resolved(json!({"image": "debian", "command": ["ls", "{script}"]})).expect("resolves");
+        let found = resolved(&json!({"image": "debian", "command": ["ls", "{script}"]})).expect("resolves");
         assert_eq!(found, ("debian".to_owned(), own(&["ls", "{script}"])));
-        assert!(matches!(resolved(json!({"preset": "go", "script": "x"})), Err(Cause::PresetMissing { .. })));
+        assert!(matches!(resolved(&json!({"preset": "go", "script": "x"})), Err(Cause::PresetMissing { .. })));
     }
 }

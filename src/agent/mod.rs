@@ -7,3 +7,6 @@ mod dispatcher;
 mod runner;
 
 pub use dispatcher::{Agent, AgentSettings, Drained, Status};
+
+#[cfg(test)]
+mod tests;

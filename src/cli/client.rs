@@ -21,17 +21,27 @@ impl Client {
     pub(super) fn new(global: &Global) -> Result<Self, Failure> {
         let config = settings(global, None)?;
         let read = |name: &str| {
-            std::fs::read_to_string(config.data_dir.join(name)).ok().map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+            std::fs::read_to_string(config.data_dir.join(name))
+                .ok()
+                .map(|text| text.trim().to_owned())
+                .filter(|text| !text.is_empty())
         };
         let url = match global.server.clone().or_else(|| read("endpoint")) {
             Some(url) => url,
             None => format!("http://{}", config.server.listen),
         };
-        let key = match std::env::var("JOBCELL_API_KEY").ok().filter(|key| !key.is_empty()).or_else(|| read("admin.key")) {
+        let key = match std::env::var("JOBCELL_API_KEY")
+            .ok()
+            .filter(|key| !key.is_empty())
+            .or_else(|| read("admin.key"))
+        {
             Some(key) => key,
             None => {
                 let file = config.data_dir.join("admin.key");
-                return Err(Failure::unavailable(format!("no key: set JOBCELL_API_KEY, or run as the user who can read {}; if nothing is there, `jobcell up` makes it", file.display())));
+                return Err(Failure::unavailable(format!(
+                    "no key: set JOBCELL_API_KEY, or run as the user who can read {}; if nothing is there, `jobcell up` makes it",
+                    file.display()
+                )));
             }
         };
         // The API is on this host or named explicitly: a proxy from the environment is not asked.
@@ -129,7 +139,15 @@ fn segment(id: &str) -> Result<&str, Failure> {
 }
 
 fn escaped(text: &str) -> String {
-    text.bytes().map(|byte| if byte.is_ascii_alphanumeric() || byte == b'-' { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    text.bytes()
+        .map(|byte| {
+            if byte.is_ascii_alphanumeric() || byte == b'-' {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        })
+        .collect()
 }
 
 fn refused(status: StatusCode, text: &str) -> Failure {

@@ -58,7 +58,12 @@ pub(super) async fn run(config: &Config, output: Output) -> Result<u8, Failure> 
                     Verdict::Warn => "warn",
                     Verdict::Fail => "FAIL",
                 };
-                vec![word.to_owned(), check.name.to_owned(), check.found.clone(), check.remedy.clone().unwrap_or_default()]
+                vec![
+                    word.to_owned(),
+                    check.name.to_owned(),
+                    check.found.clone(),
+                    check.remedy.clone().unwrap_or_default(),
+                ]
             });
             println!("{}", show::table(&["", "CHECK", "FOUND", "REMEDY"], rows.collect()));
         }
@@ -87,9 +92,19 @@ fn judge(facts: &Facts) -> Vec<Check> {
         other => add("processor", Verdict::Fail, other.into(), Some("the warden is built for x86-64 Linux only")),
     }
     match &facts.data_dir {
-        Ok(free) if *free < LEAST_FREE => add("data directory", Verdict::Warn, format!("{} MiB free", free >> 20), Some("free some space, or move data_dir")),
+        Ok(free) if *free < LEAST_FREE => add(
+            "data directory",
+            Verdict::Warn,
+            format!("{} MiB free", free >> 20),
+            Some("free some space, or move data_dir"),
+        ),
         Ok(free) => add("data directory", Verdict::Ok, format!("{} GiB free", free >> 30), None),
-        Err(error) => add("data directory", Verdict::Fail, error.clone(), Some("correct its owner and mode, or choose another data_dir")),
+        Err(error) => add(
+            "data directory",
+            Verdict::Fail,
+            error.clone(),
+            Some("correct its owner and mode, or choose another data_dir"),
+        ),
     }
     let engine = match &facts.engine {
         Ok(engine) => engine,
@@ -102,21 +117,42 @@ fn judge(facts: &Facts) -> Vec<Check> {
     add("engine", Verdict::Ok, format!("{} at {}", engine.version, facts.host), None);
     match version(&engine.api_version) >= vec![1, 41] {
         true => add("engine API", Verdict::Ok, engine.api_version.clone(), None),
-        false => add("engine API", Verdict::Fail, engine.api_version.clone(), Some("upgrade the engine to 20.10 or later")),
+        false => {
+            add("engine API", Verdict::Fail, engine.api_version.clone(), Some("upgrade the engine to 20.10 or later"))
+        }
     }
     let runc = version(&engine.runc);
     let fixed = runc >= vec![1, 3, 3] || (runc.starts_with(&[1, 2]) && runc >= vec![1, 2, 8]);
     match (engine.runc.is_empty(), fixed) {
-        (true, _) => add("runc", Verdict::Warn, "the engine does not say".into(), Some("check that it is 1.2.8, 1.3.3 or later")),
+        (true, _) => {
+            add("runc", Verdict::Warn, "the engine does not say".into(), Some("check that it is 1.2.8, 1.3.3 or later"))
+        }
         (false, true) => add("runc", Verdict::Ok, engine.runc.clone(), None),
-        (false, false) => add("runc", Verdict::Warn, engine.runc.clone(), Some("older than 1.2.8 and 1.3.3: make sure that your distribution carries the fixes of November 2025")),
+        (false, false) => add(
+            "runc",
+            Verdict::Warn,
+            engine.runc.clone(),
+            Some("older than 1.2.8 and 1.3.3: make sure that your distribution carries the fixes of November 2025"),
+        ),
     }
     let limits = [("memory", engine.memory_limit), ("swap", engine.swap_limit), ("pids", engine.pids_limit)];
     let missing: Vec<&str> = limits.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
     match missing[..] {
-        [] => add("limits", Verdict::Ok, format!("memory, swap and pids, cgroup version {}", engine.cgroup_version), None),
-        ["swap"] => add("limits", Verdict::Warn, "swap is not counted".into(), Some("boot with swapaccount=1, or run without swap: a job can swap beyond its memory")),
-        _ => add("limits", Verdict::Fail, format!("not enforced: {}", missing.join(", ")), Some("enable the kernel's control groups for these")),
+        [] => {
+            add("limits", Verdict::Ok, format!("memory, swap and pids, cgroup version {}", engine.cgroup_version), None)
+        }
+        ["swap"] => add(
+            "limits",
+            Verdict::Warn,
+            "swap is not counted".into(),
+            Some("boot with swapaccount=1, or run without swap: a job can swap beyond its memory"),
+        ),
+        _ => add(
+            "limits",
+            Verdict::Fail,
+            format!("not enforced: {}", missing.join(", ")),
+            Some("enable the kernel's control groups for these"),
+        ),
     }
     let has = |name: &str| engine.security_options.iter().any(|option| option.contains(name));
     match has("seccomp") {
@@ -125,16 +161,29 @@ fn judge(facts: &Facts) -> Vec<Check> {
     }
     match has("apparmor") || has("selinux") {
         true => add("security module", Verdict::Ok, engine.security_options.join(" "), None),
-        false => add("security module", Verdict::Warn, "none".into(), Some("AppArmor or SELinux would be one more wall")),
+        false => {
+            add("security module", Verdict::Warn, "none".into(), Some("AppArmor or SELinux would be one more wall"))
+        }
     }
     match engine.live_restore {
         true => add("live-restore", Verdict::Ok, "on".into(), None),
-        false => add("live-restore", Verdict::Warn, "off".into(), Some("set \"live-restore\": true in daemon.json, or an engine restart ends running jobs")),
+        false => add(
+            "live-restore",
+            Verdict::Warn,
+            "off".into(),
+            Some("set \"live-restore\": true in daemon.json, or an engine restart ends running jobs"),
+        ),
     }
-    let absent: Vec<&str> = facts.presets.iter().filter(|image| !engine.images.contains(image)).map(String::as_str).collect();
+    let absent: Vec<&str> =
+        facts.presets.iter().filter(|image| !engine.images.contains(image)).map(String::as_str).collect();
     match absent[..] {
         [] => add("preset images", Verdict::Ok, facts.presets.join(", "), None),
-        _ => add("preset images", Verdict::Warn, format!("not there: {}", absent.join(", ")), Some("make them with `scripts/images.sh`, or pull them; jobs that name them fail until then")),
+        _ => add(
+            "preset images",
+            Verdict::Warn,
+            format!("not there: {}", absent.join(", ")),
+            Some("make them with `scripts/images.sh`, or pull them; jobs that name them fail until then"),
+        ),
     }
     checks
 }
@@ -162,7 +211,13 @@ mod tests {
             images: vec!["a".into()],
             ..EngineFacts::default()
         };
-        Facts { engine: Ok(engine), host: "unix:///x".into(), presets: vec!["a".into()], data_dir: Ok(1 << 40), machine: "x86_64" }
+        Facts {
+            engine: Ok(engine),
+            host: "unix:///x".into(),
+            presets: vec!["a".into()],
+            data_dir: Ok(1 << 40),
+            machine: "x86_64",
+        }
     }
 
     fn not_ok(facts: &Facts) -> Vec<(&'static str, Verdict)> {

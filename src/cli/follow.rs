@@ -37,12 +37,18 @@ impl Sink {
     }
 }
 
-fn gone(error: std::io::Error) -> Failure {
+fn gone(error: &std::io::Error) -> Failure {
     Failure::new(format!("output cannot be written: {error}"))
 }
 
 /// Follows until the end, over broken connections too: each new one begins behind the last record that came.
-pub(super) async fn remote(client: &Client, id: &str, from: u64, only: Option<Stream>, sink: Sink) -> Result<(), Failure> {
+pub(super) async fn remote(
+    client: &Client,
+    id: &str,
+    from: u64,
+    only: Option<Stream>,
+    sink: Sink,
+) -> Result<(), Failure> {
     let (mut next, mut tries, mut pause) = (from.max(1), 0, FIRST_PAUSE);
     loop {
         let before = next;
@@ -55,7 +61,9 @@ pub(super) async fn remote(client: &Client, id: &str, from: u64, only: Option<St
                 }
                 tries += 1;
                 if tries > TRIES {
-                    return Err(Failure::unavailable(format!("the live stream broke and could not be opened again: {reason}")));
+                    return Err(Failure::unavailable(format!(
+                        "the live stream broke and could not be opened again: {reason}"
+                    )));
                 }
                 tokio::time::sleep(pause).await;
                 pause *= 2;
@@ -75,14 +83,18 @@ async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>
     let url = client.url.replacen("http", "ws", 1);
     let mut request = format!("{url}/v1/jobs/{id}/logs/live?from={next}").into_client_request().map_err(link)?;
     let key = format!("Bearer {}", client.key);
-    let key = key.parse().map_err(|_| Broken::ForGood(Failure::usage("the key has characters that no header can have")))?;
+    let key =
+        key.parse().map_err(|_| Broken::ForGood(Failure::usage("the key has characters that no header can have")))?;
     request.headers_mut().insert("authorization", key);
     let connect = tokio_tungstenite::connect_async(request);
     let (mut socket, _) = match tokio::time::timeout(Duration::from_secs(10), connect).await {
         Err(_) => return Err(Broken::Link("no answer".to_owned())),
         Ok(Ok(opened)) => opened,
         Ok(Err(Error::Http(response))) if response.status().is_client_error() => {
-            return Err(Broken::ForGood(Failure::new(format!("the API refuses the live stream: {}", response.status()))));
+            return Err(Broken::ForGood(Failure::new(format!(
+                "the API refuses the live stream: {}",
+                response.status()
+            ))));
         }
         Ok(Err(error)) => return Err(link(error)),
     };
@@ -97,7 +109,7 @@ async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>
                 for (seq, stream, bytes) in parse(&records).map_err(|reason| Broken::Link(reason.to_owned()))? {
                     if seq >= *next {
                         if only.is_none_or(|only| only == stream) {
-                            sink.write(stream, bytes).map_err(|error| Broken::ForGood(gone(error)))?;
+                            sink.write(stream, bytes).map_err(|error| Broken::ForGood(gone(&error)))?;
                         }
                         *next = seq + 1;
                     }
@@ -111,7 +123,9 @@ async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>
     }
 }
 
-fn parse(mut rest: &[u8]) -> Result<Vec<(u64, Stream, &[u8])>, &'static str> {
+type Record<'a> = (u64, Stream, &'a [u8]);
+
+fn parse(mut rest: &[u8]) -> Result<Vec<Record<'_>>, &'static str> {
     let mut records = Vec::new();
     while !rest.is_empty() {
         let (head, tail) = rest.split_at_checked(LIVE_RECORD_HEADER).ok_or("a record is cut off")?;
@@ -136,7 +150,7 @@ pub(super) async fn local(logs: &LogStore, attempt: AttemptId, sink: Sink) -> Re
             let Some(last) = frames.last() else { break };
             next = last.seq + 1;
             for frame in &frames {
-                sink.write(frame.stream, &frame.bytes).map_err(gone)?;
+                sink.write(frame.stream, &frame.bytes).map_err(|error| gone(&error))?;
             }
         }
         let Some(tail) = tail.as_mut().filter(|_| !ended) else { return Ok(()) };

@@ -22,19 +22,29 @@ impl Home {
     /// Takes the directory, and makes what is not there yet. Errors: another process holds it; it cannot be written.
     pub(crate) fn open(dir: &Path) -> Result<Self, Failure> {
         let failed = |what: &str, error: std::io::Error| {
-            Failure::unavailable(format!("data directory {}: {what}: {error}; choose another with --data-dir, or correct its permissions", dir.display()))
+            Failure::unavailable(format!(
+                "data directory {}: {what}: {error}; choose another with --data-dir, or correct its permissions",
+                dir.display()
+            ))
         };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| failed("cannot be made", error))?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(|error| failed("cannot be made", error))?;
         let lock = private(dir.join("lock")).map_err(|error| failed("cannot be locked", error))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let dir = dir.display();
-                return Err(Failure::unavailable(format!("data directory {dir} is held by another jobcell process; stop it, or choose another with --data-dir")));
+                return Err(Failure::unavailable(format!(
+                    "data directory {dir} is held by another jobcell process; stop it, or choose another with --data-dir"
+                )));
             }
             Err(TryLockError::Error(error)) => return Err(failed("cannot be locked", error)),
         }
-        let (owner, _) = kept(&dir.join("owner"), || OwnerId::random().to_string()).map_err(|error| failed("owner", error))?;
+        let (owner, _) =
+            kept(&dir.join("owner"), || OwnerId::random().to_string()).map_err(|error| failed("owner", error))?;
         let (admin_key, new_key) = kept(&dir.join("admin.key"), new_key).map_err(|error| failed("admin.key", error))?;
         let owner = owner.parse().map_err(|error| {
             Failure::unavailable(format!("{}: {error}; the file was changed by hand", dir.join("owner").display()))

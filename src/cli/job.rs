@@ -207,11 +207,18 @@ fn read_file(file: &Path) -> Result<String, Failure> {
 async fn run_here(file: &Path, config: Config, output: Output) -> Result<u8, Failure> {
     let spec = JobSpec::from_yaml(&read_file(file)?, &node::rules(&config)).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
-        Failure::usage(format!("the job spec has problems; nothing was created\n{}", show::printable(&lines.join("\n")).replace("\\n", "\n")))
+        Failure::usage(format!(
+            "the job spec has problems; nothing was created\n{}",
+            show::printable(&lines.join("\n")).replace("\\n", "\n")
+        ))
     })?;
     let seccomp = node::seccomp(&config)?;
     let engine = node::connect(&config).await.map_err(|error| {
-        Failure::unavailable(format!("no engine at {}: {}; `jobcell doctor` tells more", config.docker.host, error.short()))
+        Failure::unavailable(format!(
+            "no engine at {}: {}; `jobcell doctor` tells more",
+            config.docker.host,
+            error.short()
+        ))
     })?;
     let folder = Folder::make()?;
     let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0)?;
@@ -258,7 +265,8 @@ async fn run_here(file: &Path, config: Config, output: Output) -> Result<u8, Fai
 
 /// Here nobody waits for an engine to come back.
 async fn unavailable(status: &mut tokio::sync::watch::Receiver<crate::agent::Status>) -> String {
-    let reason = status.wait_for(|status| status.unavailable.is_some()).await.ok().and_then(|status| status.unavailable.clone());
+    let reason =
+        status.wait_for(|status| status.unavailable.is_some()).await.ok().and_then(|status| status.unavailable.clone());
     match reason {
         Some(reason) => reason,
         None => std::future::pending().await,

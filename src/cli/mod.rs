@@ -152,7 +152,8 @@ fn settings(global: &Global, listen: Option<String>) -> Result<Config, Failure> 
     flags.extend(listen.map(|listen| ("server.listen", listen)));
     let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     let input = LoadInput { file: global.config.clone(), env: env.collect(), flags, host: HostFacts::read() };
-    let config = load(&input).map_err(|problems| Failure::config(format!("the settings have problems:\n{problems}")))?;
+    let config =
+        load(&input).map_err(|problems| Failure::config(format!("the settings have problems:\n{problems}")))?;
     let filter = input.env.get("RUST_LOG").unwrap_or(&config.telemetry.log_filter);
     telemetry::init(config.telemetry.log_format, filter).map_err(Failure::config)?;
     Ok(config)

@@ -49,7 +49,13 @@ pub(crate) async fn connect(config: &Config) -> Result<Engine, EngineError> {
 }
 
 /// Makes cells on `engine`.
-pub(crate) fn executor(config: &Config, engine: Engine, seccomp: String, owner: OwnerId, stop: CancellationToken) -> DockerExecutor {
+pub(crate) fn executor(
+    config: &Config,
+    engine: Engine,
+    seccomp: String,
+    owner: OwnerId,
+    stop: CancellationToken,
+) -> DockerExecutor {
     let docker = &config.docker;
     let settings = DockerSettings {
         shape: Shape {

@@ -77,12 +77,32 @@ pub(super) fn job(job: &Value) -> String {
     }
     line("agent", text(&job["agent"]));
     let log = &job["log"];
-    let complete = if job["ending"].is_null() { "still open" } else if log["complete"] == true { "complete" } else { "incomplete" };
-    line("log", format!("{} bytes stdout, {} bytes stderr, {} frames, {complete}", log["stdout"]["bytes"], log["stderr"]["bytes"], log["frames"]));
+    let complete = if job["ending"].is_null() {
+        "still open"
+    } else if log["complete"] == true {
+        "complete"
+    } else {
+        "incomplete"
+    };
+    line(
+        "log",
+        format!(
+            "{} bytes stdout, {} bytes stderr, {} frames, {complete}",
+            log["stdout"]["bytes"], log["stderr"]["bytes"], log["frames"]
+        ),
+    );
     if let Some(usage) = job["usage"].as_object() {
         let seconds = |key: &str| usage.get(key).and_then(Value::as_f64).unwrap_or_default() / 1e6;
         let peak = usage.get("peak_memory_bytes").and_then(Value::as_f64).unwrap_or_default() / f64::from(1 << 20);
-        line("use", format!("{} wall, {:.3} s user, {:.3} s system, {peak:.1} MiB peak", text(&job["usage"]["wall"]), seconds("cpu_user_us"), seconds("cpu_system_us")));
+        line(
+            "use",
+            format!(
+                "{} wall, {:.3} s user, {:.3} s system, {peak:.1} MiB peak",
+                text(&job["usage"]["wall"]),
+                seconds("cpu_user_us"),
+                seconds("cpu_system_us")
+            ),
+        );
     }
     out.push_str("\nphases\n");
     let mut before = None;
@@ -109,7 +129,8 @@ mod tests {
 
     #[test]
     fn text_from_outside_cannot_steer_a_terminal() {
-        let shown = jobs(&serde_json::json!({"jobs": [{"id": "x", "spec": {"name": "a\u{1b}[2Jb\n"}, "phase": "queued"}]}));
+        let shown =
+            jobs(&serde_json::json!({"jobs": [{"id": "x", "spec": {"name": "a\u{1b}[2Jb\n"}, "phase": "queued"}]}));
         assert!(!shown.contains('\u{1b}') && shown.contains("a\\u{1b}[2Jb\\n"), "{shown}");
     }
 }

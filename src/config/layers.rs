@@ -54,10 +54,7 @@ pub fn load(input: &LoadInput) -> Result<Config, Problems> {
         Err(error) => return Err(Problems::one("", error.to_string(), "correct the file or variable named")),
     };
     let origin = |path: &str| origin_of(&figment, path);
-    match check::check(&merged, &defaults, &input.env, &origin, problems) {
-        Ok(config) => Ok(config),
-        Err(problems) => Err(problems),
-    }
+    check::check(&merged, &defaults, &input.env, &origin, problems)
 }
 
 trait Concat {

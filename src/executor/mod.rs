@@ -4,6 +4,8 @@
 //! conversation with the warden, is in [`warden`]. Must never decide what a job's end means to its backend.
 
 pub mod docker;
+#[cfg(test)]
+pub(crate) mod scripted;
 pub mod warden;
 
 use crate::job::{AttemptId, Cause, JobSpec, Millis};
@@ -31,12 +33,17 @@ pub struct CellOrder {
     pub lease: Millis,
 }
 
+/// What a warden writes.
+pub type LinkOutput = Pin<Box<dyn Stream<Item = Result<bytes::Bytes, String>> + Send>>;
+/// What a warden reads.
+pub type LinkInput = Pin<Box<dyn AsyncWrite + Send>>;
+
 /// The transport to a warden: any byte stream will do.
 pub struct Link {
     /// What the warden writes.
-    pub output: Pin<Box<dyn Stream<Item = Result<bytes::Bytes, String>> + Send>>,
+    pub output: LinkOutput,
     /// What it reads.
-    pub input: Pin<Box<dyn AsyncWrite + Send>>,
+    pub input: LinkInput,
 }
 
 /// What a cell is seen to be from outside, by whoever runs it.

@@ -211,13 +211,9 @@ impl Cause {
     /// shell has them, 128+n for a signal, 130 for a cancel (as after Ctrl-C).
     pub const fn process_exit_code(&self) -> u8 {
         match self {
-            #[expect(
-                clippy::cast_possible_truncation,
-                clippy::cast_sign_loss,
-                reason = "wait status keeps the low 8 bits"
-            )]
+            // A wait status keeps the low 8 bits.
             Self::ExitCode { exit_code } => (*exit_code & 0xff) as u8,
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "signals are 1..=64")]
+            // Signals are 1..=64.
             Self::Signal { signal } => 128 + (*signal & 0x7f) as u8,
             Self::OutOfMemory { .. } => 137,
             Self::ProgramNotFound { .. } => 127,

@@ -179,8 +179,8 @@ impl JobSpec {
     }
     /// The same spec under an idempotency key given beside the document (the HTTP header). A key in the document wins.
     /// Errors: a key that is not one.
-    pub fn or_idempotency_key(mut self, key: Option<String>) -> Result<Self, Problems> {
-        if let Some(key) = key.as_deref().filter(|_| self.idempotency_key.is_none()) {
+    pub fn or_idempotency_key(mut self, key: Option<&str>) -> Result<Self, Problems> {
+        if let Some(key) = key.filter(|_| self.idempotency_key.is_none()) {
             let mut problems = Problems::default();
             check::name_rules("idempotency_key", key, &mut problems);
             self = problems.or_value(self)?;

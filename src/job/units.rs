@@ -211,7 +211,6 @@ impl FromStr for Cpus {
             return Err(bad());
         }
         // In range, so the conversion is exact to a thousandth.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be within 0.01..=1024")]
         Ok(Self((cores * 1000.0).round() as u32))
     }
 }

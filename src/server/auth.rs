@@ -36,6 +36,10 @@ pub(super) async fn require_key(State(app): State<App>, request: Request, next: 
     match key {
         Some(key) if app.key.opens(key.trim()) => next.run(request).await,
         Some(_) => ProblemDocument::new("unauthorized", "the key is not this installation's").into_response(),
-        None => ProblemDocument::new("unauthorized", "send `Authorization: Bearer <key>`; the key is in <data_dir>/admin.key").into_response(),
+        None => ProblemDocument::new(
+            "unauthorized",
+            "send `Authorization: Bearer <key>`; the key is in <data_dir>/admin.key",
+        )
+        .into_response(),
     }
 }

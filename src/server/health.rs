@@ -13,7 +13,11 @@ pub(super) async fn live() -> &'static str {
 
 /// A line for a probe; `/healthz` has the reasons.
 pub(super) async fn ready(State(app): State<App>) -> impl IntoResponse {
-    if app.health.report().ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+    if app.health.report().ready {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    }
 }
 
 pub(super) async fn all(State(app): State<App>) -> (StatusCode, Json<HealthReport>) {

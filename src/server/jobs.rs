@@ -60,8 +60,7 @@ pub(super) fn not_found(id: JobId) -> ProblemDocument {
 impl WaitQuery {
     fn limit(&self, most: Duration) -> Answer<Option<Duration>> {
         let Some(text) = &self.wait else { return Ok(None) };
-        let wait: Millis =
-            text.parse().map_err(|error| ProblemDocument::new("bad_query", format!("wait: {error}")))?;
+        let wait: Millis = text.parse().map_err(|error| ProblemDocument::new("bad_query", format!("wait: {error}")))?;
         Ok(Some(wait.as_duration().min(most)))
     }
 }
@@ -113,7 +112,8 @@ fn read_spec(app: &App, headers: &HeaderMap, body: &Bytes) -> Answer<JobSpec> {
     } else {
         parse_json(body).and_then(|document| JobSpec::check(&document, rules))
     };
-    spec.and_then(|spec| spec.or_idempotency_key(text("idempotency-key"))).map_err(|problems| ProblemDocument::spec(&problems))
+    spec.and_then(|spec| spec.or_idempotency_key(text("idempotency-key").as_deref()))
+        .map_err(|problems| ProblemDocument::spec(&problems))
 }
 
 /// The job at its end, or as it stands when the time is over or the server stops.

@@ -56,7 +56,8 @@ impl ProblemDocument {
 
     pub(super) fn spec(problems: &Problems) -> Self {
         let count = problems.iter().count();
-        let detail = format!("{count} problem{} in the job spec; nothing was created", if count == 1 { "" } else { "s" });
+        let detail =
+            format!("{count} problem{} in the job spec; nothing was created", if count == 1 { "" } else { "s" });
         Self { problems: problems.iter().cloned().collect(), ..Self::new("bad_spec", detail) }
     }
 

@@ -110,16 +110,16 @@ impl Executor for DockerExecutor {
         // A second try is for one thing only: the warden's volume was removed by hand since it was made sure of.
         for last in [false, true] {
             let volume =
-                inner.volume.ensure(&order.image).await.map_err(|error| failed("volume", &order.image, error))?;
+                inner.volume.ensure(&order.image).await.map_err(|error| failed("volume", &order.image, &error))?;
             let body = plan.container.clone();
             let created = inner.engine.create(&name, create::with_volume(body, &volume)).await;
-            created.map_err(|error| failed("create", &order.image, error))?;
+            created.map_err(|error| failed("create", &order.image, &error))?;
             match start(&cell).await {
                 Ok(link) => return Ok((cell, link)),
                 Err((step, error)) => {
                     cell.remove().await;
                     if last || !error.says(volume::WARDEN_PATH) {
-                        return Err(failed(step, &order.image, error));
+                        return Err(failed(step, &order.image, &error));
                     }
                     inner.volume.forget();
                 }
@@ -138,7 +138,7 @@ async fn start(cell: &DockerCell) -> Result<Link, (&'static str, EngineError)> {
     Ok(link)
 }
 
-fn failed(step: &str, image: &str, error: EngineError) -> NoCell {
+fn failed(step: &str, image: &str, error: &EngineError) -> NoCell {
     if error.is_missing_image() {
         NoCell::Failed(Cause::ImageMissing { image: image.to_owned(), reason: error.short() })
     } else if error.is_refusal() {

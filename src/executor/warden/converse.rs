@@ -5,7 +5,7 @@
 
 use super::session::{Action, Input, Over, Session, StopReason};
 use super::verdict;
-use crate::executor::{Cell, CellOrder, Link, Seen};
+use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{Cause, LogTotals, UnixMillis, Usage};
 use crate::logstore::{FrameRef, LogError, LogWriter, Stream as LogStream};
 use crate::protocol::wire::{Decoder, FromWarden, ToWarden};
@@ -76,7 +76,7 @@ enum Done {
     Linked(Link),
     Gone(String),
     Killed(Result<(), String>),
-    Appended(LogWriter, Result<u64, LogError>),
+    Appended(Box<LogWriter>, Result<u64, LogError>),
 }
 
 /// One frame of output on its way to the log store.
@@ -95,8 +95,8 @@ struct Talk<'a, C: Cell> {
     began: Instant,
     epoch: u32,
     links: u32,
-    output: Option<std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, String>> + Send>>>,
-    input: Option<std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>>,
+    output: Option<LinkOutput>,
+    input: Option<LinkInput>,
     decoder: Decoder,
     skipped: u64,
     to_send: Vec<u8>,
@@ -174,19 +174,14 @@ pub async fn converse<C: Cell + Sync>(
     talk.finish().await
 }
 
-async fn next_chunk(
-    output: &mut Option<std::pin::Pin<Box<dyn futures_util::Stream<Item = Result<Bytes, String>> + Send>>>,
-) -> Option<Result<Bytes, String>> {
+async fn next_chunk(output: &mut Option<LinkOutput>) -> Option<Result<Bytes, String>> {
     match output {
         Some(output) => output.next().await,
         None => std::future::pending().await,
     }
 }
 
-async fn write_some(
-    input: &mut Option<std::pin::Pin<Box<dyn tokio::io::AsyncWrite + Send>>>,
-    bytes: &[u8],
-) -> std::io::Result<usize> {
+async fn write_some(input: &mut Option<LinkInput>, bytes: &[u8]) -> std::io::Result<usize> {
     match input {
         Some(input) if !bytes.is_empty() => {
             let count = input.write(bytes).await?;
@@ -327,7 +322,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         });
         self.tasks.push(Box::pin(async move {
             let (writer, result) = append.await.expect("appending does not panic");
-            Done::Appended(writer, result.map(|appended| appended.last_seq))
+            Done::Appended(Box::new(writer), result.map(|appended| appended.last_seq))
         }));
     }
 
@@ -342,7 +337,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 self.on(Input::Cut(reason), progress);
             }
             Done::Appended(writer, result) => {
-                self.writer = Some(writer);
+                self.writer = Some(*writer);
                 match result {
                     Ok(last) => self.on(Input::Stored(last), progress),
                     Err(error) => {
@@ -390,7 +385,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         self.unlink();
         while self.writer.is_none() {
             match self.tasks.next().await {
-                Some(Done::Appended(writer, _)) => self.writer = Some(writer),
+                Some(Done::Appended(writer, _)) => self.writer = Some(*writer),
                 Some(_) => {}
                 None => break,
             }

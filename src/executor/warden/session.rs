@@ -171,11 +171,6 @@ impl Session {
         &self.receipt
     }
 
-    /// The strongest reason for which the job was asked to end.
-    pub(super) fn stop(&self) -> Option<StopReason> {
-        self.stop
-    }
-
     /// When [`Input::Tick`] must come at the latest.
     pub(super) fn wake_at(&self) -> u64 {
         let state = match self.state {
@@ -198,7 +193,7 @@ impl Session {
         }
         match input {
             Input::Attached => self.attached(now, &mut actions),
-            Input::Cut(_) => self.reattach(now, &mut actions),
+            Input::Cut(reason) => self.reattach(&reason, now, &mut actions),
             Input::Gone(reason) => self.gone(reason, &mut actions),
             Input::Message(message) => self.message(message, now, &mut actions),
             Input::Output(seq) => self.output(seq, now, &mut actions),
@@ -243,13 +238,13 @@ impl Session {
         }
     }
 
-    fn reattach(&mut self, now: u64, actions: &mut VecDeque<Action>) {
+    fn reattach(&mut self, reason: &str, now: u64, actions: &mut VecDeque<Action>) {
         self.linked = false;
         self.unanswered = None;
         self.next_ping = now + PING_MS;
         self.fruitless += 1;
         if self.fruitless > FRUITLESS_ATTACHES {
-            self.broken("no answer after several attaches", actions);
+            self.broken(&format!("nothing came over {FRUITLESS_ATTACHES} links in a row; the last: {reason}"), actions);
         } else {
             actions.push_back(Action::Reattach);
         }
@@ -319,7 +314,7 @@ impl Session {
                 if let State::Draining(exit) = &self.state
                     && self.received < exit.last_seq
                 {
-                    self.reattach(now, actions);
+                    self.reattach("the end came before all output", now, actions);
                 }
             }
             FromWarden::Pong { nonce, .. } => {
@@ -352,7 +347,7 @@ impl Session {
             actions.push_back(Action::Keep);
         } else if seq > self.received + 1 && self.linked {
             // A frame was torn: attach again, and the warden sends from the first one that is not stored.
-            self.reattach(now, actions);
+            self.reattach("a frame was lost", now, actions);
         }
     }
 
@@ -410,7 +405,7 @@ impl Session {
             actions.push_back(Action::Kill);
         }
         match self.unanswered {
-            Some((_, due)) if now >= due => self.reattach(now, actions),
+            Some((_, due)) if now >= due => self.reattach("a ping was not answered", now, actions),
             None if now >= self.next_ping && self.linked => {
                 self.nonce += 1;
                 self.unanswered = Some((self.nonce, now + PING_MS));

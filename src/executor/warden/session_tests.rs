@@ -1,1 +1,249 @@
+//! The machine, step by step, and a random walk: whatever a warden and a link do, it ends, and never acknowledges what
+//! is not stored.
 
+use super::*;
+use crate::protocol::wire::ExitKind;
+use proptest::prelude::*;
+
+fn session() -> Session {
+    Session::new("a/1/0".into(), 0, 1_000, 60_000)
+}
+
+fn hello(state: WardenState) -> Input {
+    Input::Message(FromWarden::Hello {
+        version: 1,
+        build: "x".into(),
+        attempt: String::new(),
+        state,
+        next_seq: 1,
+        receipt: vec![("uid".into(), "7".into())],
+    })
+}
+
+fn started() -> Input {
+    Input::Message(FromWarden::Started { pid: 2, time_us: 1 })
+}
+
+fn exit(last_seq: u64) -> Exit {
+    Exit {
+        last_seq,
+        kind: ExitKind::Exited,
+        code: 0,
+        step: String::new(),
+        stop_reason: 0,
+        started_us: 1,
+        ended_us: 2,
+        wall_ms: 3,
+        utime_us: 0,
+        stime_us: 0,
+        max_rss_bytes: 0,
+        peak_memory_bytes: 0,
+        oom_kills: 0,
+        peak_pids: 0,
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+        leftover: 0,
+    }
+}
+
+/// A session in which the job runs.
+fn running() -> Session {
+    let mut session = session();
+    session.on(Input::Attached, 0);
+    session.on(hello(WardenState::Waiting), 1);
+    assert_eq!(session.on(started(), 2), [Action::Started]);
+    session
+}
+
+fn over(actions: &VecDeque<Action>) -> Option<&Over> {
+    actions.iter().find_map(|action| match action {
+        Action::Over(over) => Some(&**over),
+        _ => None,
+    })
+}
+
+#[test]
+fn the_spec_follows_the_attach_at_once_and_only_before_the_start() {
+    let mut session = session();
+    let actions = session.on(Input::Attached, 0);
+    assert!(matches!(&actions[0], Action::Send(ToWarden::Attach { stored: 0, .. })) && actions[1] == Action::SendSpec);
+    let mut session = running();
+    assert_eq!(session.on(Input::Cut("x".into()), 5), [Action::Reattach]);
+    let actions = session.on(Input::Attached, 6);
+    assert_eq!(actions.len(), 1, "{actions:?}");
+}
+
+#[test]
+fn output_is_kept_in_order_and_acknowledged_when_stored() {
+    let mut session = running();
+    assert_eq!(session.on(Input::Output(1), 3), [Action::Keep]);
+    assert_eq!(session.on(Input::Output(1), 3), []);
+    assert_eq!(session.on(Input::Output(2), 3), [Action::Keep]);
+    assert_eq!(session.on(Input::Stored(2), 4), [Action::Send(ToWarden::Ack { seq: 2 })]);
+    assert_eq!(session.on(Input::Stored(2), 4), []);
+}
+
+#[test]
+fn a_hole_makes_a_new_link_that_asks_for_what_is_not_stored() {
+    let mut session = running();
+    session.on(Input::Output(1), 3);
+    session.on(Input::Stored(1), 3);
+    session.on(Input::Output(2), 3);
+    assert_eq!(session.on(Input::Output(4), 3), [Action::Reattach]);
+    let actions = session.on(Input::Attached, 4);
+    assert!(matches!(actions[0], Action::Send(ToWarden::Attach { stored: 1, .. })));
+    assert_eq!(session.on(Input::Output(2), 5), [Action::Keep]);
+}
+
+#[test]
+fn the_end_waits_until_all_output_is_stored() {
+    let mut session = running();
+    session.on(Input::Output(1), 3);
+    assert_eq!(session.on(Input::Message(FromWarden::Exit(exit(1))), 4), []);
+    let actions = session.on(Input::Stored(1), 5);
+    assert!(actions.contains(&Action::Send(ToWarden::Close)));
+    assert_eq!(over(&actions), Some(&Over::Exited(exit(1))));
+}
+
+#[test]
+fn an_end_that_came_before_lost_output_fetches_it() {
+    let mut session = running();
+    assert_eq!(session.on(Input::Message(FromWarden::Exit(exit(2))), 4), [Action::Reattach]);
+    session.on(Input::Attached, 5);
+    session.on(Input::Output(1), 6);
+    session.on(Input::Output(2), 6);
+    session.on(Input::Message(FromWarden::Exit(exit(2))), 7);
+    assert_eq!(over(&session.on(Input::Stored(2), 8)), Some(&Over::Exited(exit(2))));
+}
+
+#[test]
+fn a_stop_asks_and_then_kills_and_the_cause_is_its_reason() {
+    let mut session = running();
+    let actions = session.on(Input::Stop(StopReason::Cancel), 10);
+    assert_eq!(actions, [Action::Send(ToWarden::Stop { level: 0, reason: 1, grace_ms: 1_000 })]);
+    assert_eq!(session.on(Input::Stop(StopReason::Cancel), 11), []);
+    let at = 10 + 1_000 + STOP_SLACK_MS;
+    assert!(session.wake_at() <= at);
+    assert!(session.on(Input::Tick, at).contains(&Action::Kill));
+    let actions = session.on(Input::Gone("killed".into()), at + 1);
+    assert_eq!(over(&actions), Some(&Over::Broken(Cause::Canceled)));
+}
+
+#[test]
+fn a_stop_before_the_start_ends_the_cell_at_once() {
+    let mut session = session();
+    session.on(Input::Attached, 0);
+    let actions = session.on(Input::Stop(StopReason::Drain), 1);
+    assert_eq!(actions[0], Action::Kill);
+    assert_eq!(over(&actions), Some(&Over::Broken(Cause::AgentStopped)));
+}
+
+#[test]
+fn a_weaker_cell_is_named_and_closed() {
+    let mut session = session();
+    session.on(Input::Attached, 0);
+    let mismatch = crate::protocol::wire::Mismatch { key: "uid".into(), wanted: "7".into(), got: "0".into() };
+    let actions = session.on(Input::Message(FromWarden::Refused { mismatches: vec![mismatch] }), 1);
+    assert!(matches!(over(&actions), Some(Over::Broken(Cause::CellWeaker { mismatches })) if mismatches[0].got == "0"));
+}
+
+#[test]
+fn silence_makes_a_new_link_and_too_many_of_them_end_it() {
+    let mut session = running();
+    let mut now = 2;
+    let mut links = 0;
+    loop {
+        now = now.max(session.wake_at());
+        let actions = session.on(Input::Tick, now);
+        if actions.contains(&Action::Reattach) {
+            links += 1;
+            session.on(Input::Attached, now);
+        }
+        if let Some(end) = over(&actions) {
+            assert!(matches!(end, Over::Broken(Cause::WardenFault { reason }) if reason.contains("ping")), "{end:?}");
+            break;
+        }
+        assert!(now < 1_000_000, "it does not end");
+    }
+    assert_eq!(links, FRUITLESS_ATTACHES);
+}
+
+#[test]
+fn a_warden_that_never_says_hello_is_given_up() {
+    let mut session = session();
+    session.on(Input::Attached, 0);
+    let actions = session.on(Input::Tick, GREETING_MS);
+    assert!(matches!(over(&actions), Some(Over::Broken(Cause::WardenFault { .. }))));
+}
+
+#[test]
+fn the_wall_clock_of_the_agent_is_the_second_lock() {
+    let mut session = running();
+    let at = 2 + 60_000 + STOP_SLACK_MS;
+    let actions = session.on(Input::Tick, at);
+    assert!(actions.contains(&Action::Send(ToWarden::Stop { level: 0, reason: 2, grace_ms: 1_000 })), "{actions:?}");
+}
+
+fn input() -> impl Strategy<Value = u8> {
+    0u8..14
+}
+
+proptest! {
+    #[test]
+    fn whatever_happens_nothing_unstored_is_acknowledged_and_it_ends(steps in prop::collection::vec((input(), 0u64..6, 0u64..4_000), 0..80)) {
+        let mut session = session();
+        let (mut now, mut stored, mut kept) = (0, 0, 0);
+        let mut ended = false;
+        for (kind, number, pause) in steps {
+            now += pause;
+            let what = match kind {
+                0 => Input::Attached,
+                1 => Input::Cut("x".into()),
+                2 => Input::Gone("x".into()),
+                3 => hello(WardenState::Waiting),
+                4 => hello(WardenState::Running),
+                5 => started(),
+                6 | 7 => Input::Output(number),
+                8 => { stored = kept.max(stored); Input::Stored(stored) }
+                9 => Input::Message(FromWarden::Exit(exit(number))),
+                10 => Input::Stop(StopReason::Cancel),
+                11 => Input::Message(FromWarden::Pong { nonce: number, stalled: 0 }),
+                12 => Input::Message(FromWarden::Fault { text: "x".into() }),
+                _ => Input::Tick,
+            };
+            let output = if let Input::Output(seq) = &what { Some(*seq) } else { None };
+            for action in session.on(what, now) {
+                prop_assert!(!ended, "nothing comes after the end");
+                match action {
+                    Action::Keep => {
+                        let seq = output.expect("only for output");
+                        prop_assert!(seq <= kept + 1, "a hole was kept");
+                        kept = seq.max(kept);
+                    }
+                    Action::Send(ToWarden::Ack { seq }) => prop_assert!(seq <= stored),
+                    Action::Over(over) => {
+                        if let Over::Exited(exit) = &*over {
+                            prop_assert!(stored >= exit.last_seq);
+                        }
+                        ended = true;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // Left alone, every session comes to an end by its own deadlines; a cell that is killed is gone.
+        for _ in 0..200 {
+            if ended {
+                return Ok(());
+            }
+            now = now.max(session.wake_at());
+            let mut actions = session.on(Input::Tick, now);
+            if actions.contains(&Action::Kill) {
+                actions.extend(session.on(Input::Gone("killed".into()), now));
+            }
+            ended = over(&actions).is_some();
+            now += 1;
+        }
+        prop_assert!(ended, "it never ends: {session:?}");
+    }
+}

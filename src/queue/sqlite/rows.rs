@@ -215,9 +215,8 @@ pub(super) fn list(db: &Connection, filter: &ListFilter) -> rusqlite::Result<Vec
     };
     let query =
         format!("SELECT {COLUMNS} FROM jobs WHERE seq < ?1 AND (?2 IS NULL OR phase = ?2) ORDER BY seq DESC LIMIT ?3");
-    let jobs = db
-        .prepare_cached(&query)?
-        .query_map(params![before, filter.phase.map(Phase::name), filter.limit], |found| Ok(row(found)?.job))?
-        .collect();
-    jobs
+    let mut query = db.prepare_cached(&query)?;
+    let jobs =
+        query.query_map(params![before, filter.phase.map(Phase::name), filter.limit], |found| Ok(row(found)?.job))?;
+    jobs.collect()
 }

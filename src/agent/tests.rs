@@ -1,0 +1,253 @@
+//! The whole agent on an in-memory queue and scripted cells, under a paused clock: minutes pass in milliseconds.
+
+use super::*;
+use crate::admission::Capacity;
+use crate::backend::{Embedded, QueueSettings, Waited};
+use crate::executor::scripted::{Scripted, line};
+use crate::job::{AttemptId, ByteSize, Cause, Cpus, Job, JobId, JobSpec, Millis, Phase, SpecRules, Verdict};
+use crate::logstore::LogStore;
+use crate::queue::{AnyStore, Canceled, MemoryStore, Submitted};
+use crate::telemetry::Metrics;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+struct Stage {
+    backend: Arc<Embedded>,
+    executor: Scripted,
+    drain: CancellationToken,
+    force: CancellationToken,
+    agent: JoinHandle<Drained>,
+    status: tokio::sync::watch::Receiver<Status>,
+    _dir: tempfile::TempDir,
+}
+
+fn stage(slots: u32) -> Stage {
+    let dir = tempfile::tempdir().expect("a folder");
+    let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
+    let queue = QueueSettings { max_queued: 100, lease: Millis::from_secs(60), max_attempts: 3 };
+    let backend = Embedded::new(AnyStore::Memory(MemoryStore::new()), logs, queue);
+    let executor = Scripted::default();
+    let settings = AgentSettings {
+        name: "a".into(),
+        capacity: Capacity { slots, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) },
+        claim_batch: 16,
+        grace: Millis::from_secs(2),
+        drain_timeout: Duration::from_secs(30),
+        reconnect: Duration::from_secs(30),
+        presets: crate::admission::Presets::new(),
+    };
+    let agent = Agent::new(Arc::clone(&backend), Arc::new(executor.clone()), settings, Arc::new(Metrics::new()));
+    let status = agent.status();
+    let (drain, force) = (CancellationToken::new(), CancellationToken::new());
+    let agent = crate::supervise::spawn("agent", agent.run(drain.clone(), force.clone()));
+    Stage { backend, executor, drain, force, agent, status, _dir: dir }
+}
+
+impl Stage {
+    async fn submit(&self, command: &[&str]) -> JobId {
+        self.submit_with(json!({"image": "x", "command": command})).await
+    }
+
+    async fn submit_with(&self, document: Value) -> JobId {
+        let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
+        match self.backend.submit(spec).await.expect("submits") {
+            Submitted::Created(job) => job.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn ended(&self, id: JobId) -> Job {
+        match self.backend.wait(id, Duration::from_secs(600)).await.expect("waits") {
+            Waited::Ended(job) => *job,
+            other => panic!("it never ends: {other:?}"),
+        }
+    }
+
+    async fn cause(&self, command: &[&str]) -> Cause {
+        let id = self.submit(command).await;
+        self.ended(id).await.ending.expect("has ended").cause
+    }
+
+    async fn phase(&self, id: JobId, phase: Phase) {
+        let mut changes = self.backend.changes();
+        while self.backend.get(id).await.expect("reads").expect("is there").phase < phase {
+            let _ = changes.recv().await;
+        }
+    }
+
+    fn log(&self, id: JobId) -> Vec<u8> {
+        let mut reader = self.backend.logs().reader(AttemptId::new(id, 1)).expect("has a log");
+        reader.read(1, 1 << 20).expect("reads").iter().flat_map(|frame| frame.bytes.to_vec()).collect()
+    }
+
+    /// Drains, and checks that nothing is left.
+    async fn close(self) -> Drained {
+        self.drain.cancel();
+        let drained = self.agent.await.expect("ends");
+        let world = self.executor.world();
+        assert!(world.cells.is_empty(), "left behind: {:?}", world.cells);
+        assert!(world.started.values().all(|times| *times == 1), "started twice: {:?}", world.started);
+        drained
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_runs_and_its_output_is_byte_exact() {
+    let stage = stage(2);
+    let id = stage.submit(&["echo", "500"]).await;
+    let job = stage.ended(id).await;
+    assert_eq!(job.ending.expect("ended").verdict, Verdict::Succeeded);
+    let wanted: Vec<u8> = (1..=500).flat_map(line).collect();
+    assert_eq!(stage.log(id), wanted);
+    assert!(job.log.complete && job.log.frames == 500 && job.log.stdout.bytes == wanted.len() as u64);
+    let phases: Vec<_> = job.history.iter().map(|event| event.phase).collect();
+    assert_eq!(phases, [Phase::Queued, Phase::Claimed, Phase::Preparing, Phase::Running, Phase::Ended]);
+    assert_eq!(job.receipt, [("scripted".to_owned(), "1".to_owned())]);
+    assert_eq!(stage.close().await, Drained::Clean);
+}
+
+#[tokio::test(start_paused = true)]
+async fn links_that_break_in_the_middle_of_frames_lose_nothing() {
+    let stage = stage(1);
+    let id = stage.submit(&["cut", "41"]).await;
+    let job = stage.ended(id).await;
+    assert_eq!(job.ending.expect("ended").verdict, Verdict::Succeeded);
+    assert_eq!(stage.log(id), (1..=41).flat_map(line).collect::<Vec<u8>>());
+    assert!(job.log.complete);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_no_frames_are_passed_over() {
+    let stage = stage(1);
+    let id = stage.submit(&["garbage"]).await;
+    assert_eq!(stage.ended(id).await.ending.expect("ended").verdict, Verdict::Succeeded);
+    assert_eq!(stage.log(id), (1..=3).flat_map(line).collect::<Vec<u8>>());
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_way_a_cell_can_fail_has_its_own_cause() {
+    let stage = stage(4);
+    assert!(matches!(stage.cause(&["weak"]).await, Cause::CellWeaker { .. }));
+    assert!(matches!(stage.cause(&["mute"]).await, Cause::WardenFault { .. }));
+    assert!(matches!(stage.cause(&["forge"]).await, Cause::WardenFault { .. }));
+    let id = stage.submit_with(json!({"image": "missing", "command": ["x"]})).await;
+    assert!(matches!(stage.ended(id).await.ending.expect("ended").cause, Cause::ImageMissing { .. }));
+    let id = stage.submit_with(json!({"preset": "none", "command": ["x"]})).await;
+    assert!(matches!(stage.ended(id).await.ending.expect("ended").cause, Cause::PresetMissing { .. }));
+    let id = stage.submit_with(json!({"image": "x", "command": ["x"], "resources": {"memory": "2GiB"}})).await;
+    assert!(matches!(stage.ended(id).await.ending.expect("ended").cause, Cause::TooLarge { .. }));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_works_before_during_and_after() {
+    let stage = stage(1);
+    let running = stage.submit(&["sleep", "500000"]).await;
+    stage.phase(running, Phase::Running).await;
+    let queued = stage.submit(&["echo", "1"]).await;
+    assert!(matches!(stage.backend.cancel(queued).await, Ok(Canceled::Ended(_))));
+    assert!(matches!(stage.backend.cancel(running).await, Ok(Canceled::Requested(_))));
+    let job = stage.ended(running).await;
+    assert_eq!(job.ending.expect("ended").cause, Cause::Canceled);
+    assert!(matches!(stage.backend.cancel(running).await, Ok(Canceled::AlreadyEnded(_))));
+    // While its cell is being made.
+    let early = stage.submit(&["sleep", "500000"]).await;
+    stage.phase(early, Phase::Preparing).await;
+    stage.backend.cancel(early).await.expect("cancels");
+    assert_eq!(stage.ended(early).await.ending.expect("ended").cause, Cause::Canceled);
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_hears_no_stop_is_killed_from_outside() {
+    let stage = stage(1);
+    let id = stage.submit(&["deaf"]).await;
+    stage.phase(id, Phase::Running).await;
+    let asked = tokio::time::Instant::now();
+    stage.backend.cancel(id).await.expect("cancels");
+    let job = stage.ended(id).await;
+    assert_eq!(job.ending.expect("ended").cause, Cause::Canceled);
+    // Grace and slack, and not much more.
+    assert!(asked.elapsed() < Duration::from_secs(9), "{:?}", asked.elapsed());
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deaf_job_ends_by_its_timeout() {
+    let stage = stage(1);
+    let id = stage.submit_with(json!({"image": "x", "command": ["deaf"], "timeout": "3s"})).await;
+    assert!(matches!(stage.ended(id).await.ending.expect("ended").cause, Cause::Timeout { .. }));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn leases_of_long_jobs_are_renewed_and_no_more_run_than_fit() {
+    let stage = stage(2);
+    let expiry = crate::supervise::spawn("expiry", Arc::clone(&stage.backend).run_expiry(stage.force.clone()));
+    let mut jobs = Vec::new();
+    for _ in 0..6 {
+        jobs.push(stage.submit(&["sleep", "300000"]).await);
+    }
+    let mut most = stage.status.clone();
+    for id in jobs {
+        assert!(most.borrow_and_update().held <= 2);
+        let job = stage.ended(id).await;
+        assert_eq!((job.ending.expect("ended").verdict, job.attempt), (Verdict::Succeeded, 1));
+    }
+    assert_eq!(stage.executor.world().made, 6);
+    stage.force.cancel();
+    expiry.await.expect("ends");
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_cells_jobs_wait_in_the_queue_and_run_later() {
+    let stage = stage(1);
+    stage.executor.world().unavailable = Some("engine away".into());
+    let id = stage.submit(&["echo", "1"]).await;
+    let mut status = stage.status.clone();
+    status.wait_for(|status| status.unavailable.is_some()).await.expect("says so");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stage.backend.get(id).await.expect("reads").expect("there").phase, Phase::Queued);
+    stage.executor.world().unavailable = None;
+    let job = stage.ended(id).await;
+    assert_eq!((job.ending.expect("ended").verdict, job.attempt), (Verdict::Succeeded, 1));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_jobs_end_and_then_ends_them() {
+    let short = stage(1);
+    let id = short.submit(&["sleep", "5000"]).await;
+    short.phase(id, Phase::Running).await;
+    let backend = Arc::clone(&short.backend);
+    assert_eq!(short.close().await, Drained::Clean);
+    let job = backend.get(id).await.expect("reads").expect("there");
+    assert_eq!(job.ending.expect("ended").verdict, Verdict::Succeeded);
+
+    let long = stage(1);
+    let id = long.submit(&["sleep", "500000"]).await;
+    long.phase(id, Phase::Running).await;
+    let waiting = long.submit(&["echo", "1"]).await;
+    let backend = Arc::clone(&long.backend);
+    assert_eq!(long.close().await, Drained::Forced(1));
+    let job = backend.get(id).await.expect("reads").expect("there");
+    assert_eq!(job.ending.expect("ended").cause, Cause::AgentStopped);
+    assert_eq!(backend.get(waiting).await.expect("reads").expect("there").phase, Phase::Queued);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_second_signal_ends_jobs_at_once() {
+    let stage = stage(1);
+    let id = stage.submit(&["sleep", "500000"]).await;
+    stage.phase(id, Phase::Running).await;
+    let asked = tokio::time::Instant::now();
+    stage.force.cancel();
+    assert_eq!(stage.close().await, Drained::Forced(1));
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
