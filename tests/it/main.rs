@@ -1,1 +1,11 @@
-//! x
+//! Integration tests, all in one binary. Those that need an engine use a real one: without one they are skipped
+//! loudly, and fail where `JOBCELL_TEST_ENGINE=required` is set, as in CI.
+
+mod api;
+mod bad_input;
+mod cells;
+mod commands;
+mod engine_faults;
+mod output;
+mod ranks;
+mod stage;

@@ -1,0 +1,195 @@
+//! Engines that are not there, die, or cut the stream. A private engine is broken, never the shared one.
+
+use super::stage::{Up, cause, docker, engine, root, until};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+/// An engine of its own, gone with the value.
+struct Private {
+    dir: tempfile::TempDir,
+}
+
+impl Private {
+    /// Only a folder: the engine is started later. Needs root.
+    fn prepare() -> Option<Self> {
+        let root = std::fs::metadata("/proc/self").ok().map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
+        if root != Some(0) {
+            assert!(std::env::var("JOBCELL_TEST_ENGINE").as_deref() != Ok("required"), "private engines need root");
+            eprintln!("SKIPPED: a private engine needs root");
+            return None;
+        }
+        Some(Self { dir: tempfile::Builder::new().prefix("jce").tempdir().expect("a folder") })
+    }
+
+    fn script(&self, verb: &str) {
+        let script = root().join("scripts/private-engine.sh");
+        let status = Command::new(script).arg(verb).arg(self.dir.path()).stdout(std::process::Stdio::null()).status();
+        assert!(status.expect("runs").success(), "private-engine.sh {verb}");
+    }
+
+    fn start(&self) {
+        self.script("start");
+        let images = root().join("scripts/images.sh");
+        let loaded = Command::new(images).args(["--load", &self.host(), "bash"]).status().expect("runs");
+        assert!(loaded.success(), "the image is loaded");
+    }
+
+    fn host(&self) -> String {
+        format!("unix://{}", self.dir.path().join("docker.sock").display())
+    }
+}
+
+impl Drop for Private {
+    fn drop(&mut self) {
+        let script = root().join("scripts/private-engine.sh");
+        let _ = Command::new(script).arg("stop").arg(self.dir.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn an_engine_that_comes_later_and_dies_in_mid_job() {
+    let (Some(_), Some(private)) = (engine(), Private::prepare()) else { return };
+    let host = private.host();
+    let up = Up::start_unready(&host, "docker: {reconnect_timeout: 3s, call_timeout: 5s}").await;
+    // Alive, not ready, and it says why; jobs are taken in and wait.
+    assert_eq!(up.plain("/livez").await.expect("answers").0, 200);
+    let (status, health) = up.plain("/healthz").await.expect("answers");
+    assert!(status == 503 && health.contains("docker.sock"), "{health}");
+    let job = up.submit(&json!({"preset": "bash", "script": "echo patience"})).await;
+    private.start();
+    let job = up.ended(&job).await;
+    assert_eq!((cause(&job), up.text(&job, "stdout").await.as_str()), ("exit_code", "patience\n"));
+
+    let job = up.submit(&json!({"preset": "bash", "script": "echo begun; sleep 600"})).await;
+    until("output", || async { (up.text(&job, "stdout").await == "begun\n").then_some(()) }).await;
+    private.script("kill9");
+    let job = up.ended(&job).await;
+    assert_eq!((cause(&job), job["ending"]["verdict"].as_str()), ("cell_lost", Some("cell_error")));
+    assert_eq!(up.text(&job, "stdout").await, "begun\n");
+    let waiting = up.submit(&json!({"preset": "bash", "script": "echo again"})).await;
+    until("the engine to be missed", || async { up.plain("/readyz").await.filter(|(status, _)| *status == 503) }).await;
+    private.script("restart");
+    let job = up.ended(&waiting).await;
+    assert_eq!((cause(&job), up.text(&job, "stdout").await.as_str()), ("exit_code", "again\n"));
+    // What could not be removed while the engine was away is removed now.
+    until("nothing left", || async { up.containers().is_empty().then_some(()) }).await;
+    up.stop().await;
+}
+
+/// Passes everything on to the engine, but cuts attached streams after some bytes from it, each time at another place.
+async fn cutting_proxy(engine: PathBuf, socket: &Path, cuts: usize) -> Arc<AtomicUsize> {
+    let listener = UnixListener::bind(socket).expect("binds");
+    let (done, limit) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(300_007)));
+    let counted = Arc::clone(&done);
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.expect("accepts");
+            let (engine, counted, limit) = (engine.clone(), Arc::clone(&counted), Arc::clone(&limit));
+            tokio::spawn(async move {
+                let _ = pass(client, engine, cuts, counted, limit).await;
+            });
+        }
+    });
+    done
+}
+
+async fn pass(
+    mut client: UnixStream,
+    engine: PathBuf,
+    cuts: usize,
+    counted: Arc<AtomicUsize>,
+    limit: Arc<AtomicU64>,
+) -> std::io::Result<()> {
+    let mut server = UnixStream::connect(engine).await?;
+    let mut first = vec![0; 65536];
+    let count = client.read(&mut first).await?;
+    first.truncate(count);
+    server.write_all(&first).await?;
+    let attach = first.windows(8).any(|part| part == b"/attach?");
+    if !attach || counted.load(Ordering::SeqCst) >= cuts {
+        tokio::io::copy_bidirectional(&mut client, &mut server).await?;
+        return Ok(());
+    }
+    let most = limit.fetch_add(77_777, Ordering::SeqCst);
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let mut output = (&mut from_server).take(most);
+    tokio::select! {
+        _ = tokio::io::copy(&mut output, &mut to_client) => { counted.fetch_add(1, Ordering::SeqCst); }
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_attached_stream_cut_in_mid_frame_loses_nothing() {
+    let Some(host) = engine() else { return };
+    let Some(path) = host.strip_prefix("unix://") else {
+        eprintln!("SKIPPED: the proxy is for an engine on a unix socket, not {host}");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    let socket = dir.path().join("proxy.sock");
+    let cuts = cutting_proxy(PathBuf::from(path), &socket, 12).await;
+    let up = Up::start(&format!("unix://{}", socket.display()), "").await;
+    let job = up.bash("yes 'the quick brown fox jumps over the lazy dog' | head -n 400000").await;
+    let wanted = "the quick brown fox jumps over the lazy dog\n".repeat(400_000);
+    let sum: String = Sha256::digest(wanted.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!((cause(&job), job["log"]["complete"].as_bool()), ("exit_code", Some(true)), "{job}\n{}", up.log());
+    assert_eq!(job["log"]["stdout"]["sha256"], sum.as_str());
+    assert_eq!(cuts.load(Ordering::SeqCst), 12);
+    let (_, metrics) = up.plain("/metrics").await.expect("answers");
+    assert!(metrics.lines().any(|line| line == "jobcell_reattach_total 12"), "{metrics}");
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_cell_and_a_removed_volume_are_survived() {
+    let Some(private) = engine().and_then(|_| Private::prepare()) else { return };
+    private.start();
+    let host = private.host();
+    let up = Up::start(&host, "").await;
+    let job = up.submit(&json!({"preset": "bash", "script": "echo begun; sleep 600"})).await;
+    until("output", || async { (up.text(&job, "stdout").await == "begun\n").then_some(()) }).await;
+    docker(&host, &["kill", &up.containers()[0]]);
+    let job = up.ended(&job).await;
+    assert_eq!((cause(&job), job["ending"]["verdict"].as_str()), ("cell_lost", Some("cell_error")));
+    assert_eq!(up.text(&job, "stdout").await, "begun\n");
+    until("nothing left", || async { up.containers().is_empty().then_some(()) }).await;
+    let volumes = docker(&host, &["volume", "ls", "--quiet", "--filter", "label=jobcell.warden"]);
+    docker(&host, &["volume", "rm", &volumes]);
+    let job = up.bash("echo after").await;
+    assert_eq!(up.text(&job, "stdout").await, "after\n", "{job}");
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_left_is_removed_at_the_start_and_nothing_else() {
+    let Some(host) = engine() else { return };
+    let mut up = Up::start(&host, "").await;
+    let job = up.submit(&json!({"preset": "bash", "script": "sleep 600"})).await;
+    up.phase(&job, "running").await;
+    let other = docker(&host, &["create", "--label", "jobcell.owner=00000000", "jobcell/bash:1", "true"]);
+    up.signal("-KILL");
+    up.exit_code().await;
+    assert_eq!(up.containers().len(), 1);
+    let again = tokio::process::Command::new(super::stage::JOBCELL)
+        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(up.data())
+        .env("DOCKER_HOST", &host)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts");
+    until("the sweep", || async { up.containers().is_empty().then_some(()) }).await;
+    drop(again);
+    assert!(docker(&host, &["ps", "--all", "--quiet", "--no-trunc"]).contains(&other));
+    docker(&host, &["rm", &other]);
+}
