@@ -19,7 +19,7 @@ pub(super) struct Client {
 impl Client {
     /// A client for the API that the flags, the environment or the data directory name.
     pub(super) fn new(global: &Global) -> Result<Self, Failure> {
-        let config = settings(global, None)?;
+        let config = settings(global, None, super::QUIET)?;
         let read = |name: &str| {
             std::fs::read_to_string(config.data_dir.join(name))
                 .ok()

@@ -92,7 +92,7 @@ pub(super) enum StreamName {
 
 pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
     match command {
-        JobCommand::Run { file } => run_here(&file, settings(global, None)?, global.output).await,
+        JobCommand::Run { file } => run_here(&file, settings(global, None, super::QUIET)?, global.output).await,
         JobCommand::Submit { file, follow, wait, idempotency_key } => {
             let yaml = read_file(&file)?;
             let client = Client::new(global)?;

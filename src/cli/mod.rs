@@ -132,9 +132,9 @@ pub fn run() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let Cli { global, command } = cli;
     match command {
-        Command::Up { listen } => up::up(settings(&global, listen)?).await,
+        Command::Up { listen } => up::up(settings(&global, listen, None)?).await,
         Command::Job(command) => job::run(command, &global).await,
-        Command::Doctor => doctor::run(&settings(&global, None)?, global.output).await,
+        Command::Doctor => doctor::run(&settings(&global, None, QUIET)?, global.output).await,
         Command::Version => {
             show::version(global.output);
             Ok(0)
@@ -142,8 +142,11 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     }
 }
 
-/// Loads the settings and starts logging.
-fn settings(global: &Global, listen: Option<String>) -> Result<Config, Failure> {
+/// Commands that a person runs say what went wrong, not what went well; RUST_LOG asks for more.
+pub(crate) const QUIET: Option<&str> = Some("error");
+
+/// Loads the settings and starts logging, with `filter` in place of the configured one if RUST_LOG does not say.
+fn settings(global: &Global, listen: Option<String>, filter: Option<&str>) -> Result<Config, Failure> {
     let mut flags = Vec::new();
     if let Some(dir) = &global.data_dir {
         let dir = std::path::absolute(dir).map_err(|error| Failure::usage(format!("--data-dir: {error}")))?;
@@ -154,7 +157,8 @@ fn settings(global: &Global, listen: Option<String>) -> Result<Config, Failure> 
     let input = LoadInput { file: global.config.clone(), env: env.collect(), flags, host: HostFacts::read() };
     let config =
         load(&input).map_err(|problems| Failure::config(format!("the settings have problems:\n{problems}")))?;
-    let filter = input.env.get("RUST_LOG").unwrap_or(&config.telemetry.log_filter);
+    let filter = filter.unwrap_or(&config.telemetry.log_filter);
+    let filter = input.env.get("RUST_LOG").map_or(filter, String::as_str);
     telemetry::init(config.telemetry.log_format, filter).map_err(Failure::config)?;
     Ok(config)
 }

@@ -216,13 +216,8 @@ impl Script {
             };
             let Ok(count @ 1..) = read else { return };
             decoder.feed(&bytes[..count]);
-            loop {
-                let Some((epoch, message)) = decoder
-                    .next()
-                    .map(|frame| (frame.epoch, ToWarden::decode(&frame).expect("the agent's frames are whole")))
-                else {
-                    break;
-                };
+            while let Some(frame) = decoder.next() {
+                let (epoch, message) = (frame.epoch, ToWarden::decode(&frame).expect("the agent's frames are whole"));
                 if let ToWarden::Attach { stored: there, .. } = &message {
                     self.epoch = epoch;
                     stored = *there;

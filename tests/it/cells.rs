@@ -162,6 +162,10 @@ async fn a_cancel_ends_a_job_in_each_of_its_phases() {
     assert_eq!(up.text(&ended, "stdout").await, "up\ntold\n");
     let again = up.call(reqwest::Method::POST, &cancel(&running), None).await;
     assert_eq!(again.status(), 200);
+    // Nothing of how the warden handles signals is left in the job.
+    let job = up.bash("grep -E '^Sig(Blk|Ign):' /proc/self/status; yes | head -n 1").await;
+    let zero = "0000000000000000";
+    assert_eq!(up.text(&job, "both").await, format!("SigBlk:\t{zero}\nSigIgn:\t{zero}\ny\n"));
     up.stop().await;
 }
 

@@ -87,11 +87,11 @@ async fn cutting_proxy(engine: PathBuf, socket: &Path, cuts: usize) -> Arc<Atomi
     let listener = UnixListener::bind(socket).expect("binds");
     let (done, limit) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(300_007)));
     let counted = Arc::clone(&done);
-    tokio::spawn(async move {
+    jobcell::supervise::spawn("proxy", async move {
         loop {
             let (client, _) = listener.accept().await.expect("accepts");
             let (engine, counted, limit) = (engine.clone(), Arc::clone(&counted), Arc::clone(&limit));
-            tokio::spawn(async move {
+            jobcell::supervise::spawn("proxied", async move {
                 let _ = pass(client, engine, cuts, counted, limit).await;
             });
         }

@@ -26,7 +26,10 @@ const O_CLOEXEC: c_int = 0o2_000_000;
 const PR_SET_DUMPABLE: c_int = 4;
 const RUSAGE_CHILDREN: c_int = -1;
 const SFD_FLAGS: c_int = O_NONBLOCK | O_CLOEXEC;
+const LAST_SIGNAL: c_int = 64;
 const SIG_BLOCK: c_int = 0;
+const SIG_SETMASK: c_int = 2;
+const SIG_DFL: usize = 0;
 const WNOHANG: c_int = 1;
 
 #[repr(C)]
@@ -81,6 +84,7 @@ unsafe extern "C" {
     fn read(fd: c_int, to: *mut c_void, count: usize) -> isize;
     fn setrlimit(resource: c_int, limit: *const RlimitPair) -> c_int;
     fn setsid() -> c_int;
+    fn signal(number: c_int, handler: usize) -> usize;
     fn sigfillset(set: *mut Sigset) -> c_int;
     fn sigprocmask(how: c_int, set: *const Sigset, old: *mut Sigset) -> c_int;
     fn signalfd(fd: c_int, set: *const Sigset, flags: c_int) -> c_int;
@@ -216,9 +220,14 @@ pub fn children_usage() -> (u64, u64, u64) {
 /// Has the child of `command` leave our session, lose our protection and take its limits before it becomes the job.
 pub fn prepare_child(command: &mut Command, rlimits: Vec<Rlimit>) {
     let prepare = move || {
-        // SAFETY: only async-signal-safe calls, on integers and on memory that lives through them. The standard library
-        // has reset mask and SIGPIPE by now.
+        let none = Sigset([0; 16]);
+        // SAFETY: only async-signal-safe calls, on integers and on memory that lives through them. The job must not inherit
+        // that the warden blocks every signal and ignores SIGPIPE: it would hear no TERM and its pipes would not end.
         unsafe {
+            for number in 1..=LAST_SIGNAL {
+                signal(number, SIG_DFL);
+            }
+            checked(sigprocmask(SIG_SETMASK, &none, std::ptr::null_mut()))?;
             setsid();
             umask(0o022);
             // A process that is not dumpable may not write its own oom_score_adj. An exec makes it dumpable anyway.
