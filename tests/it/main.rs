@@ -5,6 +5,7 @@ mod api;
 mod bad_input;
 mod cells;
 mod commands;
+mod docs;
 mod engine_faults;
 mod output;
 mod ranks;
