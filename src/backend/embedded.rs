@@ -36,6 +36,15 @@ pub enum Order {
     Cancel(JobId),
 }
 
+/// A job has changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// Which.
+    pub job: JobId,
+    /// It has ended.
+    pub ended: bool,
+}
+
 /// What a wait for a job's end came to.
 #[derive(Debug)]
 pub enum Waited {
@@ -55,7 +64,7 @@ pub struct Embedded {
     settings: QueueSettings,
     /// One permit is stored when nobody waits, so a submit between a claim and the wait is not lost.
     work: Notify,
-    changes: broadcast::Sender<JobId>,
+    changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
 }
 
@@ -82,9 +91,9 @@ impl Embedded {
         self.settings.max_queued
     }
 
-    fn changed(&self, job: JobId) {
+    fn changed(&self, job: JobId, ended: bool) {
         // Nobody listening is fine.
-        let _ = self.changes.send(job);
+        let _ = self.changes.send(Change { job, ended });
     }
 
     // ---- for users ----
@@ -128,9 +137,9 @@ impl Embedded {
         match &canceled {
             Canceled::Requested(_) => {
                 let _ = self.orders.send(Order::Cancel(id));
-                self.changed(id);
+                self.changed(id, false);
             }
-            Canceled::Ended(_) => self.changed(id),
+            Canceled::Ended(_) => self.changed(id, true),
             Canceled::AlreadyEnded(_) | Canceled::Unknown => {}
         }
         Ok(canceled)
@@ -149,7 +158,7 @@ impl Embedded {
             loop {
                 match tokio::time::timeout_at(until, changes.recv()).await {
                     Err(_) => return Ok(Waited::StillOpen(Box::new(job))),
-                    Ok(Ok(changed)) if changed != id => {}
+                    Ok(Ok(change)) if change.job != id || !change.ended => {}
                     // This job, or too far behind to know which: look again.
                     Ok(Ok(_) | Err(broadcast::error::RecvError::Lagged(_))) => break,
                     Ok(Err(broadcast::error::RecvError::Closed)) => return Ok(Waited::StillOpen(Box::new(job))),
@@ -158,8 +167,8 @@ impl Embedded {
         }
     }
 
-    /// Ids of jobs as they change. One who is too far behind looks at the jobs again.
-    pub fn changes(&self) -> broadcast::Receiver<JobId> {
+    /// Jobs as they change. One who is too far behind looks at the jobs again.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
 
@@ -173,7 +182,7 @@ impl Embedded {
             let claims = self.store.claim(ask).await?;
             if !claims.is_empty() {
                 for claim in &claims {
-                    self.changed(claim.attempt.job);
+                    self.changed(claim.attempt.job, false);
                 }
                 // There may be more than fitted; whoever else waits looks too.
                 self.work.notify_one();
@@ -200,21 +209,22 @@ impl Embedded {
         reason: &str,
     ) -> Result<Applied, StoreError> {
         let applied = self.store.advance(attempt, token, phase, at, reason).await?;
-        self.changed(attempt.job);
+        self.changed(attempt.job, false);
         Ok(applied)
     }
 
     /// Gives a terminal report.
     pub async fn report(&self, report: &Report, token: LeaseToken) -> Result<Completion, StoreError> {
         let completion = self.store.complete(report, token, UnixMillis::now()).await?;
-        self.changed(report.attempt.job);
+        self.changed(report.attempt.job, true);
         Ok(completion)
     }
 
     /// Gives back an attempt that never started.
     pub async fn release(&self, attempt: AttemptId, token: LeaseToken, reason: &str) -> Result<Applied, StoreError> {
         let applied = self.store.release(attempt, token, UnixMillis::now(), reason).await?;
-        self.changed(attempt.job);
+        // A release ends a job whose end was asked for.
+        self.changed(attempt.job, true);
         self.work.notify_one();
         Ok(applied)
     }
@@ -248,12 +258,12 @@ impl Embedded {
                         match one {
                             Expired::Requeued(id) => {
                                 tracing::warn!(job_id = %id, "its agent was lost; queued again");
-                                self.changed(id);
+                                self.changed(id, false);
                                 self.work.notify_one();
                             }
                             Expired::Ended(job) => {
                                 tracing::warn!(job_id = %job.id, "its agent was lost; ended");
-                                self.changed(job.id);
+                                self.changed(job.id, true);
                             }
                         }
                     }

@@ -6,4 +6,4 @@
 
 mod embedded;
 
-pub use embedded::{Embedded, Order, QueueSettings, Waited};
+pub use embedded::{Change, Embedded, Order, QueueSettings, Waited};

@@ -10,6 +10,7 @@ use crate::job::{OwnerId, SpecRules};
 use crate::logstore::LogStore;
 use crate::queue::AnyStore;
 use crate::telemetry::Metrics;
+use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -33,13 +34,27 @@ pub(crate) fn rules(config: &Config) -> SpecRules {
     SpecRules { presets: Some(config.presets.keys().cloned().collect()) }
 }
 
-/// The seccomp profile. Errors: a named file that cannot be read or is no JSON.
+/// The seccomp profile as the engine takes it: without the comments, which would travel with every container. Errors: a
+/// named file that cannot be read or is no profile.
 pub(crate) fn seccomp(config: &Config) -> Result<String, Failure> {
-    let Some(path) = &config.docker.seccomp_profile else { return Ok(SECCOMP_DEFAULT.to_owned()) };
-    let bad = |reason: String| Failure::config(format!("docker.seccomp_profile: {}: {reason}", path.display()));
-    let text = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
-    serde_json::from_str::<serde_json::Value>(&text).map_err(|error| bad(error.to_string()))?;
-    Ok(text)
+    let (name, text) = match &config.docker.seccomp_profile {
+        None => ("the built-in profile".to_owned(), SECCOMP_DEFAULT.to_owned()),
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Failure::config(format!("docker.seccomp_profile: {}: {error}", path.display())))?;
+            (path.display().to_string(), text)
+        }
+    };
+    let bad =
+        |reason: String| Failure::config(format!("docker.seccomp_profile: {name}: {reason}; see seccomp/default.json"));
+    let mut profile: Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
+    let rules = profile["syscalls"].as_array_mut().ok_or_else(|| bad("it has no list `syscalls`".to_owned()))?;
+    for rule in rules {
+        if let Some(rule) = rule.as_object_mut() {
+            rule.remove("comment");
+        }
+    }
+    Ok(profile.to_string())
 }
 
 /// Connects to the engine.

@@ -8,6 +8,7 @@ use super::App;
 use super::jobs::query;
 use super::logs::attempt_of;
 use super::problem::ProblemDocument;
+use crate::backend::Change;
 use crate::job::{AttemptId, JobId};
 use crate::logstore::{Frame, LogReader};
 use axum::extract::rejection::QueryRejection;
@@ -89,7 +90,7 @@ struct Viewer<'a> {
     attempt: AttemptId,
     next: u64,
     /// Open since before the first look, so no change is missed.
-    changes: broadcast::Receiver<JobId>,
+    changes: broadcast::Receiver<Change>,
 }
 
 impl Viewer<'_> {
@@ -197,8 +198,8 @@ async fn idle(socket: &mut WebSocket, stop: &CancellationToken, limit: Duration)
 }
 
 /// The next change of this job. One that is too far behind to know returns too, and its caller looks again.
-async fn job_changes(changes: &mut broadcast::Receiver<JobId>, job: JobId) {
-    while matches!(changes.recv().await, Ok(other) if other != job) {}
+async fn job_changes(changes: &mut broadcast::Receiver<Change>, job: JobId) {
+    while matches!(changes.recv().await, Ok(other) if other.job != job) {}
 }
 
 fn record(frame: &Frame, out: &mut Vec<u8>) {

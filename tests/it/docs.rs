@@ -33,7 +33,8 @@ fn every_metric_is_described() {
     let rendered = jobcell::telemetry::Metrics::new().render();
     let source = text("src/telemetry/metrics.rs");
     let named = source.split('"').filter(|part| part.starts_with("jobcell_") && !part.contains('{'));
-    for name in named.chain(rendered.lines().filter_map(|line| line.strip_prefix("# TYPE jobcell_")?.split(' ').next())) {
+    for name in named.chain(rendered.lines().filter_map(|line| line.strip_prefix("# TYPE jobcell_")?.split(' ').next()))
+    {
         assert!(page.contains(name), "{name} is not in docs/operations.md");
     }
 }
@@ -64,7 +65,7 @@ fn links_between_pages_lead_somewhere() {
             }
             links += 1;
             let file = target.split('#').next().unwrap_or_default();
-            assert!(page.with_file_name(file).exists() , "{}: {target}", page.display());
+            assert!(page.with_file_name(file).exists(), "{}: {target}", page.display());
         }
     }
     assert!(links > 8, "only {links} links were found");
