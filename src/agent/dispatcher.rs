@@ -9,8 +9,9 @@ use crate::backend::{Embedded, Order};
 use crate::executor::warden::{Orders, StopReason};
 use crate::executor::{CellOrder, Executor};
 use crate::job::{AttemptId, Millis};
-use crate::queue::{Claim, LeaseToken, Renewal};
+use crate::queue::{Claim, LeaseToken, Renewal, StoreError};
 use crate::telemetry::Metrics;
+use futures_util::future::BoxFuture;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,6 +80,9 @@ pub struct Agent<E: Executor> {
     status: watch::Sender<Status>,
 }
 
+/// A claim under way.
+type Claiming = BoxFuture<'static, Result<Vec<Claim>, StoreError>>;
+
 struct Held {
     token: LeaseToken,
     orders: mpsc::Sender<Orders>,
@@ -128,12 +132,14 @@ impl<E: Executor> Table<E> {
             tokio::time::interval((self.agent.backend.lease().as_duration() / 3).max(Duration::from_millis(50)));
         renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut probe_at = Instant::now();
+        // Kept over the rounds of the loop and never dropped before it has answered: what it claimed would be lost with it.
+        let mut claiming: Option<Claiming> = None;
         while !drain.is_cancelled() {
             self.start_waiting();
             self.publish(false);
-            let room = self.room();
-            let backend = Arc::clone(&self.agent.backend);
-            let name = self.agent.settings.name.clone();
+            if claiming.is_none() && self.available() {
+                claiming = self.claim(&drain);
+            }
             tokio::select! {
                 // Claims last: what is held is looked after before more is taken.
                 biased;
@@ -149,16 +155,38 @@ impl<E: Executor> Table<E> {
                     self.probe().await;
                     probe_at = Instant::now() + PROBE_PAUSE;
                 }
-                claims = backend.claim(&name, room, CLAIM_WAIT), if room > 0 && self.available() => match claims {
-                    Ok(claims) => self.take(claims),
-                    Err(error) => {
-                        tracing::error!(%error, "claim failed");
-                        tokio::time::sleep(CLAIM_PAUSE).await;
-                    }
-                },
+                claims = answer(&mut claiming) => self.claimed(claims),
             }
         }
+        if claiming.is_some() {
+            // Its wait ends with the drain; what it has claimed nevertheless is given back with the rest.
+            let claims = answer(&mut claiming).await;
+            self.claimed(claims);
+        }
         self.drain(orders, renew, force).await
+    }
+
+    /// A claim for what is free, if anything is. The room only grows while it waits: only what it brings takes any.
+    fn claim(&self, stop: &CancellationToken) -> Option<Claiming> {
+        let room = self.room();
+        let (backend, name) = (Arc::clone(&self.agent.backend), self.agent.settings.name.clone());
+        let stop = stop.clone();
+        let claim = async move {
+            let claims = backend.claim(&name, room, CLAIM_WAIT, &stop).await;
+            if claims.is_err() {
+                // The next one follows at once otherwise.
+                tokio::time::sleep(CLAIM_PAUSE).await;
+            }
+            claims
+        };
+        (room > 0).then(|| Box::pin(claim) as Claiming)
+    }
+
+    fn claimed(&mut self, claims: Result<Vec<Claim>, StoreError>) {
+        match claims {
+            Ok(claims) => self.take(claims),
+            Err(error) => tracing::error!(%error, "claim failed"),
+        }
     }
 
     fn available(&self) -> bool {
@@ -356,6 +384,18 @@ impl<E: Executor> Table<E> {
         }
         self.publish(true);
         if forced > 0 { Drained::Forced(forced) } else { Drained::Clean }
+    }
+}
+
+/// Waits for the answer of a claim under way, without dropping it when something else comes first.
+async fn answer(claiming: &mut Option<Claiming>) -> Result<Vec<Claim>, StoreError> {
+    match claiming {
+        Some(claim) => {
+            let claims = claim.await;
+            *claiming = None;
+            claims
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::backend::{Embedded, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
 use crate::job::{AttemptId, ByteSize, Cause, Cpus, Job, JobId, JobSpec, Millis, Phase, SpecRules, Verdict};
 use crate::logstore::LogStore;
-use crate::queue::{AnyStore, Canceled, MemoryStore, Submitted};
+use crate::queue::{AnyStore, Canceled, MemoryStore, SqliteStore, Submitted};
 use crate::telemetry::Metrics;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -25,10 +25,14 @@ struct Stage {
 }
 
 fn stage(slots: u32) -> Stage {
+    stage_on(slots, |_| AnyStore::Memory(MemoryStore::new()))
+}
+
+fn stage_on(slots: u32, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Stage {
     let dir = tempfile::tempdir().expect("a folder");
     let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
     let queue = QueueSettings { max_queued: 100, lease: Millis::from_secs(60), max_attempts: 3 };
-    let backend = Embedded::new(AnyStore::Memory(MemoryStore::new()), logs, queue);
+    let backend = Embedded::new(store(dir.path()), logs, queue);
     let executor = Scripted::default();
     let settings = AgentSettings {
         name: "a".into(),
@@ -250,4 +254,20 @@ async fn a_second_signal_ends_jobs_at_once() {
     stage.force.cancel();
     assert_eq!(stage.close().await, Drained::Forced(1));
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+}
+
+/// A claim is made by the store's thread before its answer is seen, so an answer must never be dropped: with jobs that end
+/// while others are claimed, each is still claimed once. In real time, since the store has a thread of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_claim_is_lost_while_other_jobs_end() {
+    let stage = stage_on(4, |dir| AnyStore::Sqlite(SqliteStore::open(&dir.join("queue.db")).expect("opens")));
+    let mut jobs = Vec::new();
+    for _ in 0..60 {
+        jobs.push(stage.submit(&["echo", "3"]).await);
+    }
+    for id in jobs {
+        let job = stage.ended(id).await;
+        assert_eq!((job.attempt, job.history.len()), (1, 5), "{:?}", job.history);
+    }
+    stage.close().await;
 }

@@ -98,14 +98,20 @@ impl Embedded {
 
     // ---- for users ----
 
-    /// Takes a job in.
-    pub async fn submit(&self, spec: JobSpec) -> Result<Submitted, StoreError> {
-        let at = UnixMillis::now();
-        let submitted = self.store.submit(NewJob { id: JobId::new(at), spec, at }, self.settings.max_queued).await?;
-        if matches!(submitted, Submitted::Created(_)) {
-            self.work.notify_one();
-        }
-        Ok(submitted)
+    /// Takes a job in. Goes on to its end when the caller is dropped (a client that hangs up): a job that was taken in
+    /// without a word to the agent would wait for the next one.
+    pub async fn submit(self: &Arc<Self>, spec: JobSpec) -> Result<Submitted, StoreError> {
+        let backend = Arc::clone(self);
+        let task = crate::supervise::spawn("submit", async move {
+            let at = UnixMillis::now();
+            let job = NewJob { id: JobId::new(at), spec, at };
+            let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
+            if matches!(submitted, Submitted::Created(_)) {
+                backend.work.notify_one();
+            }
+            Ok(submitted)
+        });
+        task.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// One job.
@@ -131,18 +137,22 @@ impl Embedded {
         self.store.counts().await
     }
 
-    /// Asks for a job's end.
-    pub async fn cancel(&self, id: JobId) -> Result<Canceled, StoreError> {
-        let canceled = self.store.cancel(id, UnixMillis::now()).await?;
-        match &canceled {
-            Canceled::Requested(_) => {
-                let _ = self.orders.send(Order::Cancel(id));
-                self.changed(id, false);
+    /// Asks for a job's end. Goes on when the caller is dropped, as a submit does.
+    pub async fn cancel(self: &Arc<Self>, id: JobId) -> Result<Canceled, StoreError> {
+        let backend = Arc::clone(self);
+        let task = crate::supervise::spawn("cancel", async move {
+            let canceled = backend.store.cancel(id, UnixMillis::now()).await?;
+            match &canceled {
+                Canceled::Requested(_) => {
+                    let _ = backend.orders.send(Order::Cancel(id));
+                    backend.changed(id, false);
+                }
+                Canceled::Ended(_) => backend.changed(id, true),
+                Canceled::AlreadyEnded(_) | Canceled::Unknown => {}
             }
-            Canceled::Ended(_) => self.changed(id, true),
-            Canceled::AlreadyEnded(_) | Canceled::Unknown => {}
-        }
-        Ok(canceled)
+            Ok(canceled)
+        });
+        task.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Waits until a job has ended, at most for `limit`.
@@ -174,8 +184,15 @@ impl Embedded {
 
     // ---- for an agent ----
 
-    /// Claims up to `max` jobs; with none there, waits for a submit up to `wait`.
-    pub async fn claim(&self, agent: &str, max: u32, wait: Duration) -> Result<Vec<Claim>, StoreError> {
+    /// Claims up to `max` jobs; with none there, waits for a submit up to `wait`, or until `stop`. Not to be dropped in the
+    /// middle: a claim that was made is only known from the answer. To end a wait early, use `stop`.
+    pub async fn claim(
+        &self,
+        agent: &str,
+        max: u32,
+        wait: Duration,
+        stop: &CancellationToken,
+    ) -> Result<Vec<Claim>, StoreError> {
         let until = tokio::time::Instant::now() + wait;
         loop {
             let ask = ClaimAsk { agent: agent.to_owned(), max, lease: self.settings.lease, now: UnixMillis::now() };
@@ -188,8 +205,10 @@ impl Embedded {
                 self.work.notify_one();
                 return Ok(claims);
             }
-            if tokio::time::timeout_at(until, self.work.notified()).await.is_err() {
-                return Ok(Vec::new());
+            tokio::select! {
+                () = self.work.notified() => {}
+                () = tokio::time::sleep_until(until) => return Ok(Vec::new()),
+                () = stop.cancelled() => return Ok(Vec::new()),
             }
         }
     }
