@@ -159,7 +159,8 @@ mod tests {
     fn worker() -> (tempfile::TempDir, Worker) {
         let dir = tempfile::tempdir().expect("a folder");
         let db = Connection::open(dir.path().join("x.db")).expect("opens");
-        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 1; CREATE TABLE t (n INTEGER)").expect("makes");
+        db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA busy_timeout = 1; CREATE TABLE t (n INTEGER)")
+            .expect("makes");
         (dir, Worker::grouping("test", db))
     }
 
