@@ -8,19 +8,24 @@
 //!                                               00000001.idx   an entry for every quarter megabyte
 //! ```
 
+mod index;
 mod reader;
 mod record;
+mod recover;
 mod writer;
 
 pub use reader::LogReader;
 pub use record::{Frame, FrameRef, Stream};
 pub use writer::{Appended, LogWriter};
 
-use crate::job::AttemptId;
+use crate::job::{AttemptId, JobId};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 /// A log that cannot be written or read.
@@ -53,9 +58,26 @@ pub enum LogError {
         /// The number given.
         got: u64,
     },
+    /// A frame is larger than a record can be.
+    #[error("frame {seq} has {len} bytes, more than a record holds")]
+    TooLarge {
+        /// Its number.
+        seq: u64,
+        /// Its size.
+        len: usize,
+    },
+    /// A write failed, and so did taking back the part of it that was done: nothing more can be appended.
+    #[error("log file {path} has a torn end that could not be cut off; free space, then start the agent again")]
+    Broken {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is no such log.
     #[error("attempt {0} has no log")]
     Missing(AttemptId),
+    /// It is being written.
+    #[error("the log of attempt {0} is being written")]
+    Busy(AttemptId),
 }
 
 impl LogError {
@@ -73,11 +95,58 @@ pub struct Tail {
     pub ended: bool,
 }
 
+/// The logs that are being written: one writer each.
+#[derive(Debug, Clone, Default)]
+struct Live(Arc<Mutex<HashMap<AttemptId, watch::Receiver<Tail>>>>);
+
+impl Live {
+    fn map(&self) -> MutexGuard<'_, HashMap<AttemptId, watch::Receiver<Tail>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far readers may go: a batch is there when its write has come back, not before.
+    fn bound(&self, attempt: AttemptId) -> u64 {
+        self.map().get(&attempt).map_or(u64::MAX, |tail| tail.borrow().last_seq)
+    }
+}
+
+/// One writer's place among the living. Dropped, it tells followers that nothing more comes, also when the writer came
+/// to no proper end.
+#[derive(Debug)]
+struct Registration {
+    attempt: AttemptId,
+    live: Live,
+    tail: watch::Sender<Tail>,
+}
+
+impl Registration {
+    fn new(attempt: AttemptId, live: &Live) -> Result<Self, LogError> {
+        let (tail, follow) = watch::channel(Tail::default());
+        match live.map().entry(attempt) {
+            Entry::Occupied(_) => return Err(LogError::Busy(attempt)),
+            Entry::Vacant(place) => place.insert(follow),
+        };
+        Ok(Self { attempt, live: live.clone(), tail })
+    }
+
+    fn publish(&self, last_seq: u64) {
+        self.tail.send_replace(Tail { last_seq, ended: false });
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        // First out of the map: who is told of the end and looks again must not find it living.
+        self.live.map().remove(&self.attempt);
+        self.tail.send_modify(|tail| tail.ended = true);
+    }
+}
+
 /// All logs below one folder.
 #[derive(Debug, Clone)]
 pub struct LogStore {
     root: PathBuf,
-    live: Arc<Mutex<HashMap<AttemptId, watch::Receiver<Tail>>>>,
+    live: Live,
     /// Bytes after which a writer asks to be synced.
     sync_every: u64,
 }
@@ -86,39 +155,63 @@ impl LogStore {
     /// Opens, and makes if need be, the folder. Errors: it cannot be made.
     pub fn open(root: &Path, sync_every: u64) -> Result<Self, LogError> {
         make_dir(root)?;
-        Ok(Self { root: root.to_owned(), live: Arc::default(), sync_every })
+        Ok(Self { root: root.to_owned(), live: Live::default(), sync_every })
+    }
+
+    fn job_dir(&self, job: JobId) -> PathBuf {
+        let job = job.simple();
+        // The last characters of an id are its random ones, so the folders fill evenly.
+        self.root.join(&job[job.len() - 2..]).join(&job)
     }
 
     fn dir(&self, attempt: AttemptId) -> PathBuf {
-        let job = attempt.job.simple();
-        // The last characters of an id are its random ones, so the folders fill evenly.
-        self.root.join(&job[job.len() - 2..]).join(&job).join(format!("{}-{}", attempt.attempt, attempt.part))
+        self.job_dir(attempt.job).join(format!("{}-{}", attempt.attempt, attempt.part))
     }
 
-    /// A log for `attempt`: a new one, or an old one that is gone on with, its torn end cut off. Errors: file system.
+    /// A log for `attempt`: a new one, or an old one that is gone on with, its torn end cut off. Going on reads all of it,
+    /// for its hashes. Errors: file system, damage, or another writer of the same log.
     pub fn create(&self, attempt: AttemptId) -> Result<LogWriter, LogError> {
+        let registration = Registration::new(attempt, &self.live)?;
         let dir = self.dir(attempt);
         make_dir(&dir)?;
-        let (writer, tail) = LogWriter::open(dir, self.sync_every)?;
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).insert(attempt, tail);
-        Ok(writer.registered(attempt, Arc::clone(&self.live)))
+        LogWriter::open(dir, self.sync_every, SEGMENT_BYTES, registration)
     }
 
     /// A reader from the first frame on. Errors: there is no such log.
     pub fn reader(&self, attempt: AttemptId) -> Result<LogReader, LogError> {
         let dir = self.dir(attempt);
-        if dir.is_dir() { Ok(LogReader::new(dir)) } else { Err(LogError::Missing(attempt)) }
+        if dir.is_dir() { Ok(LogReader::new(dir, attempt, self.live.clone())) } else { Err(LogError::Missing(attempt)) }
+    }
+
+    /// Deletes all logs of a job; one that has none is fine. Errors: file system, or one of them is being written.
+    pub fn remove(&self, job: JobId) -> Result<(), LogError> {
+        if let Some(attempt) = self.live.map().keys().find(|attempt| attempt.job == job) {
+            return Err(LogError::Busy(*attempt));
+        }
+        let dir = self.job_dir(job);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LogError::Io { path: dir, source: error }),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// How far a log has come, for as long as it is being written; `None` when it is not.
     pub fn subscribe(&self, attempt: AttemptId) -> Option<watch::Receiver<Tail>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner).get(&attempt).cloned()
+        self.live.map().get(&attempt).cloned()
     }
 }
+
+/// A segment that is larger gets a successor.
+const SEGMENT_BYTES: u64 = 64 << 20;
 
 fn make_dir(dir: &Path) -> Result<(), LogError> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(LogError::io(dir))
+}
+
+/// A file for appending, made if need be; for its owner only.
+fn open_append(path: &Path) -> Result<File, LogError> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path).map_err(LogError::io(path))
 }
 
 fn segment_path(dir: &Path, number: u32, kind: &str) -> PathBuf {

@@ -34,6 +34,13 @@ impl Stream {
             Self::Stderr => 2,
         }
     }
+    /// Its place in pairs that are kept per stream.
+    pub(super) const fn slot(self) -> usize {
+        match self {
+            Self::Stdout => 0,
+            Self::Stderr => 1,
+        }
+    }
     /// Its name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -86,6 +86,184 @@ fn a_follower_sees_the_tail_and_the_end() {
     assert!(store.subscribe(attempt).is_none());
 }
 
+fn job() -> AttemptId {
+    AttemptId::new(JobId::new(UnixMillis::new(1_700_000_000_000)), 1)
+}
+
+/// A writer whose segments are small, so that a test has many.
+fn small_segments(store: &LogStore, attempt: AttemptId) -> LogWriter {
+    let dir = store.dir(attempt);
+    make_dir(&dir).expect("makes");
+    LogWriter::open(dir, 1 << 20, 100_000, Registration::new(attempt, &store.live).expect("registers")).expect("opens")
+}
+
+fn bit_flipped(path: &Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("opens");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("reads");
+    file.write_at(&[byte[0] ^ 1], offset).expect("flips");
+}
+
+#[test]
+fn damage_in_the_middle_is_reported_and_nothing_is_cut_off() {
+    let (_dir, store, attempt) = store();
+    let mut writer = small_segments(&store, attempt);
+    for seq in 1..=40 {
+        writer.append(&[frame(seq, &[7; 10_000])]).expect("appends");
+    }
+    drop(writer);
+    let dir = store.dir(attempt);
+    let sizes = || -> Vec<u64> {
+        (1..=4).map(|number| std::fs::metadata(segment_path(&dir, number, "seg")).expect("there").len()).collect()
+    };
+    let before = sizes();
+    // In an earlier segment, then in the middle of the last one.
+    for (segment, offset) in [(2, 0), (4, record::HEADER as u64 + 10_000)] {
+        let path = segment_path(&dir, segment, "seg");
+        bit_flipped(&path, offset + record::HEADER as u64 + 5);
+        match store.create(attempt).expect_err("damaged") {
+            LogError::Damaged { path: named, offset: at, .. } => assert_eq!((named, at), (path.clone(), offset)),
+            other => panic!("{other}"),
+        }
+        assert_eq!(sizes(), before);
+        bit_flipped(&path, offset + record::HEADER as u64 + 5);
+    }
+    assert_eq!(store.create(attempt).expect("whole again").totals().frames, 40);
+}
+
+#[test]
+fn zeros_after_a_power_loss_are_a_torn_end() {
+    let (_dir, store, attempt) = store();
+    let mut writer = store.create(attempt).expect("creates");
+    writer.append(&[frame(1, b"one"), frame(2, b"two")]).expect("appends");
+    drop(writer);
+    let path = segment_path(&store.dir(attempt), 1, "seg");
+    let length = std::fs::metadata(&path).expect("there").len();
+    OpenOptions::new().write(true).open(&path).expect("opens").set_len(length + 5000).expect("grows");
+    let mut writer = store.create(attempt).expect("goes on");
+    writer.append(&[frame(3, b"three")]).expect("appends");
+    drop(writer);
+    assert_eq!(all(&store, attempt, 1).len(), 3);
+}
+
+#[test]
+fn after_a_torn_end_the_index_leads_to_what_is_written_instead() {
+    let (_dir, store, attempt) = store();
+    let mut writer = store.create(attempt).expect("creates");
+    for seq in 1..=30 {
+        writer.append(&[frame(seq, &[1; 50_000])]).expect("appends");
+    }
+    drop(writer);
+    // Far enough back that index entries pointed into what is lost.
+    let path = segment_path(&store.dir(attempt), 1, "seg");
+    OpenOptions::new().write(true).open(&path).expect("opens").set_len(700_000).expect("torn");
+    let mut writer = store.create(attempt).expect("goes on");
+    let first = writer.totals().frames + 1;
+    for seq in first..=60 {
+        writer.append(&[frame(seq, &[2; 30_000])]).expect("appends");
+    }
+    drop(writer);
+    for from in 1..=60 {
+        assert_eq!(store.reader(attempt).expect("there").read(from, 1).expect("reads")[0].seq, from);
+    }
+}
+
+#[test]
+fn a_lost_or_spoiled_index_costs_time_and_nothing_else() {
+    let (_dir, store, attempt) = store();
+    let mut writer = small_segments(&store, attempt);
+    let frames: Vec<Vec<u8>> = (1..=60u8).map(|seq| vec![seq; 9_000]).collect();
+    for (bytes, seq) in frames.iter().zip(1..) {
+        writer.append(&[frame(seq, bytes)]).expect("appends");
+    }
+    drop(writer);
+    let dir = store.dir(attempt);
+    let reads = || {
+        let mut reader = store.reader(attempt).expect("there");
+        for from in [60, 1, 37] {
+            assert_eq!(reader.read(from, 1).expect("reads")[0].bytes, frames[from as usize - 1]);
+        }
+        let stdout: Vec<u8> =
+            frames.iter().zip(1u64..).filter(|(_, seq)| seq % 3 != 0).flat_map(|(b, _)| b.clone()).collect();
+        assert_eq!(reader.read_bytes(Stream::Stdout, 300_000, 20_000).expect("reads"), &stdout[300_000..320_000]);
+    };
+    reads();
+    bit_flipped(&segment_path(&dir, 3, "idx"), 3);
+    OpenOptions::new().write(true).open(segment_path(&dir, 5, "idx")).expect("opens").set_len(7).expect("torn");
+    reads();
+    for number in 1..=5 {
+        std::fs::remove_file(segment_path(&dir, number, "idx")).expect("removes");
+    }
+    reads();
+    // Going on with the log makes them anew.
+    assert_eq!(store.create(attempt).expect("goes on").totals().frames, 60);
+    assert!(index::find(&dir, index::Target::Frame(60)).expect("finds").segment > 4);
+    reads();
+}
+
+#[test]
+fn a_frame_larger_than_a_record_is_refused_before_anything_is_written() {
+    let (_dir, store, attempt) = store();
+    let mut writer = store.create(attempt).expect("creates");
+    let large = vec![0; record::MAX_LEN + 1];
+    let refused = writer.append(&[frame(1, b"a"), frame(2, &large)]);
+    assert!(matches!(refused, Err(LogError::TooLarge { seq: 2, .. })));
+    writer.append(&[frame(1, b"a"), frame(2, &large[..record::MAX_LEN])]).expect("the largest fits");
+    assert_eq!(all(&store, attempt, 1).iter().map(|(_, bytes)| bytes.len()).collect::<Vec<_>>(), [1, record::MAX_LEN]);
+}
+
+#[test]
+fn a_log_has_one_writer_and_is_removed_when_it_has_none() {
+    use std::os::unix::fs::PermissionsExt;
+    let (root, store, attempt) = store();
+    let mut writer = store.create(attempt).expect("creates");
+    assert!(matches!(store.create(attempt), Err(LogError::Busy(named)) if named == attempt));
+    writer.append(&[frame(1, b"a")]).expect("the first one is not disturbed");
+    assert!(matches!(store.remove(attempt.job), Err(LogError::Busy(_))));
+    let mode = |path: &Path| std::fs::metadata(path).expect("there").permissions().mode() & 0o777;
+    assert_eq!(mode(&segment_path(&store.dir(attempt), 1, "seg")), 0o600);
+    assert_eq!((mode(&store.dir(attempt)), mode(&store.job_dir(attempt.job))), (0o700, 0o700));
+    drop(writer);
+    let other = job();
+    drop(store.create(other).expect("another job"));
+    store.remove(attempt.job).expect("removes");
+    store.remove(attempt.job).expect("again is fine");
+    assert!(matches!(store.reader(attempt), Err(LogError::Missing(_))));
+    assert!(store.reader(other).is_ok() && root.path().is_dir());
+}
+
+/// The reader meets every state of the file that there is between two appends, segment changes included.
+#[test]
+fn a_reader_beside_the_writer_sees_each_frame_once() {
+    let (_dir, store, attempt) = store();
+    let mut writer = small_segments(&store, attempt);
+    let mut tail = store.subscribe(attempt).expect("is live");
+    const LAST: u64 = 3_000;
+    let writing = std::thread::spawn(move || {
+        for seq in (1..=LAST).step_by(3) {
+            let bytes: Vec<Vec<u8>> = (seq..seq + 3).map(|seq| seq.to_le_bytes().repeat(100)).collect();
+            let frames: Vec<_> = bytes.iter().zip(seq..).map(|(bytes, seq)| frame(seq, bytes)).collect();
+            writer.append(&frames).expect("appends");
+        }
+        writer.finish()
+    });
+    let mut reader = store.reader(attempt).expect("there");
+    let mut next = 1;
+    loop {
+        let ended = tail.borrow_and_update().ended;
+        let frames = reader.read(next, 10_000).expect("reads");
+        for frame in &frames {
+            assert_eq!((frame.seq, &frame.bytes[..]), (next, &next.to_le_bytes().repeat(100)[..]));
+            next += 1;
+        }
+        if ended && frames.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(next, LAST + 1);
+    assert_eq!(writing.join().expect("writes").frames, LAST);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
@@ -94,7 +272,7 @@ proptest! {
     ) {
         let (_dir, store, attempt) = store();
         let model: Vec<Vec<u8>> = sizes.iter().enumerate().map(|(n, size)| (0..*size).map(|at| (at * 7 + n) as u8).collect()).collect();
-        let mut writer = store.create(attempt).expect("creates");
+        let mut writer = small_segments(&store, attempt);
         let frames: Vec<_> = model.iter().zip(1..).map(|(bytes, seq)| frame(seq, bytes)).collect();
         for chunk in frames.chunks(batch) {
             writer.append(chunk).expect("appends");
@@ -107,5 +285,8 @@ proptest! {
         let end = (start + len).min(stdout.len());
         let read = store.reader(attempt).expect("there").read_bytes(Stream::Stdout, offset, len).expect("reads");
         prop_assert_eq!(read, &stdout[start..end]);
+        // Going on with it finds the same log, and the same hash.
+        let totals = writer.finish();
+        prop_assert_eq!(small_segments(&store, attempt).finish(), totals);
     }
 }

@@ -1,23 +1,14 @@
 //! Appends. One write call for each batch; a reader sees whole batches only.
 
-use super::record::{self, FrameRef, HEADER, Header, Stream};
-use super::{LogError, Tail, make_dir, segment_path};
-use crate::job::{AttemptId, LogTotals, StreamTotals};
+use super::index::{ENTRY, Mark, SPACING};
+use super::record::{self, FrameRef, MAX_LEN};
+use super::recover::recover;
+use super::{LogError, Registration, open_append, segment_path};
+use crate::job::{LogTotals, StreamTotals};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::watch;
-
-/// A segment that is larger gets a successor.
-const SEGMENT_BYTES: u64 = 64 << 20;
-/// Between two entries of the index.
-pub(super) const INDEX_BYTES: u64 = 256 << 10;
-
-type Live = Arc<Mutex<HashMap<AttemptId, watch::Receiver<Tail>>>>;
 
 /// What an append came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,116 +26,135 @@ pub struct LogWriter {
     index: File,
     /// Length of the segment.
     length: u64,
+    /// Where in the segment the last index entry points.
     indexed: u64,
     last_seq: u64,
     streams: [StreamState; 2],
     unsynced: u64,
     sync_every: u64,
+    segment_bytes: u64,
+    /// The end of the file is not where it should be.
+    broken: bool,
     buffer: Vec<u8>,
-    tail: watch::Sender<Tail>,
-    registered: Option<(AttemptId, Live)>,
+    registration: Registration,
 }
 
 #[derive(Debug, Clone, Default)]
-struct StreamState {
-    bytes: u64,
+pub(super) struct StreamState {
+    pub(super) bytes: u64,
     hash: Sha256,
+}
+
+impl StreamState {
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        self.bytes += bytes.len() as u64;
+        self.hash.update(bytes);
+    }
+
+    fn totals(&self) -> StreamTotals {
+        StreamTotals { bytes: self.bytes, sha256: String::new() }
+    }
+
+    fn hex(&self) -> String {
+        self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 impl LogWriter {
     /// Opens what is there, cuts off a torn end, and goes on behind it.
-    pub(super) fn open(dir: PathBuf, sync_every: u64) -> Result<(Self, watch::Receiver<Tail>), LogError> {
-        make_dir(&dir)?;
-        let mut streams = [StreamState::default(), StreamState::default()];
-        let (mut segment, mut last_seq, mut length) = (1, 0, 0);
-        while segment_path(&dir, segment, "seg").exists() {
-            length = scan(&segment_path(&dir, segment, "seg"), &mut last_seq, &mut streams)?;
-            segment += 1;
-        }
-        let segment = (segment - 1).max(1);
-        let (file, index) = open_segment(&dir, segment)?;
-        let path = segment_path(&dir, segment, "seg");
-        file.set_len(length).map_err(LogError::io(&path))?;
-        let (tail, follow) = watch::channel(Tail { last_seq, ended: false });
-        let writer = Self {
+    pub(super) fn open(
+        dir: PathBuf,
+        sync_every: u64,
+        segment_bytes: u64,
+        registration: Registration,
+    ) -> Result<Self, LogError> {
+        let found = recover(&dir)?;
+        let (file, index) = open_segment(&dir, found.segment)?;
+        file.set_len(found.length).map_err(LogError::io(&segment_path(&dir, found.segment, "seg")))?;
+        registration.publish(found.last_seq);
+        Ok(Self {
             dir,
-            segment,
+            segment: found.segment,
             file,
             index,
-            length,
-            indexed: length,
-            last_seq,
-            streams,
+            length: found.length,
+            indexed: found.indexed,
+            last_seq: found.last_seq,
+            streams: found.streams,
             unsynced: 0,
             sync_every,
+            segment_bytes,
+            broken: false,
             buffer: Vec::new(),
-            tail,
-            registered: None,
-        };
-        Ok((writer, follow))
-    }
-
-    pub(super) fn registered(mut self, attempt: AttemptId, live: Live) -> Self {
-        self.registered = Some((attempt, live));
-        self
+            registration,
+        })
     }
 
     /// Appends frames in order. One that is there already is passed over; a hole is an error, and nothing of the batch is
     /// kept then. What was appended survives the process; [`sync`](Self::sync) makes it survive the power.
     pub fn append(&mut self, frames: &[FrameRef<'_>]) -> Result<Appended, LogError> {
-        let mut next = self.last_seq + 1;
+        let first = self.last_seq + 1;
+        let new = || frames.iter().filter(|frame| frame.seq >= first);
         self.buffer.clear();
-        let mut streams = None;
-        for frame in frames {
-            if frame.seq < next {
-                continue;
+        for (frame, wanted) in new().zip(first..) {
+            if frame.seq != wanted {
+                return Err(LogError::Jump { wanted, got: frame.seq });
             }
-            if frame.seq > next {
-                return Err(LogError::Jump { wanted: next, got: frame.seq });
+            if frame.bytes.len() > MAX_LEN {
+                return Err(LogError::TooLarge { seq: frame.seq, len: frame.bytes.len() });
             }
-            next += 1;
             record::write(frame, &mut self.buffer);
-            let state =
-                &mut streams.get_or_insert_with(|| self.streams.clone())[usize::from(frame.stream == Stream::Stderr)];
-            state.bytes += frame.bytes.len() as u64;
-            state.hash.update(frame.bytes);
         }
-        let Some(streams) = streams else { return Ok(Appended { last_seq: self.last_seq }) };
-        if self.length >= SEGMENT_BYTES {
-            self.next_segment()?;
+        let Some(last) = new().next_back() else { return Ok(Appended { last_seq: self.last_seq }) };
+        self.write()?;
+        self.last_seq = last.seq;
+        for frame in new() {
+            self.streams[frame.stream.slot()].add(frame.bytes);
         }
-        let path = segment_path(&self.dir, self.segment, "seg");
-        if self.length == 0 || self.length - self.indexed >= INDEX_BYTES {
-            self.write_index()?;
-        }
-        if let Err(error) = self.file.write_all(&self.buffer) {
-            // Part of it may be there; the length is what counts, and what is behind it is cut off.
-            let _ = self.file.set_len(self.length);
-            return Err(LogError::Io { path, source: error });
-        }
-        self.length += self.buffer.len() as u64;
-        self.unsynced += self.buffer.len() as u64;
-        self.last_seq = next - 1;
-        self.streams = streams;
-        self.tail.send_replace(Tail { last_seq: self.last_seq, ended: false });
+        self.registration.publish(self.last_seq);
         Ok(Appended { last_seq: self.last_seq })
     }
 
-    /// The index says: the record at this place of the segment is the frame after `last_seq`.
-    fn write_index(&mut self) -> Result<(), LogError> {
-        let mut entry = [0; 16];
-        entry[..8].copy_from_slice(&(self.last_seq + 1).to_le_bytes());
-        entry[8..].copy_from_slice(&self.length.to_le_bytes());
-        let path = segment_path(&self.dir, self.segment, "idx");
-        self.index.write_all(&entry).map_err(LogError::io(&path))?;
-        self.indexed = self.length;
+    /// Puts the buffer behind what is there.
+    fn write(&mut self) -> Result<(), LogError> {
+        if self.length >= self.segment_bytes {
+            self.next_segment()?;
+        }
+        let path = segment_path(&self.dir, self.segment, "seg");
+        if self.broken {
+            return Err(LogError::Broken { path });
+        }
+        if self.length == 0 || self.length - self.indexed >= SPACING {
+            self.write_index();
+        }
+        if let Err(source) = self.file.write_all(&self.buffer) {
+            // Part of it may be there. Behind that nothing can be read, so nothing may be written.
+            self.broken = self.file.set_len(self.length).is_err();
+            return Err(LogError::Io { path, source });
+        }
+        self.length += self.buffer.len() as u64;
+        self.unsynced += self.buffer.len() as u64;
         Ok(())
+    }
+
+    /// The index says: the record at this place of the segment is the frame after `last_seq`. An entry that fails is left
+    /// out: the index only helps.
+    fn write_index(&mut self) {
+        let bytes = [self.streams[0].bytes, self.streams[1].bytes];
+        let mark = Mark { segment: self.segment, offset: self.length, seq: self.last_seq + 1, bytes };
+        if let Err(error) = self.index.write_all(&mark.to_entry()) {
+            tracing::warn!(%error, dir = %self.dir.display(), "log index entry left out");
+            // What is behind half an entry could not be read.
+            let whole = self.index.metadata().map(|file| file.len() / ENTRY as u64 * ENTRY as u64);
+            let _ = whole.and_then(|whole| self.index.set_len(whole));
+        }
+        self.indexed = self.length;
     }
 
     fn next_segment(&mut self) -> Result<(), LogError> {
         self.sync()?;
+        (self.file, self.index) = open_segment(&self.dir, self.segment + 1)?;
         self.segment += 1;
-        (self.file, self.index) = open_segment(&self.dir, self.segment)?;
         self.length = 0;
         self.indexed = 0;
         Ok(())
@@ -155,7 +165,8 @@ impl LogWriter {
         self.unsynced >= self.sync_every
     }
 
-    /// Makes everything survive the power.
+    /// Makes everything survive the power. The names of new files are not synced by themselves: ext4, XFS and btrfs
+    /// write them with the first sync of the file.
     pub fn sync(&mut self) -> Result<(), LogError> {
         let path = segment_path(&self.dir, self.segment, "seg");
         self.file.sync_data().map_err(LogError::io(&path))?;
@@ -165,11 +176,10 @@ impl LogWriter {
 
     /// What the log holds, without the hashes.
     pub fn totals(&self) -> LogTotals {
-        let stream = |state: &StreamState| StreamTotals { bytes: state.bytes, sha256: String::new() };
         LogTotals {
             frames: self.last_seq,
-            stdout: stream(&self.streams[0]),
-            stderr: stream(&self.streams[1]),
+            stdout: self.streams[0].totals(),
+            stderr: self.streams[1].totals(),
             complete: false,
         }
     }
@@ -183,54 +193,40 @@ impl LogWriter {
             tracing::error!(%error, "log could not be synced");
         }
         let mut totals = self.totals();
-        let hex =
-            |state: &StreamState| state.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-        totals.stdout.sha256 = hex(&self.streams[0]);
-        totals.stderr.sha256 = hex(&self.streams[1]);
+        totals.stdout.sha256 = self.streams[0].hex();
+        totals.stderr.sha256 = self.streams[1].hex();
         totals
     }
 }
 
-impl Drop for LogWriter {
-    /// Whoever follows learns that nothing more comes, also when the writer was dropped without an end.
-    fn drop(&mut self) {
-        if let Some((attempt, live)) = &self.registered {
-            live.lock().unwrap_or_else(PoisonError::into_inner).remove(attempt);
-        }
-        self.tail.send_replace(Tail { last_seq: self.last_seq, ended: true });
-    }
-}
-
 fn open_segment(dir: &Path, segment: u32) -> Result<(File, File), LogError> {
-    let open = |kind: &str| {
-        let path = segment_path(dir, segment, kind);
-        OpenOptions::new().append(true).create(true).mode(0o600).open(&path).map_err(LogError::io(&path))
-    };
-    Ok((open("seg")?, open("idx")?))
+    Ok((open_append(&segment_path(dir, segment, "seg"))?, open_append(&segment_path(dir, segment, "idx"))?))
 }
 
-/// Reads a whole segment; answers with the length up to which it is good. Only the last record of a log can be torn.
-fn scan(path: &Path, last_seq: &mut u64, streams: &mut [StreamState; 2]) -> Result<u64, LogError> {
-    let mut file = std::io::BufReader::with_capacity(1 << 20, File::open(path).map_err(LogError::io(path))?);
-    let length =
-        file.seek(SeekFrom::End(0)).and_then(|length| file.rewind().map(|()| length)).map_err(LogError::io(path))?;
-    let (mut good, mut head, mut payload) = (0u64, [0; HEADER], Vec::new());
-    while good + HEADER as u64 <= length {
-        file.read_exact(&mut head).map_err(LogError::io(path))?;
-        let Ok(header) = Header::read(&head) else { break };
-        if good + (HEADER + header.len) as u64 > length {
-            break;
-        }
-        payload.resize(header.len, 0);
-        file.read_exact(&mut payload).map_err(LogError::io(path))?;
-        if !header.fits(&payload) || header.seq != *last_seq + 1 {
-            break;
-        }
-        *last_seq = header.seq;
-        let state = &mut streams[usize::from(header.stream == Stream::Stderr)];
-        state.bytes += payload.len() as u64;
-        state.hash.update(&payload);
-        good += (HEADER + header.len) as u64;
+#[cfg(test)]
+mod tests {
+    use super::super::{LogError, LogStore};
+    use crate::job::{AttemptId, JobId, UnixMillis};
+    use crate::logstore::{FrameRef, Stream};
+
+    #[test]
+    fn a_write_that_fails_leaves_the_log_as_it_was() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = LogStore::open(dir.path(), 1 << 20).expect("opens");
+        let attempt = AttemptId::new(JobId::new(UnixMillis::new(1_700_000_000_000)), 1);
+        let mut writer = store.create(attempt).expect("creates");
+        let frame = |seq| FrameRef { seq, stream: Stream::Stdout, time_us: 0, bytes: b"abc" };
+        writer.append(&[frame(1)]).expect("appends");
+        let before = writer.totals();
+        // A handle that can neither write nor cut, as on a file system that went read-only.
+        let path = super::segment_path(&writer.dir, 1, "seg");
+        let file = std::mem::replace(&mut writer.file, std::fs::File::open(&path).expect("opens"));
+        assert!(matches!(writer.append(&[frame(2)]), Err(LogError::Io { .. })));
+        assert!(matches!(writer.append(&[frame(2)]), Err(LogError::Broken { path: named }) if named == path));
+        assert_eq!((writer.totals(), store.subscribe(attempt).expect("live").borrow().last_seq), (before, 1));
+        writer.file = file;
+        drop(writer);
+        let mut writer = store.create(attempt).expect("goes on");
+        assert_eq!(writer.append(&[frame(2)]).expect("appends").last_seq, 2);
     }
-    Ok(good)
 }

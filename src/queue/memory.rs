@@ -2,8 +2,8 @@
 
 use super::transition::Row;
 use super::{
-    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal, Store,
-    StoreError, Submitted,
+    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, LeaseToken, ListFilter, NewJob,
+    Renewal, Store, StoreError, Submitted,
 };
 use crate::job::{AttemptId, Job, JobId, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
@@ -136,7 +136,8 @@ impl Store for MemoryStore {
 
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         let mut tables = self.tables();
-        let held: Vec<JobId> = tables.rows.values().filter(|row| row.lease.is_some()).map(|row| row.job.id).collect();
+        let over = tables.rows.values().filter(|row| row.lease.is_some_and(|lease| lease.until <= now));
+        let held: Vec<JobId> = over.take(EXPIRE_BATCH as usize).map(|row| row.job.id).collect();
         Ok(held.into_iter().filter_map(|id| tables.change(id, |row| row.expire(now, max_attempts)).flatten()).collect())
     }
 

@@ -16,6 +16,9 @@ use serde::Serialize;
 use std::future::Future;
 use std::path::PathBuf;
 
+/// Most leases that one call of expire settles: it bounds the transaction that everybody else waits for.
+pub const EXPIRE_BATCH: u32 = 256;
+
 /// The number that tells the holder of an attempt from everybody who held it before; strictly increasing over the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseToken(pub u64);
@@ -215,7 +218,7 @@ pub trait Store: Send + Sync + 'static {
         token: LeaseToken,
         now: UnixMillis,
     ) -> impl Future<Output = Result<Completion, StoreError>> + Send;
-    /// Gives back what never started; the try does not count.
+    /// Gives back what never started; the try does not count, and its number is not used again.
     fn release(
         &self,
         attempt: AttemptId,
@@ -224,7 +227,8 @@ pub trait Store: Send + Sync + 'static {
         reason: &str,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
     fn cancel(&self, id: JobId, now: UnixMillis) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
-    /// Settles every lease that ran out before `now`.
+    /// Settles leases that ran out by `now`, at most [`EXPIRE_BATCH`] of them: more are due while [`Store::next_expiry`] is
+    /// not in the future.
     fn expire(
         &self,
         now: UnixMillis,

@@ -14,7 +14,7 @@ use super::{
 use crate::job::{AttemptId, Job, JobId, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
-use worker::Worker;
+use worker::{Poster, Worker};
 
 /// The store.
 #[derive(Debug)]
@@ -39,6 +39,37 @@ impl SqliteStore {
         change: impl FnOnce(&mut Row) -> T + Send + 'static,
     ) -> Result<Option<T>, StoreError> {
         self.writer.run(move |db| change_row(db, id, change)).await
+    }
+}
+
+/// Claims on their way to whoever asked. If nobody takes them (a caller in a `select!` went another way), they go back to the
+/// queue at once, instead of waiting for their leases to run out with nobody knowing of them.
+struct Handed {
+    claims: Vec<Claim>,
+    now: UnixMillis,
+    writer: Poster,
+}
+
+impl Handed {
+    fn take(mut self) -> Vec<Claim> {
+        std::mem::take(&mut self.claims)
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        let (claims, now) = (std::mem::take(&mut self.claims), self.now);
+        if claims.is_empty() {
+            return;
+        }
+        tracing::debug!(jobs = claims.len(), "claims that nobody took go back to the queue");
+        self.writer.post(move |db| {
+            for claim in &claims {
+                let id = claim.attempt.job;
+                change_row(db, id, |row| row.release(claim.attempt, claim.token, now, "claim_not_taken"))?;
+            }
+            Ok(())
+        });
     }
 }
 
@@ -78,18 +109,19 @@ impl Store for SqliteStore {
     }
 
     async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
-        self.writer
-            .run(move |db| {
-                let first = rows::first_queued(db, ask.max)?;
-                let mut claims = Vec::with_capacity(first.len());
-                for mut row in first {
-                    let token = rows::next_token(db)?;
-                    claims.push(row.claim(&ask.agent, token, ask.lease, ask.now));
-                    rows::save(db, &row)?;
-                }
-                Ok(claims)
-            })
-            .await
+        let (writer, now) = (self.writer.poster(), ask.now);
+        let claim = move |db: &Connection| {
+            let first = rows::first_queued(db, ask.max)?;
+            let mut claims = Vec::with_capacity(first.len());
+            for mut row in first {
+                let token = rows::next_token(db)?;
+                claims.push(row.claim(&ask.agent, token, ask.lease, ask.now));
+                rows::save(db, &row)?;
+            }
+            Ok(claims)
+        };
+        let handed = self.writer.run_then(claim, move |claims| Handed { claims, now, writer }).await?;
+        Ok(handed.take())
     }
 
     async fn renew(
@@ -149,8 +181,9 @@ impl Store for SqliteStore {
         self.writer
             .run(move |db| {
                 let mut expired = Vec::new();
-                for id in rows::expired(db, now)? {
-                    expired.extend(change_row(db, id, |row| row.expire(now, max_attempts))?.flatten());
+                for mut row in rows::expired(db, now)? {
+                    expired.extend(row.expire(now, max_attempts));
+                    rows::save(db, &row)?;
                 }
                 Ok(expired)
             })
@@ -182,7 +215,7 @@ impl Store for SqliteStore {
     async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
         self.reader
             .run(|db| {
-                let query = "SELECT min(lease_until) FROM jobs WHERE lease_until IS NOT NULL";
+                let query = "SELECT min(lease_until) FROM jobs WHERE lease_until IS NOT NULL AND parked IS NULL";
                 let at = db.query_row(query, params![], |row| row.get::<_, Option<u64>>(0)).optional()?;
                 Ok(at.flatten().map(UnixMillis::new))
             })

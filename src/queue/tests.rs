@@ -131,6 +131,151 @@ async fn pages_go_backwards_in_time() {
     assert!(first[1].submitted_at > second[0].submitted_at);
 }
 
+#[tokio::test]
+async fn a_released_try_does_not_count_and_its_number_is_not_used_again() {
+    let (_dir, file) = sqlite();
+    for store in [AnyStore::Sqlite(file), AnyStore::Memory(MemoryStore::new())] {
+        store.submit(new(1, 0, None), 10).await.expect("submits");
+        for number in 1..=4 {
+            let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+            assert_eq!(claim.attempt.attempt, number);
+            let back = || store.release(claim.attempt, claim.token, at(1), "no_cell");
+            assert_eq!(back().await.expect("answers"), Applied::Applied);
+            assert_eq!(back().await.expect("answers again"), Applied::AlreadyThere);
+        }
+        // Its first try that counts is the fifth attempt.
+        let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+        assert!(matches!(store.expire(at(100), 2).await.expect("expires")[..], [Expired::Requeued(_)]));
+        let last = store.claim(ask(1, 200)).await.expect("claims").remove(0);
+        assert_eq!((claim.attempt.attempt, last.attempt.attempt), (5, 6));
+        let ended = store.expire(at(300), 2).await.expect("expires");
+        assert!(
+            matches!(&ended[..], [Expired::Ended(job)] if job.ending.as_ref().is_some_and(|e| e.cause == Cause::AgentLost { attempts: 2 }))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_never_makes_a_lease_shorter() {
+    let (_dir, store) = sqlite();
+    store.submit(new(1, 0, None), 10).await.expect("submits");
+    let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+    let renewed = store.renew(&[(claim.attempt, claim.token)], Millis::new(1), at(10)).await.expect("renews");
+    assert_eq!(renewed, [Renewal::Renewed { until: at(100), cancel_requested: false }]);
+}
+
+#[tokio::test]
+async fn a_history_stays_short() {
+    let (_dir, store) = sqlite();
+    let Ok(Submitted::Created(job)) = store.submit(new(1, 0, None), 10).await else { panic!("not created") };
+    for _ in 0..100 {
+        let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+        let back = store.release(claim.attempt, claim.token, at(1), "no_cell").await.expect("answers");
+        assert_eq!(back, Applied::Applied);
+    }
+    let history = store.get(job.id).await.expect("reads").expect("is there").history;
+    assert_eq!((history.len(), history[0].reason.as_str()), (128, "submitted"));
+}
+
+/// A caller in a `select!` that goes another way drops its claim at whatever point it has come to.
+#[tokio::test]
+async fn a_claim_that_nobody_takes_goes_back_to_the_queue() {
+    let (_dir, store) = sqlite();
+    store.submit(new(1, 0, None), 10).await.expect("submits");
+    for round in 0..50u32 {
+        let mut claim = Box::pin(store.claim(ask(1, 0)));
+        // Sent, and then let go of: before the writer saw it, while it worked, or after it answered.
+        assert!(futures_util::poll!(&mut claim).is_pending());
+        for _ in 0..round % 10 {
+            // An operation behind it was answered, so this one was too.
+            store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
+        }
+        drop(claim);
+        // Everything posted before this is done when it is answered.
+        store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
+        store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
+        let counts = store.counts().await.expect("counts");
+        assert_eq!((counts.queued, counts.claimed), (1, 0), "round {round}");
+    }
+    let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+    assert!(matches!(store.expire(at(100), 1).await.expect("expires")[..], [Expired::Ended(_)]), "one try: {claim:?}");
+}
+
+#[tokio::test]
+async fn a_job_that_cannot_be_read_delays_no_other() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("queue.db");
+    let store = SqliteStore::open(&path).expect("opens");
+    let mut ids = Vec::new();
+    for ms in 0..4 {
+        let Ok(Submitted::Created(job)) = store.submit(new(ms, 0, None), 10).await else { panic!("not created") };
+        ids.push(job.id);
+    }
+    store.claim(ask(1, 0)).await.expect("claims");
+    drop(store);
+    let vandal = rusqlite::Connection::open(&path).expect("opens");
+    vandal.execute("UPDATE jobs SET state = '{}' WHERE seq = 1", []).expect("writes");
+    vandal.execute("UPDATE specs SET spec = '{\"unknown\":1}' WHERE seq = 2", []).expect("writes");
+    vandal.execute("DELETE FROM specs WHERE seq = 3", []).expect("writes");
+    let store = SqliteStore::open(&path).expect("opens");
+    let claims = store.claim(ask(1, 1)).await.expect("claims");
+    assert_eq!(claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), [ids[3]]);
+    assert_eq!(store.expire(at(1000), 3).await.expect("expires"), [Expired::Requeued(ids[3])]);
+    assert_eq!(store.next_expiry().await.expect("reads"), None);
+    let all = store.list(ListFilter { limit: 10, ..ListFilter::default() }).await.expect("lists");
+    assert_eq!(all.iter().map(|job| job.id).collect::<Vec<_>>(), [ids[3]]);
+    for id in &ids[..3] {
+        store.get(*id).await.expect_err("asked for by its id, it says what is wrong");
+    }
+    let parked: i64 =
+        vandal.query_row("SELECT count(*) FROM jobs WHERE parked IS NOT NULL", [], |row| row.get(0)).expect("reads");
+    assert_eq!(parked, 3);
+}
+
+#[test]
+fn files_that_are_not_ours_are_refused_by_name_with_a_remedy() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().expect("a folder");
+    let refusal = |name: &str| SqliteStore::open(&dir.path().join(name)).expect_err("refused").to_string();
+    let ours = dir.path().join("ours.db");
+    drop(SqliteStore::open(&ours).expect("opens"));
+    assert_eq!(std::fs::metadata(&ours).expect("there").permissions().mode() & 0o777, 0o600);
+
+    let theirs = rusqlite::Connection::open(dir.path().join("theirs.db")).expect("opens");
+    theirs.execute_batch("CREATE TABLE theirs (x)").expect("writes");
+    let error = refusal("theirs.db");
+    assert!(error.contains("theirs.db") && error.contains("another program"), "{error}");
+    let tables: i64 = theirs.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).expect("reads");
+    assert_eq!(tables, 1, "nothing of it was changed");
+
+    std::fs::write(dir.path().join("letter.db"), "Dear reader, this is not a database. ".repeat(40)).expect("writes");
+    let error = refusal("letter.db");
+    assert!(error.contains("it is damaged") && error.contains("restore it from a backup"), "{error}");
+    assert!(refusal("missing/queue.db").contains("check that the folder exists"));
+}
+
+#[tokio::test]
+async fn a_damaged_page_is_found_on_opening() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("queue.db");
+    let store = SqliteStore::open(&path).expect("opens");
+    for ms in 0..200 {
+        store.submit(new(ms, 0, None), 1000).await.expect("submits");
+    }
+    drop(store);
+    // Folds the journal into the file, whichever of the two threads closed last.
+    let db = rusqlite::Connection::open(&path).expect("opens");
+    db.busy_timeout(std::time::Duration::from_secs(5)).expect("sets");
+    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("folds");
+    drop(db);
+    let mut bytes = std::fs::read(&path).expect("reads");
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    bytes[middle..middle + 4096].fill(0xA5);
+    std::fs::write(&path, bytes).expect("writes");
+    let error = SqliteStore::open(&path).expect_err("damaged").to_string();
+    assert!(error.contains("it is damaged") && error.contains("queue.db"), "{error}");
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Submit(i32, Option<u8>),
@@ -169,10 +314,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             let found = store.claim(ask(*max, now)).await.expect("claims");
             for claim in &found {
                 assert!(claims.iter().all(|before| before.token < claim.token), "tokens only grow");
-                assert!(
-                    claims.iter().all(|before| before.attempt != claim.attempt || released(before, claim)),
-                    "twice"
-                );
+                assert!(claims.iter().all(|before| before.attempt != claim.attempt), "an attempt is handed out once");
             }
             let text = format!("{found:?}");
             claims.extend(found);
@@ -202,11 +344,6 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
         Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
         Op::Wait(_) => String::new(),
     }
-}
-
-/// A released try does not count, so its number is handed out again, under a new token.
-fn released(before: &Claim, now: &Claim) -> bool {
-    before.token != now.token
 }
 
 proptest! {

@@ -1,12 +1,21 @@
 //! What each transition does to one job. Pure, and the only place that decides: two stores cannot differ in it.
+//!
+//! The *number* of an attempt only grows: cells and logs are named after it, so it is never handed out twice. `tries`
+//! counts the attempts that were not given back, and is what the limit of attempts looks at.
 
 use super::{Applied, Canceled, Claim, Completion, Expired, LeaseToken, NewJob, Renewal};
 use crate::job::{AttemptId, Cause, Ending, Job, LogTotals, Millis, Phase, PhaseEvent, Report, UnixMillis};
+
+/// A longer history loses its oldest entries but the first: a job that is given back again and again must not make its
+/// row grow for ever.
+const MAX_HISTORY: usize = 128;
 
 /// A job with what only the queue knows of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     pub(super) job: Job,
+    /// Attempts that count against the limit.
+    pub(super) tries: u32,
     pub(super) lease: Option<Lease>,
 }
 
@@ -36,13 +45,16 @@ impl Row {
             receipt: Vec::new(),
             log: LogTotals::default(),
         };
-        Self { job, lease: None }
+        Self { job, tries: 0, lease: None }
     }
 
     fn enter(&mut self, phase: Phase, at: UnixMillis, reason: &str) {
         let step = self.job.phase.step(phase);
         debug_assert!(step.is_ok(), "the callers look first: {step:?}");
         self.job.phase = phase;
+        if self.job.history.len() >= MAX_HISTORY {
+            self.job.history.remove(1);
+        }
         self.job.history.push(PhaseEvent { attempt: self.job.attempt, phase, at, reason: reason.to_owned() });
     }
 
@@ -60,6 +72,7 @@ impl Row {
     /// Hands it out. Only for a queued one.
     pub(super) fn claim(&mut self, agent: &str, token: LeaseToken, lease: Millis, now: UnixMillis) -> Claim {
         self.job.attempt += 1;
+        self.tries += 1;
         self.job.agent = Some(agent.to_owned());
         self.job.started_at = None;
         self.enter(Phase::Claimed, now, "claimed");
@@ -69,12 +82,11 @@ impl Row {
         Claim { attempt, token, spec: self.job.spec.clone(), lease_until: until }
     }
 
-    /// Renews a lease. One that ran out but was not handed out again yet still counts: the holder is alive.
+    /// Renews a lease, to a later end and never to an earlier one. One that ran out but was not handed out again yet still
+    /// counts: the holder is alive.
     pub(super) fn renew(&mut self, attempt: AttemptId, token: LeaseToken, lease: Millis, now: UnixMillis) -> Renewal {
-        if !self.held_by(attempt, token) {
-            return Renewal::Refused;
-        }
-        let until = now.plus(lease);
+        let Some(held) = self.lease.filter(|_| self.held_by(attempt, token)) else { return Renewal::Refused };
+        let until = held.until.max(now.plus(lease));
         self.lease = Some(Lease { token, until });
         Renewal::Renewed { until, cancel_requested: self.job.cancel_requested }
     }
@@ -119,15 +131,19 @@ impl Row {
 
     /// Goes back to the queue unstarted; the try does not count, unless its end was asked for.
     pub(super) fn release(&mut self, attempt: AttemptId, token: LeaseToken, now: UnixMillis, reason: &str) -> Applied {
+        // A number is handed out once, so a queued job with this one was given back (or lost) by this very holder.
+        if self.job.phase == Phase::Queued && self.job.attempt == attempt.attempt && attempt.part == 0 {
+            return Applied::AlreadyThere;
+        }
         if !self.held_by(attempt, token) || self.job.phase >= Phase::Running {
             return Applied::Refused;
         }
+        self.tries = self.tries.saturating_sub(1);
         if self.job.cancel_requested {
             self.end(Cause::Canceled, now);
             return Applied::Applied;
         }
         self.enter(Phase::Queued, now, reason);
-        self.job.attempt -= 1;
         self.lease = None;
         Applied::Applied
     }
@@ -154,8 +170,8 @@ impl Row {
         }
         if self.job.cancel_requested {
             self.end(Cause::Canceled, now);
-        } else if self.job.attempt >= max_attempts {
-            self.end(Cause::AgentLost { attempts: self.job.attempt }, now);
+        } else if self.tries >= max_attempts {
+            self.end(Cause::AgentLost { attempts: self.tries }, now);
         } else {
             self.enter(Phase::Queued, now, "lease_expired");
             self.job.started_at = None;

@@ -1,16 +1,26 @@
 //! The schema, and jobs as rows: what is searched for has a column, the rest is one JSON document.
+//!
+//! Specs lie in a table of their own, because SQLite writes rows whole, and a spec can be a megabyte that never changes.
+//! A row that does not read back (a damaged file, a spec that a later version no longer accepts) is *parked*: left out
+//! of claims and expiries, so it delays no other job, with the reason kept beside it.
 
 use crate::job::{Cause, Ending, Job, JobId, JobSpec, LogTotals, Phase, PhaseEvent, UnixMillis, Usage};
 use crate::queue::transition::{Lease, Row};
-use crate::queue::{LeaseToken, ListFilter, StoreError};
+use crate::queue::{EXPIRE_BATCH, LeaseToken, ListFilter, StoreError};
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 /// Version of the schema, kept in the file.
 const SCHEMA_VERSION: i64 = 1;
+/// "JCQ" and a number in the file's header: this is a jobcell queue and no other program's database.
+const APPLICATION_ID: i64 = 0x4A43_5101;
+/// A file of at most so many pages (64 MiB) is checked whole when it is opened; that takes well under a second.
+const CHECKED_PAGES: i64 = 16_384;
 
 const SCHEMA: &str = "
 CREATE TABLE jobs (
@@ -21,11 +31,12 @@ CREATE TABLE jobs (
     token INTEGER,
     lease_until INTEGER,
     idempotency_key TEXT UNIQUE,
-    spec TEXT NOT NULL,
-    state TEXT NOT NULL
+    state TEXT NOT NULL,
+    parked TEXT
 ) STRICT;
-CREATE INDEX claim_order ON jobs (priority DESC, seq) WHERE phase = 'queued';
-CREATE INDEX expiry ON jobs (lease_until) WHERE lease_until IS NOT NULL;
+CREATE TABLE specs (seq INTEGER PRIMARY KEY REFERENCES jobs (seq), spec TEXT NOT NULL) STRICT;
+CREATE INDEX claim_order ON jobs (priority DESC, seq) WHERE phase = 'queued' AND parked IS NULL;
+CREATE INDEX expiry ON jobs (lease_until) WHERE lease_until IS NOT NULL AND parked IS NULL;
 CREATE INDEX open_jobs ON jobs (phase, seq) WHERE phase <> 'ended';
 CREATE TABLE counts (phase TEXT PRIMARY KEY, jobs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 INSERT INTO counts VALUES ('queued', 0), ('claimed', 0), ('preparing', 0), ('running', 0), ('finishing', 0), ('ended', 0);
@@ -43,11 +54,27 @@ INSERT INTO tokens VALUES (0);
 /// Opens a connection; the first one makes the schema.
 pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
     let failed = |reason: String, fix| StoreError::Open { path: path.to_owned(), reason, fix };
-    let plain = |error: rusqlite::Error| {
-        failed(error.to_string(), "check that the folder exists, is writable, and that the file is a jobcell queue")
+    let damaged = "restore it from a backup, or move it away to start with an empty queue";
+    let plain = |error: rusqlite::Error| match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
+            failed(format!("it is damaged: {error}"), damaged)
+        }
+        _ => {
+            failed(error.to_string(), "check that the folder exists, is writable, and that nothing else uses the file")
+        }
     };
+    // Made here for its mode: specs can hold secrets. SQLite gives its journals the mode of the file.
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|error| {
+        failed(error.to_string(), "check that the folder exists, is writable, and belongs to this user")
+    })?;
     let mut db = Connection::open(path).map_err(plain)?;
     db.busy_timeout(Duration::from_secs(5)).map_err(plain)?;
+    // Whose file it is comes first: nothing of another program's database is changed.
+    let owner: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(plain)?;
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(plain)?;
+    if owner != APPLICATION_ID && (owner != 0 || tables != 0) {
+        return Err(failed("it is the database of another program".to_owned(), "start with another data_dir"));
+    }
     db.pragma_update(None, "journal_mode", "WAL").map_err(plain)?;
     db.pragma_update(None, "synchronous", "FULL").map_err(plain)?;
     db.pragma_update(None, "foreign_keys", "ON").map_err(plain)?;
@@ -58,12 +85,20 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
         0 => {
             let transaction = db.transaction().map_err(plain)?;
             transaction.execute_batch(SCHEMA).map_err(plain)?;
+            transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(plain)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(plain)?;
             transaction.commit().map_err(plain)?;
         }
         newer => {
             let reason = format!("it has schema version {newer}, and this program knows up to {SCHEMA_VERSION}");
             return Err(failed(reason, "run the newer program again, or start with another data_dir"));
+        }
+    }
+    let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(plain)?;
+    if pages <= CHECKED_PAGES {
+        let found: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(plain)?;
+        if found != "ok" {
+            return Err(failed(format!("it is damaged: {found}"), damaged));
         }
     }
     Ok(db)
@@ -73,6 +108,7 @@ pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
 #[derive(Serialize, Deserialize)]
 struct State {
     attempt: u32,
+    tries: u32,
     cancel_requested: bool,
     agent: Option<String>,
     submitted_at: UnixMillis,
@@ -85,9 +121,11 @@ struct State {
     log: LogTotals,
 }
 
-fn state_json(job: &Job) -> rusqlite::Result<String> {
+fn state_json(row: &Row) -> rusqlite::Result<String> {
+    let job = &row.job;
     let state = State {
         attempt: job.attempt,
+        tries: row.tries,
         cancel_requested: job.cancel_requested,
         agent: job.agent.clone(),
         submitted_at: job.submitted_at,
@@ -106,7 +144,9 @@ fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
-const COLUMNS: &str = "id, phase, token, lease_until, spec, state";
+/// A job with its spec. An outer join: a job whose spec is missing must be found, to be parked.
+const SELECT: &str = "SELECT id, phase, token, lease_until, spec, state, jobs.seq FROM jobs \
+                      LEFT JOIN specs ON specs.seq = jobs.seq";
 
 fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     fn read<T: for<'a> Deserialize<'a>>(at: usize, text: &str) -> rusqlite::Result<T> {
@@ -140,33 +180,30 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         receipt: state.receipt,
         log: state.log,
     };
-    Ok(Row { job, lease })
+    Ok(Row { job, tries: state.tries, lease })
 }
 
 pub(super) fn load(db: &Connection, id: JobId) -> rusqlite::Result<Option<Row>> {
-    db.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE id = ?1"))?.query_row([id.to_string()], row).optional()
+    db.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?.query_row([id.to_string()], row).optional()
 }
 
 pub(super) fn by_key(db: &Connection, key: &str) -> rusqlite::Result<Option<Row>> {
-    db.prepare_cached(&format!("SELECT {COLUMNS} FROM jobs WHERE idempotency_key = ?1"))?
-        .query_row([key], row)
-        .optional()
+    db.prepare_cached(&format!("{SELECT} WHERE idempotency_key = ?1"))?.query_row([key], row).optional()
 }
 
 pub(super) fn insert(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let job = &row.job;
-    db.prepare_cached(
-        "INSERT INTO jobs (id, phase, priority, idempotency_key, spec, state) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![
-        job.id.to_string(),
-        job.phase.name(),
-        job.spec.priority(),
-        job.spec.idempotency_key(),
-        json(&job.spec)?,
-        state_json(job)?
-    ])
-    .map(drop)
+    db.prepare_cached("INSERT INTO jobs (id, phase, priority, idempotency_key, state) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute(params![
+            job.id.to_string(),
+            job.phase.name(),
+            job.spec.priority(),
+            job.spec.idempotency_key(),
+            state_json(row)?
+        ])?;
+    db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?
+        .execute(params![db.last_insert_rowid(), json(&job.spec)?])
+        .map(drop)
 }
 
 pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
@@ -177,14 +214,50 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
             job.phase.name(),
             row.lease.map(|lease| lease.token.0),
             row.lease.map(|lease| lease.until.as_u64()),
-            state_json(job)?
+            state_json(row)?
         ])
         .map(drop)
 }
 
 pub(super) fn first_queued(db: &Connection, most: u32) -> rusqlite::Result<Vec<Row>> {
-    let query = format!("SELECT {COLUMNS} FROM jobs WHERE phase = 'queued' ORDER BY priority DESC, seq LIMIT ?1");
-    db.prepare_cached(&query)?.query_map([most], row)?.collect()
+    // The condition is that of the partial index, word for word: SQLite uses it only then.
+    let query = format!("{SELECT} WHERE phase = 'queued' AND parked IS NULL ORDER BY priority DESC, jobs.seq LIMIT ?1");
+    // Ends: each further round has parked at least one job.
+    loop {
+        let (mut good, mut parked) = (Vec::new(), 0);
+        let mut statement = db.prepare_cached(&query)?;
+        let mut found = statement.query([most])?;
+        while let Some(found) = found.next()? {
+            match readable(row(found))? {
+                Ok(row) => good.push(row),
+                Err(reason) => {
+                    park(db, found.get(6)?, &reason)?;
+                    parked += 1;
+                }
+            }
+        }
+        if parked == 0 {
+            return Ok(good);
+        }
+    }
+}
+
+/// Tells what is wrong with a row (inner) from what is wrong with the database (outer).
+fn readable<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
+    match read {
+        Ok(value) => Ok(Ok(value)),
+        Err(
+            error @ (rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)),
+        ) => Ok(Err(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+fn park(db: &Connection, seq: i64, reason: &str) -> rusqlite::Result<()> {
+    tracing::error!(seq, reason, "a stored job cannot be read; it is set aside");
+    db.prepare_cached("UPDATE jobs SET parked = ?2 WHERE seq = ?1")?.execute(params![seq, reason]).map(drop)
 }
 
 pub(super) fn next_token(db: &Connection) -> rusqlite::Result<LeaseToken> {
@@ -193,11 +266,21 @@ pub(super) fn next_token(db: &Connection) -> rusqlite::Result<LeaseToken> {
         .map(LeaseToken)
 }
 
-pub(super) fn expired(db: &Connection, now: UnixMillis) -> rusqlite::Result<Vec<JobId>> {
-    // In the order in which the jobs came, so that they queue up again in it.
-    let mut query = db.prepare_cached("SELECT id FROM jobs WHERE lease_until <= ?1 ORDER BY seq")?;
-    let ids = query.query_map([now.as_u64()], |row| row.get::<_, String>(0))?;
-    Ok(ids.collect::<rusqlite::Result<Vec<_>>>()?.iter().filter_map(|id| id.parse().ok()).collect())
+/// Held jobs whose lease is over, the oldest jobs first.
+pub(super) fn expired(db: &Connection, now: UnixMillis) -> rusqlite::Result<Vec<Row>> {
+    let query = format!(
+        "{SELECT} WHERE lease_until IS NOT NULL AND parked IS NULL AND lease_until <= ?1 ORDER BY jobs.seq LIMIT ?2"
+    );
+    let mut statement = db.prepare_cached(&query)?;
+    let mut found = statement.query(params![now.as_u64(), EXPIRE_BATCH])?;
+    let mut good = Vec::new();
+    while let Some(found) = found.next()? {
+        match readable(row(found))? {
+            Ok(row) => good.push(row),
+            Err(reason) => park(db, found.get(6)?, &reason)?,
+        }
+    }
+    Ok(good)
 }
 
 pub(super) fn count(db: &Connection, phase: Phase) -> rusqlite::Result<u64> {
@@ -213,10 +296,22 @@ pub(super) fn list(db: &Connection, filter: &ListFilter) -> rusqlite::Result<Vec
             .optional()?
             .unwrap_or(0),
     };
-    let query =
-        format!("SELECT {COLUMNS} FROM jobs WHERE seq < ?1 AND (?2 IS NULL OR phase = ?2) ORDER BY seq DESC LIMIT ?3");
-    let mut query = db.prepare_cached(&query)?;
-    let jobs =
-        query.query_map(params![before, filter.phase.map(Phase::name), filter.limit], |found| Ok(row(found)?.job))?;
-    jobs.collect()
+    // Unfinished phases have an index of their own. Most jobs have ended: walking back finds those at once.
+    let of_phase = match filter.phase {
+        None => String::new(),
+        Some(Phase::Ended) => "AND phase = 'ended'".to_owned(),
+        Some(open) => format!("AND phase = '{}' AND phase <> 'ended'", open.name()),
+    };
+    let query = format!("{SELECT} WHERE jobs.seq < ?1 {of_phase} ORDER BY jobs.seq DESC LIMIT ?2");
+    let mut statement = db.prepare_cached(&query)?;
+    let mut found = statement.query(params![before, filter.limit])?;
+    let mut jobs = Vec::new();
+    while let Some(found) = found.next()? {
+        match readable(row(found))? {
+            Ok(row) => jobs.push(row.job),
+            // It must not hide the others; asked for by its id, it answers with what is wrong.
+            Err(reason) => tracing::warn!(reason, "a stored job cannot be read; it is left out of a list"),
+        }
+    }
+    Ok(jobs)
 }
