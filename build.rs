@@ -1,54 +1,67 @@
-//! Builds the warden: a static program that is embedded in the agent. It is compiled by calling rustc, not as a
-//! dependency, because it needs flags of its own and must be optimised whatever the agent's profile is.
+//! Builds the warden, the program that is process 1 of every cell, into `OUT_DIR/warden`, from where it is embedded.
+//!
+//! It is one file tree that needs the standard library only, so the compiler is called directly: static, always
+//! optimised whatever the profile of the agent is, and without a second package. Same source and same compiler make the
+//! same bytes, wherever the package lies: cells find the warden by its hash.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, exit};
+
+/// The only platform that cells exist for.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 fn main() {
-    println!("cargo::rerun-if-changed=warden/src");
-    let target = std::env::var("TARGET").unwrap_or_default();
-    if target != "x86_64-unknown-linux-gnu" {
-        fail(&format!("jobcell is for x86_64-unknown-linux-gnu; this build is for {target}"));
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=warden/src");
+    let target = var("TARGET");
+    if target != TARGET {
+        fail(&format!("jobcell is built for {TARGET} only, not for {target}: its warden and seccomp profiles are"));
     }
-    let out = PathBuf::from(std::env::var("OUT_DIR").unwrap_or_default()).join("warden");
-    let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
-    let built = Command::new(rustc)
-        .args(["--edition", "2024", "--crate-name", "warden", "--crate-type", "bin", "--target", &target])
-        .args([
-            "-C",
-            "opt-level=3",
-            "-C",
-            "panic=abort",
-            "-C",
-            "lto=fat",
-            "-C",
-            "codegen-units=1",
-            "-C",
-            "strip=symbols",
-        ])
-        // No shared library and no fixed address: it runs in an empty image, and its layout differs from run to run.
-        .args(["-C", "target-feature=+crt-static", "-C", "relocation-model=pie", "-D", "warnings"])
-        .env("WARDEN_BUILD", std::env::var("CARGO_PKG_VERSION").unwrap_or_default())
+    let root = PathBuf::from(var("CARGO_MANIFEST_DIR"));
+    let to = PathBuf::from(var("OUT_DIR")).join("warden");
+    let source = root.join("warden/src/main.rs");
+    let mut remap = root.clone().into_os_string();
+    remap.push("=jobcell");
+    let output = Command::new(var("RUSTC"))
+        .args(["--edition", "2024", "--crate-name", "warden", "--crate-type", "bin", "--target", TARGET])
+        .args(["-C", "opt-level=3", "-C", "codegen-units=1", "-C", "lto=fat"])
+        .args(["-C", "panic=abort", "-C", "strip=symbols"])
+        // Static: nothing is needed in the image. SSE4.2: the checksum of every byte of output is one instruction.
+        .args(["-C", "target-feature=+crt-static,+sse4.2"])
+        .arg("--remap-path-prefix")
+        .arg(remap)
         .arg("-o")
-        .arg(&out)
-        .arg("warden/src/main.rs")
+        .arg(&to)
+        .arg(&source)
+        .env("JOBCELL_WARDEN_BUILD", var("CARGO_PKG_VERSION"))
         .output();
-    match built {
-        Ok(output) if output.status.success() => {}
+    match output {
+        Err(error) => fail(&format!("the warden was not compiled: cannot run {}: {error}", var("RUSTC"))),
+        Ok(output) if output.status.success() => {
+            for line in String::from_utf8_lossy(&output.stderr).lines() {
+                println!("cargo:warning=warden: {line}");
+            }
+        }
         Ok(output) => {
             let text = String::from_utf8_lossy(&output.stderr);
-            let hint = if text.contains("cannot find -l") {
-                "\nthe linker lacks a static library: install glibc's (libc6-dev on Debian, glibc-static on Fedora)"
-            } else {
-                ""
-            };
-            fail(&format!("the warden does not build:\n{text}{hint}"));
+            eprintln!("{text}");
+            let signs = ["linker `", "linking with", "unable to find library", "cannot find -l"];
+            if signs.iter().any(|sign| text.contains(sign)) {
+                eprintln!(
+                    "The warden is linked statically and needs a C linker and glibc's static library: install gcc and \
+                     libc6-dev (Debian, Ubuntu), or gcc and glibc-static (Fedora, RHEL)."
+                );
+            }
+            fail("the warden was not compiled; see above");
         }
-        Err(error) => fail(&format!("rustc cannot be run for the warden: {error}")),
     }
 }
 
-fn fail(message: &str) -> ! {
-    eprintln!("{message}");
-    std::process::exit(1)
+fn var(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| fail(&format!("{name} is not set; run this by cargo")))
+}
+
+fn fail(text: &str) -> ! {
+    eprintln!("error: {text}");
+    exit(1)
 }

@@ -118,7 +118,7 @@ async fn links_that_break_in_the_middle_of_frames_lose_nothing() {
     let stage = stage(1);
     let id = stage.submit(&["cut", "41"]).await;
     let job = stage.ended(id).await;
-    assert_eq!(job.ending.expect("ended").verdict, Verdict::Succeeded);
+    assert_eq!(job.ending.as_ref().map(|ending| &ending.cause), Some(&Cause::ExitCode { exit_code: 0 }));
     assert_eq!(stage.log(id), (1..=41).flat_map(line).collect::<Vec<u8>>());
     assert!(job.log.complete);
     stage.close().await;
@@ -219,8 +219,7 @@ async fn without_cells_jobs_wait_in_the_queue_and_run_later() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(stage.backend.get(id).await.expect("reads").expect("there").phase, Phase::Queued);
     stage.executor.world().unavailable = None;
-    let job = stage.ended(id).await;
-    assert_eq!((job.ending.expect("ended").verdict, job.attempt), (Verdict::Succeeded, 1));
+    assert_eq!(stage.ended(id).await.ending.expect("ended").verdict, Verdict::Succeeded);
     stage.close().await;
 }
 

@@ -1,96 +1,257 @@
-//! The spec as it arrives: three sections in chunks, each checked by length and checksum at the commit. Script and
-//! input go to files without a name as they come, so a large one is never held in memory.
+//! A spec on its way in: section by section, each chunk straight to its file, so that no input is held in memory.
+//!
+//! Owns what has arrived before the commit. Idempotent: what has arrived already is passed over, so that an agent that
+//! attaches again may send everything again. Must never start anything.
 
 use crate::sys;
-use crate::wire::{self, CellSpec};
+use crate::wire::{CellSpec, crc32c_append};
 use std::fs::File;
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
 
-/// A head is argument list, variables and expectations; the agent's own limits keep it well below.
-const MAX_HEAD: u64 = 1 << 20;
-/// Script or input. What does not fit the cell's memory fails before.
-const MAX_SECTION: u64 = 64 << 20;
+/// The head holds argv and environment, which an exec takes up to 2 MiB of.
+const HEAD_MAX: usize = 3 << 20;
+/// Read and execute for the job's user; nobody writes it once it is complete.
+const SCRIPT_MODE: u32 = 0o500;
 
 #[derive(Default)]
-pub struct Intake {
+pub(crate) struct Intake {
     head: Vec<u8>,
-    files: [Option<File>; 2],
+    script: Option<File>,
+    stdin: Option<File>,
+    /// By section.
     lengths: [u64; 3],
     sums: [u32; 3],
+    /// The head, once another section shows that it is complete.
+    spec: Option<CellSpec>,
+    failed: Option<Failed>,
 }
 
-/// A whole spec.
-pub struct Spec {
-    pub cell: CellSpec,
-    pub script: Option<File>,
-    pub stdin: Option<File>,
+/// Why there is no job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failed {
+    /// The agent sent something that cannot be run; told as a refusal.
+    Spec(String),
+    /// The cell cannot take it; told as a start that failed, with the step and the kernel's error.
+    Step(&'static str, i32),
+}
+
+/// A spec that is complete and checked against its sums.
+pub(crate) struct Complete {
+    pub(crate) spec: CellSpec,
+    /// Positioned at its start; `None` when there is no input.
+    pub(crate) stdin: Option<File>,
 }
 
 impl Intake {
-    /// Takes a chunk. A repeat of what is there already is ignored; a hole is an error.
-    pub fn chunk(&mut self, section: u8, offset: u64, bytes: &[u8]) -> Result<(), String> {
-        let section = usize::from(section);
-        let Some(length) = self.lengths.get(section).copied() else {
-            return Err(format!("there is no section {section}"));
+    /// Takes a chunk. A failure is kept and told at the commit.
+    pub(crate) fn chunk(&mut self, section: u8, offset: u64, bytes: &[u8]) {
+        if self.failed.is_none()
+            && let Err(failed) = self.take(section, offset, bytes)
+        {
+            self.failed = Some(failed);
+        }
+    }
+
+    fn take(&mut self, section: u8, offset: u64, bytes: &[u8]) -> Result<(), Failed> {
+        let at = usize::from(section);
+        let Some(have) = self.lengths.get(at).copied() else {
+            return Err(Failed::Spec(format!("section {section} does not exist; there are 0, 1 and 2")));
         };
-        if offset < length {
+        // A hole is what a torn session leaves; the agent sends all of it again, or the commit finds it missing.
+        let Some(new) = have.checked_sub(offset).and_then(|known| bytes.get(usize::try_from(known).ok()?..)) else {
             return Ok(());
-        }
-        let limit = if section == 0 { MAX_HEAD } else { MAX_SECTION };
-        if offset > length || length + bytes.len() as u64 > limit {
-            return Err(format!("section {section} has a hole or is too long at {offset}"));
-        }
-        if section == 0 {
-            self.head.extend_from_slice(bytes);
-        } else {
-            let slot = &mut self.files[section - 1];
-            if slot.is_none() {
-                *slot = Some(sys::anonymous_file().map_err(|error| format!("no memory file: {error}"))?);
+        };
+        match section {
+            0 if self.head.len() + new.len() > HEAD_MAX => {
+                return Err(Failed::Spec(format!("the head is longer than {HEAD_MAX} bytes")));
             }
-            let file = slot.as_mut().expect("just made");
-            file.write_all(bytes).map_err(|error| format!("section {section} cannot be kept: {error}"))?;
+            0 => self.head.extend_from_slice(new),
+            1 => {
+                let file = self.script()?;
+                file.write_all(new).map_err(|error| Failed::Step("script", code(&error)))?;
+            }
+            _ => {
+                let file = match &mut self.stdin {
+                    Some(file) => file,
+                    none => none.insert(sys::memory_file().map_err(|error| Failed::Step("stdin", code(&error)))?),
+                };
+                file.write_all(new).map_err(|error| Failed::Step("stdin", code(&error)))?;
+            }
         }
-        self.lengths[section] += bytes.len() as u64;
-        self.sums[section] = wire::crc32c_append(self.sums[section], bytes);
+        self.lengths[at] += new.len() as u64;
+        self.sums[at] = crc32c_append(self.sums[at], new);
         Ok(())
     }
 
-    /// Checks that everything is here, and reads the head.
-    pub fn commit(&mut self, lengths: [u64; 3], sums: [u32; 3]) -> Result<Spec, String> {
-        if lengths != self.lengths || sums != self.sums {
-            return Err(format!("the commit names {lengths:?} bytes, and {:?} arrived", self.lengths));
+    fn spec(&mut self) -> Result<&CellSpec, Failed> {
+        match &mut self.spec {
+            Some(spec) => Ok(spec),
+            none => {
+                let spec = CellSpec::decode(&self.head).map_err(|bad| Failed::Spec(format!("the head: {bad}")))?;
+                Ok(none.insert(spec))
+            }
         }
-        let cell = CellSpec::decode(&self.head).map_err(|error| format!("its head cannot be read: {error}"))?;
-        let [script, stdin] = &mut self.files;
-        for file in [&mut *script, &mut *stdin].into_iter().flatten() {
-            file.seek(SeekFrom::Start(0)).map_err(|error| error.to_string())?;
-        }
-        Ok(Spec { cell, script: script.take(), stdin: stdin.take() })
     }
+
+    fn script(&mut self) -> Result<&mut File, Failed> {
+        if self.script.is_none() {
+            let path = self.spec()?.script_path.clone();
+            if path.is_empty() {
+                return Err(Failed::Spec("there is a script, and no path for it".to_owned()));
+            }
+            let create = || {
+                // A spec that was given up may have left one. Exclusive, so that no link is followed.
+                let _ = std::fs::remove_file(&path);
+                File::options().write(true).create_new(true).mode(SCRIPT_MODE).open(&path)
+            };
+            self.script = Some(create().map_err(|error| Failed::Step("script", code(&error)))?);
+        }
+        Ok(self.script.as_mut().expect("was just made"))
+    }
+
+    /// The agent says that it is complete. Error: why there is no job.
+    pub(crate) fn commit(mut self, lengths: [u64; 3], sums: [u32; 3]) -> Result<Complete, Failed> {
+        if let Some(failed) = self.failed.take() {
+            return Err(failed);
+        }
+        for (section, name) in ["head", "script", "stdin"].iter().enumerate() {
+            if self.lengths[section] != lengths[section] {
+                let (have, told) = (self.lengths[section], lengths[section]);
+                return Err(Failed::Spec(format!("{have} bytes of the {name} have arrived instead of {told}")));
+            }
+            if self.sums[section] != sums[section] {
+                return Err(Failed::Spec(format!("the {name} is not what its checksum says")));
+            }
+        }
+        if !self.spec()?.script_path.is_empty() {
+            // An empty script is a script.
+            self.script()?;
+        }
+        // Closed now: a file that is open for writing cannot be executed.
+        self.script = None;
+        let mut stdin = self.stdin.take();
+        if let Some(file) = &mut stdin {
+            file.rewind().map_err(|error| Failed::Step("stdin", code(&error)))?;
+        }
+        let spec = self.spec()?.clone();
+        Ok(Complete { spec, stdin })
+    }
+}
+
+fn code(error: &io::Error) -> i32 {
+    error.raw_os_error().unwrap_or(sys::EIO)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::crc32c;
     use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn head(script_path: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        CellSpec {
+            attempt: "a/1/0".into(),
+            argv: vec!["x".into()],
+            script_path: script_path.into(),
+            ..CellSpec::default()
+        }
+        .encode(&mut out);
+        out
+    }
+
+    fn commit(intake: Intake, sections: [&[u8]; 3]) -> Result<Complete, Failed> {
+        intake.commit(sections.map(|section| section.len() as u64), sections.map(crc32c))
+    }
+
+    /// A place for one script, named after the test so that tests run side by side.
+    struct Place(std::path::PathBuf);
+
+    impl Place {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("jobcell-warden-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            std::fs::create_dir_all(&path).expect("a folder");
+            Self(path)
+        }
+        fn script(&self) -> String {
+            self.0.join("script").to_string_lossy().into_owned()
+        }
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
 
     #[test]
-    fn chunks_are_put_together_and_repeats_ignored() {
-        let mut head = Vec::new();
-        CellSpec { attempt: "a".into(), ..CellSpec::default() }.encode(&mut head);
+    fn sections_go_to_their_files_and_repeats_are_passed_over() {
+        let place = Place::new("sections");
+        let (head, script, stdin) = (head(&place.script()), b"#!/bin/sh\necho 1\n".as_slice(), vec![9; 100_000]);
         let mut intake = Intake::default();
-        intake.chunk(0, 0, &head).expect("taken");
-        intake.chunk(2, 0, b"abc").expect("taken");
-        intake.chunk(2, 0, b"abc").expect("a repeat");
-        intake.chunk(2, 3, b"def").expect("taken");
-        assert!(intake.chunk(2, 9, b"x").is_err());
-        assert!(intake.chunk(3, 0, b"x").is_err());
-        let lengths = [head.len() as u64, 0, 6];
-        assert!(intake.commit(lengths, [0; 3]).is_err());
-        let sums = [wire::crc32c(&head), 0, wire::crc32c(b"abcdef")];
-        let spec = intake.commit(lengths, sums).ok().expect("whole");
-        let mut text = String::new();
-        spec.stdin.expect("there is input").read_to_string(&mut text).expect("reads");
-        assert_eq!((spec.cell.attempt.as_str(), text.as_str(), spec.script.is_none()), ("a", "abcdef", true));
+        // The first agent gets half of it across; the second sends everything again, cut differently.
+        intake.chunk(0, 0, &head);
+        intake.chunk(1, 0, &script[..5]);
+        for (section, bytes, size) in [(0, head.as_slice(), 7), (1, script, 3), (2, stdin.as_slice(), 3000)] {
+            for (n, part) in bytes.chunks(size).enumerate() {
+                intake.chunk(section, (n * size) as u64, part);
+            }
+        }
+        let complete = commit(intake, [&head, script, &stdin]).unwrap_or_else(|failed| panic!("{failed:?}"));
+        assert_eq!(complete.spec.attempt, "a/1/0");
+        assert_eq!(std::fs::read(place.script()).expect("the script"), script);
+        let mode = std::fs::metadata(place.script()).expect("the script").permissions().mode();
+        assert_eq!(mode & 0o777, SCRIPT_MODE);
+        let mut read = Vec::new();
+        complete.stdin.expect("an input").read_to_end(&mut read).expect("readable");
+        assert!(read == stdin);
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let head = head("");
+        let mut intake = Intake::default();
+        intake.chunk(0, 0, &head);
+        intake.chunk(2, 10, b"behind a hole");
+        let Err(Failed::Spec(text)) = commit(intake, [&head, b"", b"0123456789behind a hole"]) else {
+            panic!("a hole was taken");
+        };
+        assert!(text.contains("stdin"), "{text}");
+        let mut intake = Intake::default();
+        intake.chunk(0, 0, &head);
+        intake.chunk(2, 0, b"one");
+        assert!(matches!(commit(intake, [&head, b"", b"two"]), Err(Failed::Spec(text)) if text.contains("checksum")));
+    }
+
+    #[test]
+    fn bad_heads_and_places_are_told_at_the_commit() {
+        let mut intake = Intake::default();
+        intake.chunk(0, 0, b"no head");
+        assert!(matches!(commit(intake, [b"no head", b"", b""]), Err(Failed::Spec(_))));
+        let (mut intake, none) = (Intake::default(), head(""));
+        intake.chunk(0, 0, &none);
+        intake.chunk(1, 0, b"script");
+        assert!(matches!(commit(intake, [&none, b"script", b""]), Err(Failed::Spec(text)) if text.contains("no path")));
+        let (mut intake, nowhere) = (Intake::default(), head("/nowhere/at/all/script"));
+        intake.chunk(0, 0, &nowhere);
+        intake.chunk(1, 0, b"script");
+        let end = commit(intake, [&nowhere, b"script", b""]).err();
+        assert_eq!(end, Some(Failed::Step("script", sys::ENOENT)));
+        let mut intake = Intake::default();
+        intake.chunk(9, 0, b"x");
+        assert!(matches!(commit(intake, [b"", b"", b""]), Err(Failed::Spec(text)) if text.contains("section 9")));
+    }
+
+    #[test]
+    fn an_empty_script_is_a_file() {
+        let place = Place::new("empty");
+        let head = head(&place.script());
+        let mut intake = Intake::default();
+        intake.chunk(0, 0, &head);
+        assert!(commit(intake, [&head, b"", b""]).is_ok());
+        assert_eq!(std::fs::read(place.script()).expect("the script"), b"");
     }
 }

@@ -1,104 +1,319 @@
-//! The job's process: how it starts, and how its output pipes are read.
+//! The job: its process tree, its pipes, its clocks, its end.
+//!
+//! ```text
+//!   starting ──exec──► running ──main process ended──► KILL to all ──nobody left──► pipes drained ──► over
+//!       └─────cannot start (step, error)──────┘
+//! ```
+//! Owns every process of the cell but the warden. Must never let a process outlive the main one, and never tell the end
+//! before the last byte of output is in the ring.
 
-use crate::intake::Spec;
-use crate::sys;
-use crate::wire::CellSpec;
-use std::fs::{File, OpenOptions};
+use crate::cgroup::Peaks;
+use crate::ladder::{self, Ladder, Level, Push};
+use crate::plan::Plan;
+use crate::ring::Ring;
+use crate::source::{Source, Turn};
+use crate::sys::{self, Launch, Reaped, Status, Usage};
+use crate::wire::{CellSpec, Exit, ExitKind};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::OpenOptionsExt;
-use std::process::{Command, Stdio};
 
-/// Set by the cell or the engine, not by the image.
-const NOT_INHERITED: [&str; 3] = ["HOME", "HOSTNAME", "TERM"];
+/// At a high rate the pipes are read this often at most, so that reads are large: the same bytes in a tenth of the frames
+/// and wake-ups. Output that comes after a silence is read at once.
+const READ_PAUSE_NS: u64 = 500_000;
+/// Ended processes taken before the loop looks at its other work.
+const REAPS_PER_TURN: usize = 256;
+const MS: u64 = 1_000_000;
 
-/// A job that could not be started: which step, and the kernel's error number.
-#[derive(Debug)]
-pub struct StartFailed {
-    pub step: &'static str,
-    pub errno: i32,
+pub(crate) struct Job {
+    main: i32,
+    /// Ends when the program runs, or tells why it does not.
+    report: Option<OwnedFd>,
+    failed: Option<(&'static str, i32)>,
+    sources: [Source; 2],
+    /// No read before this; nanoseconds since boot, like every time here but `_us`.
+    read_at: u64,
+    ladder: Ladder,
+    grace_ms: u32,
+    wall_at: Option<u64>,
+    lease_at: Option<u64>,
+    began: u64,
+    began_us: u64,
+    /// What children before the job have used.
+    before: Usage,
+    main_ended: Option<Ended>,
+    nobody_left: bool,
+    leftover: u32,
 }
 
-/// A running job.
-pub struct Job {
-    pub pid: i32,
-    /// Standard output, standard error; none once at its end.
-    pub pipes: [Option<OwnedFd>; 2],
+#[derive(Clone, Copy)]
+struct Ended {
+    status: Status,
+    at: u64,
+    at_us: u64,
 }
 
-/// Starts the job.
-pub fn start(spec: Spec) -> Result<Job, StartFailed> {
-    let Spec { cell, script, stdin } = spec;
-    let at = |step: &'static str| move |error: io::Error| StartFailed { step, errno: error.raw_os_error().unwrap_or(5) };
-    if let Some(script) = script {
-        write_script(&cell.script_path, script).map_err(at("script"))?;
-    }
-    let (out_from, out_to) = sys::pipe(cell.output_pipe_bytes).map_err(at("pipe"))?;
-    let (err_from, err_to) = sys::pipe(cell.output_pipe_bytes).map_err(at("pipe"))?;
-    let mut argv = cell.argv.iter().map(|part| if part == "{script}" { &cell.script_path } else { part });
-    let program = argv.next().ok_or(StartFailed { step: "interpreter", errno: 2 })?;
-    let mut command = Command::new(program);
-    command.args(argv).env_clear().envs(environment(&cell, std::env::vars_os()));
-    command.stdin(stdin.map_or_else(Stdio::null, Stdio::from)).stdout(out_to).stderr(err_to);
-    sys::prepare_child(&mut command, cell.rlimits.clone());
-    // Entered here and not in the child, so that a missing directory is told from a missing program.
-    std::env::set_current_dir(&cell.cwd).map_err(at("workdir"))?;
-    let child = command.spawn();
-    // Back to where nothing can be unmounted or removed under us.
-    let _ = std::env::set_current_dir("/");
-    let child = child.map_err(at("interpreter"))?;
-    Ok(Job { pid: child.id() as i32, pipes: [Some(out_from), Some(err_from)] })
-}
-
-fn write_script(path: &str, mut script: File) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o500).open(path)?;
-    io::copy(&mut script, &mut file).map(drop)
-}
-
-type Variable = (std::ffi::OsString, std::ffi::OsString);
-
-/// The job's variables: what is taken from the warden's own, then what the spec sets.
-fn environment(cell: &CellSpec, own: impl Iterator<Item = Variable>) -> Vec<Variable> {
-    let wanted = |name: &std::ffi::OsStr| {
-        cell.inherit_env.iter().any(|one| {
-            if one == "*" { !NOT_INHERITED.iter().any(|not| name == *not) } else { name == one.as_str() }
-        })
-    };
-    let mut all: Vec<Variable> = own
-        .filter(|(name, _)| wanted(name) && !cell.env.iter().any(|(set, _)| set.as_slice() == name.as_bytes()))
-        .collect();
-    let text = |bytes: &Vec<u8>| std::ffi::OsString::from_vec(bytes.clone());
-    all.extend(cell.env.iter().map(|(key, value)| (text(key), text(value))));
-    all
+/// What looking after the processes found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Found {
+    /// The program runs since this moment.
+    pub(crate) started: bool,
+    /// There may be more to reap.
+    pub(crate) again: bool,
 }
 
 impl Job {
-    /// The descriptor of a pipe that is still open.
-    pub fn pipe(&self, index: usize) -> Option<RawFd> {
-        self.pipes[index].as_ref().map(AsRawFd::as_raw_fd)
+    /// Starts it. Error: the step that failed and the kernel's error number.
+    pub(crate) fn start(plan: &Plan, spec: &CellSpec, stdin: Option<File>) -> Result<Self, (&'static str, i32)> {
+        let step = |name: &'static str| move |error: io::Error| (name, error.raw_os_error().unwrap_or(sys::EIO));
+        let stdin = match stdin {
+            Some(file) => file,
+            None => File::open("/dev/null").map_err(step("stdin"))?,
+        };
+        let (out, out_job) = sys::pipe().map_err(step("pipes"))?;
+        let (err, err_job) = sys::pipe().map_err(step("pipes"))?;
+        for pipe in [&out, &err] {
+            sys::widen_pipe(pipe.as_raw_fd(), spec.output_pipe_bytes);
+        }
+        let launch = Launch {
+            programs: &plan.programs,
+            argv: &plan.argv,
+            envp: &plan.envp,
+            cwd: &plan.cwd,
+            rlimits: &plan.rlimits,
+            stdio: [stdin.as_raw_fd(), out_job.as_raw_fd(), err_job.as_raw_fd()],
+        };
+        let (began, began_us) = (sys::boot_ns(), sys::unix_us());
+        let (main, report) = sys::start(&launch).map_err(step("fork"))?;
+        // Zero means that there is no such clock.
+        let after = |ms: u64| (ms > 0).then(|| began.saturating_add(ms.saturating_mul(MS)));
+        Ok(Self {
+            main,
+            report: Some(report),
+            failed: None,
+            sources: [Source::new(out, 1), Source::new(err, 2)],
+            read_at: 0,
+            ladder: Ladder::default(),
+            grace_ms: spec.grace_ms,
+            wall_at: after(spec.wall_timeout_ms),
+            lease_at: after(spec.lease_ms),
+            began,
+            began_us,
+            before: sys::children_usage(),
+            main_ended: None,
+            nobody_left: false,
+            leftover: 0,
+        })
     }
 
-    /// True when both pipes are at their end.
-    pub fn drained(&self) -> bool {
-        self.pipes.iter().all(Option::is_none)
+    pub(crate) fn pid(&self) -> u32 {
+        self.main.unsigned_abs()
+    }
+
+    pub(crate) fn began_us(&self) -> u64 {
+        self.began_us
+    }
+
+    /// The descriptor that tells how the start went, while that is not known.
+    pub(crate) fn report_fd(&self) -> Option<RawFd> {
+        self.report.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// The pipe of a stream, while it is to be waited for.
+    pub(crate) fn source_fd(&self, stream: usize, now: u64) -> Option<RawFd> {
+        if self.main_ended.is_none() && now < self.read_at { None } else { self.sources[stream].fd() }
+    }
+
+    /// The next moment at which something is to be done without anybody asking.
+    pub(crate) fn wake_at(&self, now: u64, room: bool) -> Option<u64> {
+        if self.main_ended.is_some() {
+            return None;
+        }
+        // While the ring is full no pipe is waited for, so the pause does not matter.
+        let read_at = Some(self.read_at).filter(|at| room && now < *at);
+        [self.ladder.wake_at(), self.wall_at, self.lease_at, read_at].into_iter().flatten().min()
+    }
+
+    /// Somebody wants it to end.
+    pub(crate) fn stop(&mut self, level: Level, reason: u8, grace_ms: u32, now: u64) {
+        // A process that ended by itself was not stopped.
+        if self.main_ended.is_none() {
+            let push = self.ladder.order(level, reason, grace_ms, now);
+            send(push);
+        }
+    }
+
+    /// The lease lasts this much longer.
+    pub(crate) fn renew(&mut self, remaining_ms: u64, now: u64) {
+        self.lease_at = Some(now.saturating_add(remaining_ms.saturating_mul(MS)));
+    }
+
+    /// Looks at the clocks.
+    pub(crate) fn tick(&mut self, now: u64) {
+        if self.main_ended.is_some() {
+            return;
+        }
+        for (clock, reason) in [(&mut self.wall_at, ladder::TIMEOUT), (&mut self.lease_at, ladder::LEASE)] {
+            if clock.is_some_and(|at| now >= at) {
+                *clock = None;
+                send(self.ladder.order(Level::Ladder, reason, self.grace_ms, now));
+            }
+        }
+        send(self.ladder.tick(now));
+    }
+
+    /// Takes processes that have ended, and the word of the child about its start.
+    pub(crate) fn look(&mut self) -> Found {
+        let mut found = Found { started: self.read_report(), again: true };
+        for _ in 0..REAPS_PER_TURN {
+            match sys::reap() {
+                Reaped::Child { pid, status } if pid == self.main && self.main_ended.is_none() => {
+                    // It may have failed, or run and ended, since its report was looked at.
+                    found.started |= self.read_report();
+                    self.main_ended = Some(Ended { status, at: sys::boot_ns(), at_us: sys::unix_us() });
+                    // A daemon in a session of its own has no other owner than process 1.
+                    sys::signal_all(sys::SIGKILL);
+                }
+                Reaped::Child { status, .. } => {
+                    if self.main_ended.is_some() && status == Status::Signaled(sys::SIGKILL) {
+                        self.leftover = self.leftover.saturating_add(1);
+                    }
+                }
+                Reaped::NoneYet => {
+                    found.again = false;
+                    break;
+                }
+                Reaped::NoChildren => {
+                    self.nobody_left = self.main_ended.is_some();
+                    found.again = false;
+                    break;
+                }
+            }
+        }
+        found
+    }
+
+    /// Says whether the program runs since now.
+    fn read_report(&mut self) -> bool {
+        let Some(report) = &self.report else { return false };
+        let mut bytes = [0; 5];
+        match sys::read_some(report.as_raw_fd(), &mut bytes) {
+            Ok(None) => return false,
+            Ok(Some(5)) => {
+                let [step, error @ ..] = bytes;
+                let name = sys::START_STEPS.get(usize::from(step)).copied().unwrap_or("start");
+                self.failed = Some((name, i32::from_le_bytes(error)));
+            }
+            Ok(Some(_)) => {}
+            Err(error) => self.failed = Some(("start", error.raw_os_error().unwrap_or(sys::EIO))),
+        }
+        self.report = None;
+        self.failed.is_none()
+    }
+
+    /// Moves output into the ring, if it is time.
+    pub(crate) fn read(&mut self, ring: &mut Ring, now: u64) {
+        if self.main_ended.is_none() && now < self.read_at {
+            return;
+        }
+        let before = ring.next_seq();
+        let mut pause = true;
+        for source in &mut self.sources {
+            let turn = source.turn(ring);
+            pause &= turn == Turn::Dry;
+            if self.nobody_left {
+                source.close_if_dry(turn);
+            }
+        }
+        if pause && ring.next_seq() > before {
+            self.read_at = now + READ_PAUSE_NS;
+        }
+    }
+
+    /// Whether there is output to move that no descriptor will announce.
+    pub(crate) fn must_read(&self) -> bool {
+        self.sources.iter().any(Source::holds_back) || (self.nobody_left && !self.drained())
+    }
+
+    /// Whether every process of the job is gone.
+    pub(crate) fn nobody_left(&self) -> bool {
+        self.nobody_left
+    }
+
+    fn drained(&self) -> bool {
+        self.sources.iter().all(Source::ended)
+    }
+
+    /// Whether nothing more will happen: nobody is left, and all output is in the ring.
+    pub(crate) fn over(&self) -> bool {
+        self.nobody_left && self.drained()
+    }
+
+    /// Its end, once it is [`over`](Self::over).
+    pub(crate) fn exit(&self, last_seq: u64, peaks: Peaks) -> Exit {
+        let usage = sys::children_usage();
+        let ended =
+            self.main_ended.unwrap_or(Ended { status: Status::Exited(0), at: self.began, at_us: self.began_us });
+        let (kind, code) = match (self.failed, ended.status) {
+            (Some((_, error)), _) => (ExitKind::StartFailed, error),
+            (None, Status::Exited(code)) => (ExitKind::Exited, code),
+            (None, Status::Signaled(signal)) => (ExitKind::Signaled, signal),
+        };
+        Exit {
+            last_seq,
+            kind,
+            code,
+            step: self.failed.map(|(step, _)| step.to_owned()).unwrap_or_default(),
+            stop_reason: self.ladder.reason(),
+            // What never ran has no start.
+            started_us: if self.failed.is_some() { 0 } else { self.began_us },
+            ended_us: ended.at_us,
+            wall_ms: (ended.at - self.began) / MS,
+            utime_us: usage.user_us.saturating_sub(self.before.user_us),
+            stime_us: usage.system_us.saturating_sub(self.before.system_us),
+            max_rss_bytes: usage.max_rss_bytes,
+            peak_memory_bytes: peaks.memory_bytes,
+            oom_kills: peaks.oom_kills,
+            peak_pids: peaks.pids,
+            stdout_bytes: self.sources[0].bytes(),
+            stderr_bytes: self.sources[1].bytes(),
+            leftover: self.leftover,
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// The end of a job that could not even be prepared.
+pub(crate) fn never_started(step: &str, error: i32) -> Exit {
+    let now = sys::unix_us();
+    Exit {
+        last_seq: 0,
+        kind: ExitKind::StartFailed,
+        code: error,
+        step: step.to_owned(),
+        stop_reason: 0,
+        started_us: 0,
+        ended_us: now,
+        wall_ms: 0,
+        utime_us: 0,
+        stime_us: 0,
+        max_rss_bytes: 0,
+        peak_memory_bytes: 0,
+        oom_kills: 0,
+        peak_pids: 0,
+        stdout_bytes: 0,
+        stderr_bytes: 0,
+        leftover: 0,
+    }
+}
 
-    #[test]
-    fn the_image_gives_its_variables_and_the_spec_wins() {
-        let cell = CellSpec {
-            env: vec![(b"PATH".to_vec(), b"/mine".to_vec())],
-            inherit_env: vec!["*".into()],
-            ..CellSpec::default()
-        };
-        let own = [("PATH", "/image"), ("JAVA_HOME", "/jdk"), ("HOME", "/root"), ("HOSTNAME", "x")];
-        let mut found = environment(&cell, own.into_iter().map(|(key, value)| (key.into(), value.into())));
-        found.sort();
-        assert_eq!(found, [("JAVA_HOME".into(), "/jdk".into()), ("PATH".into(), "/mine".into())]);
+fn send(push: Option<Push>) {
+    match push {
+        Some(Push::Ask) => {
+            sys::signal_all(sys::SIGTERM);
+            // A stopped process could not hear it.
+            sys::signal_all(sys::SIGCONT);
+        }
+        Some(Push::Kill) => sys::signal_all(sys::SIGKILL),
+        None => {}
     }
 }

@@ -1,86 +1,73 @@
-//! When and how hard the job is stopped. Pure: times are microseconds since boot.
+//! How a job is asked to end. Pure: orders and time in, the signal to send out.
+//!
+//! ```text
+//!   running ──ladder──► asked (TERM) ──grace over──► killed (KILL)
+//!      └───────────────── kill now ─────────────────────┘
+//! ```
+//! Reasons are ordered, cancel < timeout < silence < drain < lease < forced: a stronger one replaces a weaker one, and no
+//! order ever lengthens the grace that an earlier one gave.
 
-/// Numbers as on the wire; a higher one replaces a lower one.
-pub const TIMEOUT: u8 = 2;
-pub const LEASE: u8 = 5;
+/// Numbers as in [`crate::wire::ToWarden::Stop`].
+pub(crate) const TIMEOUT: u8 = 2;
+pub(crate) const LEASE: u8 = 5;
 
-/// What to do now.
+/// What is to be sent to the whole tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Push {
     Ask,
     Kill,
 }
 
+/// How urgent an order is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    /// TERM, grace, KILL.
+    Ladder,
+    /// KILL now.
+    Now,
+}
+
 #[derive(Debug, Default)]
-pub struct Ladder {
-    wall_until: Option<u64>,
-    lease_until: Option<u64>,
-    kill_at: Option<u64>,
-    grace_us: u64,
+pub(crate) struct Ladder {
     reason: u8,
-    killing: bool,
+    /// When the grace is over; nanoseconds since boot.
+    kill_at: Option<u64>,
+    killed: bool,
 }
 
 impl Ladder {
-    /// The job starts at `now`.
-    pub fn start(&mut self, now: u64, wall_ms: u64, lease_ms: u64, grace_ms: u32) {
-        self.wall_until = Some(now.saturating_add(wall_ms.saturating_mul(1000)));
-        self.grace_us = u64::from(grace_ms) * 1000;
-        self.renew(now, lease_ms);
-    }
-
-    /// The lease lasts `remaining_ms` from now.
-    pub fn renew(&mut self, now: u64, remaining_ms: u64) {
-        self.lease_until = Some(now.saturating_add(remaining_ms.saturating_mul(1000)));
-    }
-
     /// Why the job was asked to end; 0 when it was not.
-    pub fn reason(&self) -> u8 {
+    pub(crate) fn reason(&self) -> u8 {
         self.reason
     }
 
-    /// Somebody wants the end.
-    pub fn stop(&mut self, now: u64, level: u8, reason: u8, grace_ms: u32) -> Option<Step> {
-        self.grace_us = u64::from(grace_ms) * 1000;
-        self.climb(now, level, reason)
+    /// When [`tick`](Self::tick) wants to be called.
+    pub(crate) fn wake_at(&self) -> Option<u64> {
+        if self.killed { None } else { self.kill_at }
     }
 
-    fn climb(&mut self, now: u64, level: u8, reason: u8) -> Option<Step> {
-        let first = self.reason == 0;
-        self.reason = self.reason.max(reason);
-        if level >= 1 && !self.killing {
-            self.killing = true;
-            return Some(Step::Kill);
-        }
-        if first {
-            self.kill_at = Some(now.saturating_add(self.grace_us));
-            return Some(Step::Ask);
-        }
-        None
+    /// Somebody, or a clock, wants the job to end.
+    #[must_use]
+    pub(crate) fn order(&mut self, level: Level, reason: u8, grace_ms: u32, now: u64) -> Option<Push> {
+        // Zero would mean that nobody asked.
+        self.reason = self.reason.max(reason.max(1));
+        let first = self.kill_at.is_none();
+        let kill_at = match level {
+            Level::Now => now,
+            Level::Ladder => now.saturating_add(u64::from(grace_ms) * 1_000_000),
+        };
+        self.kill_at = Some(self.kill_at.map_or(kill_at, |before| before.min(kill_at)));
+        self.tick(now).or_else(|| first.then_some(Push::Ask))
     }
 
     /// Time has passed.
-    pub fn tick(&mut self, now: u64) -> Option<Step> {
-        let over = |at: Option<u64>| at.is_some_and(|at| now >= at);
-        if over(self.kill_at) && !self.killing {
-            self.killing = true;
-            return Some(Step::Kill);
+    #[must_use]
+    pub(crate) fn tick(&mut self, now: u64) -> Option<Push> {
+        if self.killed || self.kill_at.is_none_or(|at| now < at) {
+            return None;
         }
-        if over(self.lease_until) && self.reason < LEASE {
-            return self.climb(now, 0, LEASE);
-        }
-        if over(self.wall_until) && self.reason == 0 {
-            return self.climb(now, 0, TIMEOUT);
-        }
-        None
-    }
-
-    /// When [`tick`](Self::tick) is due.
-    pub fn wake_at(&self) -> Option<u64> {
-        let lease = self.lease_until.filter(|_| self.reason < LEASE);
-        let wall = self.wall_until.filter(|_| self.reason == 0);
-        let kill = self.kill_at.filter(|_| !self.killing);
-        [lease, wall, kill].into_iter().flatten().min()
+        self.killed = true;
+        Some(Push::Kill)
     }
 }
 
@@ -88,37 +75,35 @@ impl Ladder {
 mod tests {
     use super::*;
 
-    fn started() -> Ladder {
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn asks_waits_and_kills_once() {
         let mut ladder = Ladder::default();
-        ladder.start(0, 10_000, 60_000, 2_000);
-        ladder
+        assert_eq!((ladder.reason(), ladder.wake_at(), ladder.tick(9 * MS)), (0, None, None));
+        assert_eq!(ladder.order(Level::Ladder, 1, 100, 10 * MS), Some(Push::Ask));
+        assert_eq!(ladder.wake_at(), Some(110 * MS));
+        assert_eq!(ladder.tick(109 * MS), None);
+        assert_eq!(ladder.tick(110 * MS), Some(Push::Kill));
+        assert_eq!((ladder.tick(111 * MS), ladder.wake_at()), (None, None));
     }
 
     #[test]
-    fn the_wall_clock_asks_then_kills() {
-        let mut ladder = started();
-        assert_eq!((ladder.wake_at(), ladder.tick(9_999_999)), (Some(10_000_000), None));
-        assert_eq!((ladder.tick(10_000_000), ladder.reason()), (Some(Step::Ask), TIMEOUT));
-        assert_eq!(ladder.tick(11_000_000), None);
-        assert_eq!(ladder.tick(12_000_000), Some(Step::Kill));
-        assert_eq!(ladder.tick(13_000_000), None);
-    }
-
-    #[test]
-    fn a_renewed_lease_does_not_expire_and_a_lost_one_outranks() {
+    fn a_stronger_reason_stays_and_the_shorter_grace_counts() {
         let mut ladder = Ladder::default();
-        ladder.start(0, 1_000_000, 5_000, 1_000);
-        ladder.renew(4_000_000, 5_000);
-        assert_eq!(ladder.tick(6_000_000), None);
-        assert_eq!((ladder.tick(9_000_000), ladder.reason()), (Some(Step::Ask), LEASE));
-        assert_eq!((ladder.stop(9_500_000, 0, 1, 1_000), ladder.reason()), (None, LEASE));
+        assert_eq!(ladder.order(Level::Ladder, LEASE, 100, 0), Some(Push::Ask));
+        assert_eq!(ladder.order(Level::Ladder, TIMEOUT, 5000, 0), None);
+        assert_eq!((ladder.reason(), ladder.wake_at()), (LEASE, Some(100 * MS)));
+        assert_eq!(ladder.order(Level::Ladder, 6, 10, 0), None);
+        assert_eq!((ladder.reason(), ladder.wake_at()), (6, Some(10 * MS)));
     }
 
     #[test]
-    fn a_stop_can_kill_at_once_and_only_once() {
-        let mut ladder = started();
-        assert_eq!(ladder.stop(1, 0, 1, 2_000), Some(Step::Ask));
-        assert_eq!(ladder.stop(2, 1, 6, 2_000), Some(Step::Kill));
-        assert_eq!((ladder.stop(3, 1, 6, 0), ladder.reason()), (None, 6));
+    fn kill_now_is_now_and_no_grace_is_none() {
+        let mut ladder = Ladder::default();
+        assert_eq!(ladder.order(Level::Ladder, 1, 60_000, 0), Some(Push::Ask));
+        assert_eq!(ladder.order(Level::Now, 6, 60_000, MS), Some(Push::Kill));
+        assert_eq!(ladder.order(Level::Now, 6, 0, MS), None);
+        assert_eq!(Ladder::default().order(Level::Ladder, 0, 0, 5), Some(Push::Kill));
     }
 }

@@ -1,41 +1,109 @@
-//! The warden: process 1 of a cell. It starts the job, numbers and keeps its output until the agent has stored it,
-//! reaps and signals the whole tree, and reports the end over the same stream.
+//! The warden: process 1 of a cell. It starts one job, numbers and keeps its output until the agent has stored it, ends it
+//! when asked or when its time is over, and tells how it ended.
 //!
-//! Static, std-only, one thread. Nothing is needed in the image. Its standard input and output are the transport; it
-//! takes no order by signal, and the job can neither look into it nor attach to it.
+//! Needs nothing of the image: static, standard library only. Speaks wire v1 over its standard input and output; standard
+//! error is for last words. Its parts, from the pure to the impure:
+//!
+//! - `wire` frames and messages · `inbox`, `outbox` what is said · `ring` unacknowledged output · `ladder` how to stop
+//! - `procfs`, `cgroup` what the kernel says · `plan` from spec to exec
+//! - `receipt` the isolation in force · `intake` the spec's sections · `source` the job's pipes · `job` its processes
+//! - `serve` the loop · `sys` system calls, the only place with `unsafe`
+
+#![deny(unsafe_op_in_unsafe_fn)]
+#![warn(clippy::undocumented_unsafe_blocks)]
 
 mod cgroup;
-mod facts;
+mod inbox;
 mod intake;
 mod job;
 mod ladder;
+mod outbox;
+mod plan;
+mod procfs;
+mod receipt;
 mod ring;
+mod serve;
+mod source;
+#[allow(clippy::cast_possible_truncation, reason = "numbers of system calls and C's int are what they are")]
 mod sys;
-mod warden;
-#[allow(dead_code)] // Half of it is what the agent says and reads.
+#[allow(dead_code, reason = "the agent's half is not used here")]
 mod wire;
 
 use std::process::ExitCode;
 
-/// Without a commit in this time the warden ends by itself, unless it was told another one.
+/// Which binary this is.
+const BUILD: &str = match option_env!("JOBCELL_WARDEN_BUILD") {
+    Some(build) => build,
+    None => "unversioned",
+};
+/// The arguments are wrong, or this is not process 1.
+const EXIT_USAGE: u8 = 2;
+/// The kernel refused something that nothing works without.
+const EXIT_NO_KERNEL: u8 = 5;
+/// As much as an unprivileged process may ask for by default.
+const TRANSPORT_PIPE_BYTES: u32 = 1 << 20;
+/// How long a cell waits for its job when it is not told.
 const START_DEADLINE_MS: u64 = 120_000;
 
 fn main() -> ExitCode {
-    sys::set_undumpable();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let deadline_ms = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => START_DEADLINE_MS,
-        ["--start-deadline-ms", number] if number.parse::<u64>().is_ok() => number.parse().unwrap_or(START_DEADLINE_MS),
-        _ => {
-            eprintln!("warden: usage: warden [--start-deadline-ms N]");
-            return ExitCode::from(2);
+    let code = match start_deadline(std::env::args().skip(1)) {
+        // Everywhere else "all processes" would mean the user's own.
+        Ok(_) if std::process::id() != 1 => {
+            eprintln!("jobcell warden {BUILD}: runs only as process 1 of a cell");
+            EXIT_USAGE
+        }
+        Ok(deadline_ms) => prepare().map_or_else(
+            |error| {
+                eprintln!("jobcell warden {BUILD}: cannot start: {error}");
+                EXIT_NO_KERNEL
+            },
+            |(receipt, signals)| serve::Warden::new(receipt, signals, deadline_ms).run(),
+        ),
+        Err(text) => {
+            eprintln!("jobcell warden {BUILD}: {text}; use --start-deadline-ms N");
+            EXIT_USAGE
         }
     };
-    match warden::Warden::new(deadline_ms) {
-        Ok(warden) => ExitCode::from(warden.run()),
-        Err(error) => {
-            eprintln!("warden: cannot begin: {error}");
-            ExitCode::from(1)
+    ExitCode::from(code)
+}
+
+/// Closes the doors to the job that will run beside us with the same user id, before there is one.
+fn prepare() -> std::io::Result<(receipt::Receipt, std::os::fd::OwnedFd)> {
+    sys::set_undumpable()?;
+    let signals = sys::block_signals()?;
+    for fd in [0, 1] {
+        sys::make_ours(fd)?;
+    }
+    // Fewer, larger hand-overs to whoever carries the transport. What lies in it is within the window like all the rest.
+    sys::widen_pipe(1, TRANSPORT_PIPE_BYTES);
+    Ok((receipt::Receipt::gather(), signals))
+}
+
+fn start_deadline(mut args: impl Iterator<Item = String>) -> Result<u64, String> {
+    let mut deadline = START_DEADLINE_MS;
+    while let Some(arg) = args.next() {
+        match (arg.as_str(), args.next()) {
+            ("--start-deadline-ms", Some(value)) => {
+                deadline = value.parse().map_err(|_| format!("{value:?} is not a number of milliseconds"))?;
+            }
+            ("--start-deadline-ms", None) => return Err("--start-deadline-ms has no value".to_owned()),
+            (other, _) => return Err(format!("unknown argument {other:?}")),
+        }
+    }
+    Ok(deadline)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments() {
+        let parse = |args: &[&str]| start_deadline(args.iter().map(|arg| (*arg).to_owned()));
+        assert_eq!(parse(&[]), Ok(START_DEADLINE_MS));
+        assert_eq!(parse(&["--start-deadline-ms", "250"]), Ok(250));
+        for bad in [&["--start-deadline-ms"][..], &["--start-deadline-ms", "-1"], &["x", "1"]] {
+            assert!(parse(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -1,150 +1,226 @@
-//! Output that the agent does not have yet: numbered frames, kept until they are acknowledged. Pure.
+//! Output frames that the agent has not yet stored. Pure: bytes in, bytes out.
 //!
-//! When it is full the job's pipes are not read any more, so the job waits and nothing is lost. Its memory is touched
-//! once at the start: it must be there when the job has taken all that is left.
+//! Owns the numbering of output and the one bound on it: [`RING_BYTES`], allocated and touched before any job runs. When
+//! it is full there is no [`slot`](Ring::slot), so the caller stops reading the job's pipes and the job waits; nothing is
+//! dropped. Must never forget a frame that is not acknowledged.
+//!
+//! ```text
+//!        ack ►                   sent ►                  write ►
+//!  ├──────┬───────────────────────┬───────────────────────┬──────┤
+//!  free   head   in flight: acknowledge me   cursor   still to send   tail   free
+//! ```
+//! Frames lie whole: one that does not fit before the end begins again at the front, and `wrap` keeps where data ends.
 
-use crate::wire;
-use std::collections::VecDeque;
+use crate::wire::{HEADER_BYTES, KIND_OUTPUT, MARKER, MAX_OUTPUT, VERSION};
 
-/// All frames together, headers included. More than 1 MiB in an attached stream makes the engine's kill and remove hang
-/// when the reader stops.
-pub const RING_BYTES: usize = 1 << 20;
-/// The largest frame.
-const FRAME_BYTES: usize = wire::HEADER_BYTES + wire::MAX_PAYLOAD;
+/// All that the warden holds of a job's output. An attached stream takes 1 MiB before a stopped reader makes the
+/// engine's kill hang, so holding more could never be in flight.
+pub(crate) const RING_BYTES: usize = 1 << 20;
+/// Stream and time, before the bytes.
+const OUTPUT_HEAD: usize = 9;
+const BEFORE_BYTES: usize = HEADER_BYTES + OUTPUT_HEAD;
+/// The largest frame; a slot has room for one.
+const FRAME_MAX: usize = BEFORE_BYTES + MAX_OUTPUT;
+/// Most bytes offered for one write, so that a control frame never waits behind more than this.
+const BATCH_BYTES: usize = 256 * 1024;
 
-pub struct Ring {
-    frames: VecDeque<(u64, Vec<u8>)>,
-    bytes: usize,
-    limit: usize,
-    last_seq: u64,
-    /// How many from the front have been sent in this session.
-    sent: usize,
-    /// Buffers to use again: after a while nothing is allocated any more.
-    spare: Vec<Vec<u8>>,
+/// Writes the checksum into a frame that is otherwise complete.
+pub(crate) type Seal = fn(&mut [u8]);
+
+pub(crate) struct Ring {
+    data: Box<[u8]>,
+    seal: Seal,
+    epoch: u32,
+    /// Where the oldest frame begins, and its number.
+    head: usize,
+    head_seq: u64,
+    /// The frame that is sent next, or of which a part is written already.
+    cursor: usize,
+    cursor_seq: u64,
+    written: usize,
+    /// Whole frames between head and cursor.
+    in_flight: usize,
+    tail: usize,
+    next_seq: u64,
+    /// Where data ends while the tail is in front of the head.
+    wrap: Option<usize>,
 }
 
 impl Ring {
-    pub fn new() -> Self {
-        let spare = (0..RING_BYTES.div_ceil(FRAME_BYTES) + 1).map(|_| {
-            let mut buffer = vec![1; FRAME_BYTES];
-            buffer.clear();
-            buffer
-        });
-        Self { frames: VecDeque::new(), bytes: 0, limit: RING_BYTES, last_seq: 0, sent: 0, spare: spare.collect() }
+    pub(crate) fn new(bytes: usize, seal: Seal) -> Self {
+        Self {
+            // Written, not only reserved: the memory is there before the job can take it.
+            data: vec![0xA5; bytes.max(2 * FRAME_MAX)].into_boxed_slice(),
+            seal,
+            epoch: 0,
+            head: 0,
+            head_seq: 1,
+            cursor: 0,
+            cursor_seq: 1,
+            written: 0,
+            in_flight: 0,
+            tail: 0,
+            next_seq: 1,
+            wrap: None,
+        }
     }
 
-    /// The number of the last frame.
-    pub fn last_seq(&self) -> u64 {
-        self.last_seq
+    /// Number of the frame that comes next.
+    pub(crate) fn next_seq(&self) -> u64 {
+        self.next_seq
     }
 
-    /// True while there is room for a frame of any size.
-    pub fn has_room(&self) -> bool {
-        self.bytes + FRAME_BYTES <= self.limit || self.frames.is_empty()
+    /// Number of the oldest frame that is still here; `next_seq` when there is none.
+    pub(crate) fn oldest_seq(&self) -> u64 {
+        self.head_seq
     }
 
-    /// Takes a piece of output.
-    pub fn push(&mut self, epoch: u32, stream: u8, time_us: u64, bytes: &[u8]) {
-        let mut frame = self.spare.pop().unwrap_or_default();
-        self.last_seq += 1;
-        let mut head = [0; 9];
-        head[0] = stream;
-        head[1..].copy_from_slice(&time_us.to_le_bytes());
-        wire::encode(wire::KIND_OUTPUT, 0, epoch, self.last_seq, &[&head, bytes], &mut frame);
-        self.bytes += frame.len();
-        self.frames.push_back((self.last_seq, frame));
+    /// Whether there is room for a frame of any size.
+    pub(crate) fn has_room(&self) -> bool {
+        self.place().is_some()
     }
 
-    /// A session begins: the agent has everything up to `stored` and allows `window` bytes.
-    pub fn attach(&mut self, stored: u64, window: u32) {
-        self.limit = (window as usize).clamp(FRAME_BYTES, RING_BYTES);
-        self.sent = 0;
-        self.ack(stored);
+    /// Where the next frame goes, and whether that is over the end and back to the front.
+    fn place(&self) -> Option<(usize, bool)> {
+        if self.wrap.is_some() {
+            // The tail may not reach the head: equal means empty.
+            (self.head - self.tail > FRAME_MAX).then_some((self.tail, false))
+        } else if self.data.len() - self.tail >= FRAME_MAX {
+            Some((self.tail, false))
+        } else {
+            (self.head > FRAME_MAX).then_some((0, true))
+        }
     }
 
-    /// Everything up to `seq` is stored.
-    pub fn ack(&mut self, seq: u64) {
-        while let Some((first, _)) = self.frames.front() {
-            if *first > seq {
+    /// Room for the bytes of one more frame, [`MAX_OUTPUT`] of it; `None` while the ring is full.
+    pub(crate) fn slot(&mut self) -> Option<&mut [u8]> {
+        let (at, _) = self.place()?;
+        Some(&mut self.data[at + BEFORE_BYTES..at + FRAME_MAX])
+    }
+
+    /// Makes a numbered frame of the first `len` bytes of the slot. Without a slot it does nothing.
+    pub(crate) fn commit(&mut self, stream: u8, time_us: u64, len: usize) {
+        let Some((at, over)) = self.place() else { return };
+        if over {
+            // All frames before are sent in order, so a cursor that stands at the end goes along.
+            self.wrap = Some(self.tail);
+            if self.cursor == self.tail {
+                self.cursor = 0;
+            }
+        }
+        let payload = OUTPUT_HEAD + len.min(MAX_OUTPUT);
+        let frame = &mut self.data[at..at + HEADER_BYTES + payload];
+        frame[..4].copy_from_slice(&MARKER);
+        frame[4] = VERSION;
+        frame[5] = KIND_OUTPUT;
+        frame[6..8].fill(0);
+        frame[8..12].copy_from_slice(&self.epoch.to_le_bytes());
+        frame[12..16].copy_from_slice(&(payload as u32).to_le_bytes());
+        frame[16..24].copy_from_slice(&self.next_seq.to_le_bytes());
+        frame[HEADER_BYTES] = stream;
+        frame[HEADER_BYTES + 1..BEFORE_BYTES].copy_from_slice(&time_us.to_le_bytes());
+        (self.seal)(frame);
+        self.tail = at + HEADER_BYTES + payload;
+        self.next_seq += 1;
+    }
+
+    fn frame_len(&self, at: usize) -> usize {
+        let len = &self.data[at + 12..at + 16];
+        HEADER_BYTES + u32::from_le_bytes([len[0], len[1], len[2], len[3]]) as usize
+    }
+
+    /// The place after a frame, back at the front when data ends there.
+    fn after(&self, at: usize) -> usize {
+        let next = at + self.frame_len(at);
+        if self.wrap == Some(next) { 0 } else { next }
+    }
+
+    /// The agent has everything up to `seq`. More than was sent cannot be acknowledged, and is ignored.
+    pub(crate) fn acknowledge(&mut self, seq: u64) {
+        while self.head_seq <= seq && self.head_seq < self.cursor_seq {
+            self.in_flight -= self.frame_len(self.head);
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let next = self.after(self.head);
+        if next < self.head {
+            self.wrap = None;
+        }
+        self.head = next;
+        self.head_seq += 1;
+        if self.head_seq == self.next_seq {
+            // Nothing is left: begin at the front, where a frame fits without a detour.
+            (self.head, self.cursor, self.tail, self.wrap) = (0, 0, 0, None);
+        }
+    }
+
+    /// What is left of a frame of which a part is written already; empty between frames.
+    pub(crate) fn torn(&self) -> &[u8] {
+        if self.written == 0 {
+            return &[];
+        }
+        &self.data[self.cursor + self.written..self.cursor + self.frame_len(self.cursor)]
+    }
+
+    /// A session begins: forgets what the agent has, and goes back to send all the rest again, under the new epoch.
+    /// What [`torn`](Self::torn) tells must have been taken before.
+    pub(crate) fn rewind(&mut self, epoch: u32, stored: u64) {
+        self.epoch = epoch;
+        (self.cursor, self.cursor_seq, self.written, self.in_flight) = (self.head, self.head_seq, 0, 0);
+        while self.head_seq <= stored && self.head_seq < self.next_seq {
+            self.drop_oldest();
+        }
+        (self.cursor, self.cursor_seq) = (self.head, self.head_seq);
+        let mut at = self.head;
+        for _ in self.head_seq..self.next_seq {
+            let len = self.frame_len(at);
+            let frame = &mut self.data[at..at + len];
+            frame[8..12].copy_from_slice(&epoch.to_le_bytes());
+            (self.seal)(frame);
+            at = self.after(at);
+        }
+    }
+
+    /// What may be written now, as one piece: whole frames within `window` bytes of unacknowledged ones, and the rest of
+    /// a torn one. A frame always goes when nothing is in flight, so that a window smaller than a frame still moves.
+    pub(crate) fn sendable(&self, window: usize) -> &[u8] {
+        let (from, mut end, mut seq, mut in_flight) = (self.cursor, self.cursor, self.cursor_seq, self.in_flight);
+        while seq < self.next_seq {
+            let len = self.frame_len(end);
+            let fits = in_flight == 0 || in_flight + len <= window || (seq == self.cursor_seq && self.written > 0);
+            if !fits || (end > from && end + len - from > BATCH_BYTES) {
                 break;
             }
-            let (_, mut frame) = self.frames.pop_front().expect("there is a front");
-            self.bytes -= frame.len();
-            self.sent = self.sent.saturating_sub(1);
-            // A small frame leaves a small buffer behind only until the spares are used up.
-            frame.clear();
-            if self.spare.len() * FRAME_BYTES < RING_BYTES {
-                self.spare.push(frame);
+            end += len;
+            in_flight += len;
+            seq += 1;
+            if self.wrap == Some(end) {
+                break;
             }
         }
+        if end == from { &[] } else { &self.data[from + self.written..end] }
     }
 
-    /// The next frame to send in this session, stamped with its epoch.
-    pub fn next(&mut self, epoch: u32) -> Option<&[u8]> {
-        let (_, frame) = self.frames.get_mut(self.sent)?;
-        self.sent += 1;
-        if frame[8..12] != epoch.to_le_bytes() {
-            wire::restamp(frame, epoch);
+    /// The first `count` bytes of what was sendable are written.
+    pub(crate) fn advance(&mut self, count: usize) {
+        self.written += count;
+        while self.cursor_seq < self.next_seq && self.written >= self.frame_len(self.cursor) {
+            let len = self.frame_len(self.cursor);
+            self.written -= len;
+            self.in_flight += len;
+            self.cursor = self.after(self.cursor);
+            self.cursor_seq += 1;
         }
-        Some(frame)
     }
 
-    /// True when everything has been sent in this session.
-    pub fn all_sent(&self) -> bool {
-        self.sent == self.frames.len()
+    /// Whether every frame has been written.
+    pub(crate) fn all_sent(&self) -> bool {
+        self.cursor_seq == self.next_seq
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn seqs(ring: &mut Ring, epoch: u32) -> Vec<u64> {
-        let mut decoder = wire::Decoder::new();
-        let mut found = Vec::new();
-        while let Some(frame) = ring.next(epoch) {
-            decoder.feed(frame);
-            let frame = decoder.next().expect("a whole frame");
-            assert_eq!(frame.epoch, epoch);
-            found.push(frame.seq);
-        }
-        found
-    }
-
-    #[test]
-    fn what_is_not_acknowledged_is_sent_again_in_the_next_session() {
-        let mut ring = Ring::new();
-        for _ in 0..4 {
-            ring.push(1, 1, 0, b"x");
-        }
-        assert_eq!(seqs(&mut ring, 1), [1, 2, 3, 4]);
-        ring.ack(2);
-        ring.push(1, 2, 0, b"y");
-        assert_eq!(seqs(&mut ring, 1), [5]);
-        ring.attach(3, u32::MAX);
-        assert_eq!(seqs(&mut ring, 9), [4, 5]);
-        ring.ack(5);
-        assert!(ring.all_sent() && seqs(&mut ring, 9).is_empty());
-    }
-
-    #[test]
-    fn it_is_full_at_its_limit_and_has_room_again_after_an_acknowledgement() {
-        let mut ring = Ring::new();
-        let piece = vec![b'x'; wire::MAX_OUTPUT];
-        while ring.has_room() {
-            ring.push(1, 1, 0, &piece);
-        }
-        assert!(ring.bytes <= RING_BYTES && ring.bytes > RING_BYTES - 2 * FRAME_BYTES);
-        ring.ack(2);
-        assert!(ring.has_room());
-    }
-
-    #[test]
-    fn a_window_of_nothing_still_lets_one_frame_through() {
-        let mut ring = Ring::new();
-        ring.attach(0, 0);
-        assert!(ring.has_room());
-        ring.push(1, 1, 0, &vec![b'x'; wire::MAX_OUTPUT]);
-        assert!(!ring.has_room());
-    }
-}
+#[path = "ring_tests.rs"]
+mod tests;

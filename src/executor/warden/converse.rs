@@ -8,7 +8,7 @@ use super::verdict;
 use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{Cause, LogTotals, UnixMillis, Usage};
 use crate::logstore::{FrameRef, LogError, LogWriter, Stream as LogStream};
-use crate::protocol::wire::{Decoder, FromWarden, ToWarden};
+use crate::protocol::wire::{Decoder, FromWarden, MARKER, ToWarden};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -363,10 +363,11 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         };
         let stdin = self.order.spec.stdin().unwrap_or_default().as_bytes();
         for (section, bytes) in [(0u8, head.as_slice()), (1, script), (2, stdin)] {
-            for (n, chunk) in bytes.chunks(CHUNK_BYTES).enumerate() {
-                let offset = (n * CHUNK_BYTES) as u64;
+            let mut offset = 0;
+            for chunk in pieces(bytes) {
                 let message = ToWarden::SpecChunk { section, offset, bytes: chunk.to_vec() };
                 message.encode(self.epoch, &mut self.to_send);
+                offset += chunk.len() as u64;
             }
         }
         ToWarden::commit(&head, script, stdin).encode(self.epoch, &mut self.to_send);
@@ -442,8 +443,37 @@ async fn reattach<C: Cell>(cell: &C, limit: Duration) -> Done {
     }
 }
 
+/// Cuts a section into chunks, none of which holds a whole marker: what a torn stream shows of a script must not look like a
+/// frame.
+fn pieces(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let most = rest.len().min(CHUNK_BYTES);
+        let marker = rest[..most].windows(MARKER.len()).position(|part| part == MARKER);
+        let (chunk, behind) = rest.split_at(marker.map_or(most, |at| at + 1));
+        rest = behind;
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
 fn random_below(limit: u32) -> u32 {
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
     u32::from_le_bytes(bytes) % limit
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_piece_holds_a_marker_and_together_they_are_the_whole() {
+        let mut bytes = vec![7; CHUNK_BYTES - 2];
+        bytes.extend(MARKER);
+        bytes.extend(MARKER);
+        bytes.extend([1, 2, 3]);
+        let all: Vec<&[u8]> = pieces(&bytes).collect();
+        assert_eq!(all.concat(), bytes);
+        assert!(all.iter().all(|piece| !piece.windows(4).any(|part| part == MARKER)));
+        assert_eq!(pieces(b"").count(), 0);
+    }
 }

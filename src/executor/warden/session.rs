@@ -216,8 +216,7 @@ impl Session {
         self.linked = true;
         self.unanswered = None;
         self.next_ping = now + PING_MS;
-        // What was received but never stored is asked for again.
-        self.received = self.stored;
+        // What was received and is not stored yet is still on its way to the store: it comes again and is passed over.
         self.acked = self.stored;
         let attach = ToWarden::Attach {
             min_version: crate::protocol::wire::VERSION,

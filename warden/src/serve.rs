@@ -1,0 +1,454 @@
+//! The one loop: the transport, the job, the clocks.
+//!
+//! Owns the session with the agent and where the attempt stands. One thread; every descriptor is non-blocking; what is
+//! not ready is waited for in one place. Must never wait to write without reading: a transport that takes nothing delays
+//! output, never an order.
+//!
+//! ```text
+//!            chunks                      ┌── weaker, or bad ──► refused ──┐
+//!   waiting ─────── commit ──receipt?────┤                                ├─close─► exit 0
+//!      │                                 └─► running ──over──► ended ─────┘
+//!      └──start deadline (exit 3)
+//! ```
+
+use crate::inbox::Inbox;
+use crate::intake::{Failed, Intake};
+use crate::job::{self, Job};
+use crate::ladder::Level;
+use crate::outbox::{Outbox, Say};
+use crate::plan;
+use crate::receipt::{self, Receipt};
+use crate::ring::{RING_BYTES, Ring};
+use crate::sys::{self, POLLIN, POLLOUT, PollFd};
+use crate::wire::{Exit, FromWarden, Mismatch, ToWarden, VERSION, WardenState, unmet};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+const STDIN: RawFd = 0;
+const STDOUT: RawFd = 1;
+/// The agent has the end, or gave the cell up.
+pub(crate) const EXIT_CLOSED: u8 = 0;
+/// No job was committed in time.
+pub(crate) const EXIT_START_DEADLINE: u8 = 3;
+/// The transport ended, so nobody can ever come for what is left to tell.
+pub(crate) const EXIT_NO_TRANSPORT: u8 = 4;
+/// One read of the transport: a pipe's usual size.
+const READ_BYTES: usize = 64 * 1024;
+/// How long half a frame may lie before an attach behind it is looked for.
+const RESCUE_AFTER_NS: u64 = 100_000_000;
+/// poll counts time without suspend, the deadlines with: so it never sleeps longer than this while there is one.
+const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
+/// A refusal must fit one frame; the first ones tell enough.
+const MISMATCHES_MAX: usize = 64;
+const TEXT_MAX: usize = 200;
+
+enum Phase {
+    Waiting(Box<Intake>),
+    Running(Box<Job>),
+    Ended(Box<Exit>),
+    Refused(Vec<Mismatch>),
+}
+
+pub(crate) struct Warden {
+    inbox: Inbox,
+    outbox: Outbox,
+    ring: Ring,
+    receipt: Receipt,
+    signals: OwnedFd,
+    phase: Phase,
+    /// Empty until an attach names it.
+    attempt: String,
+    /// The highest epoch that was attached; 0 for none.
+    epoch: u32,
+    window: usize,
+    /// The agent of this session is here for another attempt: it is greeted, and gets nothing.
+    stranger: bool,
+    start_by: u64,
+    input_open: bool,
+    output_open: bool,
+    /// The transport took less than it was given, so it is asked before more is written.
+    blocked: bool,
+    last_input: u64,
+    rescue_due: bool,
+    reap_again: bool,
+}
+
+impl Warden {
+    pub(crate) fn new(receipt: Receipt, signals: OwnedFd, start_deadline_ms: u64) -> Self {
+        Self {
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            ring: Ring::new(RING_BYTES, sys::seal),
+            receipt,
+            signals,
+            phase: Phase::Waiting(Box::default()),
+            attempt: String::new(),
+            epoch: 0,
+            window: 0,
+            stranger: false,
+            start_by: sys::boot_ns().saturating_add(start_deadline_ms.saturating_mul(1_000_000)),
+            input_open: true,
+            output_open: true,
+            blocked: false,
+            last_input: 0,
+            rescue_due: false,
+            reap_again: false,
+        }
+    }
+
+    /// Serves until there is nothing left to do; the answer is the exit code.
+    pub(crate) fn run(mut self) -> u8 {
+        let mut buffer = vec![1; READ_BYTES];
+        loop {
+            let ready = self.wait();
+            // Orders first.
+            if ready.input
+                && let Some(code) = self.read_input(&mut buffer)
+            {
+                return code;
+            }
+            if let Some(code) = self.look_at_clocks() {
+                return code;
+            }
+            self.look_after_job(&ready);
+            self.write_output();
+            if !self.input_open && self.can_do_nothing() {
+                return EXIT_NO_TRANSPORT;
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Ready {
+        let now = sys::boot_ns();
+        let room = self.ring.has_room();
+        let job = match &self.phase {
+            Phase::Running(job) => Some(job),
+            Phase::Waiting(_) | Phase::Ended(_) | Phase::Refused(_) => None,
+        };
+        let entry = |fd: Option<RawFd>, events| PollFd::new(fd.unwrap_or(-1), if fd.is_some() { events } else { 0 });
+        let source = |stream| job.filter(|_| room).and_then(|job| job.source_fd(stream, now));
+        let mut fds = [
+            entry(self.input_open.then_some(STDIN), POLLIN),
+            entry((self.blocked && self.output_open).then_some(STDOUT), POLLOUT),
+            entry(Some(self.signals.as_raw_fd()), POLLIN),
+            entry(job.and_then(|job| job.report_fd()), POLLIN),
+            entry(source(0), POLLIN),
+            entry(source(1), POLLIN),
+        ];
+        let at_once = self.reap_again || job.is_some_and(|job| room && job.must_read());
+        let wake_at = if at_once { Some(now) } else { self.wake_at(now, room) };
+        sys::poll(&mut fds, wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP_NS)));
+        let [input, output, signals, report, ..] = fds.map(|fd| fd.ready());
+        self.blocked &= !output;
+        if signals {
+            sys::drain_signals(&self.signals);
+        }
+        Ready { input, children: signals || report }
+    }
+
+    fn wake_at(&self, now: u64, room: bool) -> Option<u64> {
+        let phase = match &self.phase {
+            Phase::Running(job) => job.wake_at(now, room),
+            Phase::Waiting(_) | Phase::Refused(_) => Some(self.start_by),
+            Phase::Ended(_) => None,
+        };
+        let rescue = self.rescue_due.then(|| self.last_input.saturating_add(RESCUE_AFTER_NS));
+        [phase, rescue].into_iter().flatten().min()
+    }
+
+    fn read_input(&mut self, buffer: &mut [u8]) -> Option<u8> {
+        match sys::read_some(STDIN, buffer) {
+            Ok(None) => return None,
+            Ok(Some(0)) | Err(_) => self.input_open = false,
+            Ok(Some(count)) => {
+                self.inbox.feed(&buffer[..count]);
+                self.last_input = sys::boot_ns();
+            }
+        }
+        let code = self.obey_all();
+        self.rescue_due = self.inbox.waits_for_more();
+        code
+    }
+
+    fn obey_all(&mut self) -> Option<u8> {
+        while let Some((epoch, message)) = self.inbox.next() {
+            let code = match message {
+                Ok(ToWarden::Attach { min_version, max_version, attempt, stored, window }) => {
+                    self.attached(epoch, min_version..=max_version, &attempt, stored, window);
+                    None
+                }
+                // An older session is over, and one that never attached has not begun.
+                _ if epoch != self.epoch || epoch == 0 => None,
+                Ok(message) => self.obey(message),
+                Err(bad) => {
+                    self.outbox.fault = Some(format!("a message that cannot be read: {bad}"));
+                    None
+                }
+            };
+            if code.is_some() {
+                return code;
+            }
+        }
+        None
+    }
+
+    fn attached(
+        &mut self,
+        epoch: u32,
+        versions: std::ops::RangeInclusive<u8>,
+        attempt: &str,
+        stored: u64,
+        window: u32,
+    ) {
+        if epoch == 0 || epoch < self.epoch {
+            return;
+        }
+        self.epoch = epoch;
+        self.outbox.begin(epoch, self.ring.torn());
+        if let Phase::Waiting(intake) = &mut self.phase
+            && attempt != self.attempt
+        {
+            // A cell that waits takes whoever comes, from the beginning.
+            **intake = Intake::default();
+            self.attempt = attempt.to_owned();
+        }
+        self.stranger = attempt != self.attempt || !versions.contains(&VERSION);
+        if !versions.contains(&VERSION) {
+            let text = format!("version {VERSION} is spoken here, not {} to {}", versions.start(), versions.end());
+            self.outbox.fault = Some(text);
+        }
+        self.window = usize::try_from(window).unwrap_or(RING_BYTES).min(RING_BYTES);
+        self.ring.rewind(epoch, if self.stranger { 0 } else { stored });
+        if self.stranger {
+            return;
+        }
+        if stored.saturating_add(1) < self.ring.oldest_seq() {
+            let oldest = self.ring.oldest_seq();
+            self.outbox.fault = Some(format!("output before number {oldest} was acknowledged once, and is gone"));
+        }
+        match &self.phase {
+            Phase::Refused(_) => self.outbox.refused = true,
+            Phase::Ended(_) => self.outbox.exit = true,
+            Phase::Waiting(_) | Phase::Running(_) => {}
+        }
+    }
+
+    fn obey(&mut self, message: ToWarden) -> Option<u8> {
+        if let ToWarden::Ping { nonce } = message {
+            self.outbox.pong = Some(nonce);
+            return None;
+        }
+        if self.stranger {
+            return None;
+        }
+        let now = sys::boot_ns();
+        match (message, &mut self.phase) {
+            (ToWarden::SpecChunk { section, offset, bytes }, Phase::Waiting(intake)) => {
+                intake.chunk(section, offset, &bytes);
+            }
+            (ToWarden::Commit { lengths, sums }, Phase::Waiting(intake)) => {
+                let intake = std::mem::take(intake);
+                self.committed(*intake, lengths, sums);
+            }
+            (ToWarden::Ack { seq }, _) => self.ring.acknowledge(seq),
+            (ToWarden::Stop { level, reason, grace_ms }, Phase::Running(job)) => {
+                let level = if level == 0 { Level::Ladder } else { Level::Now };
+                job.stop(level, reason, grace_ms, now);
+            }
+            (ToWarden::Lease { remaining_ms }, Phase::Running(job)) => job.renew(remaining_ms, now),
+            // A close while the job runs is a mistake: ending it is what stop is for.
+            (ToWarden::Close, Phase::Waiting(_) | Phase::Ended(_) | Phase::Refused(_)) => return Some(EXIT_CLOSED),
+            // Repeats after the start, and orders that came too late or too early, change nothing.
+            (
+                ToWarden::SpecChunk { .. }
+                | ToWarden::Commit { .. }
+                | ToWarden::Stop { .. }
+                | ToWarden::Lease { .. }
+                | ToWarden::Close
+                | ToWarden::Attach { .. }
+                | ToWarden::Ping { .. },
+                _,
+            ) => {}
+        }
+        None
+    }
+
+    fn committed(&mut self, intake: Intake, lengths: [u64; 3], sums: [u32; 3]) {
+        let complete = match intake.commit(lengths, sums) {
+            Ok(complete) if complete.spec.attempt != self.attempt => {
+                return self.refuse_spec(&format!("it is for attempt {}", complete.spec.attempt));
+            }
+            Ok(complete) => complete,
+            Err(Failed::Spec(text)) => return self.refuse_spec(&text),
+            Err(Failed::Step(step, error)) => return self.ended(job::never_started(step, error)),
+        };
+        self.receipt.refresh();
+        let mismatches = unmet(&complete.spec.expect, self.receipt.facts());
+        if !mismatches.is_empty() {
+            return self.refuse(mismatches);
+        }
+        let plan = match plan::plan(&complete.spec, &plan::own_env()) {
+            Ok(plan) => plan,
+            Err(text) => return self.refuse_spec(&text),
+        };
+        match Job::start(&plan, &complete.spec, complete.stdin) {
+            Ok(job) => self.phase = Phase::Running(Box::new(job)),
+            Err((step, error)) => self.ended(job::never_started(step, error)),
+        }
+    }
+
+    fn refuse_spec(&mut self, text: &str) {
+        let wanted = "a spec that can be run".to_owned();
+        self.refuse(vec![Mismatch { key: "spec".to_owned(), wanted, got: text.to_owned() }]);
+    }
+
+    fn refuse(&mut self, mut mismatches: Vec<Mismatch>) {
+        mismatches.truncate(MISMATCHES_MAX);
+        for text in mismatches.iter_mut().flat_map(|one| [&mut one.key, &mut one.wanted, &mut one.got]) {
+            if let Some((at, _)) = text.char_indices().nth(TEXT_MAX) {
+                text.truncate(at);
+            }
+        }
+        self.phase = Phase::Refused(mismatches);
+        self.outbox.refused = true;
+    }
+
+    fn ended(&mut self, exit: Exit) {
+        self.phase = Phase::Ended(Box::new(exit));
+        self.outbox.exit = true;
+    }
+
+    fn look_at_clocks(&mut self) -> Option<u8> {
+        let now = sys::boot_ns();
+        if self.rescue_due && now >= self.last_input.saturating_add(RESCUE_AFTER_NS) {
+            // Once: without more input there is nothing new to find.
+            self.rescue_due = false;
+            if self.inbox.rescue(self.epoch.max(1))
+                && let Some(code) = self.obey_all()
+            {
+                return Some(code);
+            }
+        }
+        match &mut self.phase {
+            Phase::Running(job) => job.tick(now),
+            Phase::Waiting(_) | Phase::Refused(_) if now >= self.start_by => return Some(EXIT_START_DEADLINE),
+            Phase::Waiting(_) | Phase::Refused(_) | Phase::Ended(_) => {}
+        }
+        None
+    }
+
+    fn look_after_job(&mut self, ready: &Ready) {
+        let Phase::Running(job) = &mut self.phase else {
+            // Nobody should be there; what the engine put into the cell from outside still needs to be reaped.
+            while ready.children && matches!(sys::reap(), sys::Reaped::Child { .. }) {}
+            return;
+        };
+        if ready.children || self.reap_again {
+            let found = job.look();
+            self.reap_again = found.again;
+            self.outbox.started |= found.started;
+        }
+        job.read(&mut self.ring, sys::boot_ns());
+        if job.over() {
+            self.reap_again = false;
+            let peaks = self.receipt.group.as_ref().map(|group| group.peaks(receipt::read)).unwrap_or_default();
+            let exit = job.exit(self.ring.next_seq() - 1, peaks);
+            // The start is told even when the end came in the same turn.
+            self.ended(exit);
+        }
+    }
+
+    fn message(&self, say: Say) -> FromWarden {
+        match say {
+            Say::Hello => FromWarden::Hello {
+                version: VERSION,
+                build: crate::BUILD.to_owned(),
+                attempt: if matches!(self.phase, Phase::Waiting(_)) { String::new() } else { self.attempt.clone() },
+                state: match self.phase {
+                    Phase::Waiting(_) => WardenState::Waiting,
+                    Phase::Running(_) => WardenState::Running,
+                    Phase::Ended(_) | Phase::Refused(_) => WardenState::Ended,
+                },
+                next_seq: self.ring.next_seq(),
+                receipt: self.receipt.facts().to_vec(),
+            },
+            Say::Fault(text) => FromWarden::Fault { text },
+            Say::Refused => match &self.phase {
+                Phase::Refused(mismatches) => FromWarden::Refused { mismatches: mismatches.clone() },
+                Phase::Waiting(_) | Phase::Running(_) | Phase::Ended(_) => unexpected("a refusal"),
+            },
+            Say::Started => match &self.phase {
+                Phase::Running(job) => FromWarden::Started { pid: job.pid(), time_us: job.began_us() },
+                // It ran so shortly that it is over.
+                Phase::Ended(exit) => FromWarden::Started { pid: 0, time_us: exit.started_us },
+                Phase::Waiting(_) | Phase::Refused(_) => unexpected("a start"),
+            },
+            Say::Pong(nonce) => {
+                let stalled = matches!(self.phase, Phase::Running(_)) && !self.ring.has_room();
+                FromWarden::Pong { nonce, stalled: u8::from(stalled) }
+            }
+            Say::Exit => match &self.phase {
+                Phase::Ended(exit) => FromWarden::Exit((**exit).clone()),
+                Phase::Waiting(_) | Phase::Running(_) | Phase::Refused(_) => unexpected("an end"),
+            },
+        }
+    }
+
+    /// What is to be written next: a control frame that is begun, the rest of an output frame before a control frame, or as
+    /// much output as the window allows.
+    fn next_bytes(&self) -> (bool, &[u8]) {
+        let line = self.outbox.line();
+        if !line.is_empty() {
+            return (true, line);
+        }
+        if self.outbox.urgent() {
+            return (false, self.ring.torn());
+        }
+        (false, if self.epoch == 0 || self.stranger { &[] } else { self.ring.sendable(self.window) })
+    }
+
+    /// Whether only an agent could move this on. Then, without a transport, nothing ever will.
+    fn can_do_nothing(&self) -> bool {
+        let waits = match &self.phase {
+            Phase::Waiting(_) | Phase::Ended(_) | Phase::Refused(_) => true,
+            // What is left in the pipes has no room.
+            Phase::Running(job) => job.nobody_left() && !self.ring.has_room(),
+        };
+        waits && (!self.output_open || self.blocked || self.next_bytes().1.is_empty())
+    }
+
+    fn write_output(&mut self) {
+        while self.output_open && !self.blocked && self.epoch > 0 {
+            let (control, bytes) = self.next_bytes();
+            if bytes.is_empty() {
+                let Some(say) = self.outbox.take(self.ring.all_sent()) else { return };
+                let message = self.message(say);
+                self.outbox.say(&message);
+                continue;
+            }
+            let wanted = bytes.len();
+            let count = match sys::write_some(STDOUT, bytes) {
+                Ok(count) => count.unwrap_or_default(),
+                Err(_) => {
+                    self.output_open = false;
+                    return;
+                }
+            };
+            self.blocked = count < wanted;
+            if control {
+                self.outbox.advance(count);
+            } else {
+                self.ring.advance(count);
+            }
+        }
+    }
+}
+
+struct Ready {
+    input: bool,
+    children: bool,
+}
+
+/// A state that this program does not reach; told rather than trusted.
+fn unexpected(what: &str) -> FromWarden {
+    FromWarden::Fault { text: format!("{what} was to be told in a state that has none") }
+}

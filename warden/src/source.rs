@@ -1,0 +1,229 @@
+//! One of the job's two pipes, on its way to numbered frames.
+//!
+//! Owns the bytes between pipe and ring, the masking hook, and the rule that no frame ever holds a whole marker. Must
+//! never wait: with no room in the ring nothing is read, the pipe fills, and the job waits.
+
+use crate::ring::Ring;
+use crate::sys;
+use crate::wire::{MARKER, MAX_OUTPUT};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+
+/// Reads in a row before the loop looks at its other work. Together they are half of the ring.
+const READS_PER_TURN: usize = 8;
+
+pub(crate) struct Source {
+    /// Gone after the end.
+    pipe: Option<OwnedFd>,
+    /// 1 or 2.
+    stream: u8,
+    /// Bytes that were read and did not go into the last frame; at most one read.
+    carry: Vec<u8>,
+    taken: usize,
+    /// All bytes of this stream so far.
+    bytes: u64,
+}
+
+/// What a turn of reading found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// The pipe was emptied, for now.
+    Dry,
+    /// There is more.
+    More,
+    /// The ring is full.
+    Full,
+}
+
+impl Source {
+    pub(crate) fn new(pipe: OwnedFd, stream: u8) -> Self {
+        // The memory is asked for before the job can take it.
+        Self { pipe: Some(pipe), stream, carry: Vec::with_capacity(MAX_OUTPUT), taken: 0, bytes: 0 }
+    }
+
+    /// The descriptor to wait for; none after the end.
+    pub(crate) fn fd(&self) -> Option<RawFd> {
+        self.pipe.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether everything that was read is in frames and the pipe has ended.
+    pub(crate) fn ended(&self) -> bool {
+        self.pipe.is_none() && self.carry.is_empty()
+    }
+
+    /// Whether there is something to put into frames without reading.
+    pub(crate) fn holds_back(&self) -> bool {
+        !self.carry.is_empty()
+    }
+
+    /// Nobody is left who could write: what is not there now never comes.
+    pub(crate) fn close_if_dry(&mut self, turn: Turn) {
+        if turn == Turn::Dry {
+            self.pipe = None;
+        }
+    }
+
+    /// Moves what is there into the ring.
+    pub(crate) fn turn(&mut self, ring: &mut Ring) -> Turn {
+        for _ in 0..READS_PER_TURN {
+            let Some(slot) = ring.slot() else { return Turn::Full };
+            // Only what was just read is masked: the carry has been.
+            let (kept, whole) = if self.carry.is_empty() {
+                match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), slot)) {
+                    Some(Ok(Some(count))) if count > 0 => (mask(&mut slot[..count]), count == slot.len()),
+                    Some(Ok(None)) | None => return Turn::Dry,
+                    // The end; a pipe that cannot be read has ended too.
+                    Some(Ok(Some(_)) | Err(_)) => {
+                        self.pipe = None;
+                        return Turn::Dry;
+                    }
+                }
+            } else {
+                let rest = &self.carry[self.taken..];
+                slot[..rest.len()].copy_from_slice(rest);
+                (rest.len(), true)
+            };
+            let cut = unforgeable(&slot[..kept]);
+            self.keep(&slot[cut..kept]);
+            ring.commit(self.stream, sys::unix_us(), cut);
+            self.bytes += cut as u64;
+            if self.carry.is_empty() && !whole {
+                // A short read emptied the pipe; asking again would only cost a call.
+                return Turn::Dry;
+            }
+        }
+        Turn::More
+    }
+
+    /// Holds back the end of a read. Moves bytes only when a new read is cut: then the carry is empty.
+    fn keep(&mut self, rest: &[u8]) {
+        if rest.is_empty() {
+            self.carry.clear();
+            self.taken = 0;
+        } else if self.carry.is_empty() {
+            self.carry.extend_from_slice(rest);
+        } else {
+            self.taken = self.carry.len() - rest.len();
+        }
+    }
+}
+
+/// The one place that all output passes before it is numbered, hashed or stored: here secrets will be masked, so that
+/// nobody behind needs to know them. What remains of `bytes` is its beginning; says how long that is. In this version
+/// it changes nothing. A masker that needs to see further holds bytes back as [`Source`] does.
+fn mask(bytes: &mut [u8]) -> usize {
+    bytes.len()
+}
+
+/// How much of `bytes` goes into one frame: all of it, or up to the last byte of the first marker in it. So no payload ever
+/// holds a whole marker. A session can begin in the middle of a frame, and its reader then looks for the next marker: it
+/// must be ours, not one that the job printed with a forged end behind it.
+fn unforgeable(bytes: &[u8]) -> usize {
+    const LAST: usize = MARKER.len() - 1;
+    let mut from = 0;
+    while let Some(found) = sys::find_byte(&bytes[from..], MARKER[LAST]) {
+        let at = from + found;
+        if at >= LAST && bytes[at - LAST..=at] == MARKER {
+            return at;
+        }
+        from = at + 1;
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Decoder, FromWarden, seal};
+    use std::io::Write;
+
+    fn source() -> (Source, std::fs::File) {
+        let (from, to) = sys::pipe().expect("a pipe");
+        sys::widen_pipe(from.as_raw_fd(), 1 << 20);
+        (Source::new(from, 2), std::fs::File::from(to))
+    }
+
+    /// Sends all that the ring holds, and gives back the payloads.
+    fn sent(ring: &mut Ring) -> Vec<Vec<u8>> {
+        let (mut decoder, mut pieces) = (Decoder::new(), Vec::new());
+        loop {
+            let count = ring.sendable(usize::MAX).len();
+            if count == 0 {
+                break;
+            }
+            decoder.feed(ring.sendable(usize::MAX));
+            ring.advance(count);
+        }
+        while let Some(frame) = decoder.next() {
+            let Ok(FromWarden::Output { stream: 2, bytes, .. }) = FromWarden::decode(&frame) else {
+                panic!("no output")
+            };
+            pieces.push(bytes);
+        }
+        ring.acknowledge(u64::MAX);
+        pieces
+    }
+
+    #[test]
+    fn no_frame_holds_a_marker_and_no_byte_is_lost() {
+        let (mut source, mut job) = source();
+        let mut ring = Ring::new(1 << 20, seal);
+        let mut text = Vec::new();
+        let mut forged = Vec::new();
+        FromWarden::Fault { text: "forged".into() }.encode(1, 0, &mut forged);
+        for piece in [b"plain ".as_slice(), &MARKER, &MARKER, &forged, &MARKER[..3], &MARKER, b"\x9b\xc3 tail"] {
+            text.extend_from_slice(piece);
+        }
+        job.write_all(&text).expect("room");
+        drop(job);
+        while !source.ended() {
+            source.turn(&mut ring);
+        }
+        let pieces = sent(&mut ring);
+        assert_eq!(pieces.concat(), text);
+        assert!(pieces.iter().all(|piece| !piece.windows(4).any(|four| four == MARKER)));
+        assert_eq!((pieces.len(), source.bytes()), (5, text.len() as u64));
+    }
+
+    #[test]
+    fn reading_stops_while_the_ring_is_full_and_goes_on_after() {
+        let (mut source, mut job) = source();
+        let mut ring = Ring::new(0, seal);
+        let text: Vec<u8> = (0..500_000u32).map(|n| (n % 251) as u8).collect();
+        job.write_all(&text).expect("room");
+        drop(job);
+        let (mut got, mut was_full) = (Vec::new(), false);
+        while !source.ended() {
+            if source.turn(&mut ring) == Turn::Full {
+                was_full = true;
+                assert_eq!(source.turn(&mut ring), Turn::Full);
+                got.extend(sent(&mut ring).concat());
+            }
+        }
+        got.extend(sent(&mut ring).concat());
+        assert!(was_full && got == text);
+    }
+
+    #[test]
+    fn an_empty_pipe_is_dry_and_ends_only_when_nobody_can_write() {
+        let (mut source, job) = source();
+        let mut ring = Ring::new(0, seal);
+        let turn = source.turn(&mut ring);
+        assert_eq!((turn, source.ended()), (Turn::Dry, false));
+        source.close_if_dry(turn);
+        assert!(source.ended());
+        drop(job);
+    }
+
+    #[test]
+    fn markers_are_found_where_they_end() {
+        assert_eq!(unforgeable(b""), 0);
+        assert_eq!(unforgeable(b"\x9b\x9b\x9b"), 3);
+        assert_eq!(unforgeable(&MARKER), 3);
+        assert_eq!(unforgeable(b"a\xc3\x4a\x43\x9b\x9b"), 4);
+        assert_eq!(unforgeable(b"\xc3\x4a\x43"), 3);
+    }
+}
