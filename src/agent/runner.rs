@@ -47,7 +47,9 @@ pub(super) enum Outcome {
 impl<E: Executor> Runner<E> {
     /// Runs it. `attempt` is an error when admission refused the job.
     pub(super) async fn run(self, attempt: Result<Attempt, Cause>, orders: mpsc::Receiver<Orders>) -> Outcome {
-        let span = tracing::info_span!("attempt", job_id = %self.id.job, attempt = self.id.attempt);
+        // A job's id is 128 bits, as a trace's is: the one is the other.
+        let trace_id = self.id.job.simple();
+        let span = tracing::info_span!("attempt", job_id = %self.id.job, attempt = self.id.attempt, trace_id);
         async move {
             match attempt {
                 Ok(Attempt { order, permit }) => {

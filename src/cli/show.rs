@@ -47,7 +47,7 @@ fn time(value: &Value) -> String {
 pub(super) fn jobs(list: &Value) -> String {
     let rows = list["jobs"].as_array().into_iter().flatten().map(|job| {
         let state = if job["ending"].is_null() { text(&job["phase"]) } else { text(&job["ending"]["verdict"]) };
-        vec![text(&job["id"]), text(&job["spec"]["name"]), state, text(&job["attempt"]), time(&job["submitted_at"])]
+        vec![text(&job["id"]), text(&job["name"]), state, text(&job["attempt"]), time(&job["submitted_at"])]
     });
     table(&["ID", "NAME", "STATE", "TRY", "SUBMITTED"], rows.collect())
 }
@@ -129,8 +129,7 @@ mod tests {
 
     #[test]
     fn text_from_outside_cannot_steer_a_terminal() {
-        let shown =
-            jobs(&serde_json::json!({"jobs": [{"id": "x", "spec": {"name": "a\u{1b}[2Jb\n"}, "phase": "queued"}]}));
+        let shown = jobs(&serde_json::json!({"jobs": [{"id": "x", "name": "a\u{1b}[2Jb\n", "phase": "queued"}]}));
         assert!(!shown.contains('\u{1b}') && shown.contains("a\\u{1b}[2Jb\\n"), "{shown}");
     }
 }

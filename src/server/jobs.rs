@@ -3,7 +3,7 @@
 use super::App;
 use super::problem::ProblemDocument;
 use crate::backend::Waited;
-use crate::job::{Job, JobId, JobSpec, Millis, Phase, parse_json};
+use crate::job::{Ending, Job, JobId, JobSpec, Millis, Phase, UnixMillis, parse_json};
 use crate::queue::{Canceled, ListFilter, Submitted};
 use axum::Json;
 use axum::body::Bytes;
@@ -12,6 +12,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Longest page of a list.
@@ -37,10 +38,44 @@ pub(super) struct ListQuery {
     limit: Option<u32>,
 }
 
+/// What a list says of a job: everything but its spec, history and receipt, which can be a megabyte each.
+#[derive(Debug, Serialize)]
+struct JobSummary {
+    id: JobId,
+    name: Option<String>,
+    phase: Phase,
+    ending: Option<Ending>,
+    attempt: u32,
+    agent: Option<String>,
+    priority: i32,
+    labels: BTreeMap<String, String>,
+    submitted_at: UnixMillis,
+    started_at: Option<UnixMillis>,
+    ended_at: Option<UnixMillis>,
+}
+
+impl From<Job> for JobSummary {
+    fn from(job: Job) -> Self {
+        Self {
+            id: job.id,
+            name: job.spec.name().map(str::to_owned),
+            phase: job.phase,
+            ending: job.ending,
+            attempt: job.attempt,
+            agent: job.agent,
+            priority: job.spec.priority(),
+            labels: job.spec.labels().clone(),
+            submitted_at: job.submitted_at,
+            started_at: job.started_at,
+            ended_at: job.ended_at,
+        }
+    }
+}
+
 /// A page of jobs.
 #[derive(Debug, Serialize)]
 pub(super) struct JobList {
-    jobs: Vec<Job>,
+    jobs: Vec<JobSummary>,
     /// The `before` of the next page; absent on the last one.
     next: Option<JobId>,
 }
@@ -162,7 +197,7 @@ pub(super) async fn list(
     let more = jobs.len() > limit as usize;
     jobs.truncate(limit as usize);
     let next = jobs.last().map(|job| job.id).filter(|_| more);
-    Ok(Json(JobList { jobs, next }))
+    Ok(Json(JobList { jobs: jobs.into_iter().map(JobSummary::from).collect(), next }))
 }
 
 pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Answer<(StatusCode, Json<Job>)> {
