@@ -236,7 +236,14 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
         Expect::at_most("mount./workspace.size", shape.workspace_size.as_u64()),
         Expect::at_most("memory_limit_bytes", limits.memory),
         Expect::at_most("pids_limit", u64::from(limits.pids)),
+        // The engine sets a quota for each tenth of a second.
+        Expect::at_most("cpu_quota_us", u64::from(limits.cpu_milli) * 100),
+        Expect::eq("mount./tmp.noexec", "1"),
     ];
+    for place in ["/tmp", "/workspace", "/dev/shm"] {
+        all.push(Expect::eq(&format!("mount.{place}.nosuid"), "1"));
+        all.push(Expect::eq(&format!("mount.{place}.nodev"), "1"));
+    }
     for tried in
         ["unshare_user", "mount", "io_uring", "socket_vsock", "socket_alg", "ptrace", "raw_socket", "bpf", "keyctl"]
     {
