@@ -8,21 +8,23 @@ use crate::admission::{Capacity, Ledger, Presets, resolve};
 use crate::backend::{Embedded, Order};
 use crate::executor::warden::{Orders, StopReason};
 use crate::executor::{CellOrder, Executor};
-use crate::job::{AttemptId, Millis};
+use crate::job::{AttemptId, JobId, Millis};
 use crate::queue::{Claim, LeaseToken, Renewal, StoreError};
 use crate::telemetry::Metrics;
 use futures_util::future::BoxFuture;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{self, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 /// Orders to one runner that may wait. A runner takes them within milliseconds; one that cannot is told again at the
 /// next renewal.
 const ORDERS_PER_RUNNER: usize = 8;
+/// Cancels remembered while a claim is under way. One more is learnt from the next renewal.
+const MOST_EARLY: usize = 256;
 /// One long poll for work. An embedded backend wakes it at once; the end of it only bounds a wait that went wrong.
 const CLAIM_WAIT: Duration = Duration::from_secs(20);
 /// After a claim that failed.
@@ -96,6 +98,10 @@ struct Table<E: Executor> {
     /// bounded by them.
     waiting: VecDeque<Waiting>,
     runners: JoinSet<Outcome>,
+    /// Which runner has which attempt, for one that panics and cannot say.
+    tasks: HashMap<task::Id, AttemptId>,
+    /// Jobs whose end was asked for while a claim was under way: it may be about to bring them.
+    early: HashSet<JobId>,
 }
 
 struct Waiting {
@@ -118,8 +124,15 @@ impl<E: Executor> Agent<E> {
     /// Runs until `drain` and then until every job has ended or was ended; `force` ends them at once.
     pub async fn run(self, drain: CancellationToken, force: CancellationToken) -> Drained {
         let ledger = Ledger::new(self.settings.capacity);
-        let table =
-            Table { agent: self, ledger, held: BTreeMap::new(), waiting: VecDeque::new(), runners: JoinSet::new() };
+        let table = Table {
+            agent: self,
+            ledger,
+            held: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            runners: JoinSet::new(),
+            tasks: HashMap::new(),
+            early: HashSet::new(),
+        };
         table.run(drain, force).await
     }
 }
@@ -146,7 +159,7 @@ impl<E: Executor> Table<E> {
                 () = drain.cancelled() => break,
                 order = orders.recv() => self.ordered(order).await,
                 _ = renew.tick() => self.renew().await,
-                Some(ended) = self.runners.join_next() => {
+                Some(ended) = self.runners.join_next_with_id() => {
                     if self.ended(ended) {
                         probe_at = Instant::now() + PROBE_PAUSE;
                     }
@@ -231,9 +244,14 @@ impl<E: Executor> Table<E> {
         }
         for claim in claims {
             let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
-            self.held.insert(claim.attempt, Held { token: claim.token, orders: sender });
+            let held = Held { token: claim.token, orders: sender };
+            if self.early.contains(&claim.attempt.job) {
+                tell(claim.attempt, &held, Orders::Stop(StopReason::Cancel));
+            }
+            self.held.insert(claim.attempt, held);
             self.waiting.push_back(Waiting { claim, orders });
         }
+        self.early.clear();
     }
 
     /// Starts what fits now, in order.
@@ -269,25 +287,29 @@ impl<E: Executor> Table<E> {
                 token: claim.token,
                 reconnect: settings.reconnect,
             };
-            self.runners.spawn(runner.run(attempt, orders));
+            let task = self.runners.spawn(runner.run(attempt, orders));
+            self.tasks.insert(task.id(), claim.attempt);
         }
     }
 
     /// Takes a runner's end; true when it says that no cells can be made.
-    fn ended(&mut self, ended: Result<Outcome, tokio::task::JoinError>) -> bool {
+    fn ended(&mut self, ended: Result<(task::Id, Outcome), task::JoinError>) -> bool {
+        let id = match &ended {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        if let Some(attempt) = self.tasks.remove(&id) {
+            self.held.remove(&attempt);
+        }
         match ended {
-            Ok(Outcome::Reported(attempt)) => {
-                self.held.remove(&attempt);
-                false
-            }
-            Ok(Outcome::Returned { attempt, reason }) => {
-                self.held.remove(&attempt);
-                self.agent.status.send_modify(|status| status.unavailable = Some(reason.clone()));
-                tracing::error!(%attempt, %reason, "no cell can be made; the job went back to the queue");
+            Ok((_, Outcome::Reported)) => false,
+            Ok((_, Outcome::Returned { reason })) => {
+                tracing::error!(%reason, "no cell can be made; the job went back to the queue");
+                self.agent.status.send_modify(|status| status.unavailable = Some(reason));
                 true
             }
             Err(error) => {
-                // Its lease runs out and the backend hands the job out again; the sweep finds the cell.
+                // Its lease is not renewed any more and runs out; the next start's sweep finds the cell.
                 tracing::error!(%error, "a runner panicked");
                 false
             }
@@ -297,6 +319,9 @@ impl<E: Executor> Table<E> {
     async fn ordered(&mut self, order: Result<Order, broadcast::error::RecvError>) {
         match order {
             Ok(Order::Cancel(job)) => {
+                if self.early.len() < MOST_EARLY {
+                    self.early.insert(job);
+                }
                 for (attempt, held) in &self.held {
                     if attempt.job == job {
                         tell(*attempt, held, Orders::Stop(StopReason::Cancel));
@@ -379,7 +404,7 @@ impl<E: Executor> Table<E> {
                 }
                 order = orders.recv() => self.ordered(order).await,
                 _ = renew.tick() => self.renew().await,
-                Some(ended) = self.runners.join_next() => { self.ended(ended); }
+                Some(ended) = self.runners.join_next_with_id() => { self.ended(ended); }
             }
         }
         self.publish(true);

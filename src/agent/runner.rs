@@ -5,7 +5,7 @@ use crate::backend::Embedded;
 use crate::executor::warden::{Conversation, Finished, Orders, Progress, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, NoCell};
 use crate::job::{AttemptId, Cause, LogTotals, Phase, Report, UnixMillis};
-use crate::queue::{Completion, LeaseToken};
+use crate::queue::{Applied, Completion, LeaseToken};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,9 +39,9 @@ pub(super) struct Attempt {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// Its end was reported, or nobody wants the report any more.
-    Reported(AttemptId),
+    Reported,
     /// It never started and went back to the queue, because no cells can be made here now.
-    Returned { attempt: AttemptId, reason: String },
+    Returned { reason: String },
 }
 
 impl<E: Executor> Runner<E> {
@@ -67,10 +67,14 @@ impl<E: Executor> Runner<E> {
 
     async fn in_a_cell(&self, order: CellOrder, mut orders: mpsc::Receiver<Orders>) -> Outcome {
         // The intent, before the first effect outside: the cell's name derives from the attempt.
-        if let Err(error) =
-            self.backend.advance(self.id, self.token, Phase::Preparing, UnixMillis::now(), "cell_intent").await
-        {
-            return self.give_back(format!("the queue does not take the intent: {error}")).await;
+        let intent = self.backend.advance(self.id, self.token, Phase::Preparing, UnixMillis::now(), "cell_intent");
+        match intent.await {
+            Ok(Applied::Applied | Applied::AlreadyThere) => {}
+            Ok(Applied::Refused) => {
+                tracing::warn!("the lease is not ours any more; nothing was started");
+                return Outcome::Reported;
+            }
+            Err(error) => return self.give_back(format!("the queue does not take the intent: {error}")).await,
         }
         let asked = std::time::Instant::now();
         // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
@@ -175,10 +179,10 @@ impl<E: Executor> Runner<E> {
         let mut pause = REPORT_PAUSES.0;
         for _ in 0..REPORT_TRIES {
             match self.backend.report(&report, self.token).await {
-                Ok(Completion::Applied(_) | Completion::AlreadyEnded) => return Outcome::Reported(self.id),
+                Ok(Completion::Applied(_) | Completion::AlreadyEnded) => return Outcome::Reported,
                 Ok(Completion::Unknown) => {
                     tracing::warn!("the backend does not want the report: the lease is not ours any more");
-                    return Outcome::Reported(self.id);
+                    return Outcome::Reported;
                 }
                 Err(error) => tracing::error!(%error, "report failed; trying again"),
             }
@@ -186,14 +190,14 @@ impl<E: Executor> Runner<E> {
             pause = (pause * 2).min(REPORT_PAUSES.1);
         }
         tracing::error!("the report could not be delivered; the lease will run out");
-        Outcome::Reported(self.id)
+        Outcome::Reported
     }
 
     async fn give_back(&self, reason: String) -> Outcome {
         if let Err(error) = self.backend.release(self.id, self.token, "no_cell").await {
             tracing::error!(%error, "the job could not be given back; its lease will run out");
         }
-        Outcome::Returned { attempt: self.id, reason }
+        Outcome::Returned { reason }
     }
 }
 

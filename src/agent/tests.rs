@@ -159,6 +159,10 @@ async fn a_cancel_works_before_during_and_after() {
     let job = stage.ended(running).await;
     assert_eq!(job.ending.expect("ended").cause, Cause::Canceled);
     assert!(matches!(stage.backend.cancel(running).await, Ok(Canceled::AlreadyEnded(_))));
+    // In the moment of its claim, which is over before the agent has seen the answer.
+    let claimed = stage.submit(&["sleep", "500000"]).await;
+    stage.backend.cancel(claimed).await.expect("cancels");
+    assert_eq!(stage.ended(claimed).await.ending.expect("ended").cause, Cause::Canceled);
     // While its cell is being made.
     let early = stage.submit(&["sleep", "500000"]).await;
     stage.phase(early, Phase::Preparing).await;

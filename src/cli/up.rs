@@ -36,6 +36,9 @@ pub(super) async fn up(config: Config) -> Result<u8, Failure> {
     })?;
     let address = listener.local_addr().map_err(|error| Failure::unavailable(error.to_string()))?;
     let url = format!("http://{address}");
+    if !address.ip().is_loopback() {
+        tracing::warn!(%address, "the API is reachable from other hosts, without TLS: whoever sees the traffic sees the key");
+    }
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Queue, Component::Engine, Component::Agent]);
     health.set(Component::Queue, State::Ok);
