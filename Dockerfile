@@ -12,6 +12,9 @@ COPY warden warden
 COPY seccomp seccomp
 COPY config config
 COPY src src
+# The manifest names them, and cargo wants every target it names.
+COPY benches benches
+COPY tests tests
 RUN cargo build --release --locked --bin jobcell
 
 FROM debian:bookworm-slim
