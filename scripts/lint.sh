@@ -12,6 +12,11 @@ need_rust_component clippy clippy
 cd "$(project_root)"
 cargo fmt --all --check
 cargo clippy --locked --all-targets -- -D warnings
+# The warden and the build script are no modules of the package, so they are looked at by themselves.
+rustfmt --check --edition 2024 warden/src/main.rs build.rs
+lints=$(mktemp -d "${TMPDIR:-/tmp}/jobcell-lint.XXXXXX")
+trap 'rm -rf "$lints"' EXIT
+clippy-driver --edition 2024 --crate-name warden --emit=metadata --out-dir "$lints" -D warnings warden/src/main.rs
 if have cargo-deny; then cargo deny --locked check; else say "cargo-deny is not installed: licences and advisories are not checked"; fi
 if have shellcheck; then
   shellcheck -x scripts/*.sh deploy/images/*.sh .ci/run

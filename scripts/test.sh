@@ -14,4 +14,5 @@ DOCKER_HOST=$("$here/engine.sh")
 export DOCKER_HOST
 "$here/images.sh"
 cd "$(project_root)"
-JOBCELL_TEST_ENGINE=required cargo test --locked "$@"
+# Not the examples in documentation: there are none to run.
+JOBCELL_TEST_ENGINE=required cargo test --locked --lib --bins --tests "$@"

@@ -10,3 +10,4 @@ mod engine_faults;
 mod output;
 mod ranks;
 mod stage;
+mod warden;
