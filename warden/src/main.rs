@@ -26,7 +26,7 @@ mod serve;
 mod source;
 #[allow(clippy::cast_possible_truncation, reason = "numbers of system calls and C's int are what they are")]
 mod sys;
-#[allow(dead_code, reason = "the agent's half is not used here")]
+#[allow(dead_code, unused_imports, reason = "the agent's half is not used here")]
 mod wire;
 
 use std::process::ExitCode;

@@ -1,0 +1,187 @@
+//! What a cell runs and what must be in force in it: section 0 of a spec, and the comparison with the receipt.
+
+use super::fields::{BadPayload, Reader, Writer};
+
+/// A fact and its value, as read or tried from inside a cell.
+pub type Fact = (String, String);
+
+/// How an expectation compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// The same text.
+    Eq,
+    /// A number not above.
+    AtMost,
+    /// A number not below.
+    AtLeast,
+    /// One of the texts between commas.
+    OneOf,
+    /// There at all.
+    Present,
+    /// Not there.
+    Absent,
+}
+
+impl Op {
+    const ALL: [Self; 6] = [Self::Eq, Self::AtMost, Self::AtLeast, Self::OneOf, Self::Present, Self::Absent];
+}
+
+/// One thing that must be in force before the job starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expect {
+    /// The fact.
+    pub key: String,
+    /// The comparison.
+    pub op: Op,
+    /// What to compare with.
+    pub value: String,
+}
+
+impl Expect {
+    /// The fact has exactly this value.
+    pub fn eq(key: &str, value: &str) -> Self {
+        Self { key: key.to_owned(), op: Op::Eq, value: value.to_owned() }
+    }
+    /// The fact is a number not above `value`.
+    pub fn at_most(key: &str, value: u64) -> Self {
+        Self { key: key.to_owned(), op: Op::AtMost, value: value.to_string() }
+    }
+    /// The fact is one of the texts between commas.
+    pub fn one_of(key: &str, values: &str) -> Self {
+        Self { key: key.to_owned(), op: Op::OneOf, value: values.to_owned() }
+    }
+
+    fn met_by(&self, got: Option<&str>) -> bool {
+        let numbers = || Some((got?.parse::<u64>().ok()?, self.value.parse::<u64>().ok()?));
+        match self.op {
+            Op::Eq => got == Some(&self.value),
+            Op::AtMost => numbers().is_some_and(|(got, most)| got <= most),
+            Op::AtLeast => numbers().is_some_and(|(got, least)| got >= least),
+            Op::OneOf => got.is_some_and(|got| self.value.split(',').any(|value| value == got)),
+            Op::Present => got.is_some(),
+            Op::Absent => got.is_none(),
+        }
+    }
+
+    fn wanted(&self) -> String {
+        match self.op {
+            Op::Eq => self.value.clone(),
+            Op::AtMost => format!("at most {}", self.value),
+            Op::AtLeast => format!("at least {}", self.value),
+            Op::OneOf => format!("one of {}", self.value),
+            Op::Present => "anything".to_owned(),
+            Op::Absent => "nothing".to_owned(),
+        }
+    }
+}
+
+/// An expectation that is not met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mismatch {
+    /// The fact.
+    pub key: String,
+    /// What was asked for.
+    pub wanted: String,
+    /// What is.
+    pub got: String,
+}
+
+/// Every expectation that `facts` do not meet. A fact that could not be read meets none but [`Op::Absent`].
+pub fn unmet(expect: &[Expect], facts: &[Fact]) -> Vec<Mismatch> {
+    let value = |key: &str| facts.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    expect
+        .iter()
+        .filter(|one| !one.met_by(value(&one.key)))
+        .map(|one| Mismatch {
+            key: one.key.clone(),
+            wanted: one.wanted(),
+            got: value(&one.key).unwrap_or("(not there)").to_owned(),
+        })
+        .collect()
+}
+
+/// A limit that the warden sets in the job's process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rlimit {
+    /// The kernel's number for it.
+    pub resource: u32,
+    /// Soft limit.
+    pub soft: u64,
+    /// Hard limit.
+    pub hard: u64,
+}
+
+/// What a cell runs, and what must be in force before: section 0 of a spec.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CellSpec {
+    /// The attempt's identity.
+    pub attempt: String,
+    /// Program and arguments; the element `{script}` stands for `script_path`.
+    pub argv: Vec<String>,
+    /// Variables.
+    pub env: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Names taken from the warden's own environment where `env` does not set them; `*` takes all but HOME, HOSTNAME,
+    /// TERM.
+    pub inherit_env: Vec<String>,
+    /// Working directory.
+    pub cwd: String,
+    /// Where section 1 goes; empty when there is no script.
+    pub script_path: String,
+    /// Wall-clock limit from the start, milliseconds.
+    pub wall_timeout_ms: u64,
+    /// Between TERM and KILL, milliseconds.
+    pub grace_ms: u32,
+    /// The first term of the lease, milliseconds.
+    pub lease_ms: u64,
+    /// Limits of the job's processes.
+    pub rlimits: Vec<Rlimit>,
+    /// Size asked for the job's pipes.
+    pub output_pipe_bytes: u32,
+    /// What must be in force.
+    pub expect: Vec<Expect>,
+}
+
+impl CellSpec {
+    /// Appends the encoded form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let writer = Writer::default()
+            .text(&self.attempt)
+            .list(&self.argv, |w, item| w.text(item))
+            .list(&self.env, |w, (key, value)| w.bytes(key).bytes(value))
+            .list(&self.inherit_env, |w, item| w.text(item))
+            .text(&self.cwd)
+            .text(&self.script_path)
+            .u64(self.wall_timeout_ms)
+            .u32(self.grace_ms)
+            .u64(self.lease_ms)
+            .list(&self.rlimits, |w, one| w.u32(one.resource).u64(one.soft).u64(one.hard))
+            .u32(self.output_pipe_bytes)
+            .list(&self.expect, |w, one| w.text(&one.key).u8(one.op as u8).text(&one.value));
+        out.extend_from_slice(&writer.0);
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    pub fn decode(bytes: &[u8]) -> Result<Self, BadPayload> {
+        let mut r = Reader(bytes);
+        let spec = Self {
+            attempt: r.text()?,
+            argv: r.list(|r| r.text())?,
+            env: r.list(|r| Ok((r.bytes()?.to_vec(), r.bytes()?.to_vec())))?,
+            inherit_env: r.list(|r| r.text())?,
+            cwd: r.text()?,
+            script_path: r.text()?,
+            wall_timeout_ms: r.u64()?,
+            grace_ms: r.u32()?,
+            lease_ms: r.u64()?,
+            rlimits: r.list(|r| Ok(Rlimit { resource: r.u32()?, soft: r.u64()?, hard: r.u64()? }))?,
+            output_pipe_bytes: r.u32()?,
+            expect: r.list(|r| {
+                let key = r.text()?;
+                let op = *Op::ALL.get(r.u8()? as usize).ok_or(BadPayload("an unknown comparison"))?;
+                Ok(Expect { key, op, value: r.text()? })
+            })?,
+        };
+        r.end()?;
+        Ok(spec)
+    }
+}

@@ -1,0 +1,356 @@
+//! The messages of both sides.
+
+use super::cell::{Fact, Mismatch};
+use super::fields::{BadPayload, Reader, Writer};
+use super::frame::{Frame, crc32c, encode};
+
+/// What the agent says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToWarden {
+    /// Opens a session, with a higher epoch than any before.
+    Attach {
+        /// Oldest version the agent speaks.
+        min_version: u8,
+        /// Newest.
+        max_version: u8,
+        /// The attempt it is here for.
+        attempt: String,
+        /// Last output frame it has; 0 for none.
+        stored: u64,
+        /// Bytes of output that may be unacknowledged.
+        window: u32,
+    },
+    /// A part of the spec: section 0 is the head, 1 the script, 2 the job's standard input.
+    SpecChunk {
+        /// Which.
+        section: u8,
+        /// Where it goes; chunks of a section come in order, a repeat is ignored.
+        offset: u64,
+        /// The part.
+        bytes: Vec<u8>,
+    },
+    /// The spec is whole: length and checksum of each section. The job starts, once.
+    Commit {
+        /// By section.
+        lengths: [u64; 3],
+        /// By section, CRC-32C.
+        sums: [u32; 3],
+    },
+    /// Everything up to this frame is stored.
+    Ack {
+        /// The frame.
+        seq: u64,
+    },
+    /// Ends the job.
+    Stop {
+        /// 0: TERM, grace, KILL. 1: KILL now.
+        level: u8,
+        /// 1 cancel, 2 timeout, 3 silence, 4 drain, 5 lease, 6 forced; a higher one replaces a lower one.
+        reason: u8,
+        /// Between TERM and KILL.
+        grace_ms: u32,
+    },
+    /// Are you there?
+    Ping {
+        /// Comes back.
+        nonce: u64,
+    },
+    /// The lease lasts this much longer from now.
+    Lease {
+        /// Milliseconds.
+        remaining_ms: u64,
+    },
+    /// The end is known and stored: go.
+    Close,
+}
+
+impl ToWarden {
+    /// The commit for these sections.
+    pub fn commit(head: &[u8], script: &[u8], stdin: &[u8]) -> Self {
+        let sections = [head, script, stdin];
+        Self::Commit { lengths: sections.map(|section| section.len() as u64), sums: sections.map(crc32c) }
+    }
+
+    /// Appends the message as a frame.
+    pub fn encode(&self, epoch: u32, out: &mut Vec<u8>) {
+        let w = Writer::default();
+        let (kind, w) = match self {
+            Self::Attach { min_version, max_version, attempt, stored, window } => {
+                (1, w.u8(*min_version).u8(*max_version).text(attempt).u64(*stored).u32(*window))
+            }
+            Self::SpecChunk { section, offset, bytes } => (2, w.u8(*section).u64(*offset).bytes(bytes)),
+            Self::Commit { lengths, sums } => {
+                let w = lengths.iter().fold(w, |w, length| w.u64(*length));
+                (3, sums.iter().fold(w, |w, sum| w.u32(*sum)))
+            }
+            Self::Ack { seq } => (4, w.u64(*seq)),
+            Self::Stop { level, reason, grace_ms } => (5, w.u8(*level).u8(*reason).u32(*grace_ms)),
+            Self::Ping { nonce } => (6, w.u64(*nonce)),
+            Self::Lease { remaining_ms } => (7, w.u64(*remaining_ms)),
+            Self::Close => (8, w),
+        };
+        encode(kind, 0, epoch, 0, &[&w.0], out);
+    }
+
+    /// Reads a frame.
+    pub fn decode(frame: &Frame<'_>) -> Result<Self, BadPayload> {
+        let mut r = Reader(frame.payload);
+        let message = match frame.kind {
+            1 => Self::Attach {
+                min_version: r.u8()?,
+                max_version: r.u8()?,
+                attempt: r.text()?,
+                stored: r.u64()?,
+                window: r.u32()?,
+            },
+            2 => Self::SpecChunk { section: r.u8()?, offset: r.u64()?, bytes: r.bytes()?.to_vec() },
+            3 => Self::Commit { lengths: [r.u64()?, r.u64()?, r.u64()?], sums: [r.u32()?, r.u32()?, r.u32()?] },
+            4 => Self::Ack { seq: r.u64()? },
+            5 => Self::Stop { level: r.u8()?, reason: r.u8()?, grace_ms: r.u32()? },
+            6 => Self::Ping { nonce: r.u64()? },
+            7 => Self::Lease { remaining_ms: r.u64()? },
+            8 => Self::Close,
+            _ => return Err(BadPayload("an unknown kind")),
+        };
+        r.end()?;
+        Ok(message)
+    }
+}
+
+/// Where a warden stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WardenState {
+    /// It has no spec.
+    Waiting,
+    /// The job runs.
+    Running,
+    /// The job has ended, or was refused.
+    Ended,
+}
+
+/// How the main process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitKind {
+    /// With an exit code.
+    Exited,
+    /// By a signal.
+    Signaled,
+    /// It never started; the code is the kernel's error number.
+    StartFailed,
+}
+
+/// The end of a job, in the warden's words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// Number of the last output frame.
+    pub last_seq: u64,
+    /// How.
+    pub kind: ExitKind,
+    /// Exit code, signal or error number.
+    pub code: i32,
+    /// For a start that failed: `interpreter`, `workdir`, `script`, …
+    pub step: String,
+    /// Why the warden ended it; 0 when it did not. Numbers as in [`ToWarden::Stop`].
+    pub stop_reason: u8,
+    /// Microseconds since 1970.
+    pub started_us: u64,
+    /// Microseconds since 1970.
+    pub ended_us: u64,
+    /// From start to end, milliseconds.
+    pub wall_ms: u64,
+    /// Processor time in user mode, microseconds.
+    pub utime_us: u64,
+    /// Processor time in the kernel, microseconds.
+    pub stime_us: u64,
+    /// Largest resident size of one process, bytes.
+    pub max_rss_bytes: u64,
+    /// Highest memory use of the cell, bytes; 0 where unknown.
+    pub peak_memory_bytes: u64,
+    /// Processes killed for memory.
+    pub oom_kills: u64,
+    /// Highest number of processes; 0 where unknown.
+    pub peak_pids: u64,
+    /// Bytes of standard output.
+    pub stdout_bytes: u64,
+    /// Bytes of standard error.
+    pub stderr_bytes: u64,
+    /// Processes ended after the main one.
+    pub leftover: u32,
+}
+
+/// What the warden says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromWarden {
+    /// The answer to an attach; the first frame of its epoch.
+    Hello {
+        /// The version spoken.
+        version: u8,
+        /// Which binary.
+        build: String,
+        /// The attempt; empty before a spec.
+        attempt: String,
+        /// Where it stands.
+        state: WardenState,
+        /// Number of the next output frame.
+        next_seq: u64,
+        /// The isolation in force.
+        receipt: Vec<Fact>,
+    },
+    /// The job was not started.
+    Refused {
+        /// What is weaker than asked for.
+        mismatches: Vec<Mismatch>,
+    },
+    /// The job runs.
+    Started {
+        /// In the cell's own numbering.
+        pid: u32,
+        /// Microseconds since 1970.
+        time_us: u64,
+    },
+    /// A piece of output; its number is the frame's.
+    Output {
+        /// 1 standard output, 2 standard error.
+        stream: u8,
+        /// When it was read, microseconds since 1970.
+        time_us: u64,
+        /// The bytes.
+        bytes: Vec<u8>,
+    },
+    /// The job has ended and all its output was sent.
+    Exit(Exit),
+    /// The answer to a ping.
+    Pong {
+        /// The ping's.
+        nonce: u64,
+        /// 1 while the job waits because the ring is full.
+        stalled: u8,
+    },
+    /// The warden met something it cannot go on with.
+    Fault {
+        /// What.
+        text: String,
+    },
+}
+
+/// Kind number of an output frame, for those who take it apart themselves.
+pub const KIND_OUTPUT: u8 = 67;
+
+/// Takes an output payload apart without copying: stream, time, bytes.
+pub fn output_parts(payload: &[u8]) -> Result<(u8, u64, &[u8]), BadPayload> {
+    let mut r = Reader(payload);
+    Ok((r.u8()?, r.u64()?, r.0))
+}
+
+impl FromWarden {
+    /// Appends the message as a frame. `seq` is the number of an output frame, else 0.
+    pub fn encode(&self, epoch: u32, seq: u64, out: &mut Vec<u8>) {
+        let w = Writer::default();
+        let (kind, w) = match self {
+            Self::Hello { version, build, attempt, state, next_seq, receipt } => (
+                64,
+                w.u8(*version)
+                    .text(build)
+                    .text(attempt)
+                    .u8(*state as u8)
+                    .u64(*next_seq)
+                    .list(receipt, |w, (key, value)| w.text(key).text(value)),
+            ),
+            Self::Refused { mismatches } => {
+                (65, w.list(mismatches, |w, one| w.text(&one.key).text(&one.wanted).text(&one.got)))
+            }
+            Self::Started { pid, time_us } => (66, w.u32(*pid).u64(*time_us)),
+            Self::Output { stream, time_us, bytes } => {
+                let head = w.u8(*stream).u64(*time_us);
+                return encode(KIND_OUTPUT, 0, epoch, seq, &[&head.0, bytes], out);
+            }
+            Self::Exit(exit) => (68, exit.write(w)),
+            Self::Pong { nonce, stalled } => (69, w.u64(*nonce).u8(*stalled)),
+            Self::Fault { text } => (70, w.text(text)),
+        };
+        encode(kind, 0, epoch, seq, &[&w.0], out);
+    }
+
+    /// Reads a frame.
+    pub fn decode(frame: &Frame<'_>) -> Result<Self, BadPayload> {
+        let mut r = Reader(frame.payload);
+        let message = match frame.kind {
+            64 => Self::Hello {
+                version: r.u8()?,
+                build: r.text()?,
+                attempt: r.text()?,
+                state: match r.u8()? {
+                    0 => WardenState::Waiting,
+                    1 => WardenState::Running,
+                    2 => WardenState::Ended,
+                    _ => return Err(BadPayload("an unknown state")),
+                },
+                next_seq: r.u64()?,
+                receipt: r.list(|r| Ok((r.text()?, r.text()?)))?,
+            },
+            65 => Self::Refused {
+                mismatches: r.list(|r| Ok(Mismatch { key: r.text()?, wanted: r.text()?, got: r.text()? }))?,
+            },
+            66 => Self::Started { pid: r.u32()?, time_us: r.u64()? },
+            KIND_OUTPUT => {
+                let (stream, time_us, bytes) = output_parts(frame.payload)?;
+                return Ok(Self::Output { stream, time_us, bytes: bytes.to_vec() });
+            }
+            68 => Self::Exit(Exit::read(&mut r)?),
+            69 => Self::Pong { nonce: r.u64()?, stalled: r.u8()? },
+            70 => Self::Fault { text: r.text()? },
+            _ => return Err(BadPayload("an unknown kind")),
+        };
+        r.end()?;
+        Ok(message)
+    }
+}
+
+impl Exit {
+    fn write(&self, w: Writer) -> Writer {
+        w.u64(self.last_seq)
+            .u8(self.kind as u8)
+            .u32(self.code as u32)
+            .text(&self.step)
+            .u8(self.stop_reason)
+            .u64(self.started_us)
+            .u64(self.ended_us)
+            .u64(self.wall_ms)
+            .u64(self.utime_us)
+            .u64(self.stime_us)
+            .u64(self.max_rss_bytes)
+            .u64(self.peak_memory_bytes)
+            .u64(self.oom_kills)
+            .u64(self.peak_pids)
+            .u64(self.stdout_bytes)
+            .u64(self.stderr_bytes)
+            .u32(self.leftover)
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, BadPayload> {
+        Ok(Self {
+            last_seq: r.u64()?,
+            kind: match r.u8()? {
+                0 => ExitKind::Exited,
+                1 => ExitKind::Signaled,
+                2 => ExitKind::StartFailed,
+                _ => return Err(BadPayload("an unknown way to end")),
+            },
+            code: r.i32()?,
+            step: r.text()?,
+            stop_reason: r.u8()?,
+            started_us: r.u64()?,
+            ended_us: r.u64()?,
+            wall_ms: r.u64()?,
+            utime_us: r.u64()?,
+            stime_us: r.u64()?,
+            max_rss_bytes: r.u64()?,
+            peak_memory_bytes: r.u64()?,
+            oom_kills: r.u64()?,
+            peak_pids: r.u64()?,
+            stdout_bytes: r.u64()?,
+            stderr_bytes: r.u64()?,
+            leftover: r.u32()?,
+        })
+    }
+}
