@@ -170,7 +170,7 @@ impl<E: Executor> Runner<E> {
     /// Reports until the backend has it, with growing pauses.
     async fn finish(&self, report: Report) -> Outcome {
         let ending = crate::job::Ending::from(report.cause.clone());
-        tracing::info!(verdict = ending.verdict.name(), cause = report.cause.code(), message = %ending.message, "attempt ended");
+        tracing::info!(verdict = ending.verdict.name(), cause = report.cause.code(), reason = %ending.message, "attempt ended");
         self.metrics.jobs_ended_total.with_label_values(&[ending.verdict.name()]).inc();
         if let Some(usage) = &report.usage {
             let seconds = usage.wall.as_duration().as_secs_f64();
