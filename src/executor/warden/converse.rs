@@ -94,6 +94,8 @@ struct Talk<'a, C: Cell> {
     session: Session,
     began: Instant,
     epoch: u32,
+    /// The epoch of the first link.
+    first_epoch: u32,
     links: u32,
     output: Option<LinkOutput>,
     input: Option<LinkInput>,
@@ -134,6 +136,7 @@ pub async fn converse<C: Cell + Sync>(
         session,
         began,
         epoch: random_below(1 << 30),
+        first_epoch: 0,
         links: 0,
         output: None,
         input: None,
@@ -241,6 +244,9 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         // Unguessable, so that output which a torn stream shows as if it were frames cannot pass for the warden's.
         self.epoch += 1 + random_below(1 << 20);
         self.links += 1;
+        if self.links == 1 {
+            self.first_epoch = self.epoch;
+        }
         self.output = Some(link.output);
         self.input = Some(link.input);
         self.on(Input::Attached, progress);
@@ -266,6 +272,11 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         while self.output.is_some() && self.over.is_none() {
             let Some(frame) = self.decoder.next() else { break };
             if frame.epoch != self.epoch {
+                // What was under way over an earlier link still comes out of the engine's buffers first. It is sent again, so
+                // it is dropped; but it tells that the warden lives.
+                if (self.first_epoch..self.epoch).contains(&frame.epoch) {
+                    self.on(Input::Stale, progress);
+                }
                 continue;
             }
             let seq = frame.seq;

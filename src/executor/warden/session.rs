@@ -67,6 +67,8 @@ pub(super) enum Input {
     Message(FromWarden),
     /// Output with this sequence number arrived.
     Output(u64),
+    /// A frame of an earlier link of ours arrived.
+    Stale,
     /// Everything up to this number is in the log store.
     Stored(u64),
     /// Somebody wants the job to end.
@@ -197,6 +199,7 @@ impl Session {
             Input::Gone(reason) => self.gone(reason, &mut actions),
             Input::Message(message) => self.message(message, now, &mut actions),
             Input::Output(seq) => self.output(seq, now, &mut actions),
+            Input::Stale => self.fruitless = 0,
             Input::Stored(seq) => self.stored_up_to(seq, &mut actions),
             Input::Stop(reason) => self.stop_for(reason, now, &mut actions),
             Input::Renewed(remaining_ms) => self.send(ToWarden::Lease { remaining_ms }, &mut actions),

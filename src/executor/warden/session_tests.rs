@@ -171,6 +171,16 @@ fn silence_makes_a_new_link_and_too_many_of_them_end_it() {
 }
 
 #[test]
+fn links_on_which_only_old_frames_come_are_not_fruitless() {
+    let mut session = running();
+    for now in 0..3 * u64::from(FRUITLESS_ATTACHES) {
+        assert_eq!(session.on(Input::Cut("cut".into()), now), [Action::Reattach]);
+        session.on(Input::Attached, now);
+        session.on(Input::Stale, now);
+    }
+}
+
+#[test]
 fn a_warden_that_never_says_hello_is_given_up() {
     let mut session = session();
     session.on(Input::Attached, 0);
