@@ -9,6 +9,7 @@ mod jobs;
 mod live;
 mod logs;
 mod problem;
+mod unread;
 
 pub use auth::ApiKey;
 pub use live::LIVE_RECORD_HEADER;
@@ -96,6 +97,7 @@ pub fn router(
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(DefaultBodyLimit::max(max_body))
+        .layer(middleware::from_fn(unread::drain))
         .layer(middleware::from_fn_with_state(app.clone(), count))
         .with_state(app)
 }

@@ -33,6 +33,14 @@ async fn a_ten_mebibyte_script_is_refused_by_the_api_and_by_the_command() {
     let script = format!("# {}\n", "x".repeat(10 << 20));
     let (status, document) = problem(&up, &json!({"preset": "bash", "script": script})).await;
     assert_eq!((status, document["code"].as_str()), (413, Some("body_too_large")));
+    // Also without a key, and again and again: the client always gets the answer, never a cut connection.
+    for _ in 0..20 {
+        let request = up.request(reqwest::Method::POST, "/v1/jobs").body(script.clone());
+        assert_eq!(request.send().await.expect("answers").status(), 413);
+        let stranger = reqwest::Client::builder().no_proxy().build().expect("builds");
+        let request = stranger.post(format!("{}/v1/jobs", up.url)).body(script.clone());
+        assert_eq!(request.send().await.expect("answers").status(), 401);
+    }
     let file = up.dir.path().join("large.yaml");
     std::fs::write(&file, format!("preset: bash\nscript: \"{}\"\n", "x".repeat(10 << 20))).expect("writes");
     let (code, out, err) = said(&up.command(&["job", "run", file.to_str().expect("text")]).await);
