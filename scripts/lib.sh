@@ -79,7 +79,7 @@ is_debian() {
 
 is_root() { [ "$(id -u)" -eq 0 ]; }
 
-# apt_install PACKAGE...: without questions, patient with another apt that runs and with a mirror that stutters.
+# apt_install PACKAGE...: without questions, patient with another apt that runs and with a download that stutters.
 apt_install() {
   local try
   local -a apt=(apt-get -q -o DPkg::Lock::Timeout=120 -o Acquire::Retries=3)
