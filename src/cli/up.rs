@@ -41,7 +41,6 @@ pub(super) async fn up(config: Config) -> Result<u8, Failure> {
     }
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Queue, Component::Engine, Component::Agent]);
-    health.set(Component::Queue, State::Ok);
     let signals = Signals::listen()?;
 
     let server_stop = CancellationToken::new();

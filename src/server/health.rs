@@ -1,11 +1,16 @@
 //! Health and metrics, open to whoever reaches the port.
 
 use super::App;
-use crate::telemetry::HealthReport;
+use crate::queue::Counts;
+use crate::telemetry::{Component, HealthReport, State as Condition};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use std::time::Duration;
+
+/// The queue answers a question within microseconds; a probe must not hang on one that does not.
+const QUEUE_ANSWER: Duration = Duration::from_secs(2);
 
 pub(super) async fn live() -> &'static str {
     "ok\n"
@@ -13,7 +18,7 @@ pub(super) async fn live() -> &'static str {
 
 /// A line for a probe; `/healthz` has the reasons.
 pub(super) async fn ready(State(app): State<App>) -> impl IntoResponse {
-    if app.health.report().ready {
+    if report(&app).await.ready {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
@@ -21,14 +26,27 @@ pub(super) async fn ready(State(app): State<App>) -> impl IntoResponse {
 }
 
 pub(super) async fn all(State(app): State<App>) -> (StatusCode, Json<HealthReport>) {
-    let report = app.health.report();
+    let report = report(&app).await;
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report))
 }
 
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
-    if let Ok(counts) = app.backend.counts().await {
+    if let Ok(counts) = counts(&app).await {
         app.metrics.jobs_queued.set(i64::try_from(counts.queued).unwrap_or(i64::MAX));
     }
     ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+}
+
+/// How everything is. The queue is asked now; the others say by themselves when they change.
+async fn report(app: &App) -> HealthReport {
+    app.health.set(Component::Queue, counts(app).await.map_or_else(Condition::Down, |_| Condition::Ok));
+    app.health.report()
+}
+
+async fn counts(app: &App) -> Result<Counts, String> {
+    match tokio::time::timeout(QUEUE_ANSWER, app.backend.counts()).await {
+        Ok(counts) => counts.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the queue did not answer within {} s", QUEUE_ANSWER.as_secs())),
+    }
 }

@@ -22,6 +22,23 @@ async fn without_the_key_nothing_but_health_and_metrics_opens() {
 }
 
 #[tokio::test]
+async fn a_queue_that_cannot_be_read_is_not_ready_and_says_why() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "").await;
+    let db = rusqlite::Connection::open(up.data().join("queue.db")).expect("opens");
+    db.execute_batch("ALTER TABLE counts RENAME TO gone").expect("renames");
+    assert_eq!(up.plain("/readyz").await.expect("answers").0, 503);
+    let (status, body) = up.plain("/healthz").await.expect("answers");
+    let health: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!((status, health["components"]["queue"]["state"].as_str()), (503, Some("down")), "{body}");
+    assert!(health["components"]["queue"]["reason"].as_str().is_some_and(|reason| reason.contains("counts")), "{body}");
+    assert_eq!(health["components"]["engine"]["state"], "ok");
+    db.execute_batch("ALTER TABLE gone RENAME TO counts").expect("renames");
+    assert_eq!(up.plain("/readyz").await.expect("answers").0, 200);
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn errors_are_problem_documents_with_stable_codes() {
     let Some(host) = engine() else { return };
     let up = Up::start(&host, "").await;
