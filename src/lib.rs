@@ -6,7 +6,7 @@
 //! | rank | room | what it owns |
 //! |---|---|---|
 //! | 0 | [`job`] | pure values: ids, units, the checked spec, phases, endings |
-//! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`] | settings, the warden's wire, metrics and health, named tasks |
+//! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`], [`net`] | settings, wires, metrics and health, named tasks, retries and breakers |
 //! | 2 | [`queue`], [`logstore`] | the durable queue, the append-only logs |
 //! | 3 | [`backend`] | where jobs come from and results go |
 //! | 5 | [`executor`], [`admission`] | cells and the talk with their wardens; what fits |
@@ -21,6 +21,7 @@ pub mod config;
 pub mod executor;
 pub mod job;
 pub mod logstore;
+pub mod net;
 pub mod protocol;
 pub mod queue;
 pub mod server;

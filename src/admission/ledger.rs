@@ -1,19 +1,8 @@
 //! What is reserved: slots, cores and memory, atomically. A permit gives everything back when it is dropped, so the sum
 //! of what is reserved always equals the live permits.
 
-use crate::job::{ByteSize, Cause, Cpus, Resources};
+use crate::job::{ByteSize, Capacity, Cause, Cpus, Resources};
 use std::sync::{Arc, Mutex, PoisonError};
-
-/// What an agent has to give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Capacity {
-    /// Jobs at the same time.
-    pub slots: u32,
-    /// Processor share of all jobs together.
-    pub cpu: Cpus,
-    /// Memory of all jobs together.
-    pub memory: ByteSize,
-}
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Reserved {
@@ -45,6 +34,17 @@ impl Ledger {
     /// Slots that are free.
     pub fn free_slots(&self) -> u32 {
         self.capacity.slots - self.lock().slots
+    }
+
+    /// What is free.
+    pub fn free(&self) -> Capacity {
+        let reserved = *self.lock();
+        let cpu = u64::from(self.capacity.cpu.as_milli()).saturating_sub(reserved.cpu_milli);
+        Capacity {
+            slots: self.capacity.slots - reserved.slots,
+            cpu: Cpus::from_milli(u32::try_from(cpu).unwrap_or(u32::MAX)),
+            memory: ByteSize::new(self.capacity.memory.as_u64().saturating_sub(reserved.memory)),
+        }
     }
 
     /// What there is in all.

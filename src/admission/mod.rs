@@ -4,5 +4,5 @@
 mod ledger;
 mod resolve;
 
-pub use ledger::{Capacity, Ledger, Permit};
+pub use ledger::{Ledger, Permit};
 pub use resolve::{Preset, Presets, resolve};

@@ -1,28 +1,32 @@
 //! One attempt, from its claim to its report. Every way out goes through a report or gives the job back.
 
 use crate::admission::Permit;
-use crate::backend::Embedded;
+use crate::backend::{Backend, BackendError};
 use crate::executor::warden::{Conversation, Finished, Orders, Progress, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, NoCell};
-use crate::job::{AttemptId, Cause, LogTotals, Phase, Report, UnixMillis};
-use crate::queue::{Applied, Completion, LeaseToken};
+use crate::job::{AttemptId, Cause, LeaseToken, LogTotals, Phase, Report, UnixMillis, Verdict};
+use crate::logstore::LogStore;
+use crate::net::{Retry, pauses};
+use crate::protocol::agent::{Reported, Step};
 use crate::telemetry::Metrics;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::Instrument;
 
 /// First and last pause between tries to report.
 const REPORT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// Tries to report; with the pauses above, a good minute. After it the lease has run out and the backend hands the job
-/// out again or gives it up.
-const REPORT_TRIES: u32 = 20;
+/// How long a report is tried. After it the lease has run out and the backend hands the job out again or gives it up.
+const REPORT_LIMIT: Duration = Duration::from_secs(120);
+/// A report that takes longer does not keep the cell any more.
+const REPORT_FIRST: Duration = Duration::from_millis(500);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
 
 pub(super) struct Runner<E: Executor> {
-    pub(super) backend: Arc<Embedded>,
+    pub(super) backend: Arc<dyn Backend>,
     pub(super) executor: Arc<E>,
+    pub(super) logs: LogStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) id: AttemptId,
     pub(super) token: LeaseToken,
@@ -38,10 +42,12 @@ pub(super) struct Attempt {
 /// What became of an attempt.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Its end was reported, or nobody wants the report any more.
-    Reported,
-    /// It never started and went back to the queue, because no cells can be made here now.
-    Returned { reason: String },
+    /// Its end was reported, or nobody wants the report any more; `well` when no failure of the agent's own ended it.
+    Reported { well: bool },
+    /// It never started and went back to the queue.
+    GivenBack,
+    /// The same, because no cells can be made here now.
+    NoCells { reason: String },
 }
 
 impl<E: Executor> Runner<E> {
@@ -69,12 +75,16 @@ impl<E: Executor> Runner<E> {
         // The intent, before the first effect outside: the cell's name derives from the attempt.
         let intent = self.backend.advance(self.id, self.token, Phase::Preparing, UnixMillis::now(), "cell_intent");
         match intent.await {
-            Ok(Applied::Applied | Applied::AlreadyThere) => {}
-            Ok(Applied::Refused) => {
+            Ok(Step::Applied | Step::AlreadyThere) => {}
+            Ok(Step::Refused) => {
                 tracing::warn!("the lease is not ours any more; nothing was started");
-                return Outcome::Reported;
+                return Outcome::GivenBack;
             }
-            Err(error) => return self.give_back(format!("the queue does not take the intent: {error}")).await,
+            Err(error) => {
+                tracing::error!(%error, backend = self.backend.name(), "the intent is not taken; nothing was started");
+                self.give_back("intent_not_taken").await;
+                return Outcome::GivenBack;
+            }
         }
         let asked = std::time::Instant::now();
         // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
@@ -99,11 +109,13 @@ impl<E: Executor> Runner<E> {
         let (cell, link) = match acquired {
             Ok(made) => made,
             Err(NoCell::Failed(cause)) => return self.finish(self.never_ran(cause)).await,
-            Err(NoCell::Unavailable(reason)) => return self.give_back(reason).await,
+            Err(NoCell::Unavailable(reason)) => {
+                self.give_back("no_cell").await;
+                return Outcome::NoCells { reason };
+            }
         };
         self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
-        let logs = self.backend.logs().clone();
-        let id = self.id;
+        let (logs, id) = (self.logs.clone(), self.id);
         let writer = tokio::task::spawn_blocking(move || logs.create(id)).await.expect("creating a log does not panic");
         let writer = match writer {
             Ok(writer) => writer,
@@ -113,6 +125,7 @@ impl<E: Executor> Runner<E> {
                 return self.finish(self.never_ran(Cause::LogStoreFailed { reason: error.to_string() })).await;
             }
         };
+        self.backend.log_began(self.id, self.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
         let conversation = Conversation { order: &order, log: writer, orders, reconnect: self.reconnect };
         // The closure owns the sender, so the notes end with the conversation.
@@ -124,15 +137,24 @@ impl<E: Executor> Runner<E> {
         let tell = async {
             while let Some(at) = noted.recv().await {
                 if let Err(error) = self.backend.advance(self.id, self.token, Phase::Running, at, "started").await {
-                    tracing::warn!(%error, "the queue does not take that the job runs");
+                    tracing::warn!(%error, "the backend does not take that the job runs");
                 }
             }
         };
         let (finished, ()) = tokio::join!(talk, tell);
         self.count(&finished);
-        let outcome = self.finish(self.report(finished)).await;
-        cell.destroy().await;
-        outcome
+        // The report first, since somebody waits for it; but a backend that is slow does not keep the cell.
+        let (told, tells) = oneshot::channel::<()>();
+        let tell = async {
+            let outcome = self.finish(self.report(finished)).await;
+            drop(told);
+            outcome
+        };
+        let clean = async {
+            let _ = tokio::time::timeout(REPORT_FIRST, tells).await;
+            cell.destroy().await;
+        };
+        tokio::join!(tell, clean).0
     }
 
     fn never_ran(&self, cause: Cause) -> Report {
@@ -167,8 +189,8 @@ impl<E: Executor> Runner<E> {
         self.metrics.reattach_total.inc_by(u64::from(finished.reattached));
     }
 
-    /// Reports until the backend has it, with growing pauses.
-    async fn finish(&self, report: Report) -> Outcome {
+    /// Passes on the output that is still here, then reports until the backend has it, with growing pauses.
+    async fn finish(&self, mut report: Report) -> Outcome {
         let ending = crate::job::Ending::from(report.cause.clone());
         tracing::info!(verdict = ending.verdict.name(), cause = report.cause.code(), reason = %ending.message, "attempt ended");
         self.metrics.jobs_ended_total.with_label_values(&[ending.verdict.name()]).inc();
@@ -176,28 +198,47 @@ impl<E: Executor> Runner<E> {
             let seconds = usage.wall.as_duration().as_secs_f64();
             self.metrics.job_duration_seconds.with_label_values(&[ending.verdict.name()]).observe(seconds);
         }
-        let mut pause = REPORT_PAUSES.0;
-        for _ in 0..REPORT_TRIES {
-            match self.backend.report(&report, self.token).await {
-                Ok(Completion::Applied(_) | Completion::AlreadyEnded) => return Outcome::Reported,
-                Ok(Completion::Unknown) => {
-                    tracing::warn!("the backend does not want the report: the lease is not ours any more");
-                    return Outcome::Reported;
-                }
-                Err(error) => tracing::error!(%error, "report failed; trying again"),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(REPORT_PAUSES.1);
+        // The end leaves last: whoever sees it can read all of the output.
+        if report.log.frames > 0 && !self.backend.flush_log(self.id, report.log.frames).await {
+            tracing::error!("the backend does not have all of the output; the report says so");
+            report.log.complete = false;
         }
-        tracing::error!("the report could not be delivered; the lease will run out");
-        Outcome::Reported
+        match self.deliver(&report).await {
+            Ok(Reported::Applied | Reported::AlreadyEnded) => {}
+            Ok(Reported::Unknown) => {
+                tracing::warn!("the backend does not want the report: the lease is not ours any more");
+            }
+            Err(error) => tracing::error!(%error, "the report could not be delivered; the lease will run out"),
+        }
+        self.backend.log_done(self.id);
+        Outcome::Reported { well: ending.verdict != Verdict::CellError }
     }
 
-    async fn give_back(&self, reason: String) -> Outcome {
-        if let Err(error) = self.backend.release(self.id, self.token, "no_cell").await {
+    async fn deliver(&self, report: &Report) -> Result<Reported, BackendError> {
+        let until = tokio::time::Instant::now() + REPORT_LIMIT;
+        let mut pauses = pauses(REPORT_PAUSES.0, REPORT_PAUSES.1);
+        loop {
+            let error = match self.backend.report(report, self.token).await {
+                Ok(reported) => return Ok(reported),
+                Err(error) => error,
+            };
+            let pause = match error.retry {
+                Retry::Never => return Err(error),
+                Retry::Transient => pauses.next().unwrap_or(REPORT_PAUSES.1),
+                Retry::Throttled(pause) => pause,
+            };
+            if tokio::time::Instant::now() + pause >= until {
+                return Err(error);
+            }
+            tracing::warn!(%error, "report failed; trying again");
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn give_back(&self, reason: &str) {
+        if let Err(error) = self.backend.release(self.id, self.token, reason).await {
             tracing::error!(%error, "the job could not be given back; its lease will run out");
         }
-        Outcome::Returned { reason }
     }
 }
 

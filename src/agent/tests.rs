@@ -1,10 +1,9 @@
 //! The whole agent on an in-memory queue and scripted cells, under a paused clock: minutes pass in milliseconds.
 
 use super::*;
-use crate::admission::Capacity;
-use crate::backend::{Embedded, QueueSettings, Waited};
+use crate::backend::{Backend, Embedded, Local, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
-use crate::job::{AttemptId, ByteSize, Cause, Cpus, Job, JobId, JobSpec, Millis, Phase, SpecRules, Verdict};
+use crate::job::{AttemptId, ByteSize, Capacity, Cause, Cpus, Job, JobId, JobSpec, Millis, Phase, SpecRules, Verdict};
 use crate::logstore::LogStore;
 use crate::queue::{AnyStore, Canceled, MemoryStore, SqliteStore, Submitted};
 use crate::telemetry::Metrics;
@@ -35,7 +34,7 @@ fn stage_on(slots: u32, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Sta
     let backend = Embedded::new(store(dir.path()), logs, queue);
     let executor = Scripted::default();
     let settings = AgentSettings {
-        name: "a".into(),
+        announcement: crate::protocol::agent::Announcement::default(),
         capacity: Capacity { slots, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) },
         claim_batch: 16,
         grace: Millis::from_secs(2),
@@ -43,7 +42,9 @@ fn stage_on(slots: u32, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Sta
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
     };
-    let agent = Agent::new(Arc::clone(&backend), Arc::new(executor.clone()), settings, Arc::new(Metrics::new()));
+    let local: Arc<dyn Backend> = Arc::new(Local::new(Arc::clone(&backend), "a"));
+    let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
+    let agent = Agent::new(vec![local], Arc::new(executor.clone()), logs, settings, metrics);
     let status = agent.status();
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());
     let agent = crate::supervise::spawn("agent", agent.run(drain.clone(), force.clone()));

@@ -1,14 +1,17 @@
 //! The backend in the same process as its agent.
 
-use crate::job::{AttemptId, Job, JobId, JobSpec, Millis, Phase, Report, UnixMillis};
+use super::waiting::Waiting;
+use super::{Ask, Intake, IntakeError, Roster};
+use crate::job::{AttemptId, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
+use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
-    AnyStore, Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal,
+    AnyStore, Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, ListFilter, NewJob, Renewal, Standing,
     Store, StoreError, Submitted,
 };
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 /// Changes that a slow waiter may be behind. One that is further behind reads its job again, so nothing is lost.
@@ -62,8 +65,9 @@ pub struct Embedded {
     store: AnyStore,
     logs: LogStore,
     settings: QueueSettings,
-    /// One permit is stored when nobody waits, so a submit between a claim and the wait is not lost.
-    work: Notify,
+    intake: Arc<Intake>,
+    roster: Roster,
+    waiting: Waiting,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
 }
@@ -73,17 +77,29 @@ impl Embedded {
     pub fn new(store: AnyStore, logs: LogStore, settings: QueueSettings) -> Arc<Self> {
         let (changes, _) = broadcast::channel(CHANGES);
         let (orders, _) = broadcast::channel(ORDERS);
-        Arc::new(Self { store, logs, settings, work: Notify::new(), changes, orders })
+        let intake = Arc::new(Intake::new(logs.clone()));
+        let (roster, waiting) = (Roster::default(), Waiting::default());
+        Arc::new(Self { store, logs, settings, intake, roster, waiting, changes, orders })
     }
 
-    /// Where output is kept: of the agent that runs a job and of the backend that shows it, since both are here.
+    /// Where output is kept. An agent in this process writes here too.
     pub fn logs(&self) -> &LogStore {
         &self.logs
     }
 
-    /// Term of a lease.
-    pub fn lease(&self) -> Millis {
-        self.settings.lease
+    /// What it can do for an agent: everything.
+    pub fn capabilities(&self) -> Capabilities {
+        Capabilities { lease: Some(self.settings.lease), fenced_end: true, log: true, cancel: true }
+    }
+
+    /// Output that comes from other processes.
+    pub fn intake(&self) -> &Arc<Intake> {
+        &self.intake
+    }
+
+    /// The agents.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
     }
 
     /// Most jobs that may wait.
@@ -107,7 +123,7 @@ impl Embedded {
             let job = NewJob { id: JobId::new(at), spec, at };
             let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
             if matches!(submitted, Submitted::Created(_)) {
-                backend.work.notify_one();
+                backend.waiting.wake_one();
             }
             Ok(submitted)
         });
@@ -184,38 +200,65 @@ impl Embedded {
 
     // ---- for an agent ----
 
-    /// Claims up to `max` jobs; with none there, waits for a submit up to `wait`, or until `stop`. Not to be dropped in the
-    /// middle: a claim that was made is only known from the answer. To end a wait early, use `stop`.
-    pub async fn claim(
-        &self,
-        agent: &str,
-        max: u32,
-        wait: Duration,
-        stop: &CancellationToken,
-    ) -> Result<Vec<Claim>, StoreError> {
-        let until = tokio::time::Instant::now() + wait;
+    /// Claims what fits into `ask`; with nothing there, waits for a submit as long as it says, or until `stop`. Agents that wait
+    /// are served in the order they came, and share what there is. Not to be dropped in the middle: a claim that was made is
+    /// only known from the answer. To end a wait early, use `stop`.
+    pub async fn claim(&self, agent: &str, ask: &Ask, stop: &CancellationToken) -> Result<Vec<Claim>, StoreError> {
+        self.roster.heard(agent, Some(&ask.load), UnixMillis::now());
+        let until = tokio::time::Instant::now() + ask.wait;
+        // In the row before the first look: a submit between look and wait wakes it.
+        let place = self.waiting.enter();
         loop {
-            let ask = ClaimAsk { agent: agent.to_owned(), max, lease: self.settings.lease, now: UnixMillis::now() };
-            let claims = self.store.claim(ask).await?;
+            let max = self.share(ask.max, place.row_length()).await?;
+            let lease = self.settings.lease;
+            let claims =
+                self.store.claim(ClaimAsk { agent: agent.to_owned(), max, lease, now: UnixMillis::now() }).await?;
             if !claims.is_empty() {
                 for claim in &claims {
                     self.changed(claim.attempt.job, false);
                 }
-                // There may be more than fitted; whoever else waits looks too.
-                self.work.notify_one();
+                drop(place);
+                // There may be more than was taken; whoever else waits looks too.
+                self.waiting.wake_one();
                 return Ok(claims);
             }
             tokio::select! {
-                () = self.work.notified() => {}
+                () = place.woken() => {}
                 () = tokio::time::sleep_until(until) => return Ok(Vec::new()),
                 () = stop.cancelled() => return Ok(Vec::new()),
             }
         }
     }
 
+    /// How many jobs one agent takes when others wait too: an equal part of what is queued, rounded up.
+    async fn share(&self, max: u32, waiting: usize) -> Result<u32, StoreError> {
+        if max <= 1 || waiting <= 1 {
+            return Ok(max);
+        }
+        let queued = self.store.counts().await?.queued;
+        let part = queued.div_ceil(waiting as u64).max(1);
+        Ok(max.min(u32::try_from(part).unwrap_or(u32::MAX)))
+    }
+
     /// Renews leases; the answers come in the order asked.
-    pub async fn renew(&self, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewal>, StoreError> {
-        self.store.renew(leases, self.settings.lease, UnixMillis::now()).await
+    pub async fn renew(&self, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewed>, StoreError> {
+        let answers = self.store.renew(leases, self.settings.lease, UnixMillis::now()).await?;
+        let shown = |answer| match answer {
+            Renewal::Renewed { until, cancel_requested } => Renewed::Renewed { until, cancel_requested },
+            Renewal::Refused => Renewed::Refused,
+        };
+        Ok(answers.into_iter().map(shown).collect())
+    }
+
+    /// How attempts stand, for one who says that they are theirs; in the order asked.
+    pub async fn lookup(&self, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<AttemptStanding>, StoreError> {
+        let standings = self.store.lookup(leases).await?;
+        let shown = |standing| match standing {
+            Standing::Held => AttemptStanding::Held,
+            Standing::Ended => AttemptStanding::Ended,
+            Standing::Unknown => AttemptStanding::Unknown,
+        };
+        Ok(standings.into_iter().map(shown).collect())
     }
 
     /// Tells that an attempt entered a phase.
@@ -226,26 +269,72 @@ impl Embedded {
         phase: Phase,
         at: UnixMillis,
         reason: &str,
-    ) -> Result<Applied, StoreError> {
+    ) -> Result<Step, StoreError> {
         let applied = self.store.advance(attempt, token, phase, at, reason).await?;
         self.changed(attempt.job, false);
-        Ok(applied)
+        Ok(step(applied))
     }
 
-    /// Gives a terminal report.
-    pub async fn report(&self, report: &Report, token: LeaseToken) -> Result<Completion, StoreError> {
+    /// Gives a terminal report, of an agent that wrote the output into this log store itself.
+    pub async fn report(&self, report: &Report, token: LeaseToken) -> Result<Reported, StoreError> {
         let completion = self.store.complete(report, token, UnixMillis::now()).await?;
         self.changed(report.attempt.job, true);
-        Ok(completion)
+        Ok(match completion {
+            Completion::Applied(_) => Reported::Applied,
+            Completion::AlreadyEnded => Reported::AlreadyEnded,
+            Completion::Unknown => Reported::Unknown,
+        })
+    }
+
+    /// Gives a terminal report, of an agent elsewhere. What its log holds is what was received here, recomputed; the log is only
+    /// called complete when both agree.
+    pub async fn report_from_afar(&self, mut report: Report, token: LeaseToken) -> Result<Reported, StoreError> {
+        let attempt = report.attempt;
+        if self.lookup(&[(attempt, token)]).await? == [AttemptStanding::Held] {
+            let intake = Arc::clone(&self.intake);
+            let received = tokio::task::spawn_blocking(move || intake.finish(attempt));
+            report.log = match received.await.expect("ending a log does not panic") {
+                Ok(received) => agreed(&report.log, received),
+                Err(error) => {
+                    tracing::error!(%error, %attempt, "the log could not be ended");
+                    LogTotals { complete: false, ..report.log }
+                }
+            };
+        }
+        self.report(&report, token).await
+    }
+
+    /// Opens the log of an attempt that runs elsewhere, and says which frame of it is durable; `None` when the attempt is not the
+    /// asker's. Errors: the queue or the log fails.
+    pub async fn open_log(&self, attempt: AttemptId, token: LeaseToken) -> Result<Option<u64>, IntakeError> {
+        let held =
+            || async { Ok::<_, IntakeError>(self.lookup(&[(attempt, token)]).await? == [AttemptStanding::Held]) };
+        if !held().await? {
+            return Ok(None);
+        }
+        let intake = Arc::clone(&self.intake);
+        let opened = tokio::task::spawn_blocking(move || intake.open(attempt)).await;
+        let durable = opened.expect("opening a log does not panic")?;
+        if !held().await? {
+            // Lost in between, and so perhaps opened after the end.
+            let intake = Arc::clone(&self.intake);
+            tokio::task::spawn_blocking(move || intake.abandon(attempt.job))
+                .await
+                .expect("ending a log does not panic");
+            return Ok(None);
+        }
+        // Viewers who came before the log look again.
+        self.changed(attempt.job, false);
+        Ok(Some(durable))
     }
 
     /// Gives back an attempt that never started.
-    pub async fn release(&self, attempt: AttemptId, token: LeaseToken, reason: &str) -> Result<Applied, StoreError> {
+    pub async fn release(&self, attempt: AttemptId, token: LeaseToken, reason: &str) -> Result<Step, StoreError> {
         let applied = self.store.release(attempt, token, UnixMillis::now(), reason).await?;
         // A release ends a job whose end was asked for.
         self.changed(attempt.job, true);
-        self.work.notify_one();
-        Ok(applied)
+        self.waiting.wake_one();
+        Ok(step(applied))
     }
 
     /// What the agent is told without having asked.
@@ -274,21 +363,39 @@ impl Embedded {
             match self.store.expire(UnixMillis::now(), self.settings.max_attempts).await {
                 Ok(expired) => {
                     for one in expired {
-                        match one {
-                            Expired::Requeued(id) => {
-                                tracing::warn!(job_id = %id, "its agent was lost; queued again");
-                                self.changed(id, false);
-                                self.work.notify_one();
-                            }
-                            Expired::Ended(job) => {
-                                tracing::warn!(job_id = %job.id, "its agent was lost; ended");
-                                self.changed(job.id, true);
-                            }
-                        }
+                        let (id, ended) = match one {
+                            Expired::Requeued(id) => (id, false),
+                            Expired::Ended(job) => (job.id, true),
+                        };
+                        tracing::warn!(job_id = %id, ended, "its agent was lost");
+                        let intake = Arc::clone(&self.intake);
+                        let closed = tokio::task::spawn_blocking(move || intake.abandon(id));
+                        closed.await.expect("ending a log does not panic");
+                        self.changed(id, ended);
+                        self.waiting.wake_one();
                     }
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
             }
         }
     }
+}
+
+fn step(applied: Applied) -> Step {
+    match applied {
+        Applied::Applied => Step::Applied,
+        Applied::AlreadyThere => Step::AlreadyThere,
+        Applied::Refused => Step::Refused,
+    }
+}
+
+/// What was received, called complete only when it is what was sent.
+fn agreed(sent: &LogTotals, received: LogTotals) -> LogTotals {
+    let same = sent.frames == received.frames && sent.stdout == received.stdout && sent.stderr == received.stderr;
+    if !same && sent.complete {
+        tracing::warn!(sent = sent.frames, received = received.frames, "a log has not arrived whole");
+    }
+    // A job that never ran has no output, and no hashes on the agent's side.
+    let none = sent.frames == 0 && received.frames == 0;
+    LogTotals { complete: sent.complete && (same || none), ..if none { sent.clone() } else { received } }
 }

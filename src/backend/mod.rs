@@ -1,9 +1,117 @@
-//! Where jobs come from and results go, as an agent sees it.
+//! Where jobs come from and results go.
 //!
-//! [`Embedded`] is the backend in the same process: it owns the queue and the log store, wakes whoever waits for work or
-//! for a job's end, and hands cancels to the agent that holds the job. Its methods for an agent (claim, renew, advance,
-//! report, release, orders) are the seam that a backend over the network will share.
+//! [`Backend`] is the seam: what an agent asks of a backend, wherever that is. [`Embedded`] is jobcell's own, in this process: it
+//! owns the queue and the log store, wakes whoever waits, and hands cancels on; [`Local`] is the agent's door to it. [`Http`] is a
+//! jobcell server elsewhere. Must never know how a job runs.
 
 mod embedded;
+mod http;
+mod intake;
+mod local;
+mod roster;
+mod waiting;
 
 pub use embedded::{Change, Embedded, Order, QueueSettings, Waited};
+pub use http::{Http, HttpSettings};
+pub use intake::{Intake, IntakeError};
+pub use local::Local;
+pub use roster::{AgentEntry, Registration, Roster, SessionError};
+
+use crate::job::{AttemptId, JobSpec, LeaseToken, Phase, Report, UnixMillis};
+use crate::net::Retry;
+use crate::protocol::agent::{Announcement, AttemptStanding, Capabilities, Load, Renewed, Reported, Step};
+use futures_util::future::BoxFuture;
+use std::time::Duration;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+/// A backend that did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct BackendError {
+    /// Whether asking again makes sense.
+    pub retry: Retry,
+    /// What happened, in words.
+    pub message: String,
+}
+
+/// What an agent has room for.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// Most jobs.
+    pub max: u32,
+    /// What they have to fit into together.
+    pub free: crate::job::Capacity,
+    /// How long to wait when there are none.
+    pub wait: Duration,
+    /// How the agent is.
+    pub load: Load,
+}
+
+/// The right to run an attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grant {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Proves the right.
+    pub token: LeaseToken,
+    /// What to run.
+    pub spec: JobSpec,
+}
+
+/// An answer that is on its way.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, BackendError>>;
+
+/// What an agent asks of a backend. Every call has a deadline of its own. A call that failed may have been done all the same:
+/// each can be made again with the same effect.
+pub trait Backend: Send + Sync + 'static {
+    /// For log lines and status.
+    fn name(&self) -> &str;
+
+    /// What it can do; known for certain after the first claim.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Says what this agent is; told to the backend before the first claim, and again whenever it has forgotten.
+    fn announce(&self, who: &Announcement);
+
+    /// Says how this agent is, when that has changed.
+    fn tell(&self, load: &Load);
+
+    /// Claims what fits; with nothing there, waits for it. Not to be dropped in the middle: what was claimed is only known
+    /// from the answer. `stop` ends the wait early.
+    fn claim<'a>(&'a self, ask: Ask, stop: &'a CancellationToken) -> Answer<'a, Vec<Grant>>;
+
+    /// Renews leases; one answer for each, in order. A backend without leases says yes to all.
+    fn renew<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<Renewed>>;
+
+    /// How attempts stand, in order.
+    fn lookup<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<AttemptStanding>>;
+
+    /// Says that an attempt entered a phase.
+    fn advance<'a>(
+        &'a self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &'a str,
+    ) -> Answer<'a, Step>;
+
+    /// Gives a terminal report.
+    fn report<'a>(&'a self, report: &'a Report, token: LeaseToken) -> Answer<'a, Reported>;
+
+    /// Gives back an attempt that never started.
+    fn release<'a>(&'a self, attempt: AttemptId, token: LeaseToken, reason: &'a str) -> Answer<'a, Step>;
+
+    /// What the agent is told without having asked. Who misses one learns it from the next renewal.
+    fn orders(&self) -> broadcast::Receiver<Order>;
+
+    /// Output of this attempt is being written to the agent's log store; from now on it is passed on.
+    fn log_began(&self, attempt: AttemptId, token: LeaseToken);
+
+    /// Waits until every frame up to `last` is durable at the backend, as long as it gets on; true when it is.
+    fn flush_log(&self, attempt: AttemptId, last: u64) -> BoxFuture<'_, bool>;
+
+    /// The attempt is over for this agent: its output is not passed on any more, and its local copy is not needed.
+    fn log_done(&self, attempt: AttemptId);
+}

@@ -19,7 +19,7 @@ pub(super) struct Client {
 impl Client {
     /// A client for the API that the flags, the environment or the data directory name.
     pub(super) fn new(global: &Global) -> Result<Self, Failure> {
-        let config = settings(global, None, super::QUIET)?;
+        let config = settings(global, &[], super::QUIET)?;
         let read = |name: &str| {
             std::fs::read_to_string(config.data_dir.join(name))
                 .ok()
@@ -116,6 +116,22 @@ impl Client {
     /// Asks for a job's end.
     pub(super) async fn cancel(&self, id: &str) -> Result<Value, Failure> {
         self.json(self.request(Method::POST, &format!("/v1/jobs/{}/cancel", segment(id)?))).await
+    }
+
+    /// The agents.
+    pub(super) async fn agents(&self) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, "/v1/agents")).await
+    }
+
+    /// Makes a key for a new agent.
+    pub(super) async fn add_agent(&self, name: &str) -> Result<Value, Failure> {
+        let request = self.request(Method::POST, "/v1/agents");
+        self.json(request.json(&serde_json::json!({ "name": name }))).await
+    }
+
+    /// Takes an agent's key away.
+    pub(super) async fn remove_agent(&self, name: &str) -> Result<(), Failure> {
+        self.answer(self.request(Method::DELETE, &format!("/v1/agents/{}", escaped(name)))).await.map(drop)
     }
 
     /// Raw output from frame `from` on: the bytes, the next frame, and whether that was all there will ever be.

@@ -4,7 +4,7 @@ use super::Failure;
 use super::client::Client;
 use crate::job::AttemptId;
 use crate::logstore::{LogStore, Stream};
-use crate::server::LIVE_RECORD_HEADER;
+use crate::protocol::record::read_records;
 use futures_util::StreamExt;
 use std::io::Write;
 use std::time::Duration;
@@ -106,12 +106,13 @@ async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>
         };
         match message {
             Message::Binary(records) => {
-                for (seq, stream, bytes) in parse(&records).map_err(|reason| Broken::Link(reason.to_owned()))? {
-                    if seq >= *next {
+                for record in read_records(&records).map_err(|reason| Broken::Link(reason.to_owned()))? {
+                    let stream = Stream::from_number(record.stream).unwrap_or(Stream::Stderr);
+                    if record.seq >= *next {
                         if only.is_none_or(|only| only == stream) {
-                            sink.write(stream, bytes).map_err(|error| Broken::ForGood(gone(&error)))?;
+                            sink.write(stream, record.bytes).map_err(|error| Broken::ForGood(gone(&error)))?;
                         }
-                        *next = seq + 1;
+                        *next = record.seq + 1;
                     }
                 }
             }
@@ -121,22 +122,6 @@ async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>
             Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => {}
         }
     }
-}
-
-type Record<'a> = (u64, Stream, &'a [u8]);
-
-fn parse(mut rest: &[u8]) -> Result<Vec<Record<'_>>, &'static str> {
-    let mut records = Vec::new();
-    while !rest.is_empty() {
-        let (head, tail) = rest.split_at_checked(LIVE_RECORD_HEADER).ok_or("a record is cut off")?;
-        let len = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-        let seq = head[4..12].iter().rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-        let stream = Stream::from_number(head[20]).ok_or("a record of no stream")?;
-        let (bytes, tail) = tail.split_at_checked(len).ok_or("a record is cut off")?;
-        records.push((seq, stream, bytes));
-        rest = tail;
-    }
-    Ok(records)
 }
 
 /// Prints everything of a log that this process writes, until its writer ends it.

@@ -11,9 +11,6 @@ use std::path::{Path, PathBuf};
 pub(crate) struct Home {
     dir: PathBuf,
     pub(crate) owner: OwnerId,
-    pub(crate) admin_key: String,
-    /// True when the key was made just now.
-    pub(crate) new_key: bool,
     /// The lock goes with the file.
     _lock: File,
 }
@@ -45,28 +42,34 @@ impl Home {
         }
         let (owner, _) =
             kept(&dir.join("owner"), || OwnerId::random().to_string()).map_err(|error| failed("owner", error))?;
-        let (admin_key, new_key) = kept(&dir.join("admin.key"), new_key).map_err(|error| failed("admin.key", error))?;
         let owner = owner.parse().map_err(|error| {
             Failure::unavailable(format!("{}: {error}; the file was changed by hand", dir.join("owner").display()))
         })?;
-        Ok(Self { dir: dir.to_owned(), owner, admin_key, new_key, _lock: lock })
+        Ok(Self { dir: dir.to_owned(), owner, _lock: lock })
+    }
+
+    /// The key that opens the API, and whether it was made just now. Errors: it can be neither read nor made.
+    pub(crate) fn admin_key(&self) -> Result<(String, bool), Failure> {
+        let file = self.path("admin.key");
+        kept(&file, new_key).map_err(|error| Failure::unavailable(format!("{}: {error}", file.display())))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
 
-    /// Says where the API is, for commands on this host. Errors: cannot be written.
-    pub(crate) fn publish(&self, url: &str) -> std::io::Result<()> {
+    /// Says in a file where something is (`endpoint`: the API; `health`: an agent's health), for commands on this host. Errors:
+    /// cannot be written.
+    pub(crate) fn publish(&self, name: &str, url: &str) -> std::io::Result<()> {
         // Under its name at once and whole: somebody may be polling for it.
-        let fresh = self.path("endpoint.new");
+        let fresh = self.path(&format!("{name}.new"));
         std::fs::write(&fresh, format!("{url}\n"))?;
-        std::fs::rename(&fresh, self.path("endpoint"))
+        std::fs::rename(&fresh, self.path(name))
     }
 
     /// Nobody is there any more.
-    pub(crate) fn unpublish(&self) {
-        let _ = std::fs::remove_file(self.path("endpoint"));
+    pub(crate) fn unpublish(&self, name: &str) {
+        let _ = std::fs::remove_file(self.path(name));
     }
 }
 
@@ -106,12 +109,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("data");
         let first = Home::open(&path).expect("opens");
-        assert!(first.new_key && first.admin_key.len() == 68);
+        let (key, new) = first.admin_key().expect("is made");
+        assert!(new && key.len() == 68);
         assert!(Home::open(&path).err().expect("is held").to_string().contains("held by another"));
-        let (owner, key) = (first.owner.clone(), first.admin_key.clone());
+        let owner = first.owner.clone();
         drop(first);
         let again = Home::open(&path).expect("opens again");
-        assert!(!again.new_key && again.owner == owner && again.admin_key == key);
+        assert!(again.owner == owner && again.admin_key().expect("is there") == (key, false));
         let mode = std::fs::metadata(path.join("admin.key")).expect("is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::follow::{self, Sink};
 use super::{Failure, Global, Output, node, settings, show};
-use crate::backend::Waited;
+use crate::backend::{Backend, Local, Waited};
 use crate::config::Config;
 use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId};
 use crate::logstore::Stream;
@@ -92,7 +92,7 @@ pub(super) enum StreamName {
 
 pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
     match command {
-        JobCommand::Run { file } => run_here(&file, settings(global, None, super::QUIET)?, global.output).await,
+        JobCommand::Run { file } => run_here(&file, settings(global, &[], super::QUIET)?, global.output).await,
         JobCommand::Submit { file, follow, wait, idempotency_key } => {
             let yaml = read_file(&file)?;
             let client = Client::new(global)?;
@@ -223,8 +223,11 @@ async fn run_here(file: &Path, config: Config, output: Output) -> Result<u8, Fai
     let folder = Folder::make()?;
     let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0)?;
     let stop = CancellationToken::new();
-    let executor = Arc::new(node::executor(&config, engine, seccomp, OwnerId::random(), stop.clone()));
-    let agent = node::agent(&config, Arc::clone(&backend), Arc::clone(&executor), Arc::new(Metrics::new()));
+    let owner = OwnerId::random();
+    let executor = Arc::new(node::executor(&config, engine, seccomp, owner.clone(), stop.clone()));
+    let local: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&backend), &config.agent.name))];
+    let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
+    let agent = node::agent(&config, local, logs, &owner, Arc::clone(&executor), metrics);
     let mut status = agent.status();
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());
     let agent = spawn("agent", agent.run(drain.clone(), force.clone()));

@@ -4,14 +4,21 @@
 //! configuration. Commands that wait for a job exit with the job's own code: 124 timeout, 125 cell error, 126 and 127 as
 //! in a shell, 128+n for a signal, 130 canceled.
 
+mod agent;
+mod agents;
+mod api;
 mod client;
 mod doctor;
 mod follow;
 mod home;
 mod job;
 mod node;
+mod service;
 mod show;
 mod up;
+
+#[cfg(test)]
+mod fleet_tests;
 
 use crate::config::{Config, HostFacts, LoadInput, load};
 use crate::telemetry;
@@ -89,6 +96,24 @@ enum Command {
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
     },
+    /// Start the backend alone, for agents on other hosts, until a signal
+    Server {
+        /// Address of the API; port 0 takes a free one
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<String>,
+    },
+    /// Start an agent that claims from servers elsewhere, until a signal
+    Agent {
+        /// A server's address, in place of the `backends` of the settings; the key is in JOBCELL_AGENT_KEY
+        #[arg(long, value_name = "URL")]
+        backend: Option<String>,
+        /// Address of health and metrics; port 0 takes a free one
+        #[arg(long, value_name = "ADDRESS")]
+        listen: Option<String>,
+    },
+    /// Look at agents, give and take away their keys
+    #[command(subcommand)]
+    Agents(agents::AgentsCommand),
     /// Submit, run, look at and cancel jobs
     #[command(subcommand)]
     Job(job::JobCommand),
@@ -132,9 +157,15 @@ pub fn run() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let Cli { global, command } = cli;
     match command {
-        Command::Up { listen } => up::up(settings(&global, listen, None)?).await,
+        Command::Up { listen } => up::up(settings(&global, &[("server.listen", listen)], None)?).await,
+        Command::Server { listen } => up::server(settings(&global, &[("server.listen", listen)], None)?).await,
+        Command::Agent { backend, listen } => {
+            let flags = [("agent.listen", listen), ("backends.main.url", backend)];
+            agent::agent(settings(&global, &flags, None)?).await
+        }
+        Command::Agents(command) => agents::run(command, &global).await,
         Command::Job(command) => job::run(command, &global).await,
-        Command::Doctor => doctor::run(&settings(&global, None, QUIET)?, global.output).await,
+        Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
         Command::Version => {
             show::version(global.output);
             Ok(0)
@@ -146,13 +177,17 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
 pub(crate) const QUIET: Option<&str> = Some("error");
 
 /// Loads the settings and starts logging, with `filter` in place of the configured one if RUST_LOG does not say.
-fn settings(global: &Global, listen: Option<String>, filter: Option<&str>) -> Result<Config, Failure> {
-    let mut flags = Vec::new();
+fn settings(
+    global: &Global,
+    given: &[(&'static str, Option<String>)],
+    filter: Option<&str>,
+) -> Result<Config, Failure> {
+    let mut flags: Vec<(&str, String)> = Vec::new();
     if let Some(dir) = &global.data_dir {
         let dir = std::path::absolute(dir).map_err(|error| Failure::usage(format!("--data-dir: {error}")))?;
         flags.push(("data_dir", dir.display().to_string()));
     }
-    flags.extend(listen.map(|listen| ("server.listen", listen)));
+    flags.extend(given.iter().filter_map(|(key, value)| Some((*key, value.clone()?))));
     let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     let input = LoadInput { file: global.config.clone(), env: env.collect(), flags, host: HostFacts::read() };
     let config =

@@ -1,13 +1,14 @@
 //! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
 
 use super::Failure;
-use crate::admission::{Capacity, Preset, Presets};
+use crate::admission::{Preset, Presets};
 use crate::agent::{Agent, AgentSettings};
-use crate::backend::{Embedded, QueueSettings};
+use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::config::Config;
 use crate::executor::docker::{DockerExecutor, DockerSettings, Engine, EngineError, SECCOMP_DEFAULT, Shape};
-use crate::job::{OwnerId, SpecRules};
+use crate::job::{Capacity, OwnerId, SpecRules};
 use crate::logstore::LogStore;
+use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
 use crate::telemetry::Metrics;
 use serde_json::Value;
@@ -93,7 +94,9 @@ pub(crate) fn executor(
 /// The agent.
 pub(crate) fn agent(
     config: &Config,
-    backend: Arc<Embedded>,
+    backends: Vec<Arc<dyn Backend>>,
+    logs: LogStore,
+    owner: &OwnerId,
     executor: Arc<DockerExecutor>,
     metrics: Arc<Metrics>,
 ) -> Agent<DockerExecutor> {
@@ -101,9 +104,18 @@ pub(crate) fn agent(
         (name.clone(), Preset { image: preset.image.clone(), interpreter: preset.interpreter.clone() })
     };
     let presets: Presets = config.presets.iter().map(preset).collect();
+    let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory };
+    let announcement = Announcement {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        installation: owner.to_string(),
+        labels: config.agent.labels.clone(),
+        executors: vec!["docker".to_owned()],
+        presets: config.presets.keys().cloned().collect(),
+        capacity,
+    };
     let settings = AgentSettings {
-        name: config.agent.name.clone(),
-        capacity: Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory },
+        announcement,
+        capacity,
         claim_batch: config.queue.claim_batch,
         grace: config.agent.grace,
         drain_timeout: config.agent.drain_timeout.as_duration(),
@@ -111,5 +123,5 @@ pub(crate) fn agent(
         presets,
     };
     metrics.slots.set(i64::from(config.agent.slots));
-    Agent::new(backend, executor, settings, metrics)
+    Agent::new(backends, executor, logs, settings, metrics)
 }

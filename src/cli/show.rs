@@ -53,6 +53,26 @@ pub(super) fn jobs(list: &Value) -> String {
     table(&["ID", "NAME", "STATE", "TRY", "SUBMITTED"], rows.collect())
 }
 
+/// Agents with state, load and last contact.
+pub(super) fn agents(list: &Value) -> String {
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    for agent in list["agents"].as_array().into_iter().flatten() {
+        let labels = agent["labels"].as_object().into_iter().flatten();
+        let labels: Vec<String> = labels.map(|(key, value)| format!("{key}={}", text(value))).collect();
+        let load = format!("{}/{}", text(&agent["load"]["held"]), text(&agent["capacity"]["slots"]));
+        let mut state = text(&agent["state"]);
+        if let Some(reason) = agent["load"]["unavailable"].as_str() {
+            state = format!("{state}: {reason}");
+        }
+        let health = text(&agent["load"]["health"]);
+        rows.push(vec![text(&agent["name"]), state, load, health, labels.join(","), time(&agent["last_contact"])]);
+    }
+    for name in list["never_seen"].as_array().into_iter().flatten() {
+        rows.push(vec![text(name), "never seen".to_owned(), "-".into(), "-".into(), String::new(), "-".into()]);
+    }
+    table(&["NAME", "STATE", "LOAD", "HEALTH", "LABELS", "LAST CONTACT"], rows)
+}
+
 /// One line on how a job ended.
 pub(super) fn ending(job: &Value) -> String {
     let ending = &job["ending"];

@@ -5,6 +5,7 @@ use crate::telemetry::LogFormat;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -19,6 +20,8 @@ pub struct Config {
     pub queue: QueueConfig,
     /// The agent.
     pub agent: AgentConfig,
+    /// Where `jobcell agent` gets its jobs from, by name.
+    pub backends: BTreeMap<String, BackendConfig>,
     /// Cells on a Docker engine.
     pub docker: DockerConfig,
     /// Bytes of a log after which it is synced to disk.
@@ -62,6 +65,10 @@ pub struct QueueConfig {
 pub struct AgentConfig {
     /// Its name.
     pub name: String,
+    /// Where `jobcell agent` answers for its health.
+    pub listen: SocketAddr,
+    /// What jobs can ask for with `requires`.
+    pub labels: BTreeMap<String, String>,
     /// Jobs at the same time.
     pub slots: u32,
     /// Processor share of all jobs together.
@@ -92,8 +99,21 @@ pub struct DockerConfig {
     pub workspace_size: ByteSize,
     pub workspace_inodes: u64,
     pub nofile: u64,
+    /// Other agents may use this engine too.
+    pub shared: bool,
     /// A file with another profile than the built-in one.
     pub seccomp_profile: Option<PathBuf>,
+}
+
+/// A jobcell server that an agent claims from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// Its address.
+    pub url: String,
+    /// The file with the agent's key; without one, the key is in JOBCELL_AGENT_KEY.
+    pub key_file: Option<PathBuf>,
+    /// Most calls in a second.
+    pub rate: NonZeroU32,
 }
 
 /// A language environment.
@@ -113,6 +133,9 @@ pub struct TelemetryConfig {
     /// Which there are.
     pub log_filter: String,
 }
+
+/// Calls to a backend in a second, unless its settings say another number: a job needs about five.
+const RATE: u32 = 100;
 
 /// Reads one key after another and notes what is wrong.
 struct Reader<'a> {
@@ -135,7 +158,7 @@ pub(super) fn check(
     let config = Config {
         data_dir: PathBuf::from(r.text("data_dir")),
         server: ServerConfig {
-            listen: r.listen(),
+            listen: r.listen("server.listen", "127.0.0.1:7807"),
             max_body: r.within("server.max_body", "1MiB", ByteSize::new(4096), ByteSize::from_mib(64)),
             wait_max: r.within("server.wait_max", "60s", second, hours(1)),
             viewers_max: r.number("server.viewers_max", 1, 100_000),
@@ -149,12 +172,15 @@ pub(super) fn check(
         },
         agent: AgentConfig {
             name: r.name("agent.name"),
+            listen: r.listen("agent.listen", "127.0.0.1:7808"),
+            labels: r.labels("agent.labels"),
             slots: r.number("agent.slots", 1, 10_000),
             cpu: r.within("agent.cpu", "4", Cpus::from_milli(10), Cpus::from_milli(1_024_000)),
             memory: r.within("agent.memory", "8GiB", ByteSize::from_mib(16), ByteSize::from_mib(1 << 26)),
             drain_timeout: r.within("agent.drain_timeout", "30s", Millis::new(0), hours(24 * 7)),
             grace: r.within("agent.grace", "10s", Millis::new(0), hours(1)),
         },
+        backends: r.backends(),
         docker: r.docker(env),
         logs_sync_every: r.within("logs.sync_every", "64MiB", ByteSize::from_mib(1), ByteSize::from_mib(4096)),
         presets: r.presets(),
@@ -182,9 +208,9 @@ impl Reader<'_> {
 
     /// Every key that the built-in layer does not have, with the nearest one that it has.
     fn unknown(&mut self, prefix: &str, merged: &Value, known: &Value) {
-        // Presets are named by the operator; what is in one is checked with it.
+        // Presets, backends and labels are named by the operator; what is in one is checked with it.
         let (Value::Object(merged), Value::Object(known)) = (merged, known) else { return };
-        if prefix == "presets" {
+        if matches!(prefix, "presets" | "backends" | "agent.labels") {
             return;
         }
         let names: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -262,14 +288,22 @@ impl Reader<'_> {
         good.or_else(|| T::try_from(least).ok()).expect("the least value fits")
     }
 
-    fn listen(&mut self) -> SocketAddr {
-        let text = self.text("server.listen");
+    fn flag(&mut self, path: &str) -> bool {
+        match self.get(path) {
+            Value::Bool(flag) => *flag,
+            Value::String(text) if matches!(text.as_str(), "true" | "false") => text == "true",
+            _ => {
+                self.bad(path, "is neither true nor false", "write true or false");
+                false
+            }
+        }
+    }
+
+    fn listen(&mut self, path: &str, example: &str) -> SocketAddr {
+        let text = self.text(path);
         text.parse().unwrap_or_else(|_| {
-            self.bad(
-                "server.listen",
-                format!("`{}` is not an address", crate::job::shown(&text)),
-                "write an address such as 127.0.0.1:7807",
-            );
+            let reason = format!("`{}` is not an address", crate::job::shown(&text));
+            self.bad(path, reason, format!("write an address such as {example}"));
             SocketAddr::from(([127, 0, 0, 1], 0))
         })
     }
@@ -323,8 +357,56 @@ impl Reader<'_> {
             ),
             workspace_inodes: self.number("docker.workspace_inodes", 16, 1 << 32),
             nofile: self.number("docker.nofile", 16, 1 << 20),
+            shared: self.flag("docker.shared"),
             seccomp_profile: Some(profile).filter(|path| !path.is_empty()).map(PathBuf::from),
         }
+    }
+
+    fn labels(&mut self, path: &str) -> BTreeMap<String, String> {
+        let Value::Object(labels) = self.get(path).clone() else {
+            self.bad(path, "is not a map", "write a map of names to values");
+            return BTreeMap::new();
+        };
+        let mut problems = Problems::default();
+        let labels = crate::job::check_labels(path, &labels, &mut problems);
+        for problem in problems.iter() {
+            self.bad(&problem.path, problem.reason.clone(), problem.fix.clone());
+        }
+        labels
+    }
+
+    fn backends(&mut self) -> BTreeMap<String, BackendConfig> {
+        let Value::Object(backends) = self.get("backends").clone() else {
+            self.bad("backends", "is not a map", "write a map of names to backends");
+            return BTreeMap::new();
+        };
+        let known = serde_json::json!({"url": null, "key_file": null, "rate": null});
+        let mut all = BTreeMap::new();
+        for (name, backend) in &backends {
+            let path = format!("backends.{name}");
+            self.unknown(&path, backend, &known);
+            let text = |key: &str| backend.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let url = text("url").trim_end_matches('/').to_owned();
+            let host = url.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or_default());
+            if url.starts_with("https://") {
+                self.bad(
+                    &format!("{path}.url"),
+                    "asks for TLS, which agents do not speak yet",
+                    "write http:// and use a tunnel",
+                );
+            } else if host.is_none_or(|host| host.is_empty() || host.contains('@')) {
+                let reason = format!("`{}` is not a server's address", crate::job::shown(&url));
+                self.bad(&format!("{path}.url"), reason, "write http://host:port");
+            }
+            let rate =
+                if backend.get("rate").is_some() { self.number(&format!("{path}.rate"), 1, 100_000) } else { RATE };
+            let key_file = Some(text("key_file")).filter(|file| !file.is_empty()).map(PathBuf::from);
+            all.insert(
+                name.clone(),
+                BackendConfig { url, key_file, rate: NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN) },
+            );
+        }
+        all
     }
 
     fn presets(&mut self) -> BTreeMap<String, PresetConfig> {

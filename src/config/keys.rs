@@ -23,6 +23,8 @@ pub(super) fn defaults(host: &HostFacts) -> Value {
         },
         "agent": {
             "name": host.hostname,
+            "listen": "127.0.0.1:7808",
+            "labels": {},
             // Twice the cores: starts overlap, and beyond it only latency grows.
             "slots": host.cores * 2,
             "cpu": host.cores * 2,
@@ -30,6 +32,7 @@ pub(super) fn defaults(host: &HostFacts) -> Value {
             "drain_timeout": "30s",
             "grace": "10s",
         },
+        "backends": {},
         "docker": {
             "host": "",
             "connect_timeout": "5s",
@@ -44,6 +47,7 @@ pub(super) fn defaults(host: &HostFacts) -> Value {
             "workspace_size": "256MiB",
             "workspace_inodes": 262_144,
             "nofile": 4096,
+            "shared": false,
             "seccomp_profile": "",
         },
         "logs": { "sync_every": "64MiB" },

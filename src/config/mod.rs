@@ -9,7 +9,9 @@ mod host;
 mod keys;
 mod layers;
 
-pub use check::{AgentConfig, Config, DockerConfig, PresetConfig, QueueConfig, ServerConfig, TelemetryConfig};
+pub use check::{
+    AgentConfig, BackendConfig, Config, DockerConfig, PresetConfig, QueueConfig, ServerConfig, TelemetryConfig,
+};
 pub use host::HostFacts;
 pub use layers::{LoadInput, load};
 

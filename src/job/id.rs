@@ -143,6 +143,10 @@ impl From<AttemptId> for String {
     }
 }
 
+/// The number that tells the holder of an attempt from everybody who held it before; strictly increasing over a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseToken(pub u64);
+
 /// The installation that owns what it makes: 8 lowercase hex characters, made once per data directory. The sweeper
 /// touches only what carries its own.
 #[derive(Clone, PartialEq, Eq, Hash)]

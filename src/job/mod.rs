@@ -14,10 +14,12 @@ mod units;
 pub use ending::{Cause, Ending, MismatchLine, Verdict};
 pub use fields::{Problem, Problems};
 pub(crate) use fields::{shown, suggestion};
-pub use id::{AttemptId, BadId, JobId, OwnerId};
+pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
 pub use phase::{IllegalStep, Phase, PhaseEvent};
 pub use record::{Job, LogTotals, Report, StreamTotals, Usage};
+pub(crate) use spec::check_labels;
 pub use spec::{
-    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, parse_json,
+    Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules,
+    parse_json,
 };
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

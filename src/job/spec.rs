@@ -7,6 +7,7 @@ mod check;
 mod image;
 mod json;
 
+pub(crate) use check::labels as check_labels;
 pub use json::parse_json;
 
 use super::{ByteSize, Cpus, Millis, Problems};
@@ -66,6 +67,24 @@ pub struct Resources {
 impl Default for Resources {
     fn default() -> Self {
         Self { cpu: Cpus::from_milli(1000), memory: ByteSize::from_mib(256), pids: 128 }
+    }
+}
+
+/// What an agent has to give, in all or at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// Jobs at the same time.
+    pub slots: u32,
+    /// Processor share of all jobs together.
+    pub cpu: Cpus,
+    /// Memory of all jobs together.
+    pub memory: ByteSize,
+}
+
+impl Default for Capacity {
+    /// Nothing.
+    fn default() -> Self {
+        Self { slots: 0, cpu: Cpus::from_milli(0), memory: ByteSize::new(0) }
     }
 }
 

@@ -97,11 +97,15 @@ pub struct Tail {
 
 /// The logs that are being written: one writer each.
 #[derive(Debug, Clone, Default)]
-struct Live(Arc<Mutex<HashMap<AttemptId, watch::Receiver<Tail>>>>);
+struct Live {
+    tails: Arc<Mutex<HashMap<AttemptId, watch::Receiver<Tail>>>>,
+    /// Sent after every append to any log.
+    appended: Arc<watch::Sender<()>>,
+}
 
 impl Live {
     fn map(&self) -> MutexGuard<'_, HashMap<AttemptId, watch::Receiver<Tail>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tails.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How far readers may go: a batch is there when its write has come back, not before.
@@ -131,6 +135,7 @@ impl Registration {
 
     fn publish(&self, last_seq: u64) {
         self.tail.send_replace(Tail { last_seq, ended: false });
+        self.live.appended.send_replace(());
     }
 }
 
@@ -193,6 +198,11 @@ impl LogStore {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LogError::Io { path: dir, source: error }),
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// Tells of appends to any log.
+    pub fn appended(&self) -> watch::Receiver<()> {
+        self.live.appended.subscribe()
     }
 
     /// How far a log has come, for as long as it is being written; `None` when it is not.

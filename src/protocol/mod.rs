@@ -1,6 +1,11 @@
-//! What agent and warden say to each other. The agent's words to its backend come here too when they leave the process.
+//! What programs say to each other: agent and warden ([`wire`]), agent and backend ([`agent`]), and output on its way over a
+//! WebSocket ([`record`]).
 //!
-//! [`wire`] is one std-only file that is compiled into the warden as well.
+//! Owns shapes and versions; must never send anything. [`wire`] is one std-only file that is compiled into the warden as
+//! well.
+
+pub mod agent;
+pub mod record;
 
 #[path = "../../warden/src/wire.rs"]
 #[allow(

@@ -2,10 +2,10 @@
 
 use super::transition::Row;
 use super::{
-    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, LeaseToken, ListFilter, NewJob,
-    Renewal, Store, StoreError, Submitted,
+    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, ListFilter, NewJob, Renewal,
+    Standing, Store, StoreError, Submitted,
 };
-use crate::job::{AttemptId, Job, JobId, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -128,6 +128,15 @@ impl Store for MemoryStore {
     ) -> Result<Applied, StoreError> {
         let applied = self.tables().change(attempt.job, |row| row.release(attempt, token, now, reason));
         Ok(applied.unwrap_or(Applied::Refused))
+    }
+
+    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+        let tables = self.tables();
+        let one = |(attempt, token): &(AttemptId, LeaseToken)| {
+            let row = tables.by_id.get(&attempt.job).and_then(|seq| tables.rows.get(seq));
+            row.map_or(Standing::Unknown, |row| row.standing(*attempt, *token))
+        };
+        Ok(attempts.iter().map(one).collect())
     }
 
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {

@@ -11,17 +11,13 @@ mod transition;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
-use crate::job::{AttemptId, Job, JobId, JobSpec, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, JobSpec, LeaseToken, Millis, Phase, Report, UnixMillis};
 use serde::Serialize;
 use std::future::Future;
 use std::path::PathBuf;
 
 /// Most leases that one call of expire settles: it bounds the transaction that everybody else waits for.
 pub const EXPIRE_BATCH: u32 = 256;
-
-/// The number that tells the holder of an attempt from everybody who held it before; strictly increasing over the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseToken(pub u64);
 
 /// A store that cannot do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -133,6 +129,17 @@ pub enum Completion {
     Unknown,
 }
 
+/// How an attempt stands, seen from one who says that it is theirs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is.
+    Held,
+    /// It has ended, with a report or without one.
+    Ended,
+    /// It is somebody else's, or there is no such attempt.
+    Unknown,
+}
+
 /// What a cancel came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Canceled {
@@ -226,6 +233,11 @@ pub trait Store: Send + Sync + 'static {
         now: UnixMillis,
         reason: &str,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+    /// One answer for each, in order. Changes nothing.
+    fn lookup(
+        &self,
+        attempts: &[(AttemptId, LeaseToken)],
+    ) -> impl Future<Output = Result<Vec<Standing>, StoreError>> + Send;
     fn cancel(&self, id: JobId, now: UnixMillis) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
     /// Settles leases that ran out by `now`, at most [`EXPIRE_BATCH`] of them: more are due while [`Store::next_expiry`] is
     /// not in the future.
@@ -296,6 +308,9 @@ impl Store for AnyStore {
         reason: &str,
     ) -> Result<Applied, StoreError> {
         either!(self, store => store.release(attempt, token, now, reason))
+    }
+    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+        either!(self, store => store.lookup(attempts))
     }
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
         either!(self, store => store.cancel(id, now))

@@ -8,10 +8,10 @@ mod worker;
 
 use super::transition::Row;
 use super::{
-    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal, Store,
+    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, ListFilter, NewJob, Renewal, Standing, Store,
     StoreError, Submitted,
 };
-use crate::job::{AttemptId, Job, JobId, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use worker::{Poster, Worker};
@@ -171,6 +171,20 @@ impl Store for SqliteStore {
         let reason = reason.to_owned();
         let applied = self.change(attempt.job, move |row| row.release(attempt, token, now, &reason)).await?;
         Ok(applied.unwrap_or(Applied::Refused))
+    }
+
+    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+        let attempts = attempts.to_vec();
+        // By the writer: what was claimed or reported a moment ago counts.
+        self.writer
+            .run(move |db| {
+                let one = |(attempt, token): (AttemptId, LeaseToken)| {
+                    let row = rows::load(db, attempt.job)?;
+                    Ok(row.map_or(Standing::Unknown, |row| row.standing(attempt, token)))
+                };
+                attempts.into_iter().map(one).collect()
+            })
+            .await
     }
 
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {

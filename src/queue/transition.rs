@@ -3,8 +3,8 @@
 //! The *number* of an attempt only grows: cells and logs are named after it, so it is never handed out twice. `tries`
 //! counts the attempts that were not given back, and is what the limit of attempts looks at.
 
-use super::{Applied, Canceled, Claim, Completion, Expired, LeaseToken, NewJob, Renewal};
-use crate::job::{AttemptId, Cause, Ending, Job, LogTotals, Millis, Phase, PhaseEvent, Report, UnixMillis};
+use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Standing};
+use crate::job::{AttemptId, Cause, Ending, Job, LeaseToken, LogTotals, Millis, Phase, PhaseEvent, Report, UnixMillis};
 
 /// A longer history loses its oldest entries but the first: a job that is given back again and again must not make its
 /// row grow for ever.
@@ -146,6 +146,17 @@ impl Row {
         self.enter(Phase::Queued, now, reason);
         self.lease = None;
         Applied::Applied
+    }
+
+    /// How an attempt of it stands, for one who says that it is theirs.
+    pub(super) fn standing(&self, attempt: AttemptId, token: LeaseToken) -> Standing {
+        if self.held_by(attempt, token) {
+            Standing::Held
+        } else if self.job.phase == Phase::Ended && self.job.attempt == attempt.attempt && attempt.part == 0 {
+            Standing::Ended
+        } else {
+            Standing::Unknown
+        }
     }
 
     /// Ends it, or asks its holder to.

@@ -1,9 +1,8 @@
 //! The one key that opens `/v1`. Kept as a hash; what is compared are hashes, so timing tells nothing about the key.
 
-use super::App;
 use super::problem::ProblemDocument;
+use super::{App, bearer};
 use axum::extract::{Request, State};
-use axum::http::header;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
@@ -31,10 +30,8 @@ impl std::fmt::Debug for ApiKey {
 }
 
 pub(super) async fn require_key(State(app): State<App>, request: Request, next: Next) -> Response {
-    let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let key = given.and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")));
-    match key {
-        Some(key) if app.key.opens(key.trim()) => next.run(request).await,
+    match bearer(request.headers()) {
+        Some(key) if app.key.opens(key) => next.run(request).await,
         Some(_) => ProblemDocument::new("unauthorized", "the key is not this installation's").into_response(),
         None => ProblemDocument::new(
             "unauthorized",

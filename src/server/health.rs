@@ -2,7 +2,7 @@
 
 use super::App;
 use crate::queue::Counts;
-use crate::telemetry::{Component, HealthReport, State as Condition};
+use crate::telemetry::{Component, HealthReport, Metrics, State as Condition};
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -18,15 +18,18 @@ pub(super) async fn live() -> &'static str {
 
 /// A line for a probe; `/healthz` has the reasons.
 pub(super) async fn ready(State(app): State<App>) -> impl IntoResponse {
-    if report(&app).await.ready {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
-    }
+    readiness(report(&app).await.ready)
+}
+
+pub(super) fn readiness(ready: bool) -> (StatusCode, &'static str) {
+    if ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
 pub(super) async fn all(State(app): State<App>) -> (StatusCode, Json<HealthReport>) {
-    let report = report(&app).await;
+    whole(report(&app).await)
+}
+
+pub(super) fn whole(report: HealthReport) -> (StatusCode, Json<HealthReport>) {
     let status = if report.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(report))
 }
@@ -35,7 +38,11 @@ pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     if let Ok(counts) = counts(&app).await {
         app.metrics.jobs_queued.set(i64::try_from(counts.queued).unwrap_or(i64::MAX));
     }
-    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], app.metrics.render())
+    page(&app.metrics)
+}
+
+pub(super) fn page(metrics: &Metrics) -> impl IntoResponse + use<> {
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
 }
 
 /// How everything is. The queue is asked now; the others say by themselves when they change.

@@ -11,6 +11,7 @@ use super::problem::ProblemDocument;
 use crate::backend::Change;
 use crate::job::{AttemptId, JobId};
 use crate::logstore::{Frame, LogReader};
+use crate::protocol::record::{RECORD_HEADER, Record};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -22,8 +23,6 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, broadcast};
 use tokio_util::sync::CancellationToken;
 
-/// Bytes before the output in a record.
-pub const LIVE_RECORD_HEADER: usize = 21;
 /// Output in one message.
 const MESSAGE_BYTES: usize = 256 << 10;
 /// A viewer that takes nothing for so long is sent away.
@@ -131,9 +130,10 @@ impl Viewer<'_> {
             let frames = self.read().await?;
             let Some(last) = frames.last() else { return Ok(()) };
             self.next = last.seq + 1;
-            let mut message = Vec::with_capacity(MESSAGE_BYTES + 64 * LIVE_RECORD_HEADER);
+            let mut message = Vec::with_capacity(MESSAGE_BYTES + 64 * RECORD_HEADER);
             for frame in &frames {
-                record(frame, &mut message);
+                let (stream, bytes) = (frame.stream.number(), &frame.bytes[..]);
+                Record { seq: frame.seq, time_us: frame.time_us, stream, bytes }.write(&mut message);
             }
             self.send(Message::Binary(message.into())).await?;
         }
@@ -200,12 +200,4 @@ async fn idle(socket: &mut WebSocket, stop: &CancellationToken, limit: Duration)
 /// The next change of this job. One that is too far behind to know returns too, and its caller looks again.
 async fn job_changes(changes: &mut broadcast::Receiver<Change>, job: JobId) {
     while matches!(changes.recv().await, Ok(other) if other.job != job) {}
-}
-
-fn record(frame: &Frame, out: &mut Vec<u8>) {
-    out.extend_from_slice(&u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(&frame.seq.to_le_bytes());
-    out.extend_from_slice(&frame.time_us.to_le_bytes());
-    out.push(frame.stream.number());
-    out.extend_from_slice(&frame.bytes);
 }

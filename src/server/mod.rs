@@ -3,6 +3,7 @@
 //! Owns routes, status codes and error documents. Decides nothing about jobs: it reads a request, asks the backend, and
 //! writes the answer. Bodies, waits and viewers are bounded; a viewer of a live log is a cursor on the log store.
 
+mod agents;
 mod auth;
 mod health;
 mod jobs;
@@ -11,8 +12,8 @@ mod logs;
 mod problem;
 mod unread;
 
+pub use agents::{AgentKeys, KeyError};
 pub use auth::ApiKey;
-pub use live::LIVE_RECORD_HEADER;
 pub use problem::{ERROR_CODES, ProblemDocument};
 
 use crate::backend::Embedded;
@@ -38,8 +39,6 @@ pub struct ServerSettings {
     pub wait_max: Duration,
     /// Live log streams at the same time.
     pub viewers_max: usize,
-    /// For requests that are being answered at the end.
-    pub shutdown_grace: Duration,
     /// What checking a spec needs to know.
     pub rules: SpecRules,
 }
@@ -53,6 +52,8 @@ pub(crate) struct Shared {
     health: Health,
     metrics: Arc<Metrics>,
     key: ApiKey,
+    agent_keys: AgentKeys,
+    sessions: agents::Sessions,
     settings: ServerSettings,
     viewers: Arc<Semaphore>,
     /// Ends live streams and waits when the server stops.
@@ -72,21 +73,27 @@ pub fn router(
     health: Health,
     metrics: Arc<Metrics>,
     key: ApiKey,
+    agent_keys: AgentKeys,
     settings: ServerSettings,
     stop: CancellationToken,
 ) -> Router {
     let viewers = Arc::new(Semaphore::new(settings.viewers_max));
     let max_body = settings.max_body;
-    let app = App(Arc::new(Shared { backend, health, metrics, key, settings, viewers, stop }));
+    let sessions = agents::Sessions::default();
+    let app = App(Arc::new(Shared { backend, health, metrics, key, agent_keys, sessions, settings, viewers, stop }));
     let v1 = Router::new()
         .route("/v1/jobs", post(jobs::submit).get(jobs::list))
         .route("/v1/jobs/{id}", get(jobs::get))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{id}/logs", get(logs::read))
         .route("/v1/jobs/{id}/logs/live", get(live::follow))
+        .merge(agents::for_people())
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
+    let agents =
+        agents::for_agents().route_layer(middleware::from_fn_with_state(app.clone(), agents::require_agent_key));
     Router::new()
         .merge(v1)
+        .merge(agents)
         .route("/livez", get(health::live))
         .route("/live", get(health::live))
         .route("/readyz", get(health::ready))
@@ -100,6 +107,26 @@ pub fn router(
         .layer(middleware::from_fn(unread::drain))
         .layer(middleware::from_fn_with_state(app.clone(), count))
         .with_state(app)
+}
+
+/// Health and metrics alone, for an agent whose backend is elsewhere.
+pub fn admin_router(health: Health, metrics: Arc<Metrics>) -> Router {
+    let ready = {
+        let health = health.clone();
+        move || async move { health::readiness(health.report().ready) }
+    };
+    let all = move || async move { health::whole(health.report()) };
+    let metrics = move || async move { health::page(&metrics) };
+    Router::new()
+        .route("/livez", get(health::live))
+        .route("/live", get(health::live))
+        .route("/readyz", get(ready.clone()))
+        .route("/ready", get(ready))
+        .route("/healthz", get(all.clone()))
+        .route("/health", get(all))
+        .route("/metrics", get(metrics))
+        .fallback(problem::no_route)
+        .method_not_allowed_fallback(problem::no_method)
 }
 
 /// Serves until `stop`, then lets requests that are being answered end within `grace`.
@@ -124,4 +151,10 @@ async fn count(State(app): State<App>, request: Request, next: Next) -> Response
     let response = next.run(request).await;
     app.metrics.http_requests_total.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
     response
+}
+
+/// The key that a request carries.
+fn bearer(headers: &axum::http::HeaderMap) -> Option<&str> {
+    let given = headers.get(axum::http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    given.and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))).map(str::trim)
 }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 13] = [
+pub const ERROR_CODES: [(&str, u16, &str); 18] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("bad_query", 400, "a query parameter cannot be read"),
     ("bad_id", 400, "the id in the path is not a job's id"),
@@ -20,6 +20,11 @@ pub const ERROR_CODES: [(&str, u16, &str); 13] = [
     ("no_route", 404, "the API has no such path"),
     ("no_method", 405, "the path does not take this method"),
     ("key_conflict", 409, "the idempotency key was used with another spec"),
+    ("agent_exists", 409, "an agent of this name has a key already"),
+    ("agent_not_found", 404, "no agent of this name has a key"),
+    ("agent_taken", 409, "another installation uses this agent's key and is alive"),
+    ("session_unknown", 409, "the agent has to register (again)"),
+    ("protocol_unsupported", 409, "agent and server have no version of the protocol in common"),
     ("queue_full", 429, "queue.max_queued jobs wait; Retry-After says when to try again"),
     ("unavailable", 503, "the queue, the log or a stream cannot be had at the moment"),
 ];

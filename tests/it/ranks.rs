@@ -3,12 +3,13 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 13] = [
+const RANKS: [(&str, u8); 14] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
     ("telemetry", 1),
     ("supervise", 1),
+    ("net", 1),
     ("queue", 2),
     ("logstore", 2),
     ("backend", 3),
@@ -20,12 +21,14 @@ const RANKS: [(&str, u8); 13] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 6] = [
+const CONFINED: [(&str, &[&str]); 8] = [
     ("bollard", &["src/executor/docker"]),
     ("figment", &["src/config"]),
     ("axum", &["src/server"]),
     ("rusqlite", &["src/queue"]),
-    ("tokio_tungstenite", &["src/cli"]),
+    ("tokio_tungstenite", &["src/cli", "src/backend/http"]),
+    ("reqwest", &["src/cli", "src/backend/http"]),
+    ("backon", &["src/net"]),
     ("clap", &["src/cli"]),
 ];
 

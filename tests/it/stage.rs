@@ -86,6 +86,8 @@ impl Up {
             .arg("--config")
             .arg(&config)
             .env("DOCKER_HOST", host)
+            // Many of them use one engine at the same time.
+            .env("JOBCELL_DOCKER__SHARED", "true")
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("clones"))

@@ -168,6 +168,11 @@ impl Engine {
     }
 
     /// Whether an image is there.
+    /// The engine's own id, the same for everybody who uses it.
+    pub async fn id(&self) -> Result<Option<String>, EngineError> {
+        Ok(self.call("info", self.limit, self.docker.info()).await?.id.filter(|id| !id.is_empty()))
+    }
+
     pub(super) async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
         match self.call("inspect image", self.limit, self.docker.inspect_image(image)).await {
             Ok(_) => Ok(true),

@@ -58,7 +58,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
     }
     let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
     network(&mut fields, p);
-    let labels = fields.map("labels", p).map(|map| labels(map, p)).unwrap_or_default();
+    let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
     let priority = priority(&mut fields, p);
     let idempotency_key = fields.text("idempotency_key", p).map(str::to_owned);
     if let Some(key) = &idempotency_key {
@@ -342,14 +342,15 @@ fn network(fields: &mut Fields<'_>, p: &mut Problems) {
     }
 }
 
-fn labels(map: &Map<String, Value>, p: &mut Problems) -> BTreeMap<String, String> {
+/// Labels of a job, and of an agent.
+pub(crate) fn labels(at: &str, map: &Map<String, Value>, p: &mut Problems) -> BTreeMap<String, String> {
     let mut labels = BTreeMap::new();
     if map.len() > MAX_LABELS {
-        p.add("labels", format!("has {} entries; at most {MAX_LABELS} are kept", map.len()), "remove some");
+        p.add(at, format!("has {} entries; at most {MAX_LABELS} are kept", map.len()), "remove some");
         return labels;
     }
     for (key, value) in map {
-        let path = format!("labels.{}", shown(key));
+        let path = format!("{at}.{}", shown(key));
         let grammar = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'/');
         if key.is_empty() || key.len() > 63 || !key.bytes().all(grammar) {
             p.add(path, "is not a label's name", "use up to 63 letters, digits and - _ . /");

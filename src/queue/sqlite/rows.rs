@@ -4,9 +4,9 @@
 //! A row that does not read back (a damaged file, a spec that a later version no longer accepts) is *parked*: left out
 //! of claims and expiries, so it delays no other job, with the reason kept beside it.
 
-use crate::job::{Cause, Ending, Job, JobId, JobSpec, LogTotals, Phase, PhaseEvent, UnixMillis, Usage};
+use crate::job::{Cause, Ending, Job, JobId, JobSpec, LeaseToken, LogTotals, Phase, PhaseEvent, UnixMillis, Usage};
 use crate::queue::transition::{Lease, Row};
-use crate::queue::{EXPIRE_BATCH, LeaseToken, ListFilter, StoreError};
+use crate::queue::{EXPIRE_BATCH, ListFilter, StoreError};
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 use serde::{Deserialize, Serialize};

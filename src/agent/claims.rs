@@ -1,0 +1,157 @@
+//! Claims in flight at several backends. Free slots are lent to claims, so together they never bring more than fits; backends
+//! take turns when there are fewer slots than backends, and one that fails is asked less and less often.
+
+use crate::backend::{Ask, Backend, BackendError, Grant};
+use crate::job::Capacity;
+use crate::net::{Retry, pauses};
+use crate::protocol::agent::Load;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// One long poll for work. A backend wakes it at once; the end of it only bounds a wait that went wrong.
+const CLAIM_WAIT: Duration = Duration::from_secs(20);
+/// The same while others wait for the slot that it holds.
+const SHORT_WAIT: Duration = Duration::from_secs(1);
+/// First and longest pause after a claim that failed.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+type Answered = (usize, Result<Vec<Grant>, BackendError>);
+
+struct One {
+    backend: Arc<dyn Backend>,
+    /// Slots that its claim in flight may fill.
+    lent: u32,
+    not_before: Option<Instant>,
+    pauses: Box<dyn Iterator<Item = Duration> + Send>,
+    /// Said once, until it works again.
+    failing: bool,
+}
+
+/// The claims. Never to be dropped while one is in flight: what it claimed would be lost with it.
+pub(super) struct Claims {
+    all: Vec<One>,
+    /// Who is next when slots are few.
+    turn: usize,
+    flying: FuturesUnordered<BoxFuture<'static, Answered>>,
+}
+
+impl Claims {
+    pub(super) fn new(backends: &[Arc<dyn Backend>]) -> Self {
+        let one = |backend: &Arc<dyn Backend>| One {
+            backend: Arc::clone(backend),
+            lent: 0,
+            not_before: None,
+            pauses: Box::new(pauses(PAUSES.0, PAUSES.1)),
+            failing: false,
+        };
+        Self { all: backends.iter().map(one).collect(), turn: 0, flying: FuturesUnordered::new() }
+    }
+
+    /// Starts claims for what is free.
+    pub(super) fn start(&mut self, free: Capacity, batch: u32, load: &Load, stop: &CancellationToken) {
+        let now = Instant::now();
+        let idle: Vec<bool> = self.all.iter().map(|one| one.not_before.is_none_or(|at| at <= now)).collect();
+        let lent: Vec<u32> = self.all.iter().map(|one| one.lent).collect();
+        let wait = if self.all.len() > 1 && free.slots as usize <= self.all.len() { SHORT_WAIT } else { CLAIM_WAIT };
+        for (index, max) in share(free.slots, batch, &lent, &idle, self.turn) {
+            let one = &mut self.all[index];
+            one.lent = max;
+            let (backend, stop) = (Arc::clone(&one.backend), stop.clone());
+            let ask = Ask { max, free: Capacity { slots: max, ..free }, wait, load: load.clone() };
+            self.flying.push(Box::pin(async move { (index, backend.claim(ask, &stop).await) }));
+        }
+    }
+
+    /// The next answer; pending when no claim is in flight.
+    pub(super) async fn answer(&mut self) -> (usize, Vec<Grant>) {
+        let Some((index, answer)) = self.flying.next().await else { return std::future::pending().await };
+        let count = self.all.len();
+        let one = &mut self.all[index];
+        one.lent = 0;
+        self.turn = (index + 1) % count;
+        match answer {
+            Ok(grants) => {
+                if std::mem::take(&mut one.failing) {
+                    tracing::info!(backend = one.backend.name(), "claims work again");
+                }
+                one.not_before = None;
+                one.pauses = Box::new(pauses(PAUSES.0, PAUSES.1));
+                (index, grants)
+            }
+            Err(error) => {
+                let pause = match error.retry {
+                    Retry::Throttled(wait) => wait,
+                    Retry::Transient | Retry::Never => one.pauses.next().unwrap_or(PAUSES.1),
+                };
+                one.not_before = Some(Instant::now() + pause);
+                if !std::mem::replace(&mut one.failing, true) {
+                    tracing::error!(backend = one.backend.name(), %error, "claim failed; tried again until it works");
+                }
+                (index, Vec::new())
+            }
+        }
+    }
+
+    /// When the pause of the first backend that pauses is over; long from now when none does.
+    pub(super) fn pause_over(&self) -> Instant {
+        let first = self.all.iter().filter(|one| one.lent == 0).filter_map(|one| one.not_before).min();
+        first.unwrap_or_else(|| Instant::now() + CLAIM_WAIT)
+    }
+
+    /// Nothing is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        self.flying.is_empty()
+    }
+}
+
+/// Who may claim how many: what is free and not lent, in equal parts over those who may claim and have no claim in flight, from
+/// `turn` on.
+fn share(free: u32, batch: u32, lent: &[u32], idle: &[bool], turn: usize) -> Vec<(usize, u32)> {
+    let mut left = free.saturating_sub(lent.iter().sum());
+    let in_order = (0..lent.len()).map(|step| (turn + step) % lent.len());
+    let askers: Vec<usize> = in_order.filter(|index| lent[*index] == 0 && idle[*index]).collect();
+    let mut shares = Vec::new();
+    for (step, index) in askers.iter().enumerate() {
+        let others = u32::try_from(askers.len() - step).unwrap_or(u32::MAX);
+        let part = left.div_ceil(others).min(batch);
+        if part == 0 {
+            break;
+        }
+        left -= part;
+        shares.push((*index, part));
+    }
+    shares
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn few_slots_go_round_and_many_are_shared() {
+        assert_eq!(share(1, 16, &[0, 0, 0], &[true; 3], 1), [(1, 1)]);
+        assert_eq!(share(4, 16, &[0, 0], &[true; 2], 0), [(0, 2), (1, 2)]);
+        assert_eq!(share(5, 16, &[3, 0], &[true; 2], 0), [(1, 2)]);
+        assert_eq!(share(9, 4, &[0], &[true], 0), [(0, 4)]);
+        assert_eq!(share(9, 16, &[0, 0], &[false, true], 0), [(1, 9)]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_more_is_lent_than_is_free(
+            free in 0u32..40, batch in 1u32..20, lent in prop::collection::vec(0u32..6, 1..6), turn in 0usize..6,
+        ) {
+            prop_assume!(lent.iter().sum::<u32>() <= free);
+            let shares = share(free, batch, &lent, &vec![true; lent.len()], turn % lent.len());
+            let total: u32 = lent.iter().sum::<u32>() + shares.iter().map(|(_, part)| part).sum::<u32>();
+            prop_assert!(total <= free);
+            prop_assert!(shares.iter().all(|(index, part)| lent[*index] == 0 && *part >= 1 && *part <= batch));
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! A jobcell server elsewhere, over HTTP and one WebSocket.
+//!
+//! [`Shared::call`] is the one way out: rate, breaker, deadline and retry class of every call are decided there. [`link`] carries
+//! output and orders, [`uplink`] decides which output goes next.
+
+mod call;
+mod link;
+mod uplink;
+
+use super::{Announcement, Answer, Ask, Backend, BackendError, Grant, Load, Order};
+use crate::job::{AttemptId, JobSpec, LeaseToken, Millis, Phase, Report, SpecRules, UnixMillis};
+use crate::logstore::LogStore;
+use crate::net::{Breaker, Retry};
+use crate::protocol::agent::{
+    Advance, AttemptStanding, Capabilities, ClaimAnswer, ClaimRequest, Claimed, Holding, Holdings, LookupAnswer,
+    Release, RenewAnswer, Renewed, ReportAnswer, ReportRequest, Reported, Step, StepAnswer,
+};
+use futures_util::future::BoxFuture;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_util::sync::CancellationToken;
+use uplink::{Flushing, Uplink};
+
+/// Orders that a slow agent may be behind. What it misses, the answer to its next renewal says again.
+const ORDERS: usize = 256;
+/// Deadline of a small call, with its repetitions.
+const SMALL: Duration = Duration::from_secs(15);
+/// On top of a claim's wait.
+const CLAIM_SLACK: Duration = Duration::from_secs(15);
+/// A flush in which nothing becomes durable for so long is given up: the end is reported with a log that is not complete.
+const FLUSH_STALL: Duration = Duration::from_secs(60);
+/// A lease as long as this is assumed until the backend has said its own.
+const UNKNOWN_LEASE: Millis = Millis::from_secs(60);
+
+/// Where the backend is.
+#[derive(Clone)]
+pub struct HttpSettings {
+    /// Its name in the settings.
+    pub name: String,
+    /// `http://host:port`, without a slash at the end.
+    pub url: String,
+    /// The agent's key.
+    pub key: String,
+    /// Calls in a second, at most.
+    pub rate: NonZeroU32,
+}
+
+impl std::fmt::Debug for HttpSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "HttpSettings({} at {})", self.name, self.url)
+    }
+}
+
+/// The backend.
+#[derive(Debug)]
+pub struct Http {
+    shared: Arc<Shared>,
+    /// Claims in flight are numbered; a number is kept until its answer has come.
+    claim: tokio::sync::Mutex<ClaimNumber>,
+}
+
+#[derive(Debug, Default)]
+struct ClaimNumber {
+    session: String,
+    number: u64,
+    /// The answer to this number has not come.
+    open: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: HttpSettings,
+    http: reqwest::Client,
+    rate: DefaultDirectRateLimiter,
+    breaker: Mutex<Breaker>,
+    who: Mutex<Announcement>,
+    /// The session, once there is one; the lock is held while one is made.
+    session: tokio::sync::Mutex<Option<String>>,
+    capabilities: Mutex<Capabilities>,
+    logs: LogStore,
+    uplink: Mutex<Uplink>,
+    /// There may be something new to send.
+    poke: Notify,
+    /// Counts what the backend said on the stream.
+    progress: watch::Sender<u64>,
+    load: watch::Sender<Load>,
+    orders: broadcast::Sender<Order>,
+}
+
+impl Shared {
+    fn uplink(&self) -> MutexGuard<'_, Uplink> {
+        self.uplink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Http {
+    /// A backend at `settings`, whose output comes from `logs`. Its stream is kept until `stop`. Errors: no HTTP client can be
+    /// made.
+    pub fn new(settings: HttpSettings, logs: LogStore, stop: CancellationToken) -> Result<Self, String> {
+        // The backend is named by the operator: a proxy from the environment is not asked.
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(5))
+            .pool_idle_timeout(Duration::from_secs(60))
+            .tcp_nodelay(true)
+            .build()
+            .map_err(|error| error.to_string())?;
+        let capabilities = Capabilities { lease: Some(UNKNOWN_LEASE), fenced_end: false, log: true, cancel: false };
+        let shared = Arc::new(Shared {
+            rate: RateLimiter::direct(Quota::per_second(settings.rate)),
+            settings,
+            http,
+            breaker: Mutex::default(),
+            who: Mutex::default(),
+            session: tokio::sync::Mutex::default(),
+            capabilities: Mutex::new(capabilities),
+            logs,
+            uplink: Mutex::default(),
+            poke: Notify::new(),
+            progress: watch::channel(0).0,
+            load: watch::channel(Load::default()).0,
+            orders: broadcast::channel(ORDERS).0,
+        });
+        crate::supervise::spawn("log stream", link::run(Arc::clone(&shared), stop));
+        Ok(Self { shared, claim: tokio::sync::Mutex::default() })
+    }
+
+    /// Its breaker's state: `admit`, `probe` or `refuse`.
+    pub fn breaker(&self) -> &'static str {
+        self.shared.breaker.lock().unwrap_or_else(PoisonError::into_inner).state()
+    }
+
+    async fn claim_once(&self, ask: Ask, stop: &CancellationToken) -> Result<Vec<Claimed>, BackendError> {
+        let mut state = self.claim.lock().await;
+        let session = self.shared.session().await?;
+        if state.session != session {
+            *state = ClaimNumber { session, ..ClaimNumber::default() };
+        }
+        if !state.open {
+            state.number += 1;
+            state.open = true;
+        }
+        let wait = Millis::from(ask.wait);
+        let mut request = ClaimRequest { number: state.number, free: ask.free, max: ask.max, wait, load: ask.load };
+        let waiting = self.shared.call("claim", &request, ask.wait + CLAIM_SLACK);
+        let answer: Result<ClaimAnswer, BackendError> = tokio::select! {
+            answer = waiting => answer,
+            () = stop.cancelled() => {
+                // What this number has brought, if anything, and nothing more.
+                (request.max, request.wait) = (0, Millis::new(0));
+                self.shared.call("claim", &request, SMALL).await
+            }
+        };
+        let answer = answer?;
+        state.open = false;
+        Ok(answer.claims)
+    }
+
+    async fn grants(&self, claims: Vec<Claimed>) -> Vec<Grant> {
+        let mut grants = Vec::with_capacity(claims.len());
+        for claim in claims {
+            match JobSpec::check(&claim.spec, &SpecRules::default()) {
+                Ok(spec) => grants.push(Grant { attempt: claim.attempt, token: claim.token, spec }),
+                Err(problems) => {
+                    // A spec that a newer server accepts and this agent does not understand.
+                    tracing::error!(attempt = %claim.attempt, %problems, "a claimed job's spec is not understood; it goes back");
+                    if let Err(error) = self.release(claim.attempt, claim.token, "spec_not_understood").await {
+                        tracing::error!(%error, attempt = %claim.attempt, "it could not be given back; its lease will run out");
+                    }
+                }
+            }
+        }
+        grants
+    }
+}
+
+fn holdings(leases: &[(AttemptId, LeaseToken)]) -> Holdings {
+    Holdings { attempts: leases.iter().map(|(attempt, token)| Holding { attempt: *attempt, token: *token }).collect() }
+}
+
+/// An answer must have one entry for each question.
+fn one_each<T>(answers: Vec<T>, asked: usize) -> Result<Vec<T>, BackendError> {
+    if answers.len() == asked {
+        return Ok(answers);
+    }
+    let message = format!("the backend gave {} answers to {asked} questions", answers.len());
+    Err(BackendError { retry: Retry::Never, message })
+}
+
+impl Backend for Http {
+    fn name(&self) -> &str {
+        &self.shared.settings.name
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        *self.shared.capabilities.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announce(&self, who: &Announcement) {
+        *self.shared.who.lock().unwrap_or_else(PoisonError::into_inner) = who.clone();
+    }
+
+    fn tell(&self, load: &Load) {
+        self.shared.load.send_if_modified(|known| {
+            let changed = known != load;
+            known.clone_from(load);
+            changed
+        });
+    }
+
+    fn claim<'a>(&'a self, ask: Ask, stop: &'a CancellationToken) -> Answer<'a, Vec<Grant>> {
+        Box::pin(async move {
+            let claims = self.claim_once(ask, stop).await?;
+            Ok(self.grants(claims).await)
+        })
+    }
+
+    fn renew<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<Renewed>> {
+        Box::pin(async move {
+            let answer: RenewAnswer = self.shared.retrying("renew", &holdings(leases), SMALL).await?;
+            one_each(answer.renewals, leases.len())
+        })
+    }
+
+    fn lookup<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<AttemptStanding>> {
+        Box::pin(async move {
+            let answer: LookupAnswer = self.shared.retrying("lookup", &holdings(leases), SMALL).await?;
+            one_each(answer.standings, leases.len())
+        })
+    }
+
+    fn advance<'a>(
+        &'a self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &'a str,
+    ) -> Answer<'a, Step> {
+        let request = Advance { holding: Holding { attempt, token }, phase, at, reason: reason.to_owned() };
+        Box::pin(async move { Ok(self.shared.retrying::<_, StepAnswer>("advance", &request, SMALL).await?.step) })
+    }
+
+    fn report<'a>(&'a self, report: &'a Report, token: LeaseToken) -> Answer<'a, Reported> {
+        Box::pin(async move {
+            let request = ReportRequest { token, report: report.clone() };
+            Ok(self.shared.retrying::<_, ReportAnswer>("report", &request, SMALL).await?.outcome)
+        })
+    }
+
+    fn release<'a>(&'a self, attempt: AttemptId, token: LeaseToken, reason: &'a str) -> Answer<'a, Step> {
+        let request = Release { holding: Holding { attempt, token }, reason: reason.to_owned() };
+        Box::pin(async move { Ok(self.shared.retrying::<_, StepAnswer>("release", &request, SMALL).await?.step) })
+    }
+
+    fn orders(&self) -> broadcast::Receiver<Order> {
+        self.shared.orders.subscribe()
+    }
+
+    fn log_began(&self, attempt: AttemptId, token: LeaseToken) {
+        self.shared.uplink().add(attempt, token);
+        self.shared.poke.notify_one();
+    }
+
+    fn flush_log(&self, attempt: AttemptId, last: u64) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let mut progress = self.shared.progress.subscribe();
+            self.shared.uplink().flush(attempt, last);
+            self.shared.poke.notify_one();
+            let (mut at, mut until) = (None, tokio::time::Instant::now() + FLUSH_STALL);
+            loop {
+                match self.shared.uplink().flushing(attempt, last) {
+                    Flushing::Durable => return true,
+                    Flushing::Never => return false,
+                    Flushing::At(durable) if at != Some(durable) => {
+                        at = Some(durable);
+                        until = tokio::time::Instant::now() + FLUSH_STALL;
+                    }
+                    Flushing::At(_) => {}
+                }
+                if !matches!(tokio::time::timeout_at(until, progress.changed()).await, Ok(Ok(()))) {
+                    tracing::error!(%attempt, backend = self.name(), "output could not be passed on in time");
+                    return false;
+                }
+            }
+        })
+    }
+
+    fn log_done(&self, attempt: AttemptId) {
+        self.shared.uplink().remove(attempt);
+        self.shared.poke.notify_one();
+        let logs = self.shared.logs.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = logs.remove(attempt.job) {
+                tracing::warn!(%error, %attempt, "the local copy of a log could not be removed");
+            }
+        });
+    }
+}

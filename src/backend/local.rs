@@ -1,0 +1,100 @@
+//! The agent's door to the backend in its own process. Agent and backend share the log store, so output needs no way.
+
+use super::{Announcement, Answer, Ask, Backend, BackendError, Embedded, Grant, Load, Order};
+use crate::job::{AttemptId, LeaseToken, Phase, Report, UnixMillis};
+use crate::net::Retry;
+use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
+use crate::queue::StoreError;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+/// The door, for one agent.
+#[derive(Debug)]
+pub struct Local {
+    backend: Arc<Embedded>,
+    agent: String,
+}
+
+impl Local {
+    /// For the agent of that name.
+    pub fn new(backend: Arc<Embedded>, agent: &str) -> Self {
+        Self { backend, agent: agent.to_owned() }
+    }
+}
+
+impl From<StoreError> for BackendError {
+    fn from(error: StoreError) -> Self {
+        Self { retry: Retry::Transient, message: error.to_string() }
+    }
+}
+
+impl Backend for Local {
+    fn name(&self) -> &str {
+        "embedded"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.backend.capabilities()
+    }
+
+    fn announce(&self, who: &Announcement) {
+        self.backend.roster().enter_local(&self.agent, who.clone(), UnixMillis::now());
+    }
+
+    fn tell(&self, load: &Load) {
+        self.backend.roster().heard(&self.agent, Some(load), UnixMillis::now());
+    }
+
+    fn claim<'a>(&'a self, ask: Ask, stop: &'a CancellationToken) -> Answer<'a, Vec<Grant>> {
+        Box::pin(async move {
+            let claims = self.backend.claim(&self.agent, &ask, stop).await?;
+            let grant =
+                |claim: crate::queue::Claim| Grant { attempt: claim.attempt, token: claim.token, spec: claim.spec };
+            Ok(claims.into_iter().map(grant).collect())
+        })
+    }
+
+    fn renew<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<Renewed>> {
+        Box::pin(async move {
+            self.backend.roster().heard(&self.agent, None, UnixMillis::now());
+            Ok(self.backend.renew(leases).await?)
+        })
+    }
+
+    fn lookup<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<AttemptStanding>> {
+        Box::pin(async move { Ok(self.backend.lookup(leases).await?) })
+    }
+
+    fn advance<'a>(
+        &'a self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        phase: Phase,
+        at: UnixMillis,
+        reason: &'a str,
+    ) -> Answer<'a, Step> {
+        Box::pin(async move { Ok(self.backend.advance(attempt, token, phase, at, reason).await?) })
+    }
+
+    fn report<'a>(&'a self, report: &'a Report, token: LeaseToken) -> Answer<'a, Reported> {
+        Box::pin(async move { Ok(self.backend.report(report, token).await?) })
+    }
+
+    fn release<'a>(&'a self, attempt: AttemptId, token: LeaseToken, reason: &'a str) -> Answer<'a, Step> {
+        Box::pin(async move { Ok(self.backend.release(attempt, token, reason).await?) })
+    }
+
+    fn orders(&self) -> broadcast::Receiver<Order> {
+        self.backend.orders()
+    }
+
+    fn log_began(&self, _: AttemptId, _: LeaseToken) {}
+
+    fn flush_log(&self, _: AttemptId, _: u64) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(true))
+    }
+
+    fn log_done(&self, _: AttemptId) {}
+}

@@ -1,0 +1,86 @@
+//! `jobcell agent`: claims from servers elsewhere and runs jobs here.
+
+use super::home::Home;
+use super::service::{Parts, Signals, exit_code, run_agent};
+use super::{Failure, node};
+use crate::backend::{Backend, Http, HttpSettings};
+use crate::config::{BackendConfig, Config};
+use crate::logstore::LogStore;
+use crate::server::{admin_router, serve};
+use crate::supervise::spawn;
+use crate::telemetry::{Component, Health, Metrics};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Health answers that are being given when the agent stops.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Runs until a signal.
+pub(super) async fn agent(config: Config) -> Result<u8, Failure> {
+    if config.backends.is_empty() {
+        return Err(Failure::config(
+            "no backend: give --backend http://host:port, or `backends` in the settings, and the agent's key in \
+             JOBCELL_AGENT_KEY or key_file; `jobcell agents add NAME` at the server makes one",
+        ));
+    }
+    let seccomp = node::seccomp(&config)?;
+    let home = Home::open(&config.data_dir)?;
+    let spool = home.path("spool");
+    // What an earlier run did not pass on; its jobs are given out again.
+    let _ = std::fs::remove_dir_all(&spool);
+    let logs = LogStore::open(&spool, config.logs_sync_every.as_u64())
+        .map_err(|error| Failure::unavailable(format!("{}: {error}", spool.display())))?;
+    let metrics = Arc::new(Metrics::new());
+    let health = Health::new(&[Component::Engine, Component::Agent]);
+    let signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+
+    let listen = config.agent.listen;
+    let listener = TcpListener::bind(listen).await.map_err(|error| {
+        Failure::unavailable(format!("agent.listen {listen}: {error}; choose another with --listen"))
+    })?;
+    let address = listener.local_addr().map_err(|error| Failure::unavailable(error.to_string()))?;
+    let admin = admin_router(health.clone(), Arc::clone(&metrics));
+    let admin = spawn("health", serve(listener, admin, stop.clone(), GRACE));
+    home.publish("health", &format!("http://{address}"))
+        .map_err(|error| Failure::unavailable(format!("health file: {error}")))?;
+
+    let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
+    for (name, backend) in &config.backends {
+        let key = key(name, backend)?;
+        let settings = HttpSettings { name: name.clone(), url: backend.url.clone(), key, rate: backend.rate };
+        let http = Http::new(settings, logs.clone(), stop.clone()).map_err(Failure::new)?;
+        backends.push(Arc::new(http));
+    }
+    println!("jobcell {} agent", env!("CARGO_PKG_VERSION"));
+    for (name, backend) in &config.backends {
+        println!("  backend  {name}: {}", backend.url);
+    }
+    println!("  health   http://{address}/healthz");
+
+    let parts = Parts { config: &config, home: &home, seccomp, backends, logs, metrics, health: &health };
+    let drained = run_agent(parts, &signals).await;
+    stop.cancel();
+    let _ = admin.await;
+    home.unpublish("health");
+    Ok(exit_code(drained?))
+}
+
+/// The agent's key for a backend. Errors: there is none.
+fn key(name: &str, backend: &BackendConfig) -> Result<String, Failure> {
+    let key = match &backend.key_file {
+        Some(file) => std::fs::read_to_string(file)
+            .map_err(|error| Failure::config(format!("backends.{name}.key_file {}: {error}", file.display())))?,
+        None => std::env::var("JOBCELL_AGENT_KEY").unwrap_or_default(),
+    };
+    let key = key.trim().to_owned();
+    if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(Failure::config(format!(
+            "backends.{name}: no key: put it into key_file, or into JOBCELL_AGENT_KEY; `jobcell agents add NAME` at the server \
+             makes one"
+        )));
+    }
+    Ok(key)
+}

@@ -1,0 +1,84 @@
+//! The backend with its API, as `up` and `server` run it.
+
+use super::home::Home;
+use super::{Failure, node};
+use crate::backend::Embedded;
+use crate::config::Config;
+use crate::job::SpecRules;
+use crate::queue::{AnyStore, SqliteStore};
+use crate::server::{AgentKeys, ApiKey, ServerSettings, router, serve};
+use crate::supervise::spawn;
+use crate::telemetry::{Health, Metrics};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// A running API.
+pub(super) struct Api {
+    pub(super) backend: Arc<Embedded>,
+    stop: CancellationToken,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Api {
+    /// Opens queue and logs, binds the address, serves, and says where. Errors: one of them cannot be had.
+    pub(super) async fn start(
+        config: &Config,
+        home: &Home,
+        what: &str,
+        rules: SpecRules,
+        metrics: Arc<Metrics>,
+        health: Health,
+    ) -> Result<Self, Failure> {
+        let unavailable = |error: &dyn std::fmt::Display| Failure::unavailable(error.to_string());
+        let store = SqliteStore::open(&home.path("queue.db")).map_err(|error| unavailable(&error))?;
+        let agent_keys = AgentKeys::open(home.path("agents.json")).map_err(|error| unavailable(&error))?;
+        let backend = node::backend(config, AnyStore::Sqlite(store), &home.path("logs"))?;
+        let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {
+            let listen = config.server.listen;
+            Failure::unavailable(format!("server.listen {listen}: {error}; choose another with --listen"))
+        })?;
+        let address = listener.local_addr().map_err(|error| unavailable(&error))?;
+        let url = format!("http://{address}");
+        if !address.ip().is_loopback() {
+            tracing::warn!(%address, "the API is reachable from other hosts, without TLS: whoever sees the traffic sees the keys");
+        }
+        let (key, new_key) = home.admin_key()?;
+        let settings = ServerSettings {
+            max_body: usize::try_from(config.server.max_body.as_u64()).unwrap_or(usize::MAX),
+            wait_max: config.server.wait_max.as_duration(),
+            viewers_max: config.server.viewers_max as usize,
+            rules,
+        };
+        let stop = CancellationToken::new();
+        let app = router(Arc::clone(&backend), health, metrics, ApiKey::of(&key), agent_keys, settings, stop.clone());
+        let grace = config.server.shutdown_grace.as_duration();
+        let server = spawn("api", serve(listener, app, stop.clone(), grace));
+        let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));
+        home.publish("endpoint", &url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
+        greet(what, home, &url, config, new_key.then_some(key.as_str()));
+        Ok(Self { backend, stop, tasks: [server, expiry] })
+    }
+
+    /// Takes no more requests, lets those that are being answered end, and leaves.
+    pub(super) async fn stop(self, home: &Home) {
+        home.unpublish("endpoint");
+        self.stop.cancel();
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+/// What a person who started this wants to know first. The key is shown once, when it is made.
+fn greet(what: &str, home: &Home, url: &str, config: &Config, new_key: Option<&str>) {
+    println!("jobcell {} is up{what}", env!("CARGO_PKG_VERSION"));
+    println!("  API    {url}");
+    println!("  data   {}", config.data_dir.display());
+    match new_key {
+        Some(key) => println!("  key    {key}  (shown once; kept in {})", home.path("admin.key").display()),
+        None => println!("  key    in {}", home.path("admin.key").display()),
+    }
+    tracing::info!(%url, owner = %home.owner, "up");
+}

@@ -1,0 +1,192 @@
+//! What every long-running command does: signals, the wait for the engine, the agent with its health.
+
+use super::home::Home;
+use super::{Failure, node};
+use crate::agent::{Drained, Status};
+use crate::backend::Backend;
+use crate::config::Config;
+use crate::executor::docker::DockerExecutor;
+use crate::logstore::LogStore;
+use crate::supervise::spawn;
+use crate::telemetry::{Component, Health, Metrics, State};
+use std::fs::{File, TryLockError};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// Between two tries to reach an engine that does not answer.
+const ENGINE_PAUSE: Duration = Duration::from_secs(2);
+/// For removals that are under way at the end.
+const SETTLE: Duration = Duration::from_secs(20);
+/// Exit code of a stop that had to end jobs.
+const FORCED: u8 = 75;
+
+/// What signals ask for. SIGTERM or SIGINT: claim no more, let jobs end until agent.drain_timeout, then end them. A second one:
+/// end them now. A third one: leave at once; the next start cleans up.
+pub(super) struct Signals {
+    pub(super) drain: CancellationToken,
+    pub(super) force: CancellationToken,
+}
+
+impl Signals {
+    pub(super) fn listen() -> Result<Self, Failure> {
+        let failed = |error: std::io::Error| Failure::unavailable(format!("signals: {error}"));
+        let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+        let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+        let signals = Self { drain: CancellationToken::new(), force: CancellationToken::new() };
+        let (drain, force) = (signals.drain.clone(), signals.force.clone());
+        spawn("signals", async move {
+            for step in 1.. {
+                tokio::select! {
+                    _ = term.recv() => {}
+                    _ = int.recv() => {}
+                }
+                match step {
+                    1 => {
+                        tracing::info!("stopping: no more claims, running jobs may end; a second signal ends them");
+                        drain.cancel();
+                    }
+                    2 => {
+                        tracing::warn!("stopping now: running jobs are ended; a third signal leaves at once");
+                        force.cancel();
+                    }
+                    _ => {
+                        tracing::error!("leaving at once; the next start removes what is left");
+                        std::process::exit(i32::from(FORCED));
+                    }
+                }
+            }
+        });
+        Ok(signals)
+    }
+}
+
+/// What an agent runs with.
+pub(super) struct Parts<'a> {
+    pub(super) config: &'a Config,
+    pub(super) home: &'a Home,
+    pub(super) seccomp: String,
+    pub(super) backends: Vec<Arc<dyn Backend>>,
+    pub(super) logs: LogStore,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) health: &'a Health,
+}
+
+/// Waits for the engine, cleans up behind an earlier run, and runs the agent. `None` when there never was an engine. Errors:
+/// another agent uses the engine.
+pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Option<Drained>, Failure> {
+    let Parts { config, home, seccomp, backends, logs, metrics, health } = parts;
+    let removals_stop = CancellationToken::new();
+    let (executor, lock) = tokio::select! {
+        reached = reach_engine(config, home, seccomp, removals_stop.clone(), health) => reached?,
+        () = signals.drain.cancelled() => return Ok(None),
+    };
+    health.set(Component::Engine, State::Ok);
+    let executor = Arc::new(executor);
+    let agent = node::agent(config, backends, logs, &home.owner, Arc::clone(&executor), metrics);
+    let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
+    health.set(Component::Agent, State::Ok);
+    let drained = agent.run(signals.drain.clone(), signals.force.clone()).await;
+    watching.abort();
+    if !executor.settled(SETTLE).await {
+        tracing::error!("cells are left behind; the next start removes them");
+    }
+    removals_stop.cancel();
+    drop(lock);
+    Ok(Some(drained))
+}
+
+/// The exit code that says how a stop went.
+pub(super) fn exit_code(drained: Option<Drained>) -> u8 {
+    match drained {
+        Some(Drained::Forced(jobs)) => {
+            tracing::warn!(jobs, "stopped; jobs were ended before their time");
+            FORCED
+        }
+        Some(Drained::Clean) | None => {
+            tracing::info!("stopped");
+            0
+        }
+    }
+}
+
+async fn reach_engine(
+    config: &Config,
+    home: &Home,
+    seccomp: String,
+    stop: CancellationToken,
+    health: &Health,
+) -> Result<(DockerExecutor, Option<File>), Failure> {
+    let mut said = String::new();
+    loop {
+        let reason = match node::connect(config).await {
+            Ok(engine) => {
+                let lock = if config.docker.shared { Ok(None) } else { engine.id().await };
+                match lock {
+                    Ok(id) => {
+                        let lock = id.map(|id| lock_engine(&id)).transpose()?;
+                        let owner = home.owner.clone();
+                        let executor = node::executor(config, engine, seccomp.clone(), owner, stop.clone());
+                        match executor.sweep().await {
+                            Ok(swept) => {
+                                tracing::info!(host = %config.docker.host, swept, "engine answers");
+                                return Ok((executor, lock));
+                            }
+                            Err(error) => error.short(),
+                        }
+                    }
+                    Err(error) => error.short(),
+                }
+            }
+            Err(error) => error.short(),
+        };
+        if reason != said {
+            tracing::error!(host = %config.docker.host, %reason, "no engine yet; jobs wait. `jobcell doctor` tells more");
+            health.set(Component::Engine, State::Down(reason.clone()));
+            said = reason;
+        }
+        tokio::time::sleep(ENGINE_PAUSE).await;
+    }
+}
+
+/// One agent on an engine: two would each give out all of the host's memory and cores. Errors: another one holds it.
+fn lock_engine(id: &str) -> Result<File, Failure> {
+    let name: String = id.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
+    let folders = [Some(PathBuf::from("/run/lock")), std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)];
+    let mut reasons = Vec::new();
+    for folder in folders.into_iter().flatten() {
+        let path = folder.join(format!("jobcell-engine-{name}.lock"));
+        match File::options().create(true).append(true).open(&path) {
+            Ok(file) => match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(Failure::unavailable(format!(
+                        "another jobcell agent uses this engine ({} is locked); stop it, or set docker.shared: true for both \
+                         and divide agent.slots, agent.cpu and agent.memory between them",
+                        path.display()
+                    )));
+                }
+                Err(TryLockError::Error(error)) => reasons.push(format!("{}: {error}", path.display())),
+            },
+            Err(error) => reasons.push(format!("{}: {error}", path.display())),
+        }
+    }
+    Err(Failure::unavailable(format!(
+        "the engine cannot be locked ({}); set docker.shared: true if no other agent uses it",
+        reasons.join("; ")
+    )))
+}
+
+async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
+    loop {
+        let now = status.borrow_and_update().clone();
+        health.set(Component::Engine, now.unavailable.map_or(State::Ok, State::Down));
+        health.set(Component::Agent, if now.draining { State::Down("draining".into()) } else { State::Ok });
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}

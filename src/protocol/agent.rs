@@ -1,0 +1,344 @@
+//! What an agent and its backend say to each other over HTTP and one WebSocket; docs/agent-protocol.md describes it for people
+//! who write a backend of their own.
+//!
+//! Readers pass over fields that they do not know and have a default for those that are missing, so a version can grow. What
+//! cannot be done that way is a new version: both sides speak N and N−1, and the registration settles which.
+
+use crate::job::{AttemptId, Capacity, JobId, LeaseToken, Millis, Phase, Report, UnixMillis};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The version that is written.
+pub const VERSION: u32 = 1;
+/// The oldest version that is understood: the one before, once there is one.
+pub const OLDEST: u32 = 1;
+/// The newest version that both sides have. `None` when there is none.
+pub fn common_version(theirs: &[u32]) -> Option<u32> {
+    theirs.iter().copied().filter(|version| (OLDEST..=VERSION).contains(version)).max()
+}
+
+/// Request header of every call after the registration.
+pub const SESSION_HEADER: &str = "jobcell-session";
+/// Bytes of output that may be on their way for one attempt before the backend has said that they are durable.
+pub const WINDOW: usize = 1 << 20;
+/// Messages of output that may be on their way for one attempt.
+pub const MESSAGES: usize = 256;
+/// Bytes of output in one message, at most; a single larger frame goes alone.
+pub const MESSAGE: usize = 128 << 10;
+/// Longest message of either side.
+pub const LONGEST_MESSAGE: usize = 2 << 20;
+/// Either side pings when it has said nothing for so long.
+pub const PING_SECONDS: u64 = 5;
+/// Either side gives the connection up when it has heard nothing for so long.
+pub const SILENCE_SECONDS: u64 = 15;
+
+/// What an agent says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Announcement {
+    /// The program's version.
+    pub version: String,
+    /// Tells installations apart that use one key.
+    pub installation: String,
+    /// For `requires` of jobs.
+    pub labels: BTreeMap<String, String>,
+    /// Kinds of cells that it makes.
+    pub executors: Vec<String>,
+    /// Language environments that it has.
+    pub presets: Vec<String>,
+    /// What it can run at the same time.
+    pub capacity: Capacity,
+}
+
+/// How an agent is at the moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Load {
+    /// Attempts that it holds.
+    pub held: u32,
+    /// 0 to 100: how many of the last attempts ended without a failure of the agent's own.
+    pub health: u8,
+    /// It takes no more jobs and ends when it holds none.
+    pub draining: bool,
+    /// Why it takes no jobs at the moment.
+    pub unavailable: Option<String>,
+}
+
+/// `POST /v1/agent/register`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Register {
+    /// Versions of this protocol that the agent speaks.
+    pub protocols: Vec<u32>,
+    /// What it is.
+    #[serde(flatten)]
+    pub who: Announcement,
+}
+
+/// The answer to a registration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registered {
+    /// The version to go on with.
+    pub protocol: u32,
+    /// For [`SESSION_HEADER`].
+    pub session: String,
+    /// The agent's name, as its key says.
+    pub agent: String,
+    /// What the backend can do.
+    #[serde(flatten)]
+    pub capabilities: Capabilities,
+    /// Longest wait for work that is granted.
+    pub max_wait: Millis,
+}
+
+/// What a backend can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Capabilities {
+    /// Term of its leases. `None`: it has none, a job stays with the agent that got it.
+    #[serde(default)]
+    pub lease: Option<Millis>,
+    /// It refuses a late report by the token of the claim.
+    #[serde(default)]
+    pub fenced_end: bool,
+    /// It takes output.
+    #[serde(default)]
+    pub log: bool,
+    /// It tells of cancels.
+    #[serde(default)]
+    pub cancel: bool,
+}
+
+/// `POST /v1/agent/claim`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimRequest {
+    /// Numbers the claims of a session. A repeated number asks for the answer of that claim again: it may have been lost on its
+    /// way.
+    pub number: u64,
+    /// What is free; a job that does not fit into it is left for later.
+    pub free: Capacity,
+    /// Most jobs to hand out.
+    pub max: u32,
+    /// How long to wait when there are none.
+    pub wait: Millis,
+    /// How the agent is.
+    #[serde(default)]
+    pub load: Load,
+}
+
+/// The answer to a claim.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClaimAnswer {
+    /// What was claimed.
+    pub claims: Vec<Claimed>,
+}
+
+/// One claimed attempt.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claimed {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Proves the right to it.
+    pub token: LeaseToken,
+    /// The job's spec. Read apart from the rest, so that one spec that is not understood costs one job.
+    pub spec: Value,
+    /// Until when the attempt is the agent's, by the backend's clock.
+    pub lease_until: UnixMillis,
+}
+
+/// An attempt with the proof that it is the agent's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// Its token.
+    pub token: LeaseToken,
+}
+
+/// `POST /v1/agent/renew` and `POST /v1/agent/lookup`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holdings {
+    /// Which.
+    pub attempts: Vec<Holding>,
+}
+
+/// The answer to a renewal, in the order asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewAnswer {
+    /// One for each.
+    pub renewals: Vec<Renewed>,
+}
+
+/// How one renewal went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum Renewed {
+    /// It is the agent's for another term.
+    Renewed {
+        /// Until when, by the backend's clock.
+        until: UnixMillis,
+        /// Somebody asked for the job's end.
+        #[serde(default)]
+        cancel_requested: bool,
+    },
+    /// It is not the agent's (any more): the job has to be stopped.
+    Refused,
+}
+
+/// The answer to a lookup, in the order asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupAnswer {
+    /// One for each.
+    pub standings: Vec<AttemptStanding>,
+}
+
+/// How an attempt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptStanding {
+    /// It is the agent's.
+    Held,
+    /// It has ended.
+    Ended,
+    /// It is not the agent's, or there is no such attempt.
+    Unknown,
+}
+
+/// `POST /v1/agent/advance`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Advance {
+    /// The attempt.
+    #[serde(flatten)]
+    pub holding: Holding,
+    /// The phase that it entered: `preparing`, `running` or `finishing`.
+    pub phase: Phase,
+    /// When, by the agent's clock.
+    pub at: UnixMillis,
+    /// Why, as a stable code.
+    pub reason: String,
+}
+
+/// `POST /v1/agent/release`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// The attempt, which has not started and never will.
+    #[serde(flatten)]
+    pub holding: Holding,
+    /// Why, as a stable code.
+    pub reason: String,
+}
+
+/// The answer to an advance and to a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepAnswer {
+    /// What it came to.
+    pub step: Step,
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// Done.
+    Applied,
+    /// It was done before.
+    AlreadyThere,
+    /// Not done: the attempt is not the agent's, or no such step exists.
+    Refused,
+}
+
+/// `POST /v1/agent/report`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportRequest {
+    /// Proves the right to report.
+    pub token: LeaseToken,
+    /// The end.
+    pub report: Report,
+}
+
+/// The answer to a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportAnswer {
+    /// What it came to.
+    pub outcome: Reported,
+}
+
+/// What a terminal report came to. All three end the matter for the agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reported {
+    /// The job has ended with it.
+    Applied,
+    /// The attempt had ended before.
+    AlreadyEnded,
+    /// The attempt is not the agent's (any more).
+    Unknown,
+}
+
+/// Text messages of the stream, agent to backend. Output goes in binary messages: `channel u32` little endian, then records as
+/// in [`record`](super::record).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum FromAgent {
+    /// Output of this attempt will come on this channel. Numbers of channels are used once in a connection.
+    Open {
+        /// The channel.
+        channel: u32,
+        /// Whose output.
+        #[serde(flatten)]
+        holding: Holding,
+    },
+    /// Say `durable` as soon as it is, without waiting for more.
+    Flush {
+        /// The channel.
+        channel: u32,
+    },
+    /// Nothing more comes on this channel.
+    Close {
+        /// The channel.
+        channel: u32,
+    },
+    /// How the agent is, whenever that changes.
+    Status {
+        /// The load.
+        load: Load,
+    },
+}
+
+/// Text messages of the stream, backend to agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ToAgent {
+    /// The channel is open; go on behind this frame.
+    Opened {
+        /// The channel.
+        channel: u32,
+        /// The last frame that is durable; 0 for none.
+        durable: u64,
+    },
+    /// Everything up to this frame survives the loss of power.
+    Durable {
+        /// The channel.
+        channel: u32,
+        /// The frame.
+        durable: u64,
+    },
+    /// Nothing of this attempt is taken (any more).
+    Refused {
+        /// The channel.
+        channel: u32,
+        /// Why, in words.
+        reason: String,
+    },
+    /// End this job.
+    Cancel {
+        /// Which.
+        job: JobId,
+    },
+    /// What a later version says; passed over.
+    #[serde(other)]
+    Other,
+}
+
+#[cfg(test)]
+#[path = "agent_tests.rs"]
+mod tests;

@@ -1,0 +1,171 @@
+//! The calls of the agent protocol. Each can be made again with the same effect.
+
+use super::keys::AgentName;
+use crate::backend::{Ask, SessionError};
+use crate::job::UnixMillis;
+use crate::protocol::agent::{
+    Advance, ClaimAnswer, ClaimRequest, Claimed, Holding, Holdings, LookupAnswer, OLDEST, Register, Registered,
+    Release, RenewAnswer, ReportAnswer, ReportRequest, SESSION_HEADER, StepAnswer, VERSION, common_version,
+};
+use crate::queue::{Claim, StoreError};
+use crate::server::App;
+use crate::server::problem::ProblemDocument;
+use crate::supervise::spawn;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Extension, FromRequestParts, State};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+type Answer<T> = Result<Json<T>, ProblemDocument>;
+
+/// Most attempts in one call: more than any agent can hold.
+const MOST_ATTEMPTS: usize = 10_000;
+
+/// Reads a body. Errors name what is wrong and where.
+pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ProblemDocument> {
+    serde_json::from_slice(body).map_err(|error| ProblemDocument::new("bad_body", error.to_string()))
+}
+
+/// What is remembered of each agent's session: the answer to its last claim, which may have been lost on its way.
+#[derive(Debug, Default)]
+pub(crate) struct Sessions(Mutex<HashMap<String, Arc<LastClaim>>>);
+
+type LastClaim = tokio::sync::Mutex<(u64, Vec<Claimed>)>;
+
+impl Sessions {
+    fn begin(&self, agent: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(agent.to_owned(), Arc::default());
+    }
+
+    pub(super) fn end(&self, agent: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(agent);
+    }
+
+    fn last_claim(&self, agent: &str) -> Arc<LastClaim> {
+        Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(agent.to_owned()).or_default())
+    }
+}
+
+/// An agent whose session is known.
+pub(super) struct Known(pub(super) String);
+
+impl FromRequestParts<App> for Known {
+    type Rejection = ProblemDocument;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ProblemDocument> {
+        let Some(AgentName(name)) = parts.extensions.get::<AgentName>().cloned() else {
+            return Err(ProblemDocument::new("unauthorized", "this path is for agents"));
+        };
+        let session = parts.headers.get(SESSION_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        match app.backend.roster().check(&name, session, UnixMillis::now()) {
+            Ok(()) => Ok(Self(name)),
+            Err(error) => Err(ProblemDocument::new("session_unknown", error.to_string())),
+        }
+    }
+}
+
+pub(super) async fn register(
+    State(app): State<App>,
+    Extension(AgentName(agent)): Extension<AgentName>,
+    body: Bytes,
+) -> Answer<Registered> {
+    let Register { protocols, who } = read(&body)?;
+    let Some(protocol) = common_version(&protocols) else {
+        let detail =
+            format!("this server speaks versions {OLDEST} to {VERSION} of the protocol, the agent {protocols:?}");
+        return Err(ProblemDocument::new("protocol_unsupported", detail));
+    };
+    let version = who.version.chars().filter(|c| !c.is_control()).take(64).collect::<String>();
+    let registration = app.backend.roster().register(&agent, who, UnixMillis::now()).map_err(|error| match error {
+        SessionError::Taken { .. } => ProblemDocument::new("agent_taken", error.to_string()),
+        SessionError::Unknown => ProblemDocument::new("session_unknown", error.to_string()),
+    })?;
+    app.sessions.begin(&agent);
+    tracing::info!(%agent, version, "an agent registered");
+    Ok(Json(Registered {
+        protocol,
+        session: registration.session,
+        agent,
+        capabilities: app.backend.capabilities(),
+        max_wait: app.settings.wait_max.into(),
+    }))
+}
+
+fn claimed(claim: &Claim) -> Result<Claimed, ProblemDocument> {
+    let spec =
+        serde_json::to_value(&claim.spec).map_err(|error| ProblemDocument::new("unavailable", error.to_string()))?;
+    Ok(Claimed { attempt: claim.attempt, token: claim.token, spec, lease_until: claim.lease_until })
+}
+
+/// Claims go on in a task of their own: an agent that hangs up in the middle asks for the same number again.
+pub(super) async fn claim(State(app): State<App>, Known(agent): Known, body: Bytes) -> Answer<ClaimAnswer> {
+    let request: ClaimRequest = read(&body)?;
+    let last = app.sessions.last_claim(&agent);
+    // Ends the wait when the server stops, and when the agent hangs up.
+    let stop = app.stop.child_token();
+    let hung_up = stop.clone().drop_guard();
+    let wait = request.wait.as_duration().min(app.settings.wait_max);
+    let task = spawn("claim", async move {
+        let mut last = last.lock().await;
+        if last.0 == request.number {
+            return Ok(last.1.clone());
+        }
+        if request.max == 0 || request.number < last.0 {
+            return Ok(Vec::new());
+        }
+        let ask = Ask { max: request.max, free: request.free, wait, load: request.load };
+        let claims = app.backend.claim(&agent, &ask, &stop).await?;
+        let claims = claims.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
+        *last = (request.number, claims.clone());
+        Ok::<_, ProblemDocument>(claims)
+    });
+    let claims = task.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))?;
+    drop(hung_up);
+    Ok(Json(ClaimAnswer { claims }))
+}
+
+fn leases(body: &Bytes) -> Result<Vec<(crate::job::AttemptId, crate::job::LeaseToken)>, ProblemDocument> {
+    let Holdings { attempts } = read(body)?;
+    if attempts.len() > MOST_ATTEMPTS {
+        return Err(ProblemDocument::new("bad_body", format!("attempts: at most {MOST_ATTEMPTS} in one call")));
+    }
+    Ok(attempts.into_iter().map(|holding| (holding.attempt, holding.token)).collect())
+}
+
+pub(super) async fn renew(State(app): State<App>, _: Known, body: Bytes) -> Answer<RenewAnswer> {
+    let renewals = app.backend.renew(&leases(&body)?).await?;
+    Ok(Json(RenewAnswer { renewals }))
+}
+
+pub(super) async fn lookup(State(app): State<App>, _: Known, body: Bytes) -> Answer<LookupAnswer> {
+    let standings = app.backend.lookup(&leases(&body)?).await?;
+    Ok(Json(LookupAnswer { standings }))
+}
+
+pub(super) async fn advance(State(app): State<App>, _: Known, body: Bytes) -> Answer<StepAnswer> {
+    let Advance { holding: Holding { attempt, token }, phase, at, reason } = read(&body)?;
+    let step = app.backend.advance(attempt, token, phase, at, &short(&reason)).await?;
+    Ok(Json(StepAnswer { step }))
+}
+
+pub(super) async fn release(State(app): State<App>, _: Known, body: Bytes) -> Answer<StepAnswer> {
+    let Release { holding: Holding { attempt, token }, reason } = read(&body)?;
+    let step = app.backend.release(attempt, token, &short(&reason)).await?;
+    Ok(Json(StepAnswer { step }))
+}
+
+pub(super) async fn report(State(app): State<App>, _: Known, body: Bytes) -> Answer<ReportAnswer> {
+    let ReportRequest { token, report } = read(&body)?;
+    // Goes on when the agent hangs up: the log may have been ended already.
+    let task = spawn("report", async move { app.backend.report_from_afar(report, token).await });
+    let outcome = task.await.unwrap_or(Err(StoreError::Closed))?;
+    Ok(Json(ReportAnswer { outcome }))
+}
+
+/// A reason ends up in every history: a code, and no essay.
+fn short(reason: &str) -> String {
+    reason.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).take(64).collect()
+}

@@ -1,0 +1,269 @@
+//! An agent's stream: output of all its attempts upwards, orders downwards.
+//!
+//! Each channel has a task and a bounded queue of its own, so an attempt whose log is slow to write delays no other. The agent
+//! keeps to a window for each; one that does not is cut off, and goes on where it was when it comes again. Frames are called
+//! durable after a sync, and syncs serve many frames.
+
+use super::calls::Known;
+use crate::backend::{IntakeError, Order};
+use crate::job::{AttemptId, UnixMillis};
+use crate::logstore::LogError;
+use crate::protocol::agent::{FromAgent, Holding, LONGEST_MESSAGE, MESSAGES, PING_SECONDS, SILENCE_SECONDS, ToAgent};
+use crate::protocol::record::read_records;
+use crate::server::App;
+use crate::server::problem::ProblemDocument;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::ws::rejection::WebSocketUpgradeRejection;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::response::Response;
+use futures_util::{SinkExt, StreamExt};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{broadcast, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+/// Channels open at the same time on one connection: more than an agent has slots.
+const MOST_CHANNELS: usize = 10_000;
+/// What channels have to say and the socket has not taken yet. Full: the channels wait.
+const SAYINGS: usize = 256;
+/// Output is synced when so much of it is not, or after so long.
+const SYNC_BYTES: usize = 256 << 10;
+const SYNC_AFTER: Duration = Duration::from_millis(50);
+/// One message may take so long to send.
+const SEND: Duration = Duration::from_secs(30);
+const PING: Duration = Duration::from_secs(PING_SECONDS);
+const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
+
+pub(super) async fn open(
+    State(app): State<App>,
+    Known(agent): Known,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Result<Response, ProblemDocument> {
+    let upgrade = upgrade.map_err(|error| ProblemDocument::new("bad_body", error.body_text()))?;
+    let upgrade = upgrade.max_message_size(LONGEST_MESSAGE).max_frame_size(LONGEST_MESSAGE);
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        tracing::debug!(%agent, "an agent's stream is open");
+        let reason = serve(&app, &agent, socket).await;
+        tracing::debug!(%agent, %reason, "an agent's stream ended");
+    }))
+}
+
+/// For one channel.
+enum Work {
+    Output(Bytes),
+    Flush,
+}
+
+struct Serving<'a> {
+    app: &'a App,
+    agent: &'a str,
+    channels: HashMap<u32, mpsc::Sender<Work>>,
+    tasks: JoinSet<Result<(), String>>,
+    say: mpsc::Sender<ToAgent>,
+}
+
+/// Serves until something ends it; says what.
+async fn serve(app: &App, agent: &str, socket: WebSocket) -> String {
+    let (say, mut saying) = mpsc::channel(SAYINGS);
+    let mut serving = Serving { app, agent, channels: HashMap::new(), tasks: JoinSet::new(), say };
+    let mut orders = app.backend.orders();
+    let (mut sink, mut stream) = socket.split();
+    let (mut heard_at, mut ping_at) = (Instant::now(), Instant::now() + PING);
+    loop {
+        let said = tokio::select! {
+            message = stream.next() => {
+                heard_at = Instant::now();
+                app.backend.roster().heard(agent, None, UnixMillis::now());
+                let heard = match message {
+                    None => Err("the agent left".to_owned()),
+                    Some(Err(error)) => Err(error.to_string()),
+                    Some(Ok(message)) => serving.heard(message),
+                };
+                match heard {
+                    Ok(()) => continue,
+                    Err(reason) => return reason,
+                }
+            }
+            Some(said) = saying.recv() => text(&said),
+            order = orders.recv() => match order {
+                Ok(Order::Cancel(job)) => text(&ToAgent::Cancel { job }),
+                // What was missed, the next renewal says.
+                Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                Err(broadcast::error::RecvError::Closed) => return "the backend is gone".to_owned(),
+            },
+            Some(ended) = serving.tasks.join_next() => match ended {
+                Ok(Ok(())) => continue,
+                Ok(Err(reason)) => return reason,
+                Err(error) => return error.to_string(),
+            },
+            () = tokio::time::sleep_until(ping_at) => {
+                ping_at = Instant::now() + PING;
+                Message::Ping(Vec::new().into())
+            }
+            () = tokio::time::sleep_until(heard_at + SILENCE) => return "the agent is silent".to_owned(),
+            () = app.stop.cancelled() => return "the server stops".to_owned(),
+        };
+        match tokio::time::timeout(SEND, sink.send(said)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return "the agent takes nothing".to_owned(),
+        }
+    }
+}
+
+fn text(said: &ToAgent) -> Message {
+    Message::Text(serde_json::to_string(said).unwrap_or_default().into())
+}
+
+impl Serving<'_> {
+    fn heard(&mut self, message: Message) -> Result<(), String> {
+        match message {
+            Message::Text(said) => {
+                let said: FromAgent =
+                    serde_json::from_str(&said).map_err(|error| format!("not understood: {error}"))?;
+                self.asked(said)
+            }
+            Message::Binary(bytes) => {
+                let (head, _) = bytes.split_at_checked(4).ok_or("output of no channel")?;
+                let channel = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
+                self.give(channel, Work::Output(bytes.slice(4..)))
+            }
+            Message::Close(_) => Err("closed".to_owned()),
+            Message::Ping(_) | Message::Pong(_) => Ok(()),
+        }
+    }
+
+    fn asked(&mut self, said: FromAgent) -> Result<(), String> {
+        match said {
+            FromAgent::Open { channel, holding } => {
+                if self.channels.len() >= MOST_CHANNELS {
+                    return Err("too many channels".to_owned());
+                }
+                let (sender, work) = mpsc::channel(2 * MESSAGES);
+                if self.channels.insert(channel, sender).is_some() {
+                    return Err(format!("channel {channel} is open already"));
+                }
+                let task = Channel { app: self.app.clone(), channel, holding, work, say: self.say.clone() };
+                self.tasks.spawn(task.run());
+                Ok(())
+            }
+            FromAgent::Flush { channel } => self.give(channel, Work::Flush),
+            FromAgent::Close { channel } => {
+                self.channels.remove(&channel);
+                Ok(())
+            }
+            FromAgent::Status { load } => {
+                self.app.backend.roster().heard(self.agent, Some(&load), UnixMillis::now());
+                Ok(())
+            }
+        }
+    }
+
+    /// Output for a channel that is closed or was refused is on its way before the agent knows; it is dropped.
+    fn give(&mut self, channel: u32, work: Work) -> Result<(), String> {
+        match self.channels.get(&channel).map(|queue| queue.try_send(work)) {
+            Some(Err(mpsc::error::TrySendError::Full(_))) => {
+                Err(format!("channel {channel} has more on its way than agreed"))
+            }
+            Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) | None => Ok(()),
+        }
+    }
+}
+
+struct Channel {
+    app: App,
+    channel: u32,
+    holding: Holding,
+    work: mpsc::Receiver<Work>,
+    say: mpsc::Sender<ToAgent>,
+}
+
+/// What writing a batch came to.
+struct Stored {
+    /// What is durable now, if anything was synced.
+    durable: Option<u64>,
+    /// Bytes that are not.
+    unsynced: usize,
+}
+
+impl Channel {
+    /// Until it is closed. Errors end the connection: the agent comes again, and goes on behind what is durable.
+    async fn run(mut self) -> Result<(), String> {
+        let Holding { attempt, token } = self.holding;
+        match self.app.backend.open_log(attempt, token).await.map_err(|error| error.to_string())? {
+            Some(durable) => self.say(ToAgent::Opened { channel: self.channel, durable }).await,
+            None => {
+                self.refuse("the attempt is not this agent's (any more)").await;
+                return Ok(());
+            }
+        }
+        let (mut unsynced, mut due) = (0, Instant::now());
+        loop {
+            let first = tokio::select! {
+                work = self.work.recv() => match work {
+                    Some(work) => Some(work),
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep_until(due), if unsynced > 0 => None,
+            };
+            let mut flush = first.is_none();
+            let mut batch = Vec::new();
+            let mut next = first;
+            while let Some(work) = next {
+                match work {
+                    Work::Output(bytes) => batch.push(bytes),
+                    Work::Flush => flush = true,
+                }
+                next = self.work.try_recv().ok();
+            }
+            let intake = Arc::clone(self.app.backend.intake());
+            let stored = tokio::task::spawn_blocking(move || store(&intake, attempt, &batch, unsynced, flush));
+            match stored.await.map_err(|error| error.to_string())? {
+                Ok(stored) => {
+                    if unsynced == 0 && stored.unsynced > 0 {
+                        due = Instant::now() + SYNC_AFTER;
+                    }
+                    unsynced = stored.unsynced;
+                    if let Some(durable) = stored.durable {
+                        self.say(ToAgent::Durable { channel: self.channel, durable }).await;
+                    }
+                }
+                Err(IntakeError::Closed) => {
+                    self.refuse("the attempt is over").await;
+                    return Ok(());
+                }
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    async fn say(&self, said: ToAgent) {
+        // Closed: the connection ends, and this task with it.
+        let _ = self.say.send(said).await;
+    }
+
+    async fn refuse(&self, reason: &str) {
+        self.say(ToAgent::Refused { channel: self.channel, reason: reason.to_owned() }).await;
+    }
+}
+
+fn store(
+    intake: &crate::backend::Intake,
+    attempt: AttemptId,
+    batch: &[Bytes],
+    mut unsynced: usize,
+    flush: bool,
+) -> Result<Stored, IntakeError> {
+    for message in batch {
+        let damaged = |what| LogError::Damaged { path: "a message".into(), offset: 0, what };
+        intake.append(attempt, &read_records(message).map_err(damaged)?)?;
+        unsynced += message.len();
+    }
+    if flush || unsynced >= SYNC_BYTES {
+        return Ok(Stored { durable: Some(intake.sync(attempt)?), unsynced: 0 });
+    }
+    Ok(Stored { durable: None, unsynced })
+}
