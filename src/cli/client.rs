@@ -163,7 +163,7 @@ fn refused(status: StatusCode, text: &str) -> Failure {
         message.push_str(&format!("\n  {path}: {}; {}", part("reason"), part("fix")));
     }
     match status.as_u16() {
-        429 | 503 => Failure { code: 75, message },
+        429 | 503 => Failure { code: super::exit::TEMPORARY, message },
         422 => Failure::usage(message),
         _ => Failure::new(message),
     }

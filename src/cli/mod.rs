@@ -1,17 +1,20 @@
 //! The command line: one file a noun. Data goes to standard output, everything else to standard error.
 //!
-//! Exit codes: 0 success, 1 failure, 2 usage, 69 something needed is not there, 75 a stop that had to end jobs, 78 bad
-//! configuration. Commands that wait for a job exit with the job's own code: 124 timeout, 125 cell error, 126 and 127 as
-//! in a shell, 128+n for a signal, 130 canceled.
+//! [`EXIT_CODES`] says what each exit code means.
 
 mod client;
 mod doctor;
+mod exit;
 mod follow;
 mod home;
 mod job;
+mod man;
 mod node;
+mod paint;
 mod show;
 mod up;
+
+pub use exit::EXIT_CODES;
 
 use crate::config::{Config, HostFacts, LoadInput, load};
 use crate::telemetry;
@@ -34,15 +37,15 @@ impl Failure {
     }
     /// Used wrongly.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into() }
+        Self { code: exit::USAGE, message: message.into() }
     }
     /// Something that is needed is not there.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
-        Self { code: 69, message: message.into() }
+        Self { code: exit::UNAVAILABLE, message: message.into() }
     }
     /// The settings are bad.
     pub(crate) fn config(message: impl Into<String>) -> Self {
-        Self { code: 78, message: message.into() }
+        Self { code: exit::CONFIG, message: message.into() }
     }
 }
 
@@ -70,6 +73,21 @@ pub(crate) struct Global {
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
+    /// Print data and errors only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// No colour, as with NO_COLOR in the environment
+    #[arg(long, global = true)]
+    no_color: bool,
+}
+
+impl Global {
+    /// What a person may want to know beside the data.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
 }
 
 /// How data is printed.
@@ -77,6 +95,8 @@ pub(crate) struct Global {
 pub(crate) enum Output {
     /// For programs.
     Json,
+    /// For programs and people.
+    Yaml,
     /// For people.
     Table,
 }
@@ -94,6 +114,17 @@ enum Command {
     Job(job::JobCommand),
     /// Check this host: engine, limits, images, disk; each with a remedy
     Doctor,
+    /// Print what makes a shell complete commands and flags
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all pages
+    Man {
+        /// A folder for the pages of all commands, such as /usr/local/share/man/man1
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Print the version
     Version,
 }
@@ -104,7 +135,7 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, everything else is wrong usage.
-            let code = if error.use_stderr() { 2 } else { 0 };
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -114,7 +145,7 @@ pub fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("jobcell: the runtime cannot be started: {error}");
-            return ExitCode::from(69);
+            return ExitCode::from(exit::UNAVAILABLE);
         }
     };
     let result = runtime.block_on(dispatch(cli));
@@ -131,14 +162,16 @@ pub fn run() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let Cli { global, command } = cli;
+    paint::decide(global.no_color);
     match command {
-        Command::Up { listen } => up::up(settings(&global, listen, None)?).await,
+        Command::Up { listen } => {
+            up::up(settings(&global, listen, QUIET.filter(|_| global.quiet))?, global.quiet).await
+        }
         Command::Job(command) => job::run(command, &global).await,
         Command::Doctor => doctor::run(&settings(&global, None, QUIET)?, global.output).await,
-        Command::Version => {
-            show::version(global.output);
-            Ok(0)
-        }
+        Command::Completions { shell } => Ok(man::completions(shell)),
+        Command::Man { dir } => man::pages(dir.as_deref()),
+        Command::Version => show::version(global.output).map(|()| 0),
     }
 }
 
@@ -159,6 +192,6 @@ fn settings(global: &Global, listen: Option<String>, filter: Option<&str>) -> Re
         load(&input).map_err(|problems| Failure::config(format!("the settings have problems:\n{problems}")))?;
     let filter = filter.unwrap_or(&config.telemetry.log_filter);
     let filter = input.env.get("RUST_LOG").map_or(filter, String::as_str);
-    telemetry::init(config.telemetry.log_format, filter).map_err(Failure::config)?;
+    telemetry::init(config.telemetry.log_format, filter, paint::wanted(global.no_color)).map_err(Failure::config)?;
     Ok(config)
 }

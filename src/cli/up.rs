@@ -1,5 +1,6 @@
 //! `jobcell up`: agent and embedded backend in one process, with no settings at all.
 
+use super::exit::TEMPORARY;
 use super::home::Home;
 use super::{Failure, node};
 use crate::agent::{Drained, Status};
@@ -21,12 +22,10 @@ use tokio_util::sync::CancellationToken;
 const ENGINE_PAUSE: Duration = Duration::from_secs(2);
 /// For removals that are under way at the end.
 const SETTLE: Duration = Duration::from_secs(20);
-/// Exit code of a stop that had to end jobs.
-const FORCED: u8 = 75;
 
 /// Runs until a signal. SIGTERM or SIGINT: claim no more, let jobs end until agent.drain_timeout, then end them. A second
 /// one: end them now. A third one: leave at once; the next start cleans up.
-pub(super) async fn up(config: Config) -> Result<u8, Failure> {
+pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let seccomp = node::seccomp(&config)?;
     let home = Home::open(&config.data_dir)?;
     let store = SqliteStore::open(&home.path("queue.db")).map_err(|error| Failure::unavailable(error.to_string()))?;
@@ -58,7 +57,9 @@ pub(super) async fn up(config: Config) -> Result<u8, Failure> {
     let expiry_stop = CancellationToken::new();
     let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(expiry_stop.clone()));
     home.publish(&url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
-    greet(&home, &url, &config);
+    if !quiet {
+        greet(&home, &url, &config);
+    }
 
     let drained = run_agent(&config, &home, seccomp, backend, metrics, &health, &signals).await;
     home.unpublish();
@@ -68,7 +69,7 @@ pub(super) async fn up(config: Config) -> Result<u8, Failure> {
     match drained {
         Some(Drained::Forced(jobs)) => {
             tracing::warn!(jobs, "stopped; jobs were ended before their time");
-            Ok(FORCED)
+            Ok(TEMPORARY)
         }
         Some(Drained::Clean) | None => {
             tracing::info!("stopped");
@@ -119,7 +120,7 @@ impl Signals {
                     }
                     _ => {
                         tracing::error!("leaving at once; the next start removes what is left");
-                        std::process::exit(i32::from(FORCED));
+                        std::process::exit(i32::from(TEMPORARY));
                     }
                 }
             }
