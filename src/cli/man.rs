@@ -76,7 +76,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let pages = dir.path().join("man1");
         super::pages(Some(&pages)).expect("writes");
-        for name in ["jobcell.1", "jobcell-job.1", "jobcell-job-submit.1"] {
+        for name in ["jobcell.1", "jobcell-job.1", "jobcell-job-submit.1", "jobcell-config-show.1"] {
             let page = std::fs::read_to_string(pages.join(name)).expect("is there");
             assert_eq!(page.contains("EXIT STATUS"), name == "jobcell.1", "{name}");
         }

@@ -3,6 +3,7 @@
 //! [`EXIT_CODES`] says what each exit code means.
 
 mod client;
+mod config;
 mod doctor;
 mod exit;
 mod follow;
@@ -17,6 +18,7 @@ mod up;
 pub use exit::EXIT_CODES;
 
 use crate::config::{Config, HostFacts, LoadInput, load};
+use crate::job::Problems;
 use crate::telemetry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -114,6 +116,9 @@ enum Command {
     Job(job::JobCommand),
     /// Check this host: engine, limits, images, disk; each with a remedy
     Doctor,
+    /// Check and show the settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Print what makes a shell complete commands and flags
     Completions {
         /// The shell
@@ -169,6 +174,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Job(command) => job::run(command, &global).await,
         Command::Doctor => doctor::run(&settings(&global, None, QUIET)?, global.output).await,
+        Command::Config(command) => config::run(&command, &global),
         Command::Completions { shell } => Ok(man::completions(shell)),
         Command::Man { dir } => man::pages(dir.as_deref()),
         Command::Version => show::version(global.output).map(|()| 0),
@@ -178,8 +184,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
 /// Commands that a person runs say what went wrong, not what went well; RUST_LOG asks for more.
 pub(crate) const QUIET: Option<&str> = Some("error");
 
-/// Loads the settings and starts logging, with `filter` in place of the configured one if RUST_LOG does not say.
-fn settings(global: &Global, listen: Option<String>, filter: Option<&str>) -> Result<Config, Failure> {
+/// Where settings come from in this process: its flags, its environment, and the file that they name.
+fn load_input(global: &Global, listen: Option<String>) -> Result<LoadInput, Failure> {
     let mut flags = Vec::new();
     if let Some(dir) = &global.data_dir {
         let dir = std::path::absolute(dir).map_err(|error| Failure::usage(format!("--data-dir: {error}")))?;
@@ -187,9 +193,17 @@ fn settings(global: &Global, listen: Option<String>, filter: Option<&str>) -> Re
     }
     flags.extend(listen.map(|listen| ("server.listen", listen)));
     let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    let input = LoadInput { file: global.config.clone(), env: env.collect(), flags, host: HostFacts::read() };
-    let config =
-        load(&input).map_err(|problems| Failure::config(format!("the settings have problems:\n{problems}")))?;
+    Ok(LoadInput { file: global.config.clone(), env: env.collect(), flags, host: HostFacts::read() })
+}
+
+fn bad_settings(problems: &Problems) -> Failure {
+    Failure::config(format!("the settings have problems:\n{problems}"))
+}
+
+/// Loads the settings and starts logging, with `filter` in place of the configured one if RUST_LOG does not say.
+fn settings(global: &Global, listen: Option<String>, filter: Option<&str>) -> Result<Config, Failure> {
+    let input = load_input(global, listen)?;
+    let config = load(&input).map_err(|problems| bad_settings(&problems))?;
     let filter = filter.unwrap_or(&config.telemetry.log_filter);
     let filter = input.env.get("RUST_LOG").map_or(filter, String::as_str);
     telemetry::init(config.telemetry.log_format, filter, paint::wanted(global.no_color)).map_err(Failure::config)?;
