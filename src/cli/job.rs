@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::follow::{self, Sink};
+use super::progress::Progress;
 use super::{Failure, Global, Output, node, settings, show};
 use crate::backend::Waited;
 use crate::config::Config;
@@ -20,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A spec is at most two half-megabyte texts; a larger file is no spec.
 const MOST_FILE_BYTES: u64 = 16 << 20;
+/// A person who watches sees a new phase this late at most.
+const LIVE_PAUSE: Duration = Duration::from_millis(500);
 /// For cells whose removal did not work at once.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -152,7 +155,13 @@ async fn submit(
     let id = job["id"].as_str().unwrap_or_default().to_owned();
     match until {
         Until::Taken => {}
-        Until::Ended => job = client.ended(&id).await?,
+        Until::Ended => {
+            let progress = Progress::begin(global, &job);
+            job = match progress.is_live() {
+                true => client.watched(&id, LIVE_PAUSE, |job| progress.show(job)).await?,
+                false => client.ended(&id).await?,
+            };
+        }
         Until::Followed => {
             if output == Output::Table {
                 global.note(&format!("job {id}"));

@@ -12,6 +12,7 @@ mod job;
 mod man;
 mod node;
 mod paint;
+mod progress;
 mod show;
 mod up;
 
