@@ -172,7 +172,7 @@ fn refused(status: StatusCode, text: &str) -> Failure {
     }
     match status.as_u16() {
         429 | 503 => Failure { code: super::exit::TEMPORARY, message },
-        422 => Failure::usage(message),
+        400 | 422 => Failure::usage(message),
         _ => Failure::new(message),
     }
 }

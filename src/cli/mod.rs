@@ -63,6 +63,7 @@ struct Cli {
 }
 
 #[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Global {
     /// Settings file [default: /etc/jobcell/config.yaml if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "JOBCELL_CONFIG")]

@@ -25,10 +25,10 @@ pub(super) fn state(word: &str) -> String {
 
 fn coloured(word: &str) -> String {
     let colour = match word {
-        "ok" | "succeeded" | "online" | "active" | "pass" => AnsiColor::Green,
-        "warn" | "timed_out" | "canceled" | "draining" | "skipped" => AnsiColor::Yellow,
-        "FAIL" | "failed" | "cell_error" | "lost" | "offline" | "fail" => AnsiColor::Red,
-        "running" | "finishing" | "preparing" | "starting" => AnsiColor::Cyan,
+        "ok" | "succeeded" => AnsiColor::Green,
+        "warn" | "timed_out" | "canceled" => AnsiColor::Yellow,
+        "FAIL" | "failed" | "cell_error" | "lost" => AnsiColor::Red,
+        "running" => AnsiColor::Cyan,
         // Not known to be good or bad.
         _ => return word.to_owned(),
     };

@@ -25,10 +25,9 @@ impl Progress {
         if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
             bar.set_style(style.tick_chars("-\\|/ "));
         }
+        bar.set_message(line(job));
         bar.enable_steady_tick(TICK);
-        let progress = Self(Some(bar));
-        progress.show(job);
-        progress
+        Self(Some(bar))
     }
 
     /// True when somebody sees it.
