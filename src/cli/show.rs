@@ -179,6 +179,17 @@ mod tests {
     }
 
     #[test]
+    fn documents_in_yaml_are_read_back_and_cannot_steer_a_terminal_either() {
+        let texts =
+            ["a\u{1b}[2J", "b\u{9b}2J\u{7f}", "yes", "1:30", "", "- x: y # z", "two\nlines\n", "tab\there", "ü日"];
+        let document =
+            serde_json::json!({"texts": texts, "none": null, "no": false, "number": 1795254831567u64, "map": {}});
+        let yaml = serde_saphyr::to_string(&document).expect("is written");
+        assert!(!yaml.chars().any(|c| c.is_control() && c != '\n'), "{yaml:?}");
+        assert_eq!(serde_saphyr::from_str::<Value>(&yaml).expect("is read"), document, "{yaml}");
+    }
+
+    #[test]
     fn columns_are_in_line_whatever_is_in_them_and_lines_have_no_blanks_at_their_ends() {
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let shown = table(&["A", "STATE", "B"], vec![row(["x", "failed", ""]), row(["日本", "", "é"])]);
