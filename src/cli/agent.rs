@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs until a signal.
-pub(super) async fn agent(config: Config) -> Result<u8, Failure> {
+pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
     if config.backends.is_empty() {
         return Err(Failure::config(
             "no backend: give --backend http://host:port, or `backends` in the settings, and the agent's key in \
@@ -54,11 +54,13 @@ pub(super) async fn agent(config: Config) -> Result<u8, Failure> {
         let http = Http::new(settings, logs.clone(), stop.clone()).map_err(Failure::new)?;
         backends.push(Arc::new(http));
     }
-    println!("jobcell {} agent", env!("CARGO_PKG_VERSION"));
-    for (name, backend) in &config.backends {
-        println!("  backend  {name}: {}", backend.url);
+    if !quiet {
+        println!("jobcell {} agent", env!("CARGO_PKG_VERSION"));
+        for (name, backend) in &config.backends {
+            println!("  backend  {name}: {}", backend.url);
+        }
+        println!("  health   http://{address}/healthz");
     }
-    println!("  health   http://{address}/healthz");
 
     let parts = Parts { config: &config, home: &home, seccomp, backends, logs, metrics, health: &health };
     let drained = run_agent(parts, &signals).await;

@@ -1,7 +1,7 @@
 //! `jobcell agents …`: who claims from this server, and their keys.
 
 use super::client::Client;
-use super::{Failure, Global, Output, show};
+use super::{Failure, Global, show};
 use clap::Subcommand;
 use serde_json::Value;
 
@@ -26,29 +26,17 @@ pub(super) async fn run(command: AgentsCommand, global: &Global) -> Result<u8, F
     match command {
         AgentsCommand::List => {
             let list = client.agents().await?;
-            match global.output {
-                Output::Json => show::json(&list),
-                Output::Table => println!("{}", show::agents(&list)),
-            }
+            global.output.print(&list, || show::agents(&list))?;
         }
         AgentsCommand::Add { name } => {
             let added: Value = client.add_agent(&name).await?;
-            match global.output {
-                Output::Json => show::json(&added),
-                Output::Table => {
-                    println!("{}", added["key"].as_str().unwrap_or_default());
-                    eprintln!(
-                        "shown once; on the agent's host: JOBCELL_AGENT_KEY=… jobcell agent --backend {}",
-                        client.url
-                    );
-                }
-            }
+            global.output.print(&added, || added["key"].as_str().unwrap_or_default().to_owned())?;
+            let url = &client.url;
+            global.note(&format!("shown once; on the agent's host: JOBCELL_AGENT_KEY=… jobcell agent --backend {url}"));
         }
         AgentsCommand::Remove { name } => {
             client.remove_agent(&name).await?;
-            if global.output == Output::Table {
-                println!("{name} is removed");
-            }
+            global.note(&format!("{name} is removed"));
         }
     }
     Ok(0)

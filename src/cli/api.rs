@@ -22,11 +22,11 @@ pub(super) struct Api {
 }
 
 impl Api {
-    /// Opens queue and logs, binds the address, serves, and says where. Errors: one of them cannot be had.
+    /// Opens queue and logs, binds the address, serves, and says where, with what it is if `greeting` is given. Errors: one of them cannot be had.
     pub(super) async fn start(
         config: &Config,
         home: &Home,
-        what: &str,
+        greeting: Option<&str>,
         rules: SpecRules,
         metrics: Arc<Metrics>,
         health: Health,
@@ -57,7 +57,10 @@ impl Api {
         let server = spawn("api", serve(listener, app, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));
         home.publish("endpoint", &url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
-        greet(what, home, &url, config, new_key.then_some(key.as_str()));
+        if let Some(what) = greeting {
+            greet(what, home, &url, config, new_key.then_some(key.as_str()));
+        }
+        tracing::info!(%url, owner = %home.owner, "up");
         Ok(Self { backend, stop, tasks: [server, expiry] })
     }
 
@@ -80,5 +83,4 @@ fn greet(what: &str, home: &Home, url: &str, config: &Config, new_key: Option<&s
         Some(key) => println!("  key    {key}  (shown once; kept in {})", home.path("admin.key").display()),
         None => println!("  key    in {}", home.path("admin.key").display()),
     }
-    tracing::info!(%url, owner = %home.owner, "up");
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 /// An ordinary call.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long one request waits for a job's end; the server may have a lower limit.
+const LONG_WAIT: Duration = Duration::from_secs(60);
 /// On top of a `?wait=`.
 const WAIT_SLACK: Duration = Duration::from_secs(15);
 
@@ -95,12 +97,18 @@ impl Client {
 
     /// A job at its end, however long that takes.
     pub(super) async fn ended(&self, id: &str) -> Result<Value, Failure> {
-        let path = format!("/v1/jobs/{}?wait=60s", segment(id)?);
+        self.watched(id, LONG_WAIT, |_| ()).await
+    }
+
+    /// A job at its end; until then `see` gets it as it stands, every `pause` at least.
+    pub(super) async fn watched(&self, id: &str, pause: Duration, see: impl Fn(&Value)) -> Result<Value, Failure> {
+        let path = format!("/v1/jobs/{}?wait={}ms", segment(id)?, pause.as_millis());
         loop {
-            let job = self.json(self.request(Method::GET, &path).timeout(Duration::from_secs(60) + WAIT_SLACK)).await?;
+            let job = self.json(self.request(Method::GET, &path).timeout(pause + WAIT_SLACK)).await?;
             if !job["ending"].is_null() {
                 return Ok(job);
             }
+            see(&job);
         }
     }
 
@@ -179,8 +187,8 @@ fn refused(status: StatusCode, text: &str) -> Failure {
         message.push_str(&format!("\n  {path}: {}; {}", part("reason"), part("fix")));
     }
     match status.as_u16() {
-        429 | 503 => Failure { code: 75, message },
-        422 => Failure::usage(message),
+        429 | 503 => Failure { code: super::exit::TEMPORARY, message },
+        400 | 422 => Failure::usage(message),
         _ => Failure::new(message),
     }
 }

@@ -50,25 +50,17 @@ pub(super) async fn run(config: &Config, output: Output) -> Result<u8, Failure> 
         machine: if std::is_x86_feature_detected!("sse4.2") { std::env::consts::ARCH } else { "x86_64 without SSE4.2" },
     };
     let checks = judge(&facts);
-    match output {
-        Output::Json => show::json(&serde_json::json!({ "checks": checks })),
-        Output::Table => {
-            let rows = checks.iter().map(|check| {
-                let word = match check.verdict {
-                    Verdict::Ok => "ok",
-                    Verdict::Warn => "warn",
-                    Verdict::Fail => "FAIL",
-                };
-                vec![
-                    word.to_owned(),
-                    check.name.to_owned(),
-                    check.found.clone(),
-                    check.remedy.clone().unwrap_or_default(),
-                ]
-            });
-            println!("{}", show::table(&["", "CHECK", "FOUND", "REMEDY"], rows.collect()));
-        }
-    }
+    output.print(&serde_json::json!({ "checks": checks }), || {
+        let rows = checks.iter().map(|check| {
+            let word = match check.verdict {
+                Verdict::Ok => "ok",
+                Verdict::Warn => "warn",
+                Verdict::Fail => "FAIL",
+            };
+            vec![word.to_owned(), check.name.to_owned(), check.found.clone(), check.remedy.clone().unwrap_or_default()]
+        });
+        show::table(&["STATE", "CHECK", "FOUND", "REMEDY"], rows.collect())
+    })?;
     Ok(u8::from(checks.iter().any(|check| check.verdict == Verdict::Fail)))
 }
 

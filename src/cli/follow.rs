@@ -1,7 +1,7 @@
 //! A job's output as it comes, from the API or from a log of this process, to this process's own streams.
 
-use super::Failure;
 use super::client::Client;
+use super::{Failure, Output};
 use crate::job::AttemptId;
 use crate::logstore::{LogStore, Stream};
 use crate::protocol::record::read_records;
@@ -17,7 +17,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Longer than the server's pings are apart.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Where output goes: to the stream that it came from, or all to standard error because standard output carries JSON.
+/// Where output goes: to the stream that it came from, or all to standard error because standard output carries a document.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Sink {
     AsItCame,
@@ -25,6 +25,11 @@ pub(super) enum Sink {
 }
 
 impl Sink {
+    /// Where a job's output goes when the job itself is printed as `output`.
+    pub(super) fn beside(output: Output) -> Self {
+        if output == Output::Table { Self::AsItCame } else { Self::Stderr }
+    }
+
     fn write(self, stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
         match (self, stream) {
             (Self::AsItCame, Stream::Stdout) => {

@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::follow::{self, Sink};
+use super::progress::Progress;
 use super::{Failure, Global, Output, node, settings, show};
 use crate::backend::{Backend, Local, Waited};
 use crate::config::Config;
@@ -11,6 +12,7 @@ use crate::queue::{AnyStore, MemoryStore, Submitted};
 use crate::supervise::spawn;
 use crate::telemetry::Metrics;
 use clap::{Subcommand, ValueEnum};
+use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A spec is at most two half-megabyte texts; a larger file is no spec.
 const MOST_FILE_BYTES: u64 = 16 << 20;
+/// A person who watches sees a new phase this late at most.
+const LIVE_PAUSE: Duration = Duration::from_millis(500);
 /// For cells whose removal did not work at once.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -92,26 +96,25 @@ pub(super) enum StreamName {
 
 pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
     match command {
-        JobCommand::Run { file } => run_here(&file, settings(global, &[], super::QUIET)?, global.output).await,
+        JobCommand::Run { file } => run_here(&file, settings(global, &[], super::QUIET)?, global).await,
         JobCommand::Submit { file, follow, wait, idempotency_key } => {
             let yaml = read_file(&file)?;
             let client = Client::new(global)?;
-            submit(&client, yaml, idempotency_key.as_deref(), follow, wait, global.output).await
+            let until = match (follow, wait) {
+                (true, _) => Until::Followed,
+                (false, true) => Until::Ended,
+                (false, false) => Until::Taken,
+            };
+            submit(&client, yaml, idempotency_key.as_deref(), until, global).await
         }
         JobCommand::List { phase, before, limit } => {
             let list = Client::new(global)?.list(phase.as_deref(), before.as_deref(), limit).await?;
-            match global.output {
-                Output::Json => show::json(&list),
-                Output::Table => println!("{}", show::jobs(&list)),
-            }
+            global.output.print(&list, || show::jobs(&list))?;
             Ok(0)
         }
         JobCommand::Get { id } => {
             let job = Client::new(global)?.get(&id).await?;
-            match global.output {
-                Output::Json => show::json(&job),
-                Output::Table => print!("{}", show::job(&job)),
-            }
+            global.output.print(&job, || show::job(&job))?;
             Ok(0)
         }
         JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,
@@ -121,48 +124,71 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
             if wait {
                 job = client.ended(&id).await?;
             }
-            match global.output {
-                Output::Json => show::json(&job),
-                Output::Table if job["ending"].is_null() => println!("{id} is asked to end"),
-                Output::Table => println!("{id} {}", show::ending(&job)),
-            }
+            global.output.print(&job, || match job["ending"].is_null() {
+                true => format!("{id} is asked to end"),
+                false => format!("{id} {}", show::ending(&job)),
+            })?;
             Ok(0)
         }
     }
+}
+
+/// What `submit` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// The backend has it.
+    Taken,
+    Ended,
+    /// As `Ended`, with the output as it comes.
+    Followed,
 }
 
 async fn submit(
     client: &Client,
     yaml: String,
     key: Option<&str>,
-    follow: bool,
-    wait: bool,
-    output: Output,
+    until: Until,
+    global: &Global,
 ) -> Result<u8, Failure> {
+    let output = global.output;
     let mut job = client.submit(yaml, key).await?;
     let id = job["id"].as_str().unwrap_or_default().to_owned();
-    if follow {
-        if output == Output::Table {
-            eprintln!("job {id}");
+    match until {
+        Until::Taken => {}
+        Until::Ended => {
+            let progress = Progress::begin(global, &job);
+            job = match progress.is_live() {
+                true => client.watched(&id, LIVE_PAUSE, |job| progress.show(job)).await?,
+                false => client.ended(&id).await?,
+            };
         }
-        let sink = if output == Output::Json { Sink::Stderr } else { Sink::AsItCame };
-        follow::remote(client, &id, 1, None, sink).await?;
+        Until::Followed => {
+            if output == Output::Table {
+                global.note(&format!("job {id}"));
+            }
+            follow::remote(client, &id, 1, None, Sink::beside(output)).await?;
+            job = client.ended(&id).await?;
+        }
     }
-    if follow || wait {
-        job = client.ended(&id).await?;
+    // Where the job's output is on standard output, its id would be in the way.
+    if output != Output::Table || until != Until::Followed {
+        output.print(&job, || id)?;
     }
-    match output {
-        Output::Json => show::json(&job),
-        Output::Table if follow => {}
-        Output::Table => println!("{id}"),
-    }
-    if job["ending"].is_null() || !(follow || wait) {
+    if job["ending"].is_null() || until == Until::Taken {
         return Ok(0);
     }
     if output == Output::Table {
-        eprintln!("{}", show::ending(&job));
+        tell(global, &job);
     }
     Ok(job["ending"]["process_exit_code"].as_u64().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// Says how a job ended. That it could not be run as it should have been is an error, which is not kept quiet.
+fn tell(global: &Global, job: &Value) {
+    match job["ending"]["verdict"].as_str() {
+        Some("cell_error" | "lost") => eprintln!("{}", show::ending(job)),
+        _ => global.note(&show::ending(job)),
+    }
 }
 
 async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName>, from: u64) -> Result<u8, Failure> {
@@ -204,7 +230,7 @@ fn read_file(file: &Path) -> Result<String, Failure> {
 }
 
 /// One job through the agent's own code, with a queue in memory and a log in a folder that goes away.
-async fn run_here(file: &Path, config: Config, output: Output) -> Result<u8, Failure> {
+async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Failure> {
     let spec = JobSpec::from_yaml(&read_file(file)?, &node::rules(&config)).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
         Failure::usage(format!(
@@ -246,9 +272,8 @@ async fn run_here(file: &Path, config: Config, output: Output) -> Result<u8, Fai
             }
         }
     });
-    let sink = if output == Output::Json { Sink::Stderr } else { Sink::AsItCame };
     let watched = tokio::select! {
-        watched = watch(&backend, job.id, sink) => watched,
+        watched = watch(&backend, job.id, Sink::beside(global.output)) => watched,
         reason = unavailable(&mut status) => Err(Failure::unavailable(format!("no cell can be made: {reason}"))),
     };
     drain.cancel();
@@ -259,9 +284,9 @@ async fn run_here(file: &Path, config: Config, output: Output) -> Result<u8, Fai
     let job = watched?;
     let ending = job.ending.clone().unwrap_or_else(|| Ending::from(Cause::AgentStopped));
     let shown = serde_json::to_value(&job).map_err(|error| Failure::new(error.to_string()))?;
-    match output {
-        Output::Json => show::json(&shown),
-        Output::Table => eprintln!("{}", show::ending(&shown)),
+    match global.output {
+        Output::Table => tell(global, &shown),
+        output => output.print(&shown, String::new)?,
     }
     Ok(ending.process_exit_code)
 }

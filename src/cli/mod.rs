@@ -1,18 +1,21 @@
 //! The command line: one file a noun. Data goes to standard output, everything else to standard error.
 //!
-//! Exit codes: 0 success, 1 failure, 2 usage, 69 something needed is not there, 75 a stop that had to end jobs, 78 bad
-//! configuration. Commands that wait for a job exit with the job's own code: 124 timeout, 125 cell error, 126 and 127 as
-//! in a shell, 128+n for a signal, 130 canceled.
+//! [`EXIT_CODES`] says what each exit code means.
 
 mod agent;
 mod agents;
 mod api;
 mod client;
+mod config;
 mod doctor;
+mod exit;
 mod follow;
 mod home;
 mod job;
+mod man;
 mod node;
+mod paint;
+mod progress;
 mod service;
 mod show;
 mod up;
@@ -20,7 +23,10 @@ mod up;
 #[cfg(test)]
 mod fleet_tests;
 
+pub use exit::EXIT_CODES;
+
 use crate::config::{Config, HostFacts, LoadInput, load};
+use crate::job::Problems;
 use crate::telemetry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -41,15 +47,15 @@ impl Failure {
     }
     /// Used wrongly.
     pub(crate) fn usage(message: impl Into<String>) -> Self {
-        Self { code: 2, message: message.into() }
+        Self { code: exit::USAGE, message: message.into() }
     }
     /// Something that is needed is not there.
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
-        Self { code: 69, message: message.into() }
+        Self { code: exit::UNAVAILABLE, message: message.into() }
     }
     /// The settings are bad.
     pub(crate) fn config(message: impl Into<String>) -> Self {
-        Self { code: 78, message: message.into() }
+        Self { code: exit::CONFIG, message: message.into() }
     }
 }
 
@@ -64,6 +70,7 @@ struct Cli {
 }
 
 #[derive(Debug, Args, Clone)]
+#[command(next_help_heading = "Options of all commands")]
 pub(crate) struct Global {
     /// Settings file [default: /etc/jobcell/config.yaml if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "JOBCELL_CONFIG")]
@@ -77,6 +84,21 @@ pub(crate) struct Global {
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
+    /// Print data and errors only
+    #[arg(short, long, global = true)]
+    quiet: bool,
+    /// No colour, as with NO_COLOR in the environment
+    #[arg(long, global = true)]
+    no_color: bool,
+}
+
+impl Global {
+    /// What a person may want to know beside the data.
+    pub(crate) fn note(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
 }
 
 /// How data is printed.
@@ -84,6 +106,8 @@ pub(crate) struct Global {
 pub(crate) enum Output {
     /// For programs.
     Json,
+    /// For programs and people.
+    Yaml,
     /// For people.
     Table,
 }
@@ -119,6 +143,20 @@ enum Command {
     Job(job::JobCommand),
     /// Check this host: engine, limits, images, disk; each with a remedy
     Doctor,
+    /// Check and show the settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print what makes a shell complete commands and flags
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or write all pages
+    Man {
+        /// A folder for the pages of all commands, such as /usr/local/share/man/man1
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
     /// Print the version
     Version,
 }
@@ -129,7 +167,7 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are answers, everything else is wrong usage.
-            let code = if error.use_stderr() { 2 } else { 0 };
+            let code = if error.use_stderr() { exit::USAGE } else { 0 };
             let _ = error.print();
             return ExitCode::from(code);
         }
@@ -139,7 +177,7 @@ pub fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("jobcell: the runtime cannot be started: {error}");
-            return ExitCode::from(69);
+            return ExitCode::from(exit::UNAVAILABLE);
         }
     };
     let result = runtime.block_on(dispatch(cli));
@@ -156,32 +194,37 @@ pub fn run() -> ExitCode {
 
 async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let Cli { global, command } = cli;
+    paint::decide(global.no_color);
+    let long_running = QUIET.filter(|_| global.quiet);
     match command {
-        Command::Up { listen } => up::up(settings(&global, &[("server.listen", listen)], None)?).await,
-        Command::Server { listen } => up::server(settings(&global, &[("server.listen", listen)], None)?).await,
+        Command::Up { listen } => {
+            up::up(settings(&global, &[("server.listen", listen)], long_running)?, global.quiet).await
+        }
+        Command::Server { listen } => {
+            up::server(settings(&global, &[("server.listen", listen)], long_running)?, global.quiet).await
+        }
         Command::Agent { backend, listen } => {
             let flags = [("agent.listen", listen), ("backends.main.url", backend)];
-            agent::agent(settings(&global, &flags, None)?).await
+            agent::agent(settings(&global, &flags, long_running)?, global.quiet).await
         }
         Command::Agents(command) => agents::run(command, &global).await,
         Command::Job(command) => job::run(command, &global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
-        Command::Version => {
-            show::version(global.output);
-            Ok(0)
-        }
+        Command::Config(command) => config::run(&command, &global),
+        Command::Completions { shell } => Ok(man::completions(shell)),
+        Command::Man { dir } => man::pages(dir.as_deref()),
+        Command::Version => show::version(global.output).map(|()| 0),
     }
 }
 
 /// Commands that a person runs say what went wrong, not what went well; RUST_LOG asks for more.
 pub(crate) const QUIET: Option<&str> = Some("error");
 
-/// Loads the settings and starts logging, with `filter` in place of the configured one if RUST_LOG does not say.
-fn settings(
-    global: &Global,
-    given: &[(&'static str, Option<String>)],
-    filter: Option<&str>,
-) -> Result<Config, Failure> {
+/// Settings that have flags of their own, with what was given.
+type Given<'a> = &'a [(&'static str, Option<String>)];
+
+/// Where settings come from in this process: its flags, its environment, and the file that they name.
+fn load_input(global: &Global, given: Given<'_>) -> Result<LoadInput, Failure> {
     let mut flags: Vec<(&str, String)> = Vec::new();
     if let Some(dir) = &global.data_dir {
         let dir = std::path::absolute(dir).map_err(|error| Failure::usage(format!("--data-dir: {error}")))?;
@@ -189,11 +232,19 @@ fn settings(
     }
     flags.extend(given.iter().filter_map(|(key, value)| Some((*key, value.clone()?))));
     let env = std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    let input = LoadInput { file: global.config.clone(), env: env.collect(), flags, host: HostFacts::read() };
-    let config =
-        load(&input).map_err(|problems| Failure::config(format!("the settings have problems:\n{problems}")))?;
+    Ok(LoadInput { file: global.config.clone(), env: env.collect(), flags, host: HostFacts::read() })
+}
+
+fn bad_settings(problems: &Problems) -> Failure {
+    Failure::config(format!("the settings have problems:\n{problems}"))
+}
+
+/// Loads the settings and starts logging, with `filter` in place of the configured one if RUST_LOG does not say.
+fn settings(global: &Global, given: Given<'_>, filter: Option<&str>) -> Result<Config, Failure> {
+    let input = load_input(global, given)?;
+    let config = load(&input).map_err(|problems| bad_settings(&problems))?;
     let filter = filter.unwrap_or(&config.telemetry.log_filter);
     let filter = input.env.get("RUST_LOG").map_or(filter, String::as_str);
-    telemetry::init(config.telemetry.log_format, filter).map_err(Failure::config)?;
+    telemetry::init(config.telemetry.log_format, filter, paint::wanted(global.no_color)).map_err(Failure::config)?;
     Ok(config)
 }

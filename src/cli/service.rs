@@ -1,5 +1,6 @@
 //! What every long-running command does: signals, the wait for the engine, the agent with its health.
 
+use super::exit::TEMPORARY;
 use super::home::Home;
 use super::{Failure, node};
 use crate::agent::{Drained, Status};
@@ -21,8 +22,6 @@ use tokio_util::sync::CancellationToken;
 const ENGINE_PAUSE: Duration = Duration::from_secs(2);
 /// For removals that are under way at the end.
 const SETTLE: Duration = Duration::from_secs(20);
-/// Exit code of a stop that had to end jobs.
-const FORCED: u8 = 75;
 
 /// What signals ask for. SIGTERM or SIGINT: claim no more, let jobs end until agent.drain_timeout, then end them. A second one:
 /// end them now. A third one: leave at once; the next start cleans up.
@@ -55,7 +54,7 @@ impl Signals {
                     }
                     _ => {
                         tracing::error!("leaving at once; the next start removes what is left");
-                        std::process::exit(i32::from(FORCED));
+                        std::process::exit(i32::from(TEMPORARY));
                     }
                 }
             }
@@ -104,7 +103,7 @@ pub(super) fn exit_code(drained: Option<Drained>) -> u8 {
     match drained {
         Some(Drained::Forced(jobs)) => {
             tracing::warn!(jobs, "stopped; jobs were ended before their time");
-            FORCED
+            TEMPORARY
         }
         Some(Drained::Clean) | None => {
             tracing::info!("stopped");

@@ -1,36 +1,72 @@
 //! What people read: tables and a job in full. Text from outside is escaped: it cannot move the cursor.
 
-use super::Output;
-use comfy_table::{ContentArrangement, Table, presets};
+use super::{Failure, Output, paint};
 use serde_json::Value;
+use std::io::Write;
+use unicode_width::UnicodeWidthStr;
+
+/// A column with this head says how something came out, and has colour.
+const COLOURED: &str = "STATE";
+/// Between two columns.
+const GAP: usize = 2;
 
 /// Text without control characters, for a terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
 }
 
-/// A table without frames.
+/// A table without frames. Columns are laid out by what a terminal shows, colour codes apart.
 pub(super) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(head.to_vec());
-    for row in rows {
-        table.add_row(row.iter().map(|cell| printable(cell)).collect::<Vec<_>>());
+    let mut lines = vec![head.iter().map(|&cell| cell.to_owned()).collect::<Vec<_>>()];
+    lines.extend(rows.into_iter().map(|row| row.iter().map(|cell| printable(cell)).collect()));
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.width()).max().unwrap_or(0))
+        .collect();
+    let line = |(number, cells): (usize, &Vec<String>)| {
+        let mut line = String::new();
+        let mut owed = 0;
+        for ((cell, width), head) in cells.iter().zip(&widths).zip(head) {
+            // Nothing is owed behind the last one: lines have no blanks at their ends.
+            if !cell.is_empty() {
+                line.push_str(&" ".repeat(owed));
+                owed = 0;
+                line.push_str(&if number > 0 && *head == COLOURED { paint::state(cell) } else { cell.clone() });
+            }
+            owed += width + GAP - cell.width();
+        }
+        line
+    };
+    lines.iter().enumerate().map(line).collect::<Vec<_>>().join("\n")
+}
+
+impl Output {
+    /// Prints data as it was asked for: a document for programs, or what `people` makes for people.
+    pub(super) fn print(self, data: &Value, people: impl FnOnce() -> String) -> Result<(), Failure> {
+        let text = match self {
+            Self::Json => serde_json::to_string_pretty(data).map_err(|error| error.to_string()),
+            Self::Yaml => serde_saphyr::to_string(data).map_err(|error| error.to_string()),
+            Self::Table => Ok(people()),
+        };
+        let text = text.map_err(|error| Failure::new(format!("the data cannot be written as text: {error}")))?;
+        raw(text.as_bytes());
+        if !text.ends_with('\n') {
+            raw(b"\n");
+        }
+        Ok(())
     }
-    let lines: Vec<String> =
-        table.lines().map(|line| line.trim_end().strip_prefix(' ').unwrap_or_default().to_owned()).collect();
-    lines.join("\n")
 }
 
-pub(super) fn json(value: &Value) {
-    println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+/// Bytes to standard output. A reader that left (`| head`) wants no more, which is no failure.
+pub(super) fn raw(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
-pub(super) fn version(output: Output) {
+pub(super) fn version(output: Output) -> Result<(), Failure> {
     let (version, warden) = (env!("CARGO_PKG_VERSION"), crate::executor::docker::warden_build());
-    match output {
-        Output::Json => json(&serde_json::json!({"version": version, "warden": warden, "api": "v1", "wire": 1})),
-        Output::Table => println!("jobcell {version} (warden {warden}, API v1, wire 1)"),
-    }
+    output.print(&serde_json::json!({"version": version, "warden": warden, "api": "v1", "wire": 1}), || {
+        format!("jobcell {version} (warden {warden}, API v1, wire 1)")
+    })
 }
 
 fn text(value: &Value) -> String {
@@ -85,7 +121,15 @@ pub(super) fn ending(job: &Value) -> String {
 /// A job in full: outcome, phases with the time each took, use, isolation.
 pub(super) fn job(job: &Value) -> String {
     let mut out = format!("job       {}\n", text(&job["id"]));
-    let mut line = |key: &str, value: String| out.push_str(&format!("{key:<10}{}\n", printable(&value)));
+    let mut line = |key: &str, value: String| {
+        let value = printable(&value);
+        // Colour comes after the escaping.
+        let value = match value.split_once(':').filter(|_| key == "outcome") {
+            Some((verdict, message)) => format!("{}:{message}", paint::state(verdict)),
+            None => value,
+        };
+        out.push_str(&format!("{key:<10}{value}\n"));
+    };
     line("name", text(&job["spec"]["name"]));
     line("phase", text(&job["phase"]));
     if !job["ending"].is_null() {
@@ -152,5 +196,23 @@ mod tests {
     fn text_from_outside_cannot_steer_a_terminal() {
         let shown = jobs(&serde_json::json!({"jobs": [{"id": "x", "name": "a\u{1b}[2Jb\n", "phase": "queued"}]}));
         assert!(!shown.contains('\u{1b}') && shown.contains("a\\u{1b}[2Jb\\n"), "{shown}");
+    }
+
+    #[test]
+    fn documents_in_yaml_are_read_back_and_cannot_steer_a_terminal_either() {
+        let texts =
+            ["a\u{1b}[2J", "b\u{9b}2J\u{7f}", "yes", "1:30", "", "- x: y # z", "two\nlines\n", "tab\there", "ü日"];
+        let document =
+            serde_json::json!({"texts": texts, "none": null, "no": false, "number": 1795254831567u64, "map": {}});
+        let yaml = serde_saphyr::to_string(&document).expect("is written");
+        assert!(!yaml.chars().any(|c| c.is_control() && c != '\n'), "{yaml:?}");
+        assert_eq!(serde_saphyr::from_str::<Value>(&yaml).expect("is read"), document, "{yaml}");
+    }
+
+    #[test]
+    fn columns_are_in_line_whatever_is_in_them_and_lines_have_no_blanks_at_their_ends() {
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let shown = table(&["A", "STATE", "B"], vec![row(["x", "failed", ""]), row(["日本", "", "é"])]);
+        assert_eq!(shown, "A     STATE   B\nx     failed\n日本          é");
     }
 }

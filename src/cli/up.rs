@@ -11,13 +11,15 @@ use crate::telemetry::{Component, Health, Metrics};
 use std::sync::Arc;
 
 /// Runs both until a signal.
-pub(super) async fn up(config: Config) -> Result<u8, Failure> {
+pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let seccomp = node::seccomp(&config)?;
     let home = Home::open(&config.data_dir)?;
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Queue, Component::Engine, Component::Agent]);
     let signals = Signals::listen()?;
-    let api = Api::start(&config, &home, "", node::rules(&config), Arc::clone(&metrics), health.clone()).await?;
+    let api =
+        Api::start(&config, &home, greeting(quiet, ""), node::rules(&config), Arc::clone(&metrics), health.clone())
+            .await?;
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&api.backend), &config.agent.name))];
     let logs = api.backend.logs().clone();
     let parts = Parts { config: &config, home: &home, seccomp, backends, logs, metrics, health: &health };
@@ -27,14 +29,19 @@ pub(super) async fn up(config: Config) -> Result<u8, Failure> {
 }
 
 /// Runs the backend until a signal.
-pub(super) async fn server(config: Config) -> Result<u8, Failure> {
+pub(super) async fn server(config: Config, quiet: bool) -> Result<u8, Failure> {
     let home = Home::open(&config.data_dir)?;
     let health = Health::new(&[Component::Queue]);
     // Which presets there are, the agents know.
     let rules = SpecRules { presets: None };
     let signals = Signals::listen()?;
-    let api = Api::start(&config, &home, " (server only)", rules, Arc::new(Metrics::new()), health).await?;
+    let api =
+        Api::start(&config, &home, greeting(quiet, " (server only)"), rules, Arc::new(Metrics::new()), health).await?;
     signals.drain.cancelled().await;
     api.stop(&home).await;
     Ok(exit_code(None))
+}
+
+fn greeting(quiet: bool, what: &'static str) -> Option<&'static str> {
+    Some(what).filter(|_| !quiet)
 }

@@ -1,11 +1,12 @@
 //! From the merged document to settings that hold, or to everything that is wrong.
 
+use super::keys::{Kind, kind};
+use super::maps::{BackendConfig, PresetConfig};
 use crate::job::{BadUnit, ByteSize, Cpus, Millis, Problems};
-use crate::telemetry::LogFormat;
-use serde_json::{Map, Value};
+use crate::telemetry::{LogFormat, check_filter};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -105,26 +106,6 @@ pub struct DockerConfig {
     pub seccomp_profile: Option<PathBuf>,
 }
 
-/// A jobcell server that an agent claims from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackendConfig {
-    /// Its address.
-    pub url: String,
-    /// The file with the agent's key; without one, the key is in JOBCELL_AGENT_KEY.
-    pub key_file: Option<PathBuf>,
-    /// Most calls in a second.
-    pub rate: NonZeroU32,
-}
-
-/// A language environment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PresetConfig {
-    /// The image.
-    pub image: String,
-    /// What runs a script that names no interpreter.
-    pub interpreter: Vec<String>,
-}
-
 /// Log lines.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
@@ -134,14 +115,13 @@ pub struct TelemetryConfig {
     pub log_filter: String,
 }
 
-/// Calls to a backend in a second, unless its settings say another number: a job needs about five.
-const RATE: u32 = 100;
-
 /// Reads one key after another and notes what is wrong.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     merged: &'a Value,
     origin: &'a dyn Fn(&str) -> Option<String>,
     problems: Problems,
+    /// False when something else is where a section should be.
+    sections: bool,
 }
 
 pub(super) fn check(
@@ -151,40 +131,42 @@ pub(super) fn check(
     origin: &dyn Fn(&str) -> Option<String>,
     problems: Problems,
 ) -> Result<Config, Problems> {
-    let mut r = Reader { merged, origin, problems };
+    let mut r = Reader { merged, origin, problems, sections: true };
     r.unknown("", merged, defaults);
-    let hours = |hours: u64| Millis::from_secs(hours * 3600);
-    let second = Millis::from_secs(1);
+    if !r.sections {
+        // Every key of such a section would be told to be bad too.
+        return Err(r.problems);
+    }
     let config = Config {
         data_dir: PathBuf::from(r.text("data_dir")),
         server: ServerConfig {
-            listen: r.listen("server.listen", "127.0.0.1:7807"),
-            max_body: r.within("server.max_body", "1MiB", ByteSize::new(4096), ByteSize::from_mib(64)),
-            wait_max: r.within("server.wait_max", "60s", second, hours(1)),
-            viewers_max: r.number("server.viewers_max", 1, 100_000),
-            shutdown_grace: r.within("server.shutdown_grace", "10s", Millis::new(0), hours(1)),
+            listen: r.listen("server.listen"),
+            max_body: r.size("server.max_body"),
+            wait_max: r.duration("server.wait_max"),
+            viewers_max: r.number("server.viewers_max"),
+            shutdown_grace: r.duration("server.shutdown_grace"),
         },
         queue: QueueConfig {
-            max_queued: r.number("queue.max_queued", 1, 100_000_000),
-            lease: r.within("queue.lease", "60s", second, hours(24)),
-            max_attempts: r.number("queue.max_attempts", 1, 100),
-            claim_batch: r.number("queue.claim_batch", 1, 1024),
+            max_queued: r.number("queue.max_queued"),
+            lease: r.duration("queue.lease"),
+            max_attempts: r.number("queue.max_attempts"),
+            claim_batch: r.number("queue.claim_batch"),
         },
         agent: AgentConfig {
             name: r.name("agent.name"),
-            listen: r.listen("agent.listen", "127.0.0.1:7808"),
+            listen: r.listen("agent.listen"),
             labels: r.labels("agent.labels"),
-            slots: r.number("agent.slots", 1, 10_000),
-            cpu: r.within("agent.cpu", "4", Cpus::from_milli(10), Cpus::from_milli(1_024_000)),
-            memory: r.within("agent.memory", "8GiB", ByteSize::from_mib(16), ByteSize::from_mib(1 << 26)),
-            drain_timeout: r.within("agent.drain_timeout", "30s", Millis::new(0), hours(24 * 7)),
-            grace: r.within("agent.grace", "10s", Millis::new(0), hours(1)),
+            slots: r.number("agent.slots"),
+            cpu: r.cores("agent.cpu"),
+            memory: r.size("agent.memory"),
+            drain_timeout: r.duration("agent.drain_timeout"),
+            grace: r.duration("agent.grace"),
         },
         backends: r.backends(),
         docker: r.docker(env),
-        logs_sync_every: r.within("logs.sync_every", "64MiB", ByteSize::from_mib(1), ByteSize::from_mib(4096)),
+        logs_sync_every: r.size("logs.sync_every"),
         presets: r.presets(),
-        telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.text("telemetry.log_filter") },
+        telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
     };
     if config.docker.uid_count < config.agent.slots {
         r.bad(
@@ -197,19 +179,23 @@ pub(super) fn check(
 }
 
 impl Reader<'_> {
-    fn bad(&mut self, path: &str, reason: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn bad(&mut self, path: &str, reason: impl Into<String>, fix: impl Into<String>) {
         let from = (self.origin)(path).map(|origin| format!(" (from {origin})")).unwrap_or_default();
         self.problems.add(path, format!("{}{from}", reason.into()), fix);
     }
 
-    fn get(&self, path: &str) -> &Value {
+    pub(super) fn get(&self, path: &str) -> &Value {
         path.split('.').fold(self.merged, |at, key| at.get(key).unwrap_or(&Value::Null))
     }
 
     /// Every key that the built-in layer does not have, with the nearest one that it has.
-    fn unknown(&mut self, prefix: &str, merged: &Value, known: &Value) {
+    pub(super) fn unknown(&mut self, prefix: &str, merged: &Value, known: &Value) {
         // Presets, backends and labels are named by the operator; what is in one is checked with it.
-        let (Value::Object(merged), Value::Object(known)) = (merged, known) else { return };
+        let Value::Object(known) = known else { return };
+        let Value::Object(merged) = merged else {
+            self.sections = false;
+            return self.bad(prefix, "is not a map", "write `key: value` lines below it, or leave it out");
+        };
         if matches!(prefix, "presets" | "backends" | "agent.labels") {
             return;
         }
@@ -223,19 +209,24 @@ impl Reader<'_> {
         }
     }
 
-    fn text(&mut self, path: &str) -> String {
+    /// `None` when that was told to be no text.
+    fn if_text(&mut self, path: &str) -> Option<String> {
         match self.get(path) {
-            Value::String(text) => text.clone(),
-            Value::Number(number) => number.to_string(),
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) => Some(number.to_string()),
             _ => {
                 self.bad(path, "is not a text", "give a text");
-                String::new()
+                None
             }
         }
     }
 
+    fn text(&mut self, path: &str) -> String {
+        self.if_text(path).unwrap_or_default()
+    }
+
     fn name(&mut self, path: &str) -> String {
-        let text = self.text(path);
+        let Some(text) = self.if_text(path) else { return String::new() };
         if text.is_empty() || text.len() > 128 || text.chars().any(char::is_control) {
             self.bad(path, "is empty, too long or not printable", "write a name of 1 to 128 characters");
         }
@@ -243,7 +234,7 @@ impl Reader<'_> {
     }
 
     fn parsed<T: FromStr<Err = BadUnit>>(&mut self, path: &str, example: &str) -> Option<T> {
-        let text = self.text(path);
+        let text = self.if_text(path)?;
         match text.parse() {
             Ok(value) => Some(value),
             Err(error) => {
@@ -261,8 +252,7 @@ impl Reader<'_> {
         &mut self,
         path: &str,
         example: &str,
-        least: T,
-        most: T,
+        (least, most): (T, T),
     ) -> T {
         match self.parsed(path, example) {
             Some(value) if value < least || value > most => {
@@ -274,7 +264,23 @@ impl Reader<'_> {
         }
     }
 
-    fn number<T: TryFrom<u64>>(&mut self, path: &str, least: u64, most: u64) -> T {
+    fn duration(&mut self, path: &str) -> Millis {
+        let Kind::Duration(least, most) = kind(path) else { panic!("{path} is no duration") };
+        self.within(path, "30s", (least, most))
+    }
+
+    fn size(&mut self, path: &str) -> ByteSize {
+        let Kind::Size(least, most) = kind(path) else { panic!("{path} is no size") };
+        self.within(path, "64MiB", (least, most))
+    }
+
+    fn cores(&mut self, path: &str) -> Cpus {
+        let Kind::Cores(least, most) = kind(path) else { panic!("{path} is no number of cores") };
+        self.within(path, "4", (least, most))
+    }
+
+    fn number<T: TryFrom<u64>>(&mut self, path: &str) -> T {
+        let Kind::Number(least, most) = kind(path) else { panic!("{path} is no number") };
         let number = match self.get(path) {
             Value::Number(number) => number.as_u64(),
             // From the environment and from flags, numbers come as text.
@@ -288,9 +294,19 @@ impl Reader<'_> {
         good.or_else(|| T::try_from(least).ok()).expect("the least value fits")
     }
 
+    fn filter(&mut self) -> String {
+        let text = self.text("telemetry.log_filter");
+        if let Err(error) = check_filter(&text) {
+            let reason = format!("`{}` is no filter: {error}", crate::job::shown(&text));
+            self.bad("telemetry.log_filter", reason, "write info, debug or jobcell::agent=debug,info");
+        }
+        text
+    }
+
     fn flag(&mut self, path: &str) -> bool {
         match self.get(path) {
             Value::Bool(flag) => *flag,
+            // From the environment.
             Value::String(text) if matches!(text.as_str(), "true" | "false") => text == "true",
             _ => {
                 self.bad(path, "is neither true nor false", "write true or false");
@@ -299,17 +315,18 @@ impl Reader<'_> {
         }
     }
 
-    fn listen(&mut self, path: &str, example: &str) -> SocketAddr {
-        let text = self.text(path);
+    fn listen(&mut self, path: &str) -> SocketAddr {
+        let none = SocketAddr::from(([127, 0, 0, 1], 0));
+        let Some(text) = self.if_text(path) else { return none };
         text.parse().unwrap_or_else(|_| {
             let reason = format!("`{}` is not an address", crate::job::shown(&text));
-            self.bad(path, reason, format!("write an address such as {example}"));
-            SocketAddr::from(([127, 0, 0, 1], 0))
+            self.bad(path, reason, "write an address such as 127.0.0.1:7807");
+            none
         })
     }
 
     fn log_format(&mut self) -> LogFormat {
-        let text = self.text("telemetry.log_format");
+        let Some(text) = self.if_text("telemetry.log_format") else { return LogFormat::Auto };
         LogFormat::named(&text).unwrap_or_else(|| {
             self.bad(
                 "telemetry.log_format",
@@ -321,7 +338,6 @@ impl Reader<'_> {
     }
 
     fn docker(&mut self, env: &BTreeMap<String, String>) -> DockerConfig {
-        let (second, hour) = (Millis::from_secs(1), Millis::from_secs(3600));
         let mut host = self.text("docker.host");
         if host.is_empty() {
             let usual = || "unix:///var/run/docker.sock".to_owned();
@@ -335,105 +351,23 @@ impl Reader<'_> {
             );
         }
         let profile = self.text("docker.seccomp_profile");
-        let uid_start: u32 = self.number("docker.uid_range.start", 1000, 4_000_000_000);
-        let uid_count: u32 = self.number("docker.uid_range.count", 1, 1_000_000);
         DockerConfig {
             host,
-            connect_timeout: self.within("docker.connect_timeout", "5s", Millis::new(100), hour),
-            call_timeout: self.within("docker.call_timeout", "30s", second, hour),
-            start_timeout: self.within("docker.start_timeout", "60s", second, hour),
-            reconnect_timeout: self.within("docker.reconnect_timeout", "30s", second, hour),
-            concurrent_starts: self.number("docker.concurrent_starts", 1, 1024),
+            connect_timeout: self.duration("docker.connect_timeout"),
+            call_timeout: self.duration("docker.call_timeout"),
+            start_timeout: self.duration("docker.start_timeout"),
+            reconnect_timeout: self.duration("docker.reconnect_timeout"),
+            concurrent_starts: self.number("docker.concurrent_starts"),
             oci_runtime: self.text("docker.oci_runtime"),
-            uid_start,
-            uid_count,
-            tmp_size: self.within("docker.tmp_size", "64MiB", ByteSize::from_mib(1), ByteSize::from_mib(1 << 20)),
-            tmp_inodes: self.number("docker.tmp_inodes", 16, 1 << 32),
-            workspace_size: self.within(
-                "docker.workspace_size",
-                "256MiB",
-                ByteSize::from_mib(1),
-                ByteSize::from_mib(1 << 20),
-            ),
-            workspace_inodes: self.number("docker.workspace_inodes", 16, 1 << 32),
-            nofile: self.number("docker.nofile", 16, 1 << 20),
+            uid_start: self.number("docker.uid_range.start"),
+            uid_count: self.number("docker.uid_range.count"),
+            tmp_size: self.size("docker.tmp_size"),
+            tmp_inodes: self.number("docker.tmp_inodes"),
+            workspace_size: self.size("docker.workspace_size"),
+            workspace_inodes: self.number("docker.workspace_inodes"),
+            nofile: self.number("docker.nofile"),
             shared: self.flag("docker.shared"),
             seccomp_profile: Some(profile).filter(|path| !path.is_empty()).map(PathBuf::from),
         }
-    }
-
-    fn labels(&mut self, path: &str) -> BTreeMap<String, String> {
-        let Value::Object(labels) = self.get(path).clone() else {
-            self.bad(path, "is not a map", "write a map of names to values");
-            return BTreeMap::new();
-        };
-        let mut problems = Problems::default();
-        let labels = crate::job::check_labels(path, &labels, &mut problems);
-        for problem in problems.iter() {
-            self.bad(&problem.path, problem.reason.clone(), problem.fix.clone());
-        }
-        labels
-    }
-
-    fn backends(&mut self) -> BTreeMap<String, BackendConfig> {
-        let Value::Object(backends) = self.get("backends").clone() else {
-            self.bad("backends", "is not a map", "write a map of names to backends");
-            return BTreeMap::new();
-        };
-        let known = serde_json::json!({"url": null, "key_file": null, "rate": null});
-        let mut all = BTreeMap::new();
-        for (name, backend) in &backends {
-            let path = format!("backends.{name}");
-            self.unknown(&path, backend, &known);
-            let text = |key: &str| backend.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let url = text("url").trim_end_matches('/').to_owned();
-            let host = url.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or_default());
-            if url.starts_with("https://") {
-                self.bad(
-                    &format!("{path}.url"),
-                    "asks for TLS, which agents do not speak yet",
-                    "write http:// and use a tunnel",
-                );
-            } else if host.is_none_or(|host| host.is_empty() || host.contains('@')) {
-                let reason = format!("`{}` is not a server's address", crate::job::shown(&url));
-                self.bad(&format!("{path}.url"), reason, "write http://host:port");
-            }
-            let rate =
-                if backend.get("rate").is_some() { self.number(&format!("{path}.rate"), 1, 100_000) } else { RATE };
-            let key_file = Some(text("key_file")).filter(|file| !file.is_empty()).map(PathBuf::from);
-            all.insert(
-                name.clone(),
-                BackendConfig { url, key_file, rate: NonZeroU32::new(rate).unwrap_or(NonZeroU32::MIN) },
-            );
-        }
-        all
-    }
-
-    fn presets(&mut self) -> BTreeMap<String, PresetConfig> {
-        let Value::Object(presets) = self.get("presets") else {
-            self.bad("presets", "is not a map", "write a map of names to presets");
-            return BTreeMap::new();
-        };
-        let presets: Map<String, Value> = presets.clone();
-        let mut all = BTreeMap::new();
-        for (name, preset) in &presets {
-            let path = format!("presets.{name}");
-            let known =
-                Value::Object(Map::from_iter([("image".into(), Value::Null), ("interpreter".into(), Value::Null)]));
-            self.unknown(&path, preset, &known);
-            let image = preset.get("image").and_then(Value::as_str).map(str::to_owned);
-            let list = preset.get("interpreter").and_then(Value::as_array);
-            let interpreter: Option<Vec<String>> =
-                list.and_then(|list| list.iter().map(|part| part.as_str().map(str::to_owned)).collect());
-            match (image, interpreter.filter(|parts| !parts.is_empty())) {
-                (Some(image), Some(interpreter)) => {
-                    all.insert(name.clone(), PresetConfig { image, interpreter });
-                }
-                _ => {
-                    self.bad(&path, "lacks an image or an interpreter", "give `image: …` and `interpreter: [program]`")
-                }
-            }
-        }
-        all
     }
 }

@@ -1,60 +1,293 @@
-//! Every key with its default. `""` stands for a default that depends on the host, which the check fills in.
+//! Every key: what it may be, its default and what it is for. The built-in layer, the check, the schema and, held by a
+//! test, the example file are all made from this table. `""` stands for a default that the check fills in.
 
 use super::HostFacts;
-use serde_json::{Value, json};
+use crate::job::{ByteSize, Cpus, Millis};
+use serde_json::{Map, Value, json};
+
+/// One key.
+pub(super) struct Key {
+    /// Its sections and name, with dots.
+    pub(super) path: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: fn(&HostFacts) -> Value,
+    /// For people, in sentences.
+    pub(super) about: &'static str,
+}
+
+/// What a value may be; ranges include both ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    Text,
+    /// 1 to 128 printable characters.
+    Name,
+    /// Address and port.
+    Address,
+    /// Where an engine is.
+    Engine,
+    /// In the form of RUST_LOG.
+    Filter,
+    Choice(&'static [&'static str]),
+    Number(u64, u64),
+    Duration(Millis, Millis),
+    Size(ByteSize, ByteSize),
+    Cores(Cpus, Cpus),
+    /// `true` or `false`.
+    Flag,
+    /// Names to language environments.
+    Presets,
+    /// Names to values.
+    Labels,
+    /// Names to servers.
+    Backends,
+}
+
+/// What each section is about.
+pub(super) const SECTIONS: [(&str, &str); 7] = [
+    ("server", "The HTTP API."),
+    ("queue", "The embedded queue."),
+    ("agent", "What claims and runs jobs."),
+    ("docker", "Cells on a Docker engine."),
+    ("docker.uid_range", "Each live cell has a user id of its own from this range."),
+    ("logs", "The output of jobs."),
+    ("telemetry", "Log lines of this process."),
+];
+
+const SECOND: Millis = Millis::from_secs(1);
+const HOUR: Millis = Millis::from_secs(3600);
+const DAY: Millis = Millis::from_secs(24 * 3600);
+const WEEK: Millis = Millis::from_secs(7 * 24 * 3600);
+const MIB: ByteSize = ByteSize::from_mib(1);
+const TIB: ByteSize = ByteSize::from_mib(1 << 20);
+
+const fn key(path: &'static str, kind: Kind, default: fn(&HostFacts) -> Value, about: &'static str) -> Key {
+    Key { path, kind, default, about }
+}
+
+/// All keys, in the order in which they are shown.
+pub(super) static KEYS: &[Key] = &[
+    key(
+        "data_dir",
+        Kind::Text,
+        |host| {
+            let usual = if host.root { "/var/lib/jobcell".into() } else { host.user_data.join("jobcell") };
+            json!(usual)
+        },
+        "Queue, logs, keys and the installation's identity. One process at a time holds it. A user who is not root gets $XDG_DATA_HOME/jobcell or ~/.local/share/jobcell.",
+    ),
+    key(
+        "server.listen",
+        Kind::Address,
+        |_| json!("127.0.0.1:7807"),
+        "Address and port of the API. Port 0 takes a free one; <data_dir>/endpoint says which.",
+    ),
+    key(
+        "server.max_body",
+        Kind::Size(ByteSize::new(4096), ByteSize::from_mib(64)),
+        |_| json!("1MiB"),
+        "Largest request body. A larger one is answered with 413.",
+    ),
+    key("server.wait_max", Kind::Duration(SECOND, HOUR), |_| json!("60s"), "Longest ?wait= of a request."),
+    key(
+        "server.viewers_max",
+        Kind::Number(1, 100_000),
+        |_| json!(256),
+        "Live log streams at the same time. One more is answered with 503.",
+    ),
+    key(
+        "server.shutdown_grace",
+        Kind::Duration(Millis::new(0), HOUR),
+        |_| json!("10s"),
+        "For requests that are being answered when the server stops.",
+    ),
+    key(
+        "queue.max_queued",
+        Kind::Number(1, 100_000_000),
+        |_| json!(10_000),
+        "Jobs that may wait. One more is answered with 429 and Retry-After.",
+    ),
+    key(
+        "queue.lease",
+        Kind::Duration(SECOND, DAY),
+        |_| json!("60s"),
+        "How long a claimed job is an agent's without a renewal; renewed every third of it.",
+    ),
+    key(
+        "queue.max_attempts",
+        Kind::Number(1, 100),
+        |_| json!(3),
+        "Tries for a job whose agents are lost; then it ends as lost.",
+    ),
+    key("queue.claim_batch", Kind::Number(1, 1024), |_| json!(16), "Most jobs in one claim."),
+    key(
+        "agent.name",
+        Kind::Name,
+        |host| json!(host.hostname),
+        "Shown with the jobs that it ran. Default: the host's name.",
+    ),
+    key(
+        "agent.listen",
+        Kind::Address,
+        |_| json!("127.0.0.1:7808"),
+        "Where `jobcell agent` answers for health and metrics; `jobcell up` does so at server.listen.",
+    ),
+    key(
+        "agent.labels",
+        Kind::Labels,
+        |_| json!({}),
+        "What jobs can ask for with `requires`: a map of names to values, such as {zone: eu-1, disk: ssd}.",
+    ),
+    // Twice the cores: starts overlap, and beyond it only latency grows.
+    key(
+        "agent.slots",
+        Kind::Number(1, 10_000),
+        |host| json!(host.cores * 2),
+        "Jobs at the same time. Default: twice the cores.",
+    ),
+    key(
+        "agent.cpu",
+        Kind::Cores(Cpus::from_milli(10), Cpus::from_milli(1_024_000)),
+        |host| json!(host.cores * 2),
+        "Cores that all running jobs together may ask for. Default: twice the cores.",
+    ),
+    key(
+        "agent.memory",
+        Kind::Size(ByteSize::from_mib(16), ByteSize::from_mib(1 << 26)),
+        |host| json!(host.memory),
+        "Memory that all running jobs together may ask for. Default: all of the host's.",
+    ),
+    key(
+        "agent.drain_timeout",
+        Kind::Duration(Millis::new(0), WEEK),
+        |_| json!("30s"),
+        "For running jobs to end by themselves when the agent is told to stop.",
+    ),
+    key(
+        "agent.grace",
+        Kind::Duration(Millis::new(0), HOUR),
+        |_| json!("10s"),
+        "Between TERM and KILL when a job is stopped.",
+    ),
+    key(
+        "backends",
+        Kind::Backends,
+        |_| json!({}),
+        "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"http://jobs.example:7807\", key_file: /etc/jobcell/agent.key, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY. `rate` is the most calls in a second.",
+    ),
+    key(
+        "docker.host",
+        Kind::Engine,
+        |_| json!(""),
+        "unix:///path or tcp://host:port. Empty: $DOCKER_HOST, else unix:///var/run/docker.sock.",
+    ),
+    key(
+        "docker.connect_timeout",
+        Kind::Duration(Millis::new(100), HOUR),
+        |_| json!("5s"),
+        "For the first answer of the engine.",
+    ),
+    key("docker.call_timeout", Kind::Duration(SECOND, HOUR), |_| json!("30s"), "Deadline of each call to the engine."),
+    key(
+        "docker.start_timeout",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("60s"),
+        "Deadline of a container's start, which takes far longer under load.",
+    ),
+    key(
+        "docker.reconnect_timeout",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("30s"),
+        "How long the engine may be away while a job runs, before the job ends as cell_lost.",
+    ),
+    key(
+        "docker.concurrent_starts",
+        Kind::Number(1, 1024),
+        |host| json!(host.cores * 2),
+        "Containers that are started at the same time; more only adds latency. Default: twice the cores.",
+    ),
+    key("docker.oci_runtime", Kind::Text, |_| json!(""), "OCI runtime. Empty: the engine's default."),
+    key("docker.uid_range.start", Kind::Number(1000, 4_000_000_000), |_| json!(200_000), "The first of them."),
+    key("docker.uid_range.count", Kind::Number(1, 1_000_000), |_| json!(10_000), "How many; at least agent.slots."),
+    key(
+        "docker.tmp_size",
+        Kind::Size(MIB, TIB),
+        |_| json!("64MiB"),
+        "/tmp of a cell: not executable, in memory, counted on top of the job's memory.",
+    ),
+    key("docker.tmp_inodes", Kind::Number(16, 1 << 32), |_| json!(65_536), "Files and folders in /tmp."),
+    key(
+        "docker.workspace_size",
+        Kind::Size(MIB, TIB),
+        |_| json!("256MiB"),
+        "/workspace of a cell: in memory, counted on top of the job's memory.",
+    ),
+    key("docker.workspace_inodes", Kind::Number(16, 1 << 32), |_| json!(262_144), "Files and folders in /workspace."),
+    key("docker.nofile", Kind::Number(16, 1 << 20), |_| json!(4096), "Open files of each process."),
+    key(
+        "docker.shared",
+        Kind::Flag,
+        |_| json!(false),
+        "True: agents of other installations use this engine too. Otherwise a second one on this host is refused.",
+    ),
+    key(
+        "docker.seccomp_profile",
+        Kind::Text,
+        |_| json!(""),
+        "A file with a seccomp profile in Docker's JSON form. Empty: the built-in one, seccomp/default.json. The receipt's tests of calls still apply: a profile that lets through what they try runs no job.",
+    ),
+    key(
+        "logs.sync_every",
+        Kind::Size(MIB, ByteSize::from_mib(4096)),
+        |_| json!("64MiB"),
+        "Bytes of output after which a log is synced to disk, besides its end.",
+    ),
+    key(
+        "presets",
+        Kind::Presets,
+        |_| {
+            json!({
+                "bash": { "image": "jobcell/bash:1", "interpreter": ["/bin/bash"] },
+                "python": { "image": "jobcell/python:1", "interpreter": ["/usr/bin/python3", "-u"] },
+            })
+        },
+        "Language environments: what `preset: NAME` in a job stands for.",
+    ),
+    key(
+        "telemetry.log_format",
+        Kind::Choice(&["auto", "json", "pretty"]),
+        |_| json!("auto"),
+        "auto: pretty on a terminal, else json.",
+    ),
+    key(
+        "telemetry.log_filter",
+        Kind::Filter,
+        |_| json!("info"),
+        "As in RUST_LOG, which is read too and wins: info, debug, jobcell::agent=debug,info …",
+    ),
+];
+
+/// The kind of the key at `path`, which must be one of the table's.
+pub(super) fn kind(path: &str) -> Kind {
+    KEYS.iter().find(|key| key.path == path).unwrap_or_else(|| panic!("{path} is not in the table of keys")).kind
+}
+
+/// Puts `value` at `path` into a document, with the maps on the way.
+pub(super) fn place<'a>(document: &mut Value, path: impl Iterator<Item = &'a str>, value: Value) {
+    let mut at = document;
+    for name in path {
+        if !at.is_object() {
+            *at = Value::Object(Map::new());
+        }
+        at = &mut at[name];
+    }
+    *at = value;
+}
 
 /// The built-in layer.
 pub(super) fn defaults(host: &HostFacts) -> Value {
-    let data_dir = if host.root { "/var/lib/jobcell".into() } else { host.user_data.join("jobcell") };
-    json!({
-        "data_dir": data_dir,
-        "server": {
-            "listen": "127.0.0.1:7807",
-            "max_body": "1MiB",
-            "wait_max": "60s",
-            "viewers_max": 256,
-            "shutdown_grace": "10s",
-        },
-        "queue": {
-            "max_queued": 10_000,
-            "lease": "60s",
-            "max_attempts": 3,
-            "claim_batch": 16,
-        },
-        "agent": {
-            "name": host.hostname,
-            "listen": "127.0.0.1:7808",
-            "labels": {},
-            // Twice the cores: starts overlap, and beyond it only latency grows.
-            "slots": host.cores * 2,
-            "cpu": host.cores * 2,
-            "memory": host.memory,
-            "drain_timeout": "30s",
-            "grace": "10s",
-        },
-        "backends": {},
-        "docker": {
-            "host": "",
-            "connect_timeout": "5s",
-            "call_timeout": "30s",
-            "start_timeout": "60s",
-            "reconnect_timeout": "30s",
-            "concurrent_starts": host.cores * 2,
-            "oci_runtime": "",
-            "uid_range": { "start": 200_000, "count": 10_000 },
-            "tmp_size": "64MiB",
-            "tmp_inodes": 65_536,
-            "workspace_size": "256MiB",
-            "workspace_inodes": 262_144,
-            "nofile": 4096,
-            "shared": false,
-            "seccomp_profile": "",
-        },
-        "logs": { "sync_every": "64MiB" },
-        "presets": {
-            "bash": { "image": "jobcell/bash:1", "interpreter": ["/bin/bash"] },
-            "python": { "image": "jobcell/python:1", "interpreter": ["/usr/bin/python3", "-u"] },
-        },
-        "telemetry": { "log_format": "auto", "log_filter": "info" },
-    })
+    let mut document = json!({});
+    for key in KEYS {
+        place(&mut document, key.path.split('.'), (key.default)(host));
+    }
+    document
 }

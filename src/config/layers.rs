@@ -1,5 +1,6 @@
 //! Reads the layers and merges them.
 
+use super::effective::{self, BUILT_IN, Loaded};
 use super::{Config, DEFAULT_FILE, HostFacts, check, keys};
 use crate::job::Problems;
 use figment::providers::Serialized;
@@ -43,10 +44,17 @@ impl Provider for Layer {
 
 /// Loads and checks. Errors: everything that is wrong, each with path, origin and fix.
 pub fn load(input: &LoadInput) -> Result<Config, Problems> {
+    inspect(input).map(|loaded| loaded.config)
+}
+
+/// As [`load`], with every value and where it came from.
+pub fn inspect(input: &LoadInput) -> Result<Loaded, Problems> {
     let mut problems = Problems::default();
     let defaults = keys::defaults(&input.host);
-    let mut figment = Figment::from(Layer { name: "built-in".into(), document: defaults.clone() });
-    for layer in [files(input, &mut problems), environment(input), flags(input)].concat_layers() {
+    let mut figment = Figment::from(Layer { name: BUILT_IN.into(), document: defaults.clone() });
+    let files = files(input, &mut problems);
+    let read = files.iter().map(|layer| PathBuf::from(&layer.name)).collect();
+    for layer in [files, environment(input), flags(input)].into_iter().flatten() {
         figment = figment.merge(layer);
     }
     let merged = match figment.find_value("").and_then(|value| value.deserialize::<Value>()) {
@@ -54,17 +62,8 @@ pub fn load(input: &LoadInput) -> Result<Config, Problems> {
         Err(error) => return Err(Problems::one("", error.to_string(), "correct the file or variable named")),
     };
     let origin = |path: &str| origin_of(&figment, path);
-    check::check(&merged, &defaults, &input.env, &origin, problems)
-}
-
-trait Concat {
-    fn concat_layers(self) -> Vec<Layer>;
-}
-
-impl<const N: usize> Concat for [Vec<Layer>; N] {
-    fn concat_layers(self) -> Vec<Layer> {
-        self.into_iter().flatten().collect()
-    }
+    let config = check::check(&merged, &defaults, &input.env, &origin, problems)?;
+    Ok(effective::settings(&figment, config, input, read))
 }
 
 /// The named file, or the usual one if it is there, then what lies in `conf.d` beside it, by name.
@@ -97,7 +96,10 @@ fn read_file(file: &Path, problems: &mut Problems) -> Option<Layer> {
         }
     };
     match serde_saphyr::from_str::<Value>(&text) {
-        Ok(document @ Value::Object(_)) => Some(Layer { name, document }),
+        Ok(mut document @ Value::Object(_)) => {
+            drop_nulls(&mut document);
+            Some(Layer { name, document })
+        }
         // Nothing but comments.
         Ok(Value::Null) => None,
         Ok(_) => {
@@ -113,6 +115,14 @@ fn read_file(file: &Path, problems: &mut Problems) -> Option<Layer> {
             );
             None
         }
+    }
+}
+
+/// A section whose keys are all commented out, or a key without a value, leaves the layers below as they are.
+fn drop_nulls(document: &mut Value) {
+    if let Value::Object(map) = document {
+        map.retain(|_, value| !value.is_null());
+        map.values_mut().for_each(drop_nulls);
     }
 }
 
@@ -143,5 +153,5 @@ fn nested(path: &str, value: &str) -> Value {
 
 fn origin_of(figment: &Figment, path: &str) -> Option<String> {
     let value: FigmentValue = figment.find_value(path).ok()?;
-    figment.get_metadata(value.tag()).map(|metadata| metadata.name.to_string()).filter(|name| name != "built-in")
+    figment.get_metadata(value.tag()).map(|metadata| metadata.name.to_string()).filter(|name| name != BUILT_IN)
 }

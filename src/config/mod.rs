@@ -1,19 +1,24 @@
 //! Settings: built-in < file < conf.d < environment < flags, merged by figment, then checked as a whole.
 //!
-//! [`keys`] lists every key with its default, so that the built-in layer, the example file and the check cannot differ.
+//! [`keys`] lists every key with its kind and range, default and description: the built-in layer, the check and the
+//! schema are made from it, and a test holds the example file to it.
 //! A bad setting is named by its path, with where it came from and what to do; all of them at once. Only this room names
 //! figment. The environment and facts of the host are passed in, so tests pass their own.
 
 mod check;
+mod effective;
 mod host;
 mod keys;
 mod layers;
+mod maps;
+mod schema;
 
-pub use check::{
-    AgentConfig, BackendConfig, Config, DockerConfig, PresetConfig, QueueConfig, ServerConfig, TelemetryConfig,
-};
+pub use check::{AgentConfig, Config, DockerConfig, QueueConfig, ServerConfig, TelemetryConfig};
+pub use effective::{Loaded, Setting};
 pub use host::HostFacts;
-pub use layers::{LoadInput, load};
+pub use layers::{LoadInput, inspect, load};
+pub use maps::{BackendConfig, PresetConfig};
+pub use schema::schema;
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "/etc/jobcell/config.yaml";

@@ -28,9 +28,14 @@ impl LogFormat {
     }
 }
 
+/// Errors: a filter that cannot be read, in words.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map(drop).map_err(|error| error.to_string())
+}
+
 /// Starts logging; a second call does nothing. `filter` is in the form of `RUST_LOG`. Errors: a filter that cannot be
-/// read, in words.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
+/// read, in words. `colour` is what a terminal gets if standard error is one.
+pub fn init(format: LogFormat, filter: &str, colour: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("log filter `{filter}`: {error}"))?;
     let json = match format {
         LogFormat::Auto => !std::io::stderr().is_terminal(),
@@ -42,7 +47,7 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), String> {
     let _ = if json {
         lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
     } else {
-        lines.with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()).try_init()
+        lines.with_ansi(std::io::stderr().is_terminal() && colour).try_init()
     };
     Ok(())
 }

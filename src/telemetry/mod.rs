@@ -7,5 +7,5 @@ mod logging;
 mod metrics;
 
 pub use health::{Component, Health, HealthReport, State};
-pub use logging::{LogFormat, init};
+pub use logging::{LogFormat, check_filter, init};
 pub use metrics::Metrics;

@@ -39,6 +39,21 @@ fn every_metric_is_described() {
     }
 }
 
+#[test]
+fn the_exit_codes_are_those_of_the_code() {
+    let page = text("docs/operations.md");
+    let (_, part) = page.split_once("### Exit codes\n").expect("the part");
+    let rows: Vec<Vec<&str>> = part
+        .lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .skip(1)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let table: Vec<Vec<&str>> = jobcell::cli::EXIT_CODES.iter().map(|(code, meaning)| vec![*code, *meaning]).collect();
+    assert_eq!(rows, table);
+}
+
 fn pages(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a folder") {
         let path = entry.expect("an entry").path();

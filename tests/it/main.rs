@@ -4,6 +4,7 @@
 mod api;
 mod bad_input;
 mod cells;
+mod cli_snapshots;
 mod commands;
 mod docs;
 mod engine_faults;

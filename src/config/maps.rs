@@ -1,0 +1,111 @@
+//! The maps whose names the operator chooses: presets, backends, labels.
+
+use super::check::Reader;
+use crate::job::Problems;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+/// Calls to a backend in a second, unless its settings say another number: a job needs about five.
+const RATE: u64 = 100;
+const RATES: std::ops::RangeInclusive<u64> = 1..=100_000;
+
+/// A language environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PresetConfig {
+    /// The image.
+    pub image: String,
+    /// What runs a script that names no interpreter.
+    pub interpreter: Vec<String>,
+}
+
+/// A jobcell server that an agent claims from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackendConfig {
+    /// Its address.
+    pub url: String,
+    /// The file with the agent's key; without one, the key is in JOBCELL_AGENT_KEY.
+    pub key_file: Option<PathBuf>,
+    /// Most calls in a second.
+    pub rate: NonZeroU32,
+}
+
+impl Reader<'_> {
+    pub(super) fn labels(&mut self, path: &str) -> BTreeMap<String, String> {
+        let Value::Object(labels) = self.get(path).clone() else { return BTreeMap::new() };
+        let mut problems = Problems::default();
+        let labels = crate::job::check_labels(path, &labels, &mut problems);
+        for problem in problems.iter() {
+            self.bad(&problem.path, problem.reason.clone(), problem.fix.clone());
+        }
+        labels
+    }
+
+    pub(super) fn backends(&mut self) -> BTreeMap<String, BackendConfig> {
+        let Value::Object(backends) = self.get("backends").clone() else { return BTreeMap::new() };
+        let known = json!({"url": null, "key_file": null, "rate": null});
+        let mut all = BTreeMap::new();
+        for (name, backend) in &backends {
+            let path = format!("backends.{name}");
+            if !backend.is_object() {
+                self.bad(&path, "is not a map", "give `url: http://host:port`");
+                continue;
+            }
+            self.unknown(&path, backend, &known);
+            let text = |key: &str| backend.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let url = text("url").trim_end_matches('/').to_owned();
+            let host = url.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or_default());
+            if url.starts_with("https://") {
+                let fix = "write http:// and use a tunnel";
+                self.bad(&format!("{path}.url"), "asks for TLS, which agents do not speak yet", fix);
+            } else if host.is_none_or(|host| host.is_empty() || host.contains('@')) {
+                let reason = format!("`{}` is not a server's address", crate::job::shown(&url));
+                self.bad(&format!("{path}.url"), reason, "write http://host:port");
+            }
+            let rate = match backend.get("rate") {
+                None => Some(RATE),
+                Some(Value::String(text)) => text.trim().parse().ok(),
+                Some(other) => other.as_u64(),
+            };
+            let rate = rate.filter(|rate| RATES.contains(rate)).and_then(|rate| u32::try_from(rate).ok());
+            if rate.is_none() {
+                let fix = format!("choose between {} and {}", RATES.start(), RATES.end());
+                self.bad(&format!("{path}.rate"), "is not a whole number in range", fix);
+            }
+            let rate = rate.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+            let key_file = Some(text("key_file")).filter(|file| !file.is_empty()).map(PathBuf::from);
+            all.insert(name.clone(), BackendConfig { url, key_file, rate });
+        }
+        all
+    }
+
+    pub(super) fn presets(&mut self) -> BTreeMap<String, PresetConfig> {
+        let Value::Object(presets) = self.get("presets") else { return BTreeMap::new() };
+        let presets: Map<String, Value> = presets.clone();
+        let mut all = BTreeMap::new();
+        for (name, preset) in &presets {
+            let path = format!("presets.{name}");
+            let known =
+                Value::Object(Map::from_iter([("image".into(), Value::Null), ("interpreter".into(), Value::Null)]));
+            if !preset.is_object() {
+                self.bad(&path, "is not a map", "give `image: …` and `interpreter: [program]`");
+                continue;
+            }
+            self.unknown(&path, preset, &known);
+            let image = preset.get("image").and_then(Value::as_str).map(str::to_owned);
+            let list = preset.get("interpreter").and_then(Value::as_array);
+            let interpreter: Option<Vec<String>> =
+                list.and_then(|list| list.iter().map(|part| part.as_str().map(str::to_owned)).collect());
+            match (image, interpreter.filter(|parts| !parts.is_empty())) {
+                (Some(image), Some(interpreter)) => {
+                    all.insert(name.clone(), PresetConfig { image, interpreter });
+                }
+                _ => {
+                    self.bad(&path, "lacks an image or an interpreter", "give `image: …` and `interpreter: [program]`")
+                }
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,286 @@
+//! What every command prints, held by snapshots: for people, and in JSON. What differs from run to run or from host to
+//! host is replaced first. `INSTA_UPDATE=always` writes them anew; the difference is then to be read.
+
+use super::stage::{JOBCELL, PATIENCE, Up, engine, id};
+use insta::assert_snapshot;
+use regex_lite::Regex;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Stdio;
+
+/// Everything that otherwise depends on the host.
+const SETTINGS: &str = "agent: {name: here, slots: 4, cpu: 2, memory: 4GiB}\ndocker: {concurrent_starts: 2}\n";
+const JOB: &str = "preset: bash\nname: greeting\nscript: echo out; echo err >&2; exit 5\n";
+
+/// Runs commands and notes what they said.
+struct Shell<'a> {
+    /// A data directory, a settings file and room for specs.
+    dir: &'a Path,
+    host: &'a str,
+    said: String,
+}
+
+impl Shell<'_> {
+    /// Runs one without the environment of the test.
+    async fn run(&self, args: &[&str]) -> (i32, String, String) {
+        let mut command = tokio::process::Command::new(JOBCELL);
+        command.env_clear().env("DOCKER_HOST", self.host).stdin(Stdio::null()).current_dir(self.dir);
+        command.arg("--data-dir").arg(self.dir.join("data")).args(args);
+        if !args.contains(&"--config") {
+            command.arg("--config").arg(self.dir.join("config.yaml"));
+        }
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("ends in time").expect("runs");
+        super::stage::said(&output)
+    }
+
+    /// Runs one with a terminal, and gives all that a person would see.
+    async fn on_a_terminal(&self, args: &str, env: &[(&str, &str)]) -> String {
+        let mut command = tokio::process::Command::new("script");
+        command.args(["-qec", &format!("{JOBCELL} {args}"), "/dev/null"]).current_dir(self.dir);
+        command.env("DOCKER_HOST", self.host).env("TERM", "xterm").env_remove("NO_COLOR").envs(env.iter().copied());
+        command.env("JOBCELL_CONFIG", self.dir.join("config.yaml")).stdin(Stdio::null());
+        let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("ends in time").expect("runs");
+        super::stage::said(&output).1
+    }
+
+    /// Runs one and notes it.
+    async fn note(&mut self, args: &[&str]) -> String {
+        let (code, out, err) = self.run(args).await;
+        let shown = if args.contains(&"json") { pretty(&out) } else { out.clone() };
+        let part = |name: &str, text: &str| if text.is_empty() { String::new() } else { format!("--- {name}\n{text}") };
+        let text = format!(
+            "$ jobcell {}\n{}{}--- exit code {code}\n\n",
+            args.join(" "),
+            part("stdout", &shown),
+            part("stderr", &err)
+        );
+        self.said.push_str(&self.plain(&text));
+        out
+    }
+
+    /// Text without what differs from run to run.
+    fn plain(&self, text: &str) -> String {
+        let mut text = text.replace(&self.dir.display().to_string(), "[dir]").replace(self.host, "[engine]");
+        for (pattern, name) in [
+            ("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "[id]"),
+            (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "[time]"),
+            (r"\b1[7-9]\d{11}\b", "[ms]"),
+            (r" +\+\d+ ms", " [+ms]"),
+            (r"(?m)^use       .*$", "use       [use]"),
+            (r"(?m)^isolation receipt(.*)\n(  .*\n)+", "isolation receipt$1\n  [receipt]\n"),
+            (r#"(warden:?) "?[0-9a-f]{16}"?"#, "$1 [warden]"),
+            (r"\d+ GiB free", "[free]"),
+            (r"127\.0\.0\.1:\d{5}\b", "[address]"),
+            (r"jck_[0-9a-f]{64}", "[key]"),
+        ] {
+            text = Regex::new(pattern).expect("a pattern").replace_all(&text, name).into_owned();
+        }
+        // How wide columns are depends on what was replaced in them.
+        text = Regex::new(r"(\S) {2,}").expect("a pattern").replace_all(&text, "$1  ").into_owned();
+        text.replace(env!("CARGO_PKG_VERSION"), "[version]")
+    }
+
+    fn taken(&mut self) -> String {
+        std::mem::take(&mut self.said)
+    }
+}
+
+/// A document without what differs in its values: measurements, the receipt, and defaults that the host gives.
+fn pretty(text: &str) -> String {
+    let mut document: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    steady(&mut document);
+    format!("{document:#}\n")
+}
+
+fn steady(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in map {
+                match key.as_str() {
+                    "usage" | "receipt" | "warden" | "free" if !inner.is_null() => *inner = json!(format!("[{key}]")),
+                    _ => steady(inner),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(steady),
+        _ => {}
+    }
+}
+
+fn stage(settings: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::write(dir.path().join("config.yaml"), settings).expect("writes");
+    dir
+}
+
+const NO_ENGINE: &str = "unix:///no/such.sock";
+
+#[tokio::test]
+async fn help_of_every_command() {
+    let dir = stage("");
+    let shell = Shell { dir: dir.path(), host: NO_ENGINE, said: String::new() };
+    let mut left: Vec<Vec<String>> = vec![vec![]];
+    let mut seen = 0;
+    while let Some(command) = left.pop() {
+        let args: Vec<&str> = command.iter().map(String::as_str).chain(["--help"]).collect();
+        let (code, out, err) = shell.run(&args).await;
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+        let commands = out.split_once("\nCommands:\n").map_or("", |(_, rest)| rest).lines();
+        let names = commands
+            .take_while(|line| !line.is_empty())
+            .filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+        for name in names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+            left.push(command.iter().cloned().chain([name.to_owned()]).collect());
+        }
+        assert_snapshot!(format!("help {}", command.join(" ")).trim().replace(' ', "_"), out);
+        seen += 1;
+    }
+    assert!(seen > 15, "only {seen} commands were found");
+}
+
+#[tokio::test]
+async fn what_needs_no_engine() {
+    let dir = stage(SETTINGS);
+    let mut shell = Shell { dir: dir.path(), host: NO_ENGINE, said: String::new() };
+    for args in [&["version"] as &[&str], &["version", "-o", "json"], &["version", "-o", "yaml"]] {
+        shell.note(args).await;
+    }
+    assert_snapshot!("version", shell.taken());
+    for args in [&["doctor"] as &[&str], &["doctor", "-o", "json"]] {
+        shell.note(args).await;
+    }
+    assert_snapshot!("doctor", shell.taken());
+    shell.note(&["man"]).await;
+    assert_snapshot!("man", shell.taken());
+    for name in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, out, err) = shell.run(&["completions", name]).await;
+        assert_eq!((code, err.as_str()), (0, ""), "{name}");
+        for word in ["submit", "idempotency-key", "no-color", "completions"] {
+            assert!(out.contains(word), "{name} does not complete {word}");
+        }
+    }
+    for args in [
+        &["job", "list"] as &[&str],
+        &["job", "submit", "no-such.yaml"],
+        &["job", "run", "no-such.yaml"],
+        &["frobnicate"],
+    ] {
+        shell.note(args).await;
+    }
+    assert_snapshot!("used_wrongly", shell.taken());
+}
+
+#[tokio::test]
+async fn colour_is_for_terminals_that_want_it() {
+    let dir = stage("");
+    let shell = Shell { dir: dir.path(), host: NO_ENGINE, said: String::new() };
+    let (_, piped, _) = shell.run(&["doctor"]).await;
+    for (args, env, coloured) in [
+        ("doctor", ("COLUMNS", "80"), true),
+        ("doctor", ("NO_COLOR", ""), true),
+        ("doctor", ("NO_COLOR", "1"), false),
+        ("doctor", ("TERM", "dumb"), false),
+        ("doctor --no-color", ("COLUMNS", "80"), false),
+    ] {
+        let shown = shell.on_a_terminal(args, &[env]).await;
+        assert!(shown.contains("FAIL"), "{shown:?}");
+        assert_eq!(shown.contains("\u{1b}[31mFAIL\u{1b}[0m"), coloured, "{args} {env:?}: {shown:?}");
+        assert_eq!(shown.contains('\u{1b}'), coloured, "{args} {env:?}: {shown:?}");
+    }
+    assert!(piped.contains("FAIL") && !piped.contains('\u{1b}'), "{piped:?}");
+}
+
+#[tokio::test]
+async fn settings() {
+    let dir = stage(SETTINGS);
+    let mut shell = Shell { dir: dir.path(), host: NO_ENGINE, said: String::new() };
+    for args in [&["config", "show"] as &[&str], &["config", "show", "-o", "json"], &["config", "show", "--origin"]] {
+        shell.note(args).await;
+    }
+    let (_, out, _) = shell.run(&["config", "show", "--origin", "-o", "json"]).await;
+    let first: Value = serde_json::from_str(&out).expect("JSON");
+    shell.said.push_str(&shell.plain(&format!("$ jobcell config show --origin -o json (the first)\n{:#}\n", first[0])));
+    assert_snapshot!("config_show", shell.taken());
+
+    std::fs::write(dir.path().join("bad.yaml"), "servr: {}\nqueue: {lease: 0s, max_queued: many}\n").expect("writes");
+    for args in [&["config", "check"] as &[&str], &["config", "check", "-o", "json"]] {
+        shell.note(args).await;
+        shell.note(&[args, &["--config", "bad.yaml"]].concat()).await;
+    }
+    assert_snapshot!("config_check", shell.taken());
+
+    let (_, out, _) = shell.run(&["config", "schema"]).await;
+    let mut schema: Value = serde_json::from_str(&out).expect("JSON");
+    for path in ["data_dir", "agent.name", "agent.slots", "agent.cpu", "agent.memory", "docker.concurrent_starts"] {
+        let key = path.split('.').fold(&mut schema, |at, name| &mut at["properties"][name]);
+        key["default"] = json!("[host]");
+    }
+    assert_snapshot!("config_schema", format!("{schema:#}"));
+}
+
+#[tokio::test]
+async fn jobs() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, SETTINGS).await;
+    let mut shell = Shell { dir: up.dir.path(), host: &host, said: String::new() };
+    let greeting: Vec<String> = up.log().lines().take_while(|line| !line.starts_with('{')).map(str::to_owned).collect();
+    assert_snapshot!("up", shell.plain(&greeting.join("\n")));
+    for (name, text) in [
+        ("job.yaml", JOB),
+        ("bad.yaml", "preset: bsah\nscript: x\ntimeout: soon\n"),
+        ("long.yaml", "preset: bash\nname: long\nscript: sleep 600\n"),
+        ("broken.yaml", "image: jobcell/none:1\ncommand: [x]\n"),
+    ] {
+        std::fs::write(up.dir.path().join(name), text).expect("writes");
+    }
+
+    shell.note(&["job", "submit", "job.yaml", "--wait"]).await;
+    let job = shell.note(&["job", "submit", "job.yaml", "--wait", "-o", "json", "--idempotency-key", "once"]).await;
+    shell.note(&["job", "submit", "job.yaml", "--follow"]).await;
+    shell.note(&["job", "submit", "job.yaml", "--follow", "--quiet"]).await;
+    shell.note(&["job", "submit", "broken.yaml", "--wait", "--quiet"]).await;
+    shell.note(&["job", "submit", "bad.yaml"]).await;
+    assert_snapshot!("job_submit", shell.taken());
+
+    let job: Value = serde_json::from_str(&job).expect("JSON");
+    for args in [&["job", "get", id(&job)] as &[&str], &["job", "get", id(&job), "-o", "json"]] {
+        shell.note(args).await;
+    }
+    shell.note(&["job", "get", "01890000-0000-7000-8000-000000000000"]).await;
+    shell.note(&["job", "get", "../../etc"]).await;
+    assert_snapshot!("job_get", shell.taken());
+
+    for args in [&["job", "logs", id(&job)] as &[&str], &["job", "logs", id(&job), "--follow", "--stream", "stdout"]] {
+        shell.note(args).await;
+    }
+    assert_snapshot!("job_logs", shell.taken());
+
+    let queued = shell.note(&["job", "submit", "long.yaml", "-o", "json"]).await;
+    shell.taken();
+    let queued: Value = serde_json::from_str(&queued).expect("JSON");
+    up.phase(&queued, "running").await;
+    shell.note(&["job", "list", "--limit", "3"]).await;
+    shell.note(&["job", "list", "--limit", "1", "-o", "json"]).await;
+    shell.note(&["job", "list", "--limit", "1", "-o", "yaml"]).await;
+    shell.note(&["job", "list", "--phase", "queued"]).await;
+    shell.note(&["job", "list", "--phase", "nosuch"]).await;
+    assert_snapshot!("job_list", shell.taken());
+
+    shell.note(&["job", "cancel", id(&queued)]).await;
+    shell.note(&["job", "cancel", id(&queued), "--wait"]).await;
+    shell.note(&["job", "cancel", id(&queued), "-o", "json"]).await;
+    assert_snapshot!("job_cancel", shell.taken());
+
+    let wait = format!("--data-dir {} job submit job.yaml --wait", up.data().display());
+    let line = Regex::new(r"[-/|\\] [0-9a-f-]{36} (queued|claimed on here)  0s").expect("a pattern");
+    let shown = shell.on_a_terminal(&wait, &[]).await;
+    assert!(line.is_match(&shown) && shown.contains("failed: exited with code 5"), "{shown:?}");
+    let shown = shell.on_a_terminal(&format!("--quiet {wait}"), &[]).await;
+    assert!(Regex::new(r"^[0-9a-f-]{36}\r\n$").expect("a pattern").is_match(&shown), "{shown:?}");
+
+    shell.note(&["job", "run", "job.yaml"]).await;
+    shell.note(&["job", "run", "job.yaml", "-o", "json"]).await;
+    shell.note(&["job", "run", "bad.yaml"]).await;
+    assert_snapshot!("job_run", shell.taken());
+    up.stop().await;
+}
