@@ -13,6 +13,7 @@ pub use sqlite::SqliteStore;
 
 use crate::job::{AttemptId, Job, JobId, JobSpec, Millis, Phase, Report, UnixMillis};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::future::Future;
 use std::path::PathBuf;
 
@@ -34,7 +35,7 @@ pub enum StoreError {
         /// Why.
         reason: String,
         /// What to do.
-        fix: &'static str,
+        fix: Cow<'static, str>,
     },
     /// The database refused.
     #[error("queue: {0}")]

@@ -3,7 +3,10 @@
 //! One thread owns the writing connection and takes all commands that wait into one transaction, so a sync serves many;
 //! an answer is given after the commit. Another thread reads, so a list never waits behind a sync.
 
+mod migrate;
+mod open;
 mod rows;
+mod steps;
 mod worker;
 
 use super::transition::Row;
@@ -24,11 +27,11 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens, and makes if need be, the file. Errors: it cannot be opened, is damaged, or was written by a newer version;
-    /// each says what to do.
+    /// Opens, and makes if need be, the file; one that an older version wrote is backed up beside itself and taken
+    /// forward. Errors: it cannot be opened, is damaged, or was written by a newer version; each says what to do.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let writing = rows::open(path)?;
-        let reading = rows::open(path)?;
+        let writing = open::open(path)?;
+        let reading = open::open(path)?;
         Ok(Self { writer: Worker::grouping("queue writer", writing), reader: Worker::single("queue reader", reading) })
     }
 
@@ -222,3 +225,6 @@ impl Store for SqliteStore {
             .await
     }
 }
+
+#[cfg(test)]
+mod migrate_tests;

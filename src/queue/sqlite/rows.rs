@@ -1,4 +1,4 @@
-//! The schema, and jobs as rows: what is searched for has a column, the rest is one JSON document.
+//! Jobs as rows: what is searched for has a column, the rest is one JSON document.
 //!
 //! Specs lie in a table of their own, because SQLite writes rows whole, and a spec can be a megabyte that never changes.
 //! A row that does not read back (a damaged file, a spec that a later version no longer accepts) is *parked*: left out
@@ -6,103 +6,10 @@
 
 use crate::job::{Cause, Ending, Job, JobId, JobSpec, LogTotals, Phase, PhaseEvent, UnixMillis, Usage};
 use crate::queue::transition::{Lease, Row};
-use crate::queue::{EXPIRE_BATCH, LeaseToken, ListFilter, StoreError};
+use crate::queue::{EXPIRE_BATCH, LeaseToken, ListFilter};
 use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::time::Duration;
-
-/// Version of the schema, kept in the file.
-const SCHEMA_VERSION: i64 = 1;
-/// "JCQ" and a number in the file's header: this is a jobcell queue and no other program's database.
-const APPLICATION_ID: i64 = 0x4A43_5101;
-/// A file of at most so many pages (64 MiB) is checked whole when it is opened; that takes well under a second.
-const CHECKED_PAGES: i64 = 16_384;
-
-const SCHEMA: &str = "
-CREATE TABLE jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    phase TEXT NOT NULL,
-    priority INTEGER NOT NULL,
-    token INTEGER,
-    lease_until INTEGER,
-    idempotency_key TEXT UNIQUE,
-    state TEXT NOT NULL,
-    parked TEXT
-) STRICT;
-CREATE TABLE specs (seq INTEGER PRIMARY KEY REFERENCES jobs (seq), spec TEXT NOT NULL) STRICT;
-CREATE INDEX claim_order ON jobs (priority DESC, seq) WHERE phase = 'queued' AND parked IS NULL;
-CREATE INDEX expiry ON jobs (lease_until) WHERE lease_until IS NOT NULL AND parked IS NULL;
-CREATE INDEX open_jobs ON jobs (phase, seq) WHERE phase <> 'ended';
-CREATE TABLE counts (phase TEXT PRIMARY KEY, jobs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO counts VALUES ('queued', 0), ('claimed', 0), ('preparing', 0), ('running', 0), ('finishing', 0), ('ended', 0);
-CREATE TRIGGER count_insert AFTER INSERT ON jobs BEGIN
-    UPDATE counts SET jobs = jobs + 1 WHERE phase = new.phase;
-END;
-CREATE TRIGGER count_move AFTER UPDATE OF phase ON jobs WHEN old.phase <> new.phase BEGIN
-    UPDATE counts SET jobs = jobs - 1 WHERE phase = old.phase;
-    UPDATE counts SET jobs = jobs + 1 WHERE phase = new.phase;
-END;
-CREATE TABLE tokens (last INTEGER NOT NULL) STRICT;
-INSERT INTO tokens VALUES (0);
-";
-
-/// Opens a connection; the first one makes the schema.
-pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    let failed = |reason: String, fix| StoreError::Open { path: path.to_owned(), reason, fix };
-    let damaged = "restore it from a backup, or move it away to start with an empty queue";
-    let plain = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            failed(format!("it is damaged: {error}"), damaged)
-        }
-        _ => {
-            failed(error.to_string(), "check that the folder exists, is writable, and that nothing else uses the file")
-        }
-    };
-    // Made here for its mode: specs can hold secrets. SQLite gives its journals the mode of the file.
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|error| {
-        failed(error.to_string(), "check that the folder exists, is writable, and belongs to this user")
-    })?;
-    let mut db = Connection::open(path).map_err(plain)?;
-    db.busy_timeout(Duration::from_secs(5)).map_err(plain)?;
-    // Whose file it is comes first: nothing of another program's database is changed.
-    let owner: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(plain)?;
-    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(plain)?;
-    if owner != APPLICATION_ID && (owner != 0 || tables != 0) {
-        return Err(failed("it is the database of another program".to_owned(), "start with another data_dir"));
-    }
-    db.pragma_update(None, "journal_mode", "WAL").map_err(plain)?;
-    db.pragma_update(None, "synchronous", "FULL").map_err(plain)?;
-    db.pragma_update(None, "foreign_keys", "ON").map_err(plain)?;
-    db.set_prepared_statement_cache_capacity(64);
-    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(plain)?;
-    match version {
-        SCHEMA_VERSION => {}
-        0 => {
-            let transaction = db.transaction().map_err(plain)?;
-            transaction.execute_batch(SCHEMA).map_err(plain)?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(plain)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(plain)?;
-            transaction.commit().map_err(plain)?;
-        }
-        newer => {
-            let reason = format!("it has schema version {newer}, and this program knows up to {SCHEMA_VERSION}");
-            return Err(failed(reason, "run the newer program again, or start with another data_dir"));
-        }
-    }
-    let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(plain)?;
-    if pages <= CHECKED_PAGES {
-        let found: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(plain)?;
-        if found != "ok" {
-            return Err(failed(format!("it is damaged: {found}"), damaged));
-        }
-    }
-    Ok(db)
-}
 
 /// Everything of a job that is never searched for.
 #[derive(Serialize, Deserialize)]
