@@ -1,6 +1,6 @@
 //! The backend in the same process as its agent.
 
-use crate::job::{AttemptId, Job, JobId, JobSpec, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::queue::{
     AnyStore, Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal,
@@ -128,7 +128,7 @@ impl Embedded {
     }
 
     /// Jobs, newest first.
-    pub async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+    pub async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
         self.store.list(filter).await
     }
 

@@ -6,6 +6,7 @@
 mod ending;
 mod fields;
 mod id;
+mod moment;
 mod phase;
 mod record;
 mod spec;
@@ -16,7 +17,7 @@ pub use fields::{Problem, Problems};
 pub(crate) use fields::{shown, suggestion};
 pub use id::{AttemptId, BadId, JobId, OwnerId};
 pub use phase::{IllegalStep, Phase, PhaseEvent};
-pub use record::{Job, LogTotals, Report, StreamTotals, Usage};
+pub use record::{Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
 pub use spec::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, parse_json,
 };

@@ -1,11 +1,12 @@
 //! A store that ends with the process: for one job without a server, and the model that the other store is tested with.
 
+use super::list::Sieve;
 use super::transition::Row;
 use super::{
     Applied, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, LeaseToken, ListFilter, NewJob,
     Renewal, Store, StoreError, Submitted,
 };
-use crate::job::{AttemptId, Job, JobId, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, JobSummary, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -146,15 +147,15 @@ impl Store for MemoryStore {
         Ok(tables.by_id.get(&id).map(|seq| tables.rows[seq].job.clone()))
     }
 
-    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+    async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
         let tables = self.tables();
         let before = match filter.before {
             None => u64::MAX,
             Some(id) => tables.by_id.get(&id).copied().unwrap_or_default(),
         };
-        let jobs = tables.rows.range(..before).rev().map(|(_, row)| &row.job);
-        let wanted = jobs.filter(|job| filter.phase.is_none_or(|phase| job.phase == phase));
-        Ok(wanted.take(filter.limit as usize).cloned().collect())
+        let sieve = Sieve::new(&filter);
+        let jobs = tables.rows.range(..before).rev().map(|(_, row)| JobSummary::from(&row.job));
+        Ok(jobs.filter(|job| sieve.takes(job)).take(filter.limit as usize).collect())
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

@@ -4,14 +4,16 @@
 //! and saves. Time is always an argument. Illegal, late and duplicate requests are refused or answered idempotently,
 //! never half done.
 
+mod list;
 mod memory;
 mod sqlite;
 mod transition;
 
+pub use list::ListFilter;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
-use crate::job::{AttemptId, Job, JobId, JobSpec, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, Millis, Phase, Report, UnixMillis};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::future::Future;
@@ -156,17 +158,6 @@ pub enum Expired {
     Ended(Box<Job>),
 }
 
-/// Which jobs to list.
-#[derive(Debug, Clone, Default)]
-pub struct ListFilter {
-    /// Only those in this phase.
-    pub phase: Option<Phase>,
-    /// Only those submitted before this one: the cursor of the page before.
-    pub before: Option<JobId>,
-    /// How many at most.
-    pub limit: u32,
-}
-
 /// Jobs by phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[allow(missing_docs, reason = "a field for each phase")]
@@ -237,7 +228,7 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Expired>, StoreError>> + Send;
     fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
     /// Newest first.
-    fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<Job>, StoreError>> + Send;
+    fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<JobSummary>, StoreError>> + Send;
     fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
     /// When the next lease runs out.
     fn next_expiry(&self) -> impl Future<Output = Result<Option<UnixMillis>, StoreError>> + Send;
@@ -307,7 +298,7 @@ impl Store for AnyStore {
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         either!(self, store => store.get(id))
     }
-    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+    async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
         either!(self, store => store.list(filter))
     }
     async fn counts(&self) -> Result<Counts, StoreError> {
@@ -318,5 +309,7 @@ impl Store for AnyStore {
     }
 }
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! One thread owns the writing connection and takes all commands that wait into one transaction, so a sync serves many;
 //! an answer is given after the commit. Another thread reads, so a list never waits behind a sync.
 
+mod list;
 mod migrate;
 mod open;
 mod rows;
@@ -14,7 +15,7 @@ use super::{
     Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal, Store,
     StoreError, Submitted,
 };
-use crate::job::{AttemptId, Job, JobId, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, JobSummary, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use worker::{Poster, Worker};
@@ -197,8 +198,8 @@ impl Store for SqliteStore {
         self.reader.run(move |db| Ok(rows::load(db, id)?.map(|row| row.job))).await
     }
 
-    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
-        self.reader.run(move |db| rows::list(db, &filter)).await
+    async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
+        self.reader.run(move |db| list::list(db, &filter)).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

@@ -1,24 +1,19 @@
-//! Submit, list, get, cancel.
+//! Submit, get, cancel.
 
 use super::App;
 use super::problem::ProblemDocument;
 use crate::backend::Waited;
-use crate::job::{Ending, Job, JobId, JobSpec, Millis, Phase, UnixMillis, parse_json};
-use crate::queue::{Canceled, ListFilter, Submitted};
+use crate::job::{Job, JobId, JobSpec, Millis, parse_json};
+use crate::queue::{Canceled, Submitted};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use serde::Deserialize;
 use std::time::Duration;
 
-/// Longest page of a list.
-const MOST_LISTED: u32 = 500;
-/// Page of a list when none is asked for.
-const LISTED: u32 = 50;
 /// Jobs leave the queue every second or so; a client that waits this long finds room or learns that there is none.
 const QUEUE_FULL_RETRY_SECONDS: u64 = 5;
 
@@ -28,56 +23,6 @@ type Answer<T> = Result<T, ProblemDocument>;
 #[serde(deny_unknown_fields)]
 pub(super) struct WaitQuery {
     wait: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    phase: Option<String>,
-    before: Option<String>,
-    limit: Option<u32>,
-}
-
-/// What a list says of a job: everything but its spec, history and receipt, which can be a megabyte each.
-#[derive(Debug, Serialize)]
-struct JobSummary {
-    id: JobId,
-    name: Option<String>,
-    phase: Phase,
-    ending: Option<Ending>,
-    attempt: u32,
-    agent: Option<String>,
-    priority: i32,
-    labels: BTreeMap<String, String>,
-    submitted_at: UnixMillis,
-    started_at: Option<UnixMillis>,
-    ended_at: Option<UnixMillis>,
-}
-
-impl From<Job> for JobSummary {
-    fn from(job: Job) -> Self {
-        Self {
-            id: job.id,
-            name: job.spec.name().map(str::to_owned),
-            phase: job.phase,
-            ending: job.ending,
-            attempt: job.attempt,
-            agent: job.agent,
-            priority: job.spec.priority(),
-            labels: job.spec.labels().clone(),
-            submitted_at: job.submitted_at,
-            started_at: job.started_at,
-            ended_at: job.ended_at,
-        }
-    }
-}
-
-/// A page of jobs.
-#[derive(Debug, Serialize)]
-pub(super) struct JobList {
-    jobs: Vec<JobSummary>,
-    /// The `before` of the next page; absent on the last one.
-    next: Option<JobId>,
 }
 
 pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Answer<T> {
@@ -174,30 +119,6 @@ pub(super) async fn get(
         Some(limit) => waited(&app, id, limit).await.map(Json),
         None => app.backend.get(id).await?.map(Json).ok_or_else(|| not_found(id)),
     }
-}
-
-pub(super) async fn list(
-    State(app): State<App>,
-    asked: Result<Query<ListQuery>, QueryRejection>,
-) -> Answer<Json<JobList>> {
-    let asked = query(asked)?;
-    let phase = asked.phase.as_deref().map(|name| {
-        Phase::named(name).ok_or_else(|| {
-            ProblemDocument::new("bad_query", "phase: one of queued, claimed, preparing, running, finishing, ended")
-        })
-    });
-    let before = asked.before.as_deref().map(job_id).transpose()?;
-    let limit = asked.limit.unwrap_or(LISTED);
-    if !(1..=MOST_LISTED).contains(&limit) {
-        return Err(ProblemDocument::new("bad_query", format!("limit: choose between 1 and {MOST_LISTED}")));
-    }
-    // One more than asked for, to know whether there is a next page.
-    let filter = ListFilter { phase: phase.transpose()?, before, limit: limit + 1 };
-    let mut jobs = app.backend.list(filter).await?;
-    let more = jobs.len() > limit as usize;
-    jobs.truncate(limit as usize);
-    let next = jobs.last().map(|job| job.id).filter(|_| more);
-    Ok(Json(JobList { jobs: jobs.into_iter().map(JobSummary::from).collect(), next }))
 }
 
 pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Answer<(StatusCode, Json<Job>)> {

@@ -6,6 +6,7 @@
 mod auth;
 mod health;
 mod jobs;
+mod list;
 mod live;
 mod logs;
 mod problem;
@@ -79,7 +80,7 @@ pub fn router(
     let max_body = settings.max_body;
     let app = App(Arc::new(Shared { backend, health, metrics, key, settings, viewers, stop }));
     let v1 = Router::new()
-        .route("/v1/jobs", post(jobs::submit).get(jobs::list))
+        .route("/v1/jobs", post(jobs::submit).get(list::list))
         .route("/v1/jobs/{id}", get(jobs::get))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{id}/logs", get(logs::read))

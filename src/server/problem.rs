@@ -38,7 +38,7 @@ pub struct ProblemDocument {
     pub code: &'static str,
     /// What happened here.
     pub detail: String,
-    /// For `bad_spec`: every problem.
+    /// For `bad_spec`, and for the query of a list: every problem.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
     #[serde(skip)]
@@ -59,6 +59,13 @@ impl ProblemDocument {
         let detail =
             format!("{count} problem{} in the job spec; nothing was created", if count == 1 { "" } else { "s" });
         Self { problems: problems.iter().cloned().collect(), ..Self::new("bad_spec", detail) }
+    }
+
+    /// Everything that is wrong with a query.
+    pub(super) fn query(problems: &Problems) -> Self {
+        let count = problems.iter().count();
+        let detail = format!("{count} problem{} in the query", if count == 1 { "" } else { "s" });
+        Self { problems: problems.iter().cloned().collect(), ..Self::new("bad_query", detail) }
     }
 
     pub(super) fn retry_after(mut self, seconds: u64) -> Self {

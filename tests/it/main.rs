@@ -7,6 +7,7 @@ mod cells;
 mod commands;
 mod docs;
 mod engine_faults;
+mod listing;
 mod output;
 mod ranks;
 mod stage;

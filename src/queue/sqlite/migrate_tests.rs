@@ -4,6 +4,7 @@ use super::migrate::Step;
 use super::open::open_with;
 use super::steps::STEPS;
 use super::*;
+use crate::job::Verdict;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -148,6 +149,24 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
         assert_eq!((ending.cause.code(), ended.receipt.len(), ended.log.frames), ("out_of_memory", 2, 3));
         assert_eq!(ended.usage.map(|usage| usage.wall), Some(Millis::new(1500)));
 
+        // What lists filter by is there for the old jobs too.
+        for (filter, wanted) in [
+            (ListFilter { verdict: Some(Verdict::Canceled), ..ListFilter::default() }, vec![ids[11]]),
+            (
+                ListFilter { labels: vec![("team".into(), "red".into())], ..ListFilter::default() },
+                vec![ids[12], ids[11]],
+            ),
+            (ListFilter { text: Some("überr".into()), ..ListFilter::default() }, vec![ids[12]]),
+            (ListFilter { submitted_before: Some(jobs[1].submitted_at), ..ListFilter::default() }, vec![ids[0]]),
+        ] {
+            let found = store.list(ListFilter { limit: 100, ..filter.clone() }).await.expect("lists");
+            assert_eq!(found.iter().map(|job| job.id).collect::<Vec<_>>(), wanted, "{filter:?}");
+        }
+        let all = store.list(ListFilter { limit: 100, ..ListFilter::default() }).await.expect("lists");
+        for (summary, job) in all.iter().rev().zip(&jobs) {
+            assert_eq!(*summary, JobSummary::from(job));
+        }
+
         // The holder of a running job goes on with the token it has, and what waits is claimed in its order.
         let now = UnixMillis::new(1_700_000_015_000);
         let running = AttemptId::new(jobs[7].id, 1);
@@ -172,4 +191,24 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
         assert!(matches!(store.submit(again, 100).await, Ok(Submitted::Existing(job)) if job.id == ids[12]));
         assert!(matches!(store.cancel(ids[5], now).await, Ok(Canceled::Requested(_))));
     }
+}
+
+#[tokio::test]
+async fn jobs_that_cannot_be_read_do_not_stop_a_migration() {
+    let (_dir, path) = old(1);
+    let vandal = Connection::open(&path).expect("opens");
+    vandal
+        .execute_batch(
+            "UPDATE jobs SET state = '{' WHERE seq = 1; UPDATE jobs SET state = '[]' WHERE seq = 2;
+             UPDATE specs SET spec = '{\"name\": 7, \"labels\": [1]}' WHERE seq = 3; DELETE FROM specs WHERE seq = 4",
+        )
+        .expect("writes");
+    drop(vandal);
+    let store = SqliteStore::open(&path).expect("opens");
+    let all = store.list(ListFilter { limit: 100, ..ListFilter::default() }).await.expect("lists");
+    assert_eq!(all.len(), 14);
+    for job in &all[10..] {
+        store.get(job.id).await.expect_err("asked for by its id, it says what is wrong");
+    }
+    store.get(all[9].id).await.expect("reads").expect("is there");
 }

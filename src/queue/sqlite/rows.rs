@@ -6,22 +6,16 @@
 
 use crate::job::{Cause, Ending, Job, JobId, JobSpec, LogTotals, Phase, PhaseEvent, UnixMillis, Usage};
 use crate::queue::transition::{Lease, Row};
-use crate::queue::{EXPIRE_BATCH, LeaseToken, ListFilter};
+use crate::queue::{EXPIRE_BATCH, LeaseToken};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 
-/// Everything of a job that is never searched for.
+/// Everything of a job that is neither searched for nor shown in a list.
 #[derive(Serialize, Deserialize)]
 struct State {
-    attempt: u32,
     tries: u32,
     cancel_requested: bool,
-    agent: Option<String>,
-    submitted_at: UnixMillis,
-    started_at: Option<UnixMillis>,
-    ended_at: Option<UnixMillis>,
-    cause: Option<Cause>,
     history: Vec<PhaseEvent>,
     usage: Option<Usage>,
     receipt: Vec<(String, String)>,
@@ -31,14 +25,8 @@ struct State {
 fn state_json(row: &Row) -> rusqlite::Result<String> {
     let job = &row.job;
     let state = State {
-        attempt: job.attempt,
         tries: row.tries,
         cancel_requested: job.cancel_requested,
-        agent: job.agent.clone(),
-        submitted_at: job.submitted_at,
-        started_at: job.started_at,
-        ended_at: job.ended_at,
-        cause: job.ending.as_ref().map(|ending| ending.cause.clone()),
         history: job.history.clone(),
         usage: job.usage,
         receipt: job.receipt.clone(),
@@ -52,8 +40,9 @@ fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
 }
 
 /// A job with its spec. An outer join: a job whose spec is missing must be found, to be parked.
-const SELECT: &str = "SELECT id, phase, token, lease_until, spec, state, jobs.seq FROM jobs \
-                      LEFT JOIN specs ON specs.seq = jobs.seq";
+const SELECT: &str = "SELECT id, phase, token, lease_until, spec, state, jobs.seq, \
+                      attempt, agent, submitted_at, started_at, ended_at, cause \
+                      FROM jobs LEFT JOIN specs ON specs.seq = jobs.seq";
 
 fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     fn read<T: for<'a> Deserialize<'a>>(at: usize, text: &str) -> rusqlite::Result<T> {
@@ -65,6 +54,11 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let text = |at: usize| row.get_ref(at)?.as_str().map(str::to_owned).map_err(rusqlite::Error::from);
     let state: State = read(5, &text(5)?)?;
     let spec: JobSpec = read(4, &text(4)?)?;
+    let cause: Option<Cause> = match row.get::<_, Option<String>>(12)? {
+        Some(cause) => Some(read(12, &cause)?),
+        None => None,
+    };
+    let moment = |at: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<u64>>(at)?.map(UnixMillis::new));
     let phase = text(1)?;
     let phase = Phase::named(&phase).ok_or_else(|| bad(1, format!("there is no phase {phase}")))?;
     let lease = match (row.get::<_, Option<u64>>(2)?, row.get::<_, Option<u64>>(3)?) {
@@ -74,13 +68,13 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let job = Job {
         id: text(0)?.parse().map_err(|error: crate::job::BadId| bad(0, error.to_string()))?,
         phase,
-        ending: state.cause.map(Ending::from),
-        attempt: state.attempt,
+        ending: cause.map(Ending::from),
+        attempt: row.get(7)?,
         cancel_requested: state.cancel_requested,
-        agent: state.agent,
-        submitted_at: state.submitted_at,
-        started_at: state.started_at,
-        ended_at: state.ended_at,
+        agent: row.get(8)?,
+        submitted_at: UnixMillis::new(row.get(9)?),
+        started_at: moment(10)?,
+        ended_at: moment(11)?,
         spec,
         history: state.history,
         usage: state.usage,
@@ -100,30 +94,49 @@ pub(super) fn by_key(db: &Connection, key: &str) -> rusqlite::Result<Option<Row>
 
 pub(super) fn insert(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let job = &row.job;
-    db.prepare_cached("INSERT INTO jobs (id, phase, priority, idempotency_key, state) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![
-            job.id.to_string(),
-            job.phase.name(),
-            job.spec.priority(),
-            job.spec.idempotency_key(),
-            state_json(row)?
-        ])?;
-    db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?
-        .execute(params![db.last_insert_rowid(), json(&job.spec)?])
-        .map(drop)
+    db.prepare_cached(
+        "INSERT INTO jobs (id, phase, priority, idempotency_key, state, name, submitted_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        job.id.to_string(),
+        job.phase.name(),
+        job.spec.priority(),
+        job.spec.idempotency_key(),
+        state_json(row)?,
+        job.spec.name(),
+        job.submitted_at.as_u64()
+    ])?;
+    let seq = db.last_insert_rowid();
+    db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?.execute(params![seq, json(&job.spec)?])?;
+    for (key, value) in job.spec.labels() {
+        let mut insert = db.prepare_cached("INSERT INTO labels (seq, key, value) VALUES (?1, ?2, ?3)")?;
+        insert.execute(params![seq, key, value])?;
+    }
+    Ok(())
 }
 
 pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let job = &row.job;
-    db.prepare_cached("UPDATE jobs SET phase = ?2, token = ?3, lease_until = ?4, state = ?5 WHERE id = ?1")?
-        .execute(params![
-            job.id.to_string(),
-            job.phase.name(),
-            row.lease.map(|lease| lease.token.0),
-            row.lease.map(|lease| lease.until.as_u64()),
-            state_json(row)?
-        ])
-        .map(drop)
+    let cause = job.ending.as_ref().map(|ending| json(&ending.cause)).transpose()?;
+    db.prepare_cached(
+        "UPDATE jobs SET phase = ?2, token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
+         started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11 WHERE id = ?1",
+    )?
+    .execute(params![
+        job.id.to_string(),
+        job.phase.name(),
+        row.lease.map(|lease| lease.token.0),
+        row.lease.map(|lease| lease.until.as_u64()),
+        state_json(row)?,
+        job.attempt,
+        job.agent,
+        job.started_at.map(UnixMillis::as_u64),
+        job.ended_at.map(UnixMillis::as_u64),
+        job.ending.as_ref().map(|ending| ending.verdict.name()),
+        cause
+    ])
+    .map(drop)
 }
 
 pub(super) fn first_queued(db: &Connection, most: u32) -> rusqlite::Result<Vec<Row>> {
@@ -150,7 +163,7 @@ pub(super) fn first_queued(db: &Connection, most: u32) -> rusqlite::Result<Vec<R
 }
 
 /// Tells what is wrong with a row (inner) from what is wrong with the database (outer).
-fn readable<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
+pub(super) fn readable<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
     match read {
         Ok(value) => Ok(Ok(value)),
         Err(
@@ -192,33 +205,4 @@ pub(super) fn expired(db: &Connection, now: UnixMillis) -> rusqlite::Result<Vec<
 
 pub(super) fn count(db: &Connection, phase: Phase) -> rusqlite::Result<u64> {
     db.prepare_cached("SELECT jobs FROM counts WHERE phase = ?1")?.query_row([phase.name()], |row| row.get(0))
-}
-
-pub(super) fn list(db: &Connection, filter: &ListFilter) -> rusqlite::Result<Vec<Job>> {
-    let before = match filter.before {
-        None => i64::MAX,
-        Some(id) => db
-            .prepare_cached("SELECT seq FROM jobs WHERE id = ?1")?
-            .query_row([id.to_string()], |row| row.get(0))
-            .optional()?
-            .unwrap_or(0),
-    };
-    // Unfinished phases have an index of their own. Most jobs have ended: walking back finds those at once.
-    let of_phase = match filter.phase {
-        None => String::new(),
-        Some(Phase::Ended) => "AND phase = 'ended'".to_owned(),
-        Some(open) => format!("AND phase = '{}' AND phase <> 'ended'", open.name()),
-    };
-    let query = format!("{SELECT} WHERE jobs.seq < ?1 {of_phase} ORDER BY jobs.seq DESC LIMIT ?2");
-    let mut statement = db.prepare_cached(&query)?;
-    let mut found = statement.query(params![before, filter.limit])?;
-    let mut jobs = Vec::new();
-    while let Some(found) = found.next()? {
-        match readable(row(found))? {
-            Ok(row) => jobs.push(row.job),
-            // It must not hide the others; asked for by its id, it answers with what is wrong.
-            Err(reason) => tracing::warn!(reason, "a stored job cannot be read; it is left out of a list"),
-        }
-    }
-    Ok(jobs)
 }

@@ -4,9 +4,14 @@
 //! change after it. A row that a step cannot read is passed over: it must not keep the others from going on.
 
 use super::migrate::Step;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value;
 
 /// Every step; the version of a file is how many of them it has behind it.
-pub(super) const STEPS: &[Step] = &[Step { what: "jobs, counts and tokens", run: |db| db.execute_batch(BEGINNING) }];
+pub(super) const STEPS: &[Step] = &[
+    Step { what: "jobs, counts and tokens", run: |db| db.execute_batch(BEGINNING) },
+    Step { what: "columns and labels for lists", run: for_lists },
+];
 
 const BEGINNING: &str = "
 CREATE TABLE jobs (
@@ -36,3 +41,80 @@ END;
 CREATE TABLE tokens (last INTEGER NOT NULL) STRICT;
 INSERT INTO tokens VALUES (0);
 ";
+
+/// What lists show, filter and sort by moves out of the JSON documents.
+const FOR_LISTS: &str = "
+ALTER TABLE jobs ADD COLUMN name TEXT;
+ALTER TABLE jobs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN agent TEXT;
+ALTER TABLE jobs ADD COLUMN submitted_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN started_at INTEGER;
+ALTER TABLE jobs ADD COLUMN ended_at INTEGER;
+ALTER TABLE jobs ADD COLUMN verdict TEXT;
+ALTER TABLE jobs ADD COLUMN cause TEXT;
+CREATE TABLE labels (
+    seq INTEGER NOT NULL REFERENCES jobs (seq),
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (seq, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX label_order ON labels (key, value, seq);
+CREATE INDEX verdict_order ON jobs (verdict) WHERE verdict IS NOT NULL;
+CREATE INDEX submitted ON jobs (submitted_at);
+";
+
+fn for_lists(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(FOR_LISTS)?;
+    let mut next = db.prepare(
+        "SELECT jobs.seq, state, spec FROM jobs LEFT JOIN specs ON specs.seq = jobs.seq \
+         WHERE jobs.seq > ?1 ORDER BY jobs.seq LIMIT 1",
+    )?;
+    let mut fill = db.prepare(
+        "UPDATE jobs SET name = ?2, attempt = ?3, agent = ?4, submitted_at = ?5, started_at = ?6, ended_at = ?7, \
+         verdict = ?8, cause = ?9 WHERE seq = ?1",
+    )?;
+    let mut label = db.prepare("INSERT INTO labels (seq, key, value) VALUES (?1, ?2, ?3)")?;
+    let mut last = 0;
+    loop {
+        let found = next.query_row([last], |row| {
+            let json = |at| row.get_ref(at).ok().and_then(|text| serde_json::from_str(text.as_str().ok()?).ok());
+            Ok((row.get::<_, i64>(0)?, json(1).unwrap_or(Value::Null), json(2).unwrap_or(Value::Null)))
+        });
+        let Some((seq, state, spec)) = found.optional()? else { return Ok(()) };
+        last = seq;
+        let cause = Some(&state["cause"]).filter(|cause| cause.is_object());
+        fill.execute(params![
+            seq,
+            spec["name"].as_str(),
+            state["attempt"].as_i64().unwrap_or(0),
+            state["agent"].as_str(),
+            state["submitted_at"].as_i64().unwrap_or(0),
+            state["started_at"].as_i64(),
+            state["ended_at"].as_i64(),
+            cause.and_then(verdict_of),
+            cause.map(Value::to_string)
+        ])?;
+        for (key, value) in spec["labels"].as_object().into_iter().flatten() {
+            if let Some(value) = value.as_str() {
+                label.execute(params![seq, key, value])?;
+            }
+        }
+    }
+}
+
+/// The verdict of a cause, as version 1 had it.
+fn verdict_of(cause: &Value) -> Option<&'static str> {
+    Some(match cause["code"].as_str()? {
+        "exit_code" if cause["exit_code"] == 0 => "succeeded",
+        "exit_code"
+        | "signal"
+        | "out_of_memory"
+        | "program_not_found"
+        | "program_not_executable"
+        | "workdir_unusable" => "failed",
+        "timeout" => "timed_out",
+        "canceled" => "canceled",
+        "lease_expired" | "agent_lost" => "lost",
+        _ => "cell_error",
+    })
+}

@@ -1,0 +1,142 @@
+//! A random walk in which both stores must give the same answers.
+
+use super::tests::{ask, at, new, report, sqlite};
+use super::*;
+use crate::job::Verdict;
+use proptest::prelude::*;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Submit(i32, Option<u8>),
+    Claim(u32),
+    Renew(usize),
+    Advance(usize, usize),
+    Complete(usize),
+    Release(usize),
+    Cancel(usize),
+    Expire,
+    Wait(u64),
+    /// What is asked for, and which job it comes after.
+    List(ListFilter, Option<usize>),
+}
+
+/// A filter as somebody might ask; its moments are counted from the walk's beginning.
+fn filter() -> impl Strategy<Value = ListFilter> {
+    let phases = prop::collection::vec(prop::sample::select(&Phase::ALL[..]), 0..3);
+    let verdict = prop::option::weighted(0.2, prop::sample::select(&Verdict::ALL[..]));
+    let label = prop::sample::select(&[("team", "Blue"), ("team", "red"), ("team", "blue"), ("priority", "1")][..]);
+    let labels = prop::collection::vec(label.prop_map(|(key, value)| (key.to_owned(), value.to_owned())), 0..3);
+    let moment = || prop::option::weighted(0.2, (0u64..400).prop_map(at));
+    let text = prop::sample::select(&["SPÄTE", "arbeit 2", "BLUE", "018b", "nowhere", "0"][..]).prop_map(str::to_owned);
+    (phases, verdict, labels, moment(), moment(), prop::option::weighted(0.3, text), 0u32..6).prop_map(
+        |(phases, verdict, labels, submitted_after, submitted_before, text, limit)| ListFilter {
+            phases,
+            verdict,
+            labels,
+            submitted_after,
+            submitted_before,
+            text,
+            before: None,
+            limit,
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => (-2..=2, prop::option::of(0u8..4)).prop_map(|(priority, key)| Op::Submit(priority, key)),
+        3 => (1u32..4).prop_map(Op::Claim),
+        1 => (0usize..20).prop_map(Op::Renew),
+        3 => (0usize..20, 0usize..6).prop_map(|(claim, phase)| Op::Advance(claim, phase)),
+        2 => (0usize..20).prop_map(Op::Complete),
+        1 => (0usize..20).prop_map(Op::Release),
+        1 => (0usize..20).prop_map(Op::Cancel),
+        1 => Just(Op::Expire),
+        2 => (0u64..80).prop_map(Op::Wait),
+        3 => (filter(), prop::option::weighted(0.3, 0usize..20)).prop_map(|(filter, before)| Op::List(filter, before)),
+    ]
+}
+
+/// Runs one operation on a store; the answer as text is what must agree.
+async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: &mut Vec<Claim>) -> String {
+    let held = |n: usize| claims.get(n % claims.len().max(1)).map(|claim| (claim.attempt, claim.token));
+    match op {
+        Op::Submit(..) => format!("{:?}", store.submit(jobs.last().expect("made").clone(), 6).await),
+        Op::Claim(max) => {
+            let found = store.claim(ask(*max, now)).await.expect("claims");
+            for claim in &found {
+                assert!(claims.iter().all(|before| before.token < claim.token), "tokens only grow");
+                assert!(claims.iter().all(|before| before.attempt != claim.attempt), "an attempt is handed out once");
+            }
+            let text = format!("{found:?}");
+            claims.extend(found);
+            text
+        }
+        Op::Renew(n) => {
+            format!("{:?}", store.renew(&held(*n).into_iter().collect::<Vec<_>>(), Millis::new(50), at(now)).await)
+        }
+        Op::Advance(n, phase) => match held(*n) {
+            Some((attempt, token)) => {
+                format!("{:?}", store.advance(attempt, token, Phase::ALL[*phase], at(now), "test").await)
+            }
+            None => String::new(),
+        },
+        Op::Complete(n) => match held(*n) {
+            Some((attempt, token)) => format!("{:?}", store.complete(&report(attempt), token, at(now)).await),
+            None => String::new(),
+        },
+        Op::Release(n) => match held(*n) {
+            Some((attempt, token)) => format!("{:?}", store.release(attempt, token, at(now), "test").await),
+            None => String::new(),
+        },
+        Op::Cancel(n) => match jobs.get(n % jobs.len().max(1)) {
+            Some(job) => format!("{:?}", store.cancel(job.id, at(now)).await),
+            None => String::new(),
+        },
+        Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
+        Op::Wait(_) => String::new(),
+        Op::List(filter, before) => {
+            // A job that was refused is not there: a cursor that leads nowhere.
+            let before = before.and_then(|n| jobs.get(n % jobs.len().max(1))).map(|job| job.id);
+            let filter = ListFilter { before, ..filter.clone() };
+            let found = store.list(filter.clone()).await.expect("lists");
+            assert!(found.len() <= filter.limit as usize && found.windows(2).all(|two| two[0].id > two[1].id));
+            for summary in &found {
+                let job = store.get(summary.id).await.expect("reads").expect("is there");
+                assert_eq!(*summary, JobSummary::from(&job));
+            }
+            format!("{found:?}")
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn both_stores_agree(ops in prop::collection::vec(op(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (_dir, file) = sqlite();
+            let memory = MemoryStore::new();
+            let (mut now, mut jobs, mut first, mut second) = (0, Vec::new(), Vec::new(), Vec::new());
+            for op in &ops {
+                now += 1;
+                match op {
+                    Op::Wait(ms) => now += ms,
+                    Op::Submit(priority, key) => jobs.push(new(now, *priority, key.map(|key| format!("k{key}")).as_deref())),
+                    _ => {}
+                }
+                let one = apply(&file, op, now, &jobs, &mut first).await;
+                let two = apply(&memory, op, now, &jobs, &mut second).await;
+                assert_eq!(one, two, "{op:?}");
+            }
+            for job in &jobs {
+                assert_eq!(file.get(job.id).await.expect("reads"), memory.get(job.id).await.expect("reads"));
+            }
+            assert_eq!(file.counts().await.expect("counts"), memory.counts().await.expect("counts"));
+            assert_eq!(file.next_expiry().await.expect("reads"), memory.next_expiry().await.expect("reads"));
+            let all = ListFilter { limit: 100, ..ListFilter::default() };
+            assert_eq!(file.list(all.clone()).await.expect("lists"), memory.list(all).await.expect("lists"));
+        });
+    }
+}
