@@ -13,8 +13,8 @@ mod spec;
 mod units;
 
 pub use ending::{Cause, Ending, MismatchLine, Verdict};
+pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
-pub(crate) use fields::{shown, suggestion};
 pub use id::{AttemptId, BadId, JobId, OwnerId};
 pub use phase::{IllegalStep, Phase, PhaseEvent};
 pub use record::{Job, JobSummary, LogTotals, Report, StreamTotals, Usage};

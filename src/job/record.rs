@@ -69,6 +69,10 @@ pub struct Report {
 pub struct Job {
     /// Identity.
     pub id: JobId,
+    /// Counts its changes, from 1.
+    pub revision: u64,
+    /// The job that this one does again.
+    pub retry_of: Option<JobId>,
     /// Where it stands.
     pub phase: Phase,
     /// How it ended.

@@ -1,10 +1,11 @@
 //! A store that ends with the process: for one job without a server, and the model that the other store is tested with.
 
+use super::batch;
 use super::list::Sieve;
 use super::transition::Row;
 use super::{
-    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, LeaseToken, ListFilter, NewJob,
-    Renewal, Store, StoreError, Submitted,
+    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, LeaseToken,
+    ListFilter, NewJob, Renewal, Store, StoreError, Submitted,
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
@@ -42,6 +43,20 @@ impl Tables {
     }
 }
 
+impl Tables {
+    fn create(&mut self, new: NewJob) -> Job {
+        self.last_seq += 1;
+        let seq = self.last_seq;
+        let row = Row::new(new);
+        let job = row.job.clone();
+        self.by_id.insert(job.id, seq);
+        self.by_key.extend(job.spec.idempotency_key().map(|key| (key.to_owned(), seq)));
+        self.queued.insert((Reverse(job.spec.priority()), seq));
+        self.rows.insert(seq, row);
+        job
+    }
+}
+
 impl MemoryStore {
     /// An empty one.
     pub fn new() -> Self {
@@ -66,15 +81,15 @@ impl Store for MemoryStore {
         if queued >= max_queued {
             return Ok(Submitted::QueueFull { queued });
         }
-        tables.last_seq += 1;
-        let seq = tables.last_seq;
-        let row = Row::new(job);
-        let job = row.job.clone();
-        tables.by_id.insert(job.id, seq);
-        tables.by_key.extend(key.map(|key| (key, seq)));
-        tables.queued.insert((Reverse(job.spec.priority()), seq));
-        tables.rows.insert(seq, row);
-        Ok(Submitted::Created(job))
+        Ok(Submitted::Created(tables.create(job)))
+    }
+
+    async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
+        let mut tables = self.tables();
+        let holder = |key: &str| tables.by_key.get(key).map(|seq| tables.rows[seq].job.clone());
+        let there = jobs.iter().map(|job| job.spec.idempotency_key().and_then(holder)).collect();
+        let queued = tables.queued.len() as u64;
+        batch::take_in(jobs, there, (queued, max_queued), partial, |job| Ok(tables.create(job)))
     }
 
     async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
@@ -133,6 +148,17 @@ impl Store for MemoryStore {
 
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
         Ok(self.tables().change(id, |row| row.cancel(now)).unwrap_or(Canceled::Unknown))
+    }
+
+    async fn cancel_if(&self, id: JobId, revisions: &[u64], now: UnixMillis) -> Result<Canceled, StoreError> {
+        Ok(self.tables().change(id, |row| row.cancel_if(revisions, now)).unwrap_or(Canceled::Unknown))
+    }
+
+    async fn cancel_many(&self, ids: &[JobId], now: UnixMillis) -> Result<Vec<CancelMark>, StoreError> {
+        let mut tables = self.tables();
+        let one =
+            |id: &JobId| tables.change(*id, |row| CancelMark::from(&row.cancel(now))).unwrap_or(CancelMark::Unknown);
+        Ok(ids.iter().map(one).collect())
     }
 
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {

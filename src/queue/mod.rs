@@ -4,11 +4,13 @@
 //! and saves. Time is always an argument. Illegal, late and duplicate requests are refused or answered idempotently,
 //! never half done.
 
+mod batch;
 mod list;
 mod memory;
 mod sqlite;
 mod transition;
 
+pub use batch::{Batch, CancelMark};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
@@ -21,6 +23,9 @@ use std::path::PathBuf;
 
 /// Most leases that one call of expire settles: it bounds the transaction that everybody else waits for.
 pub const EXPIRE_BATCH: u32 = 256;
+
+/// Most jobs that are to be canceled by one call, for the same reason.
+pub const CANCEL_BATCH: usize = 256;
 
 /// The number that tells the holder of an attempt from everybody who held it before; strictly increasing over the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +61,8 @@ pub struct NewJob {
     pub spec: JobSpec,
     /// When.
     pub at: UnixMillis,
+    /// The job that this one does again.
+    pub retry_of: Option<JobId>,
 }
 
 /// What a submit came to.
@@ -145,6 +152,8 @@ pub enum Canceled {
     Requested(Box<Job>),
     /// It had ended before.
     AlreadyEnded(Box<Job>),
+    /// It has changed since the asker looked: nothing was done.
+    Changed(Box<Job>),
     /// There is no such job.
     Unknown,
 }
@@ -187,6 +196,13 @@ impl Counts {
 #[allow(missing_docs, reason = "each method is described by its answer's type")]
 pub trait Store: Send + Sync + 'static {
     fn submit(&self, job: NewJob, max_queued: u64) -> impl Future<Output = Result<Submitted, StoreError>> + Send;
+    /// All of them or, unless `partial`, none: when one cannot be taken in.
+    fn submit_all(
+        &self,
+        jobs: Vec<NewJob>,
+        max_queued: u64,
+        partial: bool,
+    ) -> impl Future<Output = Result<Batch, StoreError>> + Send;
     /// By priority, then by age.
     fn claim(&self, ask: ClaimAsk) -> impl Future<Output = Result<Vec<Claim>, StoreError>> + Send;
     /// One answer for each lease, in order.
@@ -219,6 +235,19 @@ pub trait Store: Send + Sync + 'static {
         reason: &str,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
     fn cancel(&self, id: JobId, now: UnixMillis) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
+    /// Like a cancel, for a job that still is at one of these revisions.
+    fn cancel_if(
+        &self,
+        id: JobId,
+        revisions: &[u64],
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
+    /// One answer for each job, in order; at most [`CANCEL_BATCH`] of them are to be asked for at once.
+    fn cancel_many(
+        &self,
+        ids: &[JobId],
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Vec<CancelMark>, StoreError>> + Send;
     /// Settles leases that ran out by `now`, at most [`EXPIRE_BATCH`] of them: more are due while [`Store::next_expiry`] is
     /// not in the future.
     fn expire(
@@ -256,6 +285,9 @@ impl Store for AnyStore {
     async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
         either!(self, store => store.submit(job, max_queued))
     }
+    async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
+        either!(self, store => store.submit_all(jobs, max_queued, partial))
+    }
     async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
         either!(self, store => store.claim(ask))
     }
@@ -291,6 +323,12 @@ impl Store for AnyStore {
     }
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
         either!(self, store => store.cancel(id, now))
+    }
+    async fn cancel_if(&self, id: JobId, revisions: &[u64], now: UnixMillis) -> Result<Canceled, StoreError> {
+        either!(self, store => store.cancel_if(id, revisions, now))
+    }
+    async fn cancel_many(&self, ids: &[JobId], now: UnixMillis) -> Result<Vec<CancelMark>, StoreError> {
+        either!(self, store => store.cancel_many(ids, now))
     }
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         either!(self, store => store.expire(now, max_attempts))

@@ -16,6 +16,10 @@ enum Op {
     Cancel(usize),
     Expire,
     Wait(u64),
+    /// Priority and key of each, and whether some may be left out.
+    SubmitAll(Vec<(i32, Option<u8>)>, bool),
+    CancelIf(usize, u64),
+    CancelMany(Vec<usize>),
     /// What is asked for, and which job it comes after.
     List(ListFilter, Option<usize>),
 }
@@ -53,6 +57,10 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
         2 => (0u64..80).prop_map(Op::Wait),
+        2 => (prop::collection::vec((-2..=2, prop::option::of(0u8..4)), 0..5), any::<bool>())
+            .prop_map(|(jobs, partial)| Op::SubmitAll(jobs, partial)),
+        1 => (0usize..20, 1u64..6).prop_map(|(job, revision)| Op::CancelIf(job, revision)),
+        1 => prop::collection::vec(0usize..20, 0..4).prop_map(Op::CancelMany),
         3 => (filter(), prop::option::weighted(0.3, 0usize..20)).prop_map(|(filter, before)| Op::List(filter, before)),
     ]
 }
@@ -93,6 +101,32 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             Some(job) => format!("{:?}", store.cancel(job.id, at(now)).await),
             None => String::new(),
         },
+        Op::SubmitAll(specs, partial) => {
+            let before = store.counts().await.expect("counts");
+            let batch =
+                store.submit_all(jobs[jobs.len() - specs.len()..].to_vec(), 6, *partial).await.expect("answers");
+            let after = store.counts().await.expect("counts");
+            let created = match &batch {
+                Batch::TakenIn(answers) => {
+                    assert_eq!(answers.len(), specs.len());
+                    answers.iter().filter(|answer| matches!(answer, Submitted::Created(_))).count()
+                }
+                Batch::Refused(places) => {
+                    assert!(!partial && !places.is_empty());
+                    0
+                }
+            };
+            assert_eq!(after.queued - before.queued, created as u64);
+            format!("{batch:?}")
+        }
+        Op::CancelIf(n, revision) => match jobs.get(n % jobs.len().max(1)) {
+            Some(job) => format!("{:?}", store.cancel_if(job.id, &[*revision, *revision + 2], at(now)).await),
+            None => String::new(),
+        },
+        Op::CancelMany(places) => {
+            let ids: Vec<_> = places.iter().filter_map(|n| jobs.get(n % jobs.len().max(1))).map(|job| job.id).collect();
+            format!("{:?}", store.cancel_many(&ids, at(now)).await)
+        }
         Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
         Op::Wait(_) => String::new(),
         Op::List(filter, before) => {
@@ -124,6 +158,12 @@ proptest! {
                 match op {
                     Op::Wait(ms) => now += ms,
                     Op::Submit(priority, key) => jobs.push(new(now, *priority, key.map(|key| format!("k{key}")).as_deref())),
+                    Op::SubmitAll(specs, _) => {
+                        for (priority, key) in specs {
+                            now += 1;
+                            jobs.push(new(now, *priority, key.map(|key| format!("k{key}")).as_deref()));
+                        }
+                    }
                     _ => {}
                 }
                 let one = apply(&file, op, now, &jobs, &mut first).await;

@@ -10,10 +10,11 @@ mod rows;
 mod steps;
 mod worker;
 
+use super::batch;
 use super::transition::Row;
 use super::{
-    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob, Renewal, Store,
-    StoreError, Submitted,
+    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob,
+    Renewal, Store, StoreError, Submitted,
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -112,6 +113,24 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
+        self.writer
+            .run(move |db| {
+                let mut there = Vec::with_capacity(jobs.len());
+                for job in &jobs {
+                    let holder = job.spec.idempotency_key().map(|key| rows::by_key(db, key)).transpose()?.flatten();
+                    there.push(holder.map(|row| row.job));
+                }
+                let queued = rows::count(db, Phase::Queued)?;
+                batch::take_in(jobs, there, (queued, max_queued), partial, |job| {
+                    let row = Row::new(job);
+                    rows::insert(db, &row)?;
+                    Ok(row.job)
+                })
+            })
+            .await
+    }
+
     async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
         let (writer, now) = (self.writer.poster(), ask.now);
         let claim = move |db: &Connection| {
@@ -179,6 +198,24 @@ impl Store for SqliteStore {
 
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
         Ok(self.change(id, move |row| row.cancel(now)).await?.unwrap_or(Canceled::Unknown))
+    }
+
+    async fn cancel_if(&self, id: JobId, revisions: &[u64], now: UnixMillis) -> Result<Canceled, StoreError> {
+        let revisions = revisions.to_vec();
+        Ok(self.change(id, move |row| row.cancel_if(&revisions, now)).await?.unwrap_or(Canceled::Unknown))
+    }
+
+    async fn cancel_many(&self, ids: &[JobId], now: UnixMillis) -> Result<Vec<CancelMark>, StoreError> {
+        let ids = ids.to_vec();
+        self.writer
+            .run(move |db| {
+                let one = |id| {
+                    let mark = change_row(db, id, |row| CancelMark::from(&row.cancel(now)))?;
+                    Ok(mark.unwrap_or(CancelMark::Unknown))
+                };
+                ids.into_iter().map(one).collect()
+            })
+            .await
     }
 
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {

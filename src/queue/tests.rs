@@ -16,7 +16,7 @@ pub(super) fn at(ms: u64) -> UnixMillis {
 }
 
 pub(super) fn new(ms: u64, priority: i32, key: Option<&str>) -> NewJob {
-    NewJob { id: JobId::new(at(ms)), spec: spec(priority, key), at: at(ms) }
+    NewJob { id: JobId::new(at(ms)), spec: spec(priority, key), at: at(ms), retry_of: None }
 }
 
 pub(super) fn ask(max: u32, ms: u64) -> ClaimAsk {

@@ -4,6 +4,8 @@
 //! writes the answer. Bodies, waits and viewers are bounded; a viewer of a live log is a cursor on the log store.
 
 mod auth;
+mod bulk;
+mod etag;
 mod health;
 mod jobs;
 mod list;
@@ -81,8 +83,11 @@ pub fn router(
     let app = App(Arc::new(Shared { backend, health, metrics, key, settings, viewers, stop }));
     let v1 = Router::new()
         .route("/v1/jobs", post(jobs::submit).get(list::list))
+        .route("/v1/jobs/bulk", post(bulk::submit))
+        .route("/v1/jobs/bulk-cancel", post(bulk::cancel))
         .route("/v1/jobs/{id}", get(jobs::get))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/retry", post(jobs::retry))
         .route("/v1/jobs/{id}/logs", get(logs::read))
         .route("/v1/jobs/{id}/logs/live", get(live::follow))
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 struct State {
     tries: u32,
     cancel_requested: bool,
+    /// Absent in rows that were written before there were retries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_of: Option<JobId>,
     history: Vec<PhaseEvent>,
     usage: Option<Usage>,
     receipt: Vec<(String, String)>,
@@ -27,6 +30,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
     let state = State {
         tries: row.tries,
         cancel_requested: job.cancel_requested,
+        retry_of: job.retry_of,
         history: job.history.clone(),
         usage: job.usage,
         receipt: job.receipt.clone(),
@@ -41,7 +45,7 @@ fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
 
 /// A job with its spec. An outer join: a job whose spec is missing must be found, to be parked.
 const SELECT: &str = "SELECT id, phase, token, lease_until, spec, state, jobs.seq, \
-                      attempt, agent, submitted_at, started_at, ended_at, cause \
+                      attempt, agent, submitted_at, started_at, ended_at, cause, revision \
                       FROM jobs LEFT JOIN specs ON specs.seq = jobs.seq";
 
 fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
@@ -67,6 +71,8 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     };
     let job = Job {
         id: text(0)?.parse().map_err(|error: crate::job::BadId| bad(0, error.to_string()))?,
+        revision: row.get(13)?,
+        retry_of: state.retry_of,
         phase,
         ending: cause.map(Ending::from),
         attempt: row.get(7)?,
@@ -121,7 +127,7 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let cause = job.ending.as_ref().map(|ending| json(&ending.cause)).transpose()?;
     db.prepare_cached(
         "UPDATE jobs SET phase = ?2, token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
-         started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11 WHERE id = ?1",
+         started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12 WHERE id = ?1",
     )?
     .execute(params![
         job.id.to_string(),
@@ -134,7 +140,8 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
         job.started_at.map(UnixMillis::as_u64),
         job.ended_at.map(UnixMillis::as_u64),
         job.ending.as_ref().map(|ending| ending.verdict.name()),
-        cause
+        cause,
+        job.revision
     ])
     .map(drop)
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 pub(super) const STEPS: &[Step] = &[
     Step { what: "jobs, counts and tokens", run: |db| db.execute_batch(BEGINNING) },
     Step { what: "columns and labels for lists", run: for_lists },
+    Step { what: "revisions", run: |db| db.execute_batch(REVISIONS) },
 ];
 
 const BEGINNING: &str = "
@@ -41,6 +42,8 @@ END;
 CREATE TABLE tokens (last INTEGER NOT NULL) STRICT;
 INSERT INTO tokens VALUES (0);
 ";
+
+const REVISIONS: &str = "ALTER TABLE jobs ADD COLUMN revision INTEGER NOT NULL DEFAULT 1";
 
 /// What lists show, filter and sort by moves out of the JSON documents.
 const FOR_LISTS: &str = "
