@@ -3,7 +3,7 @@
 use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::queue::{
-    AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, Expired,
+    AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, Day, Expired,
     LeaseToken, ListFilter, NewJob, Renewal, Store, StoreError, Submitted,
 };
 use std::sync::Arc;
@@ -158,6 +158,11 @@ impl Embedded {
     /// How many stand in each phase.
     pub async fn counts(&self) -> Result<Counts, StoreError> {
         self.store.counts().await
+    }
+
+    /// What happened on each day, from this one on (counted from 1970).
+    pub async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
+        self.store.daily(from).await
     }
 
     /// Asks for a job's end. Goes on when the caller is dropped, as a submit does.

@@ -1,6 +1,7 @@
 //! A store that ends with the process: for one job without a server, and the model that the other store is tested with.
 
 use super::batch;
+use super::daily::{Day, Days};
 use super::list::Sieve;
 use super::transition::Row;
 use super::{
@@ -23,6 +24,7 @@ struct Tables {
     by_key: HashMap<String, u64>,
     /// Priority, then age.
     queued: BTreeSet<(Reverse<i32>, u64)>,
+    days: Days,
     last_seq: u64,
     last_token: u64,
 }
@@ -32,7 +34,11 @@ impl Tables {
     fn change<T>(&mut self, id: JobId, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
         let seq = *self.by_id.get(&id)?;
         let row = self.rows.get_mut(&seq)?;
+        let was_open = row.job.phase != Phase::Ended;
         let result = change(row);
+        if was_open && row.job.phase == Phase::Ended {
+            self.days.ended(&row.job);
+        }
         let entry = (Reverse(row.job.spec.priority()), seq);
         if row.job.phase == Phase::Queued {
             self.queued.insert(entry)
@@ -52,6 +58,7 @@ impl Tables {
         self.by_id.insert(job.id, seq);
         self.by_key.extend(job.spec.idempotency_key().map(|key| (key.to_owned(), seq)));
         self.queued.insert((Reverse(job.spec.priority()), seq));
+        self.days.submitted(&job);
         self.rows.insert(seq, row);
         job
     }
@@ -190,6 +197,10 @@ impl Store for MemoryStore {
             *counts.of(row.job.phase) += 1;
         }
         Ok(counts)
+    }
+
+    async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
+        Ok(self.tables().days.from(from))
     }
 
     async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {

@@ -5,12 +5,14 @@
 //! never half done.
 
 mod batch;
+mod daily;
 mod list;
 mod memory;
 mod sqlite;
 mod transition;
 
 pub use batch::{Batch, CancelMark};
+pub use daily::{Day, Ended};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
@@ -259,6 +261,8 @@ pub trait Store: Send + Sync + 'static {
     /// Newest first.
     fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<JobSummary>, StoreError>> + Send;
     fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
+    /// Days on which something happened, from this one on (counted from 1970), the oldest first.
+    fn daily(&self, from: u64) -> impl Future<Output = Result<Vec<Day>, StoreError>> + Send;
     /// When the next lease runs out.
     fn next_expiry(&self) -> impl Future<Output = Result<Option<UnixMillis>, StoreError>> + Send;
 }
@@ -341,6 +345,9 @@ impl Store for AnyStore {
     }
     async fn counts(&self) -> Result<Counts, StoreError> {
         either!(self, store => store.counts())
+    }
+    async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
+        either!(self, store => store.daily(from))
     }
     async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
         either!(self, store => store.next_expiry())

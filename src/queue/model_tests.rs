@@ -57,6 +57,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
         2 => (0u64..80).prop_map(Op::Wait),
+        // Some walks go over several days.
+        1 => Just(Op::Wait(40_000_000)),
         2 => (prop::collection::vec((-2..=2, prop::option::of(0u8..4)), 0..5), any::<bool>())
             .prop_map(|(jobs, partial)| Op::SubmitAll(jobs, partial)),
         1 => (0usize..20, 1u64..6).prop_map(|(job, revision)| Op::CancelIf(job, revision)),
@@ -144,6 +146,12 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
     }
 }
 
+/// The sum of the fields.
+fn total(numbers: &impl Serialize) -> u64 {
+    let json = serde_json::to_value(numbers).expect("serialises");
+    json.as_object().expect("a map").values().filter_map(serde_json::Value::as_u64).sum()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
@@ -175,6 +183,12 @@ proptest! {
             }
             assert_eq!(file.counts().await.expect("counts"), memory.counts().await.expect("counts"));
             assert_eq!(file.next_expiry().await.expect("reads"), memory.next_expiry().await.expect("reads"));
+            let days = file.daily(0).await.expect("reads");
+            assert_eq!(days, memory.daily(0).await.expect("reads"));
+            let ended: u64 = days.iter().map(|day| total(&day.ended)).sum();
+            let submitted: u64 = days.iter().map(|day| day.submitted).sum();
+            let counts = memory.counts().await.expect("counts");
+            assert_eq!((ended, submitted), (counts.ended, total(&counts)));
             let all = ListFilter { limit: 100, ..ListFilter::default() };
             assert_eq!(file.list(all.clone()).await.expect("lists"), memory.list(all).await.expect("lists"));
         });

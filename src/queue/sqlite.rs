@@ -11,6 +11,7 @@ mod steps;
 mod worker;
 
 use super::batch;
+use super::daily::Day;
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, LeaseToken, ListFilter, NewJob,
@@ -251,6 +252,10 @@ impl Store for SqliteStore {
                 Ok(counts)
             })
             .await
+    }
+
+    async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
+        self.reader.run(move |db| rows::days(db, from)).await
     }
 
     async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {

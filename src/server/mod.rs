@@ -12,6 +12,9 @@ mod list;
 mod live;
 mod logs;
 mod problem;
+mod report;
+mod stats;
+mod tail;
 mod unread;
 
 pub use auth::ApiKey;
@@ -88,6 +91,8 @@ pub fn router(
         .route("/v1/jobs/{id}", get(jobs::get))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{id}/retry", post(jobs::retry))
+        .route("/v1/jobs/{id}/report", get(report::read))
+        .route("/v1/stats/daily", get(stats::daily))
         .route("/v1/jobs/{id}/logs", get(logs::read))
         .route("/v1/jobs/{id}/logs/live", get(live::follow))
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));

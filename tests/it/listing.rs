@@ -227,3 +227,63 @@ async fn a_tag_says_whether_a_job_has_changed() {
     assert_eq!(send(Method::POST, &cancel, "if-match", "*").await.0, 200);
     up.stop().await;
 }
+
+#[tokio::test]
+async fn a_report_and_the_days_tell_what_happened() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "").await;
+    let script = "seq 1 60; printf 'bad\\033[2J\\n' >&2; sleep 0.2; printf 'no end'; exit 7";
+    let job =
+        up.run(&json!({"preset": "bash", "script": script, "name": "a report", "labels": {"team": "blue"}})).await;
+    let path = format!("/v1/jobs/{}/report", id(&job));
+    let page = up.call(Method::GET, &path, None).await;
+    assert_eq!(page.headers()["content-type"], "text/plain; charset=utf-8");
+    let page = page.text().await.expect("reads");
+    for part in [
+        id(&job),
+        "a report",
+        "team=blue",
+        "preset bash: script of 1 lines: seq 1 60",
+        "failed: exited with code 7",
+        "cap_eff 0000000000000000",
+        "allowed: none",
+        "last 50 lines of output",
+        "\n   60\n",
+        "! bad\\u{1b}[2J\n",
+        "\n   no end\n",
+    ] {
+        assert!(page.contains(part), "{part:?} is not in {page}");
+    }
+    assert!(!page.contains('\u{1b}') && !page.contains("\n   12\n"), "{page}");
+    let report = up.get(&format!("{path}?format=json")).await;
+    assert_eq!(report["last_lines"].as_array().map(Vec::len), Some(50));
+    assert_eq!(report["ending"], job["ending"]);
+    let phases = report["phases"].as_array().expect("phases");
+    assert_eq!(phases.len(), 5);
+    assert!(phases[3]["phase"] == "running" && phases[3]["for_ms"].as_u64() >= Some(200), "{report}");
+    assert!(phases[4]["for_ms"].is_null());
+
+    let long = up.submit(&json!({"preset": "bash", "script": "echo so far; sleep 600"})).await;
+    up.phase(&long, "running").await;
+    let path = format!("/v1/jobs/{}/report", id(&long));
+    super::stage::until("a line in the report of a job that runs", || async {
+        let page = up.call(Method::GET, &path, None).await.text().await.expect("reads");
+        (page.contains("running, not ended yet") && page.contains("so far")).then_some(())
+    })
+    .await;
+    up.call(Method::POST, &format!("/v1/jobs/{}/cancel", id(&long)), None).await;
+    up.ended(&long).await;
+    let empty = up.call(Method::GET, &format!("{path}?format=pdf"), None).await;
+    assert_eq!(empty.status().as_u16(), 400);
+
+    let days = up.get("/v1/stats/daily?days=2").await;
+    let days = days["days"].as_array().expect("days");
+    // Around midnight the two jobs may lie on two days.
+    let sum = |of: &dyn Fn(&Value) -> Option<u64>| days.iter().filter_map(of).sum::<u64>();
+    assert_eq!((days.len(), sum(&|day| day["submitted"].as_u64())), (2, 2));
+    assert_eq!(sum(&|day| day["ended"]["failed"].as_u64()), 1);
+    assert_eq!(sum(&|day| day["ended"]["canceled"].as_u64()), 1);
+    assert!(days.iter().filter_map(|day| day["run_seconds"].as_f64()).sum::<f64>() > 0.2, "{days:?}");
+    assert_eq!(up.call(Method::GET, "/v1/stats/daily?days=0", None).await.status().as_u16(), 400);
+    up.stop().await;
+}

@@ -167,6 +167,11 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
             assert_eq!(*summary, JobSummary::from(job));
         }
 
+        let days = store.daily(0).await.expect("reads");
+        let ended = crate::queue::Ended { succeeded: 1, failed: 2, timed_out: 1, canceled: 1, cell_error: 1, lost: 1 };
+        assert_eq!((days.len(), days[0].submitted, days[0].ended), (1, 14, ended));
+        assert_eq!(days[0].run, Millis::new(5 * 1600));
+
         // The holder of a running job goes on with the token it has, and what waits is claimed in its order.
         let now = UnixMillis::new(1_700_000_015_000);
         let running = AttemptId::new(jobs[7].id, 1);

@@ -4,7 +4,8 @@
 //! A row that does not read back (a damaged file, a spec that a later version no longer accepts) is *parked*: left out
 //! of claims and expiries, so it delays no other job, with the reason kept beside it.
 
-use crate::job::{Cause, Ending, Job, JobId, JobSpec, LogTotals, Phase, PhaseEvent, UnixMillis, Usage};
+use crate::job::{Cause, Ending, Job, JobId, JobSpec, LogTotals, Millis, Phase, PhaseEvent, UnixMillis, Usage};
+use crate::queue::daily::{Day, Ended};
 use crate::queue::transition::{Lease, Row};
 use crate::queue::{EXPIRE_BATCH, LeaseToken};
 use rusqlite::types::Type;
@@ -212,4 +213,27 @@ pub(super) fn expired(db: &Connection, now: UnixMillis) -> rusqlite::Result<Vec<
 
 pub(super) fn count(db: &Connection, phase: Phase) -> rusqlite::Result<u64> {
     db.prepare_cached("SELECT jobs FROM counts WHERE phase = ?1")?.query_row([phase.name()], |row| row.get(0))
+}
+
+pub(super) fn days(db: &Connection, from: u64) -> rusqlite::Result<Vec<Day>> {
+    let mut statement = db.prepare_cached(
+        "SELECT day, submitted, succeeded, failed, timed_out, canceled, cell_error, lost, run_ms FROM days \
+         WHERE day >= ?1 ORDER BY day",
+    )?;
+    let day = |row: &rusqlite::Row<'_>| {
+        Ok(Day {
+            number: row.get(0)?,
+            submitted: row.get(1)?,
+            ended: Ended {
+                succeeded: row.get(2)?,
+                failed: row.get(3)?,
+                timed_out: row.get(4)?,
+                canceled: row.get(5)?,
+                cell_error: row.get(6)?,
+                lost: row.get(7)?,
+            },
+            run: Millis::new(row.get(8)?),
+        })
+    };
+    statement.query_map([from], day)?.collect()
 }

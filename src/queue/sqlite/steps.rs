@@ -12,6 +12,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "jobs, counts and tokens", run: |db| db.execute_batch(BEGINNING) },
     Step { what: "columns and labels for lists", run: for_lists },
     Step { what: "revisions", run: |db| db.execute_batch(REVISIONS) },
+    Step { what: "days", run: |db| db.execute_batch(DAYS) },
 ];
 
 const BEGINNING: &str = "
@@ -44,6 +45,45 @@ INSERT INTO tokens VALUES (0);
 ";
 
 const REVISIONS: &str = "ALTER TABLE jobs ADD COLUMN revision INTEGER NOT NULL DEFAULT 1";
+
+/// Numbers of each day of UTC, kept by triggers in the transaction of what they count.
+const DAYS: &str = "
+CREATE TABLE days (
+    day INTEGER PRIMARY KEY,
+    submitted INTEGER NOT NULL DEFAULT 0,
+    succeeded INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    timed_out INTEGER NOT NULL DEFAULT 0,
+    canceled INTEGER NOT NULL DEFAULT 0,
+    cell_error INTEGER NOT NULL DEFAULT 0,
+    lost INTEGER NOT NULL DEFAULT 0,
+    run_ms INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO days (day, submitted) SELECT submitted_at / 86400000, count(*) FROM jobs GROUP BY 1;
+INSERT INTO days (day, succeeded, failed, timed_out, canceled, cell_error, lost, run_ms)
+    SELECT ended_at / 86400000, sum(verdict IS 'succeeded'), sum(verdict IS 'failed'), sum(verdict IS 'timed_out'),
+        sum(verdict IS 'canceled'), sum(verdict IS 'cell_error'), sum(verdict IS 'lost'),
+        sum(max(0, ended_at - ifnull(started_at, ended_at)))
+    FROM jobs WHERE phase = 'ended' AND ended_at IS NOT NULL GROUP BY 1
+    ON CONFLICT (day) DO UPDATE SET succeeded = excluded.succeeded, failed = excluded.failed,
+        timed_out = excluded.timed_out, canceled = excluded.canceled, cell_error = excluded.cell_error,
+        lost = excluded.lost, run_ms = excluded.run_ms;
+CREATE TRIGGER day_submitted AFTER INSERT ON jobs BEGIN
+    INSERT INTO days (day, submitted) VALUES (new.submitted_at / 86400000, 1)
+        ON CONFLICT (day) DO UPDATE SET submitted = submitted + 1;
+END;
+CREATE TRIGGER day_ended AFTER UPDATE OF phase ON jobs
+WHEN old.phase <> 'ended' AND new.phase = 'ended' AND new.ended_at IS NOT NULL BEGIN
+    INSERT INTO days (day, succeeded, failed, timed_out, canceled, cell_error, lost, run_ms)
+        VALUES (new.ended_at / 86400000, new.verdict IS 'succeeded', new.verdict IS 'failed',
+            new.verdict IS 'timed_out', new.verdict IS 'canceled', new.verdict IS 'cell_error', new.verdict IS 'lost',
+            max(0, new.ended_at - ifnull(new.started_at, new.ended_at)))
+        ON CONFLICT (day) DO UPDATE SET succeeded = succeeded + excluded.succeeded, failed = failed + excluded.failed,
+            timed_out = timed_out + excluded.timed_out, canceled = canceled + excluded.canceled,
+            cell_error = cell_error + excluded.cell_error, lost = lost + excluded.lost,
+            run_ms = run_ms + excluded.run_ms;
+END;
+";
 
 /// What lists show, filter and sort by moves out of the JSON documents.
 const FOR_LISTS: &str = "
