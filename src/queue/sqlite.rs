@@ -237,7 +237,16 @@ impl Store for SqliteStore {
     }
 
     async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
-        self.reader.run(move |db| list::list(db, &filter)).await
+        let (most, mut found, mut rest) = (filter.limit as usize, Vec::new(), None);
+        loop {
+            let (filter, room) = (filter.clone(), most - found.len());
+            let slice = self.reader.run(move |db| list::slice(db, &filter, rest, room)).await?;
+            found.extend(slice.found);
+            rest = slice.rest;
+            if rest.is_none() || found.len() >= most {
+                return Ok(found);
+            }
+        }
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

@@ -14,26 +14,42 @@ use std::collections::BTreeMap;
 const COLUMNS: &str =
     "SELECT jobs.seq, id, name, phase, cause, attempt, agent, priority, submitted_at, started_at, ended_at";
 
-/// The jobs that a filter takes, newest first.
-pub(super) fn list(db: &Connection, filter: &ListFilter) -> rusqlite::Result<Vec<JobSummary>> {
+/// Jobs looked at in one go: a search for text may look at every job there is, and others are served in between.
+const LOOKED_AT: usize = if cfg!(test) { 3 } else { 5000 };
+
+/// A part of a list.
+pub(super) struct Slice {
+    pub(super) found: Vec<JobSummary>,
+    /// The row that the next part comes before; `None` when this was the last one.
+    pub(super) rest: Option<i64>,
+}
+
+/// Jobs that a filter takes, newest first, from before the row `rest` on; at most `room` of them.
+pub(super) fn slice(db: &Connection, filter: &ListFilter, rest: Option<i64>, room: usize) -> rusqlite::Result<Slice> {
     let sieve = Sieve::new(filter);
-    let mut found = Vec::new();
-    let Some(range) = range(db, filter)? else { return Ok(found) };
-    let (query, values) = query(filter, range);
+    let mut slice = Slice { found: Vec::new(), rest: None };
+    let Some((first, last)) = range(db, filter)? else { return Ok(slice) };
+    let (query, values) = query(filter, (first, rest.map_or(last, |rest| last.min(rest - 1))));
     let mut statement = db.prepare_cached(&query)?;
     let mut rows = statement.query(params_from_iter(values))?;
+    let mut looked_at = 0;
     // Not bounded in the query: text is looked for here, and rows are only read while there is room.
-    while found.len() < filter.limit as usize
+    while slice.found.len() < room
         && let Some(row) = rows.next()?
     {
         match readable(summary(db, row))? {
-            Ok(job) if sieve.takes(&job) => found.push(job),
+            Ok(job) if sieve.takes(&job) => slice.found.push(job),
             Ok(_) => {}
             // It must not hide the others; asked for by its id, it answers with what is wrong.
             Err(reason) => tracing::warn!(reason, "a stored job cannot be read; it is left out of a list"),
         }
+        looked_at += 1;
+        if looked_at == LOOKED_AT {
+            slice.rest = Some(row.get(0)?);
+            break;
+        }
     }
-    Ok(found)
+    Ok(slice)
 }
 
 /// The first and the last row that can be in the list; `None` when none can.
