@@ -165,7 +165,11 @@ proptest! {
                 now += 1;
                 match op {
                     Op::Wait(ms) => now += ms,
-                    Op::Submit(priority, key) => jobs.push(new(now, *priority, key.map(|key| format!("k{key}")).as_deref())),
+                    Op::Submit(priority, key) => {
+                        let retry_of = jobs.first().map(|job: &NewJob| job.id).filter(|_| *priority == 2);
+                        let job = new(now, *priority, key.map(|key| format!("k{key}")).as_deref());
+                        jobs.push(NewJob { retry_of, ..job });
+                    }
                     Op::SubmitAll(specs, _) => {
                         for (priority, key) in specs {
                             now += 1;

@@ -126,7 +126,7 @@ impl Report {
             retry_of: job.retry_of,
             what: what(&job),
             limits: format!(
-                "{} cores, {} memory, {} processes, {} time",
+                "cpu {}, memory {}, pids {}, timeout {}",
                 resources.cpu,
                 resources.memory,
                 resources.pids,
@@ -233,7 +233,11 @@ fn what(job: &Job) -> String {
     match job.spec.program() {
         Program::Script { text, .. } => {
             let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
-            format!("{from}: script of {} lines: {}", text.lines().count(), tail::shortened(first.trim(), 100))
+            let lines = match text.lines().count() {
+                1 => "a line".to_owned(),
+                count => format!("{count} lines"),
+            };
+            format!("{from}: script of {lines}: {}", tail::shortened(first.trim(), 100))
         }
         Program::Command(argv) => format!("{from}: command {}", tail::shortened(&argv.join(" "), 200)),
     }

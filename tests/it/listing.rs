@@ -243,7 +243,7 @@ async fn a_report_and_the_days_tell_what_happened() {
         id(&job),
         "a report",
         "team=blue",
-        "preset bash: script of 1 lines: seq 1 60",
+        "preset bash: script of a line: seq 1 60",
         "failed: exited with code 7",
         "cap_eff 0000000000000000",
         "allowed: none",
