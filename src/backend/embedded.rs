@@ -2,12 +2,14 @@
 
 use super::waiting::Waiting;
 use super::{Ask, Intake, IntakeError, Roster};
-use crate::job::{AttemptId, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, Phase, Report, UnixMillis};
+use crate::job::{
+    AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, LogTotals, Millis, Phase, Report, UnixMillis,
+};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
-    AnyStore, Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, ListFilter, NewJob, Renewal, Standing,
-    Store, StoreError, Submitted,
+    AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, Day, Expired,
+    ListFilter, NewJob, Renewal, Standing, Store, StoreError, Submitted,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,15 +119,38 @@ impl Embedded {
     /// Takes a job in. Goes on to its end when the caller is dropped (a client that hangs up): a job that was taken in
     /// without a word to the agent would wait for the next one.
     pub async fn submit(self: &Arc<Self>, spec: JobSpec) -> Result<Submitted, StoreError> {
+        self.take_in(spec, None).await
+    }
+
+    /// Takes in a job that does another one again.
+    pub async fn retry(self: &Arc<Self>, job: Job) -> Result<Submitted, StoreError> {
+        self.take_in(job.spec.without_idempotency_key(), Some(job.id)).await
+    }
+
+    async fn take_in(self: &Arc<Self>, spec: JobSpec, retry_of: Option<JobId>) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
             let at = UnixMillis::now();
-            let job = NewJob { id: JobId::new(at), spec, at };
+            let job = NewJob { id: JobId::new(at), spec, at, retry_of };
             let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
             if matches!(submitted, Submitted::Created(_)) {
                 backend.waiting.wake_one();
             }
             Ok(submitted)
+        });
+        task.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Takes many jobs in, in one transaction; with `partial`, those that can be.
+    pub async fn submit_all(self: &Arc<Self>, specs: Vec<JobSpec>, partial: bool) -> Result<Batch, StoreError> {
+        let backend = Arc::clone(self);
+        let task = crate::supervise::spawn("submit_all", async move {
+            let at = UnixMillis::now();
+            let new = |spec| NewJob { id: JobId::new(at), spec, at, retry_of: None };
+            let jobs = specs.into_iter().map(new).collect();
+            let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await?;
+            backend.waiting.wake_one();
+            Ok(batch)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -144,7 +169,7 @@ impl Embedded {
     }
 
     /// Jobs, newest first.
-    pub async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+    pub async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
         self.store.list(filter).await
     }
 
@@ -153,22 +178,58 @@ impl Embedded {
         self.store.counts().await
     }
 
+    /// What happened on each day, from this one on (counted from 1970).
+    pub async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
+        self.store.daily(from).await
+    }
+
     /// Asks for a job's end. Goes on when the caller is dropped, as a submit does.
     pub async fn cancel(self: &Arc<Self>, id: JobId) -> Result<Canceled, StoreError> {
+        self.cancel_if(id, None).await
+    }
+
+    /// Asks for a job's end; with revisions, only if it still is at one of them.
+    pub async fn cancel_if(self: &Arc<Self>, id: JobId, revisions: Option<Vec<u64>>) -> Result<Canceled, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("cancel", async move {
-            let canceled = backend.store.cancel(id, UnixMillis::now()).await?;
-            match &canceled {
-                Canceled::Requested(_) => {
-                    let _ = backend.orders.send(Order::Cancel(id));
-                    backend.changed(id, false);
-                }
-                Canceled::Ended(_) => backend.changed(id, true),
-                Canceled::AlreadyEnded(_) | Canceled::Unknown => {}
-            }
+            let now = UnixMillis::now();
+            let canceled = match revisions {
+                Some(revisions) => backend.store.cancel_if(id, &revisions, now).await?,
+                None => backend.store.cancel(id, now).await?,
+            };
+            // A job that has changed is told of like one that has ended: nothing was done.
+            backend.canceled(id, CancelMark::from(&canceled));
             Ok(canceled)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Asks for the end of many jobs, some hundred in a transaction. Errors: what was done before one stays done.
+    pub async fn cancel_many(self: &Arc<Self>, ids: Vec<JobId>) -> Result<Vec<(JobId, CancelMark)>, StoreError> {
+        let backend = Arc::clone(self);
+        let task = crate::supervise::spawn("cancel_many", async move {
+            let mut marks = Vec::with_capacity(ids.len());
+            for some in ids.chunks(CANCEL_BATCH) {
+                let told = backend.store.cancel_many(some, UnixMillis::now()).await?;
+                for (id, mark) in some.iter().copied().zip(told) {
+                    backend.canceled(id, mark);
+                    marks.push((id, mark));
+                }
+            }
+            Ok(marks)
+        });
+        task.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn canceled(&self, id: JobId, mark: CancelMark) {
+        match mark {
+            CancelMark::Requested => {
+                let _ = self.orders.send(Order::Cancel(id));
+                self.changed(id, false);
+            }
+            CancelMark::Ended => self.changed(id, true),
+            CancelMark::AlreadyEnded | CancelMark::Unknown => {}
+        }
     }
 
     /// Waits until a job has ended, at most for `limit`.

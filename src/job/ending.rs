@@ -26,6 +26,15 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// All there are.
+    pub const ALL: [Self; 6] =
+        [Self::Succeeded, Self::Failed, Self::TimedOut, Self::Canceled, Self::CellError, Self::Lost];
+
+    /// The verdict of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|verdict| verdict.name() == name)
+    }
+
     /// The stable lowercase name.
     pub const fn name(self) -> &'static str {
         match self {

@@ -6,17 +6,18 @@
 mod ending;
 mod fields;
 mod id;
+mod moment;
 mod phase;
 mod record;
 mod spec;
 mod units;
 
 pub use ending::{Cause, Ending, MismatchLine, Verdict};
+pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
-pub(crate) use fields::{shown, suggestion};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
 pub use phase::{IllegalStep, Phase, PhaseEvent};
-pub use record::{Job, LogTotals, Report, StreamTotals, Usage};
+pub use record::{Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
 pub(crate) use spec::check_labels;
 pub use spec::{
     Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules,

@@ -41,11 +41,13 @@ impl Phase {
         }
     }
 
+    /// All there are, in their order.
+    pub const ALL: [Self; 6] =
+        [Self::Queued, Self::Claimed, Self::Preparing, Self::Running, Self::Finishing, Self::Ended];
+
     /// The phase of that name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Queued, Self::Claimed, Self::Preparing, Self::Running, Self::Finishing, Self::Ended]
-            .into_iter()
-            .find(|phase| phase.name() == name)
+        Self::ALL.into_iter().find(|phase| phase.name() == name)
     }
 
     /// Goes to `next`, or says that no arrow leads there. Forward only, skipping allowed (a cell that fails to be made

@@ -2,6 +2,7 @@
 
 use super::{AttemptId, Cause, Ending, JobId, JobSpec, Millis, Phase, PhaseEvent, UnixMillis};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// What the job used, as the warden measured it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -68,6 +69,10 @@ pub struct Report {
 pub struct Job {
     /// Identity.
     pub id: JobId,
+    /// Counts its changes, from 1.
+    pub revision: u64,
+    /// The job that this one does again.
+    pub retry_of: Option<JobId>,
     /// Where it stands.
     pub phase: Phase,
     /// How it ended.
@@ -94,4 +99,39 @@ pub struct Job {
     pub receipt: Vec<(String, String)>,
     /// What the last try's log holds.
     pub log: LogTotals,
+}
+
+/// What a list says of a job: everything but its spec, history and receipt, which can be a megabyte each.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the fields are those of the job and of its spec")]
+pub struct JobSummary {
+    pub id: JobId,
+    pub name: Option<String>,
+    pub phase: Phase,
+    pub ending: Option<Ending>,
+    pub attempt: u32,
+    pub agent: Option<String>,
+    pub priority: i32,
+    pub labels: BTreeMap<String, String>,
+    pub submitted_at: UnixMillis,
+    pub started_at: Option<UnixMillis>,
+    pub ended_at: Option<UnixMillis>,
+}
+
+impl From<&Job> for JobSummary {
+    fn from(job: &Job) -> Self {
+        Self {
+            id: job.id,
+            name: job.spec.name().map(str::to_owned),
+            phase: job.phase,
+            ending: job.ending.clone(),
+            attempt: job.attempt,
+            agent: job.agent.clone(),
+            priority: job.spec.priority(),
+            labels: job.spec.labels().clone(),
+            submitted_at: job.submitted_at,
+            started_at: job.started_at,
+            ended_at: job.ended_at,
+        }
+    }
 }

@@ -13,6 +13,7 @@ pub use json::parse_json;
 use super::{ByteSize, Cpus, Millis, Problems};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// A script larger than this is refused: it belongs in the image or in an input file. Half of the API's 1 MiB body.
@@ -205,6 +206,24 @@ impl JobSpec {
             self = problems.or_value(self)?;
             self.idempotency_key = Some(key.to_owned());
         }
+        Ok(self)
+    }
+    /// The same spec for another job: a key is for one only.
+    #[must_use]
+    pub fn without_idempotency_key(self) -> Self {
+        Self { idempotency_key: None, ..self }
+    }
+
+    /// The same spec under a key made of what it asks for (the SHA-256 of its canonical document): two that ask for the
+    /// same are one job. Errors: it has a key of its own.
+    pub fn keyed_by_content(mut self) -> Result<Self, Problems> {
+        if self.idempotency_key.is_some() {
+            let fix = "leave out one of the two";
+            return Err(Problems::one("idempotency_key", "is given although the content is to be the key", fix));
+        }
+        let canonical = serde_json::to_vec(&self).expect("a spec has only string keys");
+        let digest: String = Sha256::digest(canonical).iter().map(|byte| format!("{byte:02x}")).collect();
+        self.idempotency_key = Some(format!("sha256:{digest}"));
         Ok(self)
     }
 }

@@ -1,11 +1,14 @@
 //! A store that ends with the process: for one job without a server, and the model that the other store is tested with.
 
+use super::batch;
+use super::daily::{Day, Days};
+use super::list::Sieve;
 use super::transition::Row;
 use super::{
-    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, ListFilter, NewJob, Renewal,
-    Standing, Store, StoreError, Submitted,
+    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, ListFilter,
+    NewJob, Renewal, Standing, Store, StoreError, Submitted,
 };
-use crate::job::{AttemptId, Job, JobId, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,6 +24,7 @@ struct Tables {
     by_key: HashMap<String, u64>,
     /// Priority, then age.
     queued: BTreeSet<(Reverse<i32>, u64)>,
+    days: Days,
     last_seq: u64,
     last_token: u64,
 }
@@ -30,7 +34,11 @@ impl Tables {
     fn change<T>(&mut self, id: JobId, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
         let seq = *self.by_id.get(&id)?;
         let row = self.rows.get_mut(&seq)?;
+        let was_open = row.job.phase != Phase::Ended;
         let result = change(row);
+        if was_open && row.job.phase == Phase::Ended {
+            self.days.ended(&row.job);
+        }
         let entry = (Reverse(row.job.spec.priority()), seq);
         if row.job.phase == Phase::Queued {
             self.queued.insert(entry)
@@ -38,6 +46,21 @@ impl Tables {
             self.queued.remove(&entry)
         };
         Some(result)
+    }
+}
+
+impl Tables {
+    fn create(&mut self, new: NewJob) -> Job {
+        self.last_seq += 1;
+        let seq = self.last_seq;
+        let row = Row::new(new);
+        let job = row.job.clone();
+        self.by_id.insert(job.id, seq);
+        self.by_key.extend(job.spec.idempotency_key().map(|key| (key.to_owned(), seq)));
+        self.queued.insert((Reverse(job.spec.priority()), seq));
+        self.days.submitted(&job);
+        self.rows.insert(seq, row);
+        job
     }
 }
 
@@ -65,15 +88,15 @@ impl Store for MemoryStore {
         if queued >= max_queued {
             return Ok(Submitted::QueueFull { queued });
         }
-        tables.last_seq += 1;
-        let seq = tables.last_seq;
-        let row = Row::new(job);
-        let job = row.job.clone();
-        tables.by_id.insert(job.id, seq);
-        tables.by_key.extend(key.map(|key| (key, seq)));
-        tables.queued.insert((Reverse(job.spec.priority()), seq));
-        tables.rows.insert(seq, row);
-        Ok(Submitted::Created(job))
+        Ok(Submitted::Created(tables.create(job)))
+    }
+
+    async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
+        let mut tables = self.tables();
+        let holder = |key: &str| tables.by_key.get(key).map(|seq| tables.rows[seq].job.clone());
+        let there = jobs.iter().map(|job| job.spec.idempotency_key().and_then(holder)).collect();
+        let queued = tables.queued.len() as u64;
+        batch::take_in(jobs, there, (queued, max_queued), partial, |job| Ok(tables.create(job)))
     }
 
     async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
@@ -143,6 +166,17 @@ impl Store for MemoryStore {
         Ok(self.tables().change(id, |row| row.cancel(now)).unwrap_or(Canceled::Unknown))
     }
 
+    async fn cancel_if(&self, id: JobId, revisions: &[u64], now: UnixMillis) -> Result<Canceled, StoreError> {
+        Ok(self.tables().change(id, |row| row.cancel_if(revisions, now)).unwrap_or(Canceled::Unknown))
+    }
+
+    async fn cancel_many(&self, ids: &[JobId], now: UnixMillis) -> Result<Vec<CancelMark>, StoreError> {
+        let mut tables = self.tables();
+        let one =
+            |id: &JobId| tables.change(*id, |row| CancelMark::from(&row.cancel(now))).unwrap_or(CancelMark::Unknown);
+        Ok(ids.iter().map(one).collect())
+    }
+
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         let mut tables = self.tables();
         let over = tables.rows.values().filter(|row| row.lease.is_some_and(|lease| lease.until <= now));
@@ -155,15 +189,15 @@ impl Store for MemoryStore {
         Ok(tables.by_id.get(&id).map(|seq| tables.rows[seq].job.clone()))
     }
 
-    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+    async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
         let tables = self.tables();
         let before = match filter.before {
             None => u64::MAX,
             Some(id) => tables.by_id.get(&id).copied().unwrap_or_default(),
         };
-        let jobs = tables.rows.range(..before).rev().map(|(_, row)| &row.job);
-        let wanted = jobs.filter(|job| filter.phase.is_none_or(|phase| job.phase == phase));
-        Ok(wanted.take(filter.limit as usize).cloned().collect())
+        let sieve = Sieve::new(&filter);
+        let jobs = tables.rows.range(..before).rev().map(|(_, row)| JobSummary::from(&row.job));
+        Ok(jobs.filter(|job| sieve.takes(job)).take(filter.limit as usize).collect())
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
@@ -172,6 +206,10 @@ impl Store for MemoryStore {
             *counts.of(row.job.phase) += 1;
         }
         Ok(counts)
+    }
+
+    async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
+        Ok(self.tables().days.from(from))
     }
 
     async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {

@@ -4,20 +4,30 @@
 //! and saves. Time is always an argument. Illegal, late and duplicate requests are refused or answered idempotently,
 //! never half done.
 
+mod batch;
+mod daily;
+mod list;
 mod memory;
 mod sqlite;
 mod transition;
 
+pub use batch::{Batch, CancelMark};
+pub use daily::{Day, Ended};
+pub use list::ListFilter;
 pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
-use crate::job::{AttemptId, Job, JobId, JobSpec, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use serde::Serialize;
+use std::borrow::Cow;
 use std::future::Future;
 use std::path::PathBuf;
 
 /// Most leases that one call of expire settles: it bounds the transaction that everybody else waits for.
 pub const EXPIRE_BATCH: u32 = 256;
+
+/// Most jobs that are to be canceled by one call, for the same reason.
+pub const CANCEL_BATCH: usize = 256;
 
 /// A store that cannot do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -30,7 +40,7 @@ pub enum StoreError {
         /// Why.
         reason: String,
         /// What to do.
-        fix: &'static str,
+        fix: Cow<'static, str>,
     },
     /// The database refused.
     #[error("queue: {0}")]
@@ -49,6 +59,8 @@ pub struct NewJob {
     pub spec: JobSpec,
     /// When.
     pub at: UnixMillis,
+    /// The job that this one does again.
+    pub retry_of: Option<JobId>,
 }
 
 /// What a submit came to.
@@ -149,6 +161,8 @@ pub enum Canceled {
     Requested(Box<Job>),
     /// It had ended before.
     AlreadyEnded(Box<Job>),
+    /// It has changed since the asker looked: nothing was done.
+    Changed(Box<Job>),
     /// There is no such job.
     Unknown,
 }
@@ -160,17 +174,6 @@ pub enum Expired {
     Requeued(JobId),
     /// No try was left, or its end was asked for.
     Ended(Box<Job>),
-}
-
-/// Which jobs to list.
-#[derive(Debug, Clone, Default)]
-pub struct ListFilter {
-    /// Only those in this phase.
-    pub phase: Option<Phase>,
-    /// Only those submitted before this one: the cursor of the page before.
-    pub before: Option<JobId>,
-    /// How many at most.
-    pub limit: u32,
 }
 
 /// Jobs by phase.
@@ -202,6 +205,13 @@ impl Counts {
 #[allow(missing_docs, reason = "each method is described by its answer's type")]
 pub trait Store: Send + Sync + 'static {
     fn submit(&self, job: NewJob, max_queued: u64) -> impl Future<Output = Result<Submitted, StoreError>> + Send;
+    /// All of them or, unless `partial`, none: when one cannot be taken in.
+    fn submit_all(
+        &self,
+        jobs: Vec<NewJob>,
+        max_queued: u64,
+        partial: bool,
+    ) -> impl Future<Output = Result<Batch, StoreError>> + Send;
     /// By priority, then by age.
     fn claim(&self, ask: ClaimAsk) -> impl Future<Output = Result<Vec<Claim>, StoreError>> + Send;
     /// One answer for each lease, in order.
@@ -239,6 +249,19 @@ pub trait Store: Send + Sync + 'static {
         attempts: &[(AttemptId, LeaseToken)],
     ) -> impl Future<Output = Result<Vec<Standing>, StoreError>> + Send;
     fn cancel(&self, id: JobId, now: UnixMillis) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
+    /// Like a cancel, for a job that still is at one of these revisions.
+    fn cancel_if(
+        &self,
+        id: JobId,
+        revisions: &[u64],
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
+    /// One answer for each job, in order; at most [`CANCEL_BATCH`] of them are to be asked for at once.
+    fn cancel_many(
+        &self,
+        ids: &[JobId],
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Vec<CancelMark>, StoreError>> + Send;
     /// Settles leases that ran out by `now`, at most [`EXPIRE_BATCH`] of them: more are due while [`Store::next_expiry`] is
     /// not in the future.
     fn expire(
@@ -248,8 +271,10 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<Expired>, StoreError>> + Send;
     fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
     /// Newest first.
-    fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<Job>, StoreError>> + Send;
+    fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<JobSummary>, StoreError>> + Send;
     fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
+    /// Days on which something happened, from this one on (counted from 1970), the oldest first.
+    fn daily(&self, from: u64) -> impl Future<Output = Result<Vec<Day>, StoreError>> + Send;
     /// When the next lease runs out.
     fn next_expiry(&self) -> impl Future<Output = Result<Option<UnixMillis>, StoreError>> + Send;
 }
@@ -275,6 +300,9 @@ macro_rules! either {
 impl Store for AnyStore {
     async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
         either!(self, store => store.submit(job, max_queued))
+    }
+    async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
+        either!(self, store => store.submit_all(jobs, max_queued, partial))
     }
     async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
         either!(self, store => store.claim(ask))
@@ -315,22 +343,33 @@ impl Store for AnyStore {
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
         either!(self, store => store.cancel(id, now))
     }
+    async fn cancel_if(&self, id: JobId, revisions: &[u64], now: UnixMillis) -> Result<Canceled, StoreError> {
+        either!(self, store => store.cancel_if(id, revisions, now))
+    }
+    async fn cancel_many(&self, ids: &[JobId], now: UnixMillis) -> Result<Vec<CancelMark>, StoreError> {
+        either!(self, store => store.cancel_many(ids, now))
+    }
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         either!(self, store => store.expire(now, max_attempts))
     }
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         either!(self, store => store.get(id))
     }
-    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
+    async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
         either!(self, store => store.list(filter))
     }
     async fn counts(&self) -> Result<Counts, StoreError> {
         either!(self, store => store.counts())
+    }
+    async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
+        either!(self, store => store.daily(from))
     }
     async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
         either!(self, store => store.next_expiry())
     }
 }
 
+#[cfg(test)]
+mod model_tests;
 #[cfg(test)]
 mod tests;

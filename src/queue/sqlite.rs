@@ -3,15 +3,21 @@
 //! One thread owns the writing connection and takes all commands that wait into one transaction, so a sync serves many;
 //! an answer is given after the commit. Another thread reads, so a list never waits behind a sync.
 
+mod list;
+mod migrate;
+mod open;
 mod rows;
+mod steps;
 mod worker;
 
+use super::batch;
+use super::daily::Day;
 use super::transition::Row;
 use super::{
-    Applied, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, ListFilter, NewJob, Renewal, Standing, Store,
-    StoreError, Submitted,
+    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, ListFilter, NewJob, Renewal,
+    Standing, Store, StoreError, Submitted,
 };
-use crate::job::{AttemptId, Job, JobId, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
 use worker::{Poster, Worker};
@@ -24,11 +30,11 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens, and makes if need be, the file. Errors: it cannot be opened, is damaged, or was written by a newer version;
-    /// each says what to do.
+    /// Opens, and makes if need be, the file; one that an older version wrote is backed up beside itself and taken
+    /// forward. Errors: it cannot be opened, is damaged, or was written by a newer version; each says what to do.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let writing = rows::open(path)?;
-        let reading = rows::open(path)?;
+        let writing = open::open(path)?;
+        let reading = open::open(path)?;
         Ok(Self { writer: Worker::grouping("queue writer", writing), reader: Worker::single("queue reader", reading) })
     }
 
@@ -104,6 +110,24 @@ impl Store for SqliteStore {
                 let row = Row::new(job);
                 rows::insert(db, &row)?;
                 Ok(Submitted::Created(row.job))
+            })
+            .await
+    }
+
+    async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
+        self.writer
+            .run(move |db| {
+                let mut there = Vec::with_capacity(jobs.len());
+                for job in &jobs {
+                    let holder = job.spec.idempotency_key().map(|key| rows::by_key(db, key)).transpose()?.flatten();
+                    there.push(holder.map(|row| row.job));
+                }
+                let queued = rows::count(db, Phase::Queued)?;
+                batch::take_in(jobs, there, (queued, max_queued), partial, |job| {
+                    let row = Row::new(job);
+                    rows::insert(db, &row)?;
+                    Ok(row.job)
+                })
             })
             .await
     }
@@ -191,6 +215,24 @@ impl Store for SqliteStore {
         Ok(self.change(id, move |row| row.cancel(now)).await?.unwrap_or(Canceled::Unknown))
     }
 
+    async fn cancel_if(&self, id: JobId, revisions: &[u64], now: UnixMillis) -> Result<Canceled, StoreError> {
+        let revisions = revisions.to_vec();
+        Ok(self.change(id, move |row| row.cancel_if(&revisions, now)).await?.unwrap_or(Canceled::Unknown))
+    }
+
+    async fn cancel_many(&self, ids: &[JobId], now: UnixMillis) -> Result<Vec<CancelMark>, StoreError> {
+        let ids = ids.to_vec();
+        self.writer
+            .run(move |db| {
+                let one = |id| {
+                    let mark = change_row(db, id, |row| CancelMark::from(&row.cancel(now)))?;
+                    Ok(mark.unwrap_or(CancelMark::Unknown))
+                };
+                ids.into_iter().map(one).collect()
+            })
+            .await
+    }
+
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         self.writer
             .run(move |db| {
@@ -208,8 +250,17 @@ impl Store for SqliteStore {
         self.reader.run(move |db| Ok(rows::load(db, id)?.map(|row| row.job))).await
     }
 
-    async fn list(&self, filter: ListFilter) -> Result<Vec<Job>, StoreError> {
-        self.reader.run(move |db| rows::list(db, &filter)).await
+    async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
+        let (most, mut found, mut rest) = (filter.limit as usize, Vec::new(), None);
+        loop {
+            let (filter, room) = (filter.clone(), most - found.len());
+            let slice = self.reader.run(move |db| list::slice(db, &filter, rest, room)).await?;
+            found.extend(slice.found);
+            rest = slice.rest;
+            if rest.is_none() || found.len() >= most {
+                return Ok(found);
+            }
+        }
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {
@@ -226,6 +277,10 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
+        self.reader.run(move |db| rows::days(db, from)).await
+    }
+
     async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
         self.reader
             .run(|db| {
@@ -236,3 +291,6 @@ impl Store for SqliteStore {
             .await
     }
 }
+
+#[cfg(test)]
+mod migrate_tests;

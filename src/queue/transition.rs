@@ -31,6 +31,8 @@ impl Row {
     pub(super) fn new(new: NewJob) -> Self {
         let job = Job {
             id: new.id,
+            revision: 1,
+            retry_of: new.retry_of,
             phase: Phase::Queued,
             ending: None,
             attempt: 0,
@@ -52,6 +54,7 @@ impl Row {
         let step = self.job.phase.step(phase);
         debug_assert!(step.is_ok(), "the callers look first: {step:?}");
         self.job.phase = phase;
+        self.job.revision += 1;
         if self.job.history.len() >= MAX_HISTORY {
             self.job.history.remove(1);
         }
@@ -170,8 +173,20 @@ impl Row {
             }
             Phase::Claimed | Phase::Preparing | Phase::Running | Phase::Finishing => {}
         }
-        self.job.cancel_requested = true;
+        if !self.job.cancel_requested {
+            self.job.cancel_requested = true;
+            self.job.revision += 1;
+        }
         Canceled::Requested(Box::new(self.job.clone()))
+    }
+
+    /// Cancels it if it is at one of these revisions.
+    pub(super) fn cancel_if(&mut self, revisions: &[u64], now: UnixMillis) -> Canceled {
+        if revisions.contains(&self.job.revision) {
+            self.cancel(now)
+        } else {
+            Canceled::Changed(Box::new(self.job.clone()))
+        }
     }
 
     /// Settles it if its lease ran out.

@@ -1,28 +1,23 @@
-//! Submit, list, get, cancel.
+//! Submit, get, cancel, retry.
 
 use super::App;
+use super::etag;
 use super::problem::ProblemDocument;
 use crate::backend::Waited;
-use crate::job::{Ending, Job, JobId, JobSpec, Millis, Phase, UnixMillis, parse_json};
-use crate::queue::{Canceled, ListFilter, Submitted};
-use axum::Json;
+use crate::job::{Job, JobId, JobSpec, Millis, Problems, parse_json};
+use crate::queue::{Canceled, Submitted};
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use serde::Deserialize;
 use std::time::Duration;
 
-/// Longest page of a list.
-const MOST_LISTED: u32 = 500;
-/// Page of a list when none is asked for.
-const LISTED: u32 = 50;
 /// Jobs leave the queue every second or so; a client that waits this long finds room or learns that there is none.
 const QUEUE_FULL_RETRY_SECONDS: u64 = 5;
 
-type Answer<T> = Result<T, ProblemDocument>;
+pub(super) type Answer<T> = Result<T, ProblemDocument>;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,52 +27,28 @@ pub(super) struct WaitQuery {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ListQuery {
-    phase: Option<String>,
-    before: Option<String>,
-    limit: Option<u32>,
+pub(super) struct SubmitQuery {
+    wait: Option<String>,
+    dedupe: Option<String>,
 }
 
-/// What a list says of a job: everything but its spec, history and receipt, which can be a megabyte each.
-#[derive(Debug, Serialize)]
-struct JobSummary {
-    id: JobId,
-    name: Option<String>,
-    phase: Phase,
-    ending: Option<Ending>,
-    attempt: u32,
-    agent: Option<String>,
-    priority: i32,
-    labels: BTreeMap<String, String>,
-    submitted_at: UnixMillis,
-    started_at: Option<UnixMillis>,
-    ended_at: Option<UnixMillis>,
-}
+/// Whether a submit's idempotency key is to be made of what it asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Dedupe(bool);
 
-impl From<Job> for JobSummary {
-    fn from(job: Job) -> Self {
-        Self {
-            id: job.id,
-            name: job.spec.name().map(str::to_owned),
-            phase: job.phase,
-            ending: job.ending,
-            attempt: job.attempt,
-            agent: job.agent,
-            priority: job.spec.priority(),
-            labels: job.spec.labels().clone(),
-            submitted_at: job.submitted_at,
-            started_at: job.started_at,
-            ended_at: job.ended_at,
+impl Dedupe {
+    /// Reads `?dedupe=content`, or the header `Jobcell-Dedupe: content`.
+    pub(super) fn read(asked: Option<&str>, headers: &HeaderMap) -> Answer<Self> {
+        match asked.or(headers.get("jobcell-dedupe").map(|value| value.to_str().unwrap_or_default())) {
+            None => Ok(Self(false)),
+            Some("content") => Ok(Self(true)),
+            Some(_) => Err(ProblemDocument::new("bad_query", "dedupe: write content, or leave it out")),
         }
     }
-}
 
-/// A page of jobs.
-#[derive(Debug, Serialize)]
-pub(super) struct JobList {
-    jobs: Vec<JobSummary>,
-    /// The `before` of the next page; absent on the last one.
-    next: Option<JobId>,
+    pub(super) fn apply(self, spec: JobSpec) -> Result<JobSpec, Problems> {
+        if self.0 { spec.keyed_by_content() } else { Ok(spec) }
+    }
 }
 
 pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Answer<T> {
@@ -100,41 +71,57 @@ impl WaitQuery {
     }
 }
 
-pub(super) async fn submit(
-    State(app): State<App>,
-    wait: Result<Query<WaitQuery>, QueryRejection>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer<Response> {
-    let wait = query(wait)?.limit(app.settings.wait_max)?;
-    let body = body.map_err(|error| match error.status() {
+/// A request's body. Errors: it is too large, or was cut off.
+pub(super) fn body(app: &App, body: Result<Bytes, BytesRejection>) -> Answer<Bytes> {
+    body.map_err(|error| match error.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             ProblemDocument::new("body_too_large", format!("at most {} bytes are taken", app.settings.max_body))
         }
         _ => ProblemDocument::new("bad_body", error.body_text()),
-    })?;
-    let spec = read_spec(&app, &headers, &body)?;
-    let (status, job) = match app.backend.submit(spec).await? {
-        Submitted::Created(job) => {
-            app.metrics.jobs_submitted_total.inc();
-            (StatusCode::CREATED, job)
-        }
-        Submitted::Existing(job) => (StatusCode::OK, job),
-        Submitted::KeyConflict(id) => {
-            let detail = format!("the key belongs to job {id}, whose spec is another one");
-            return Err(ProblemDocument::new("key_conflict", detail));
-        }
-        Submitted::QueueFull { queued } => {
-            let detail = format!("{queued} jobs wait already; nothing was created");
-            return Err(ProblemDocument::new("queue_full", detail).retry_after(QUEUE_FULL_RETRY_SECONDS));
-        }
-    };
-    let location = format!("/v1/jobs/{}", job.id);
+    })
+}
+
+pub(super) async fn submit(
+    State(app): State<App>,
+    asked: Result<Query<SubmitQuery>, QueryRejection>,
+    headers: HeaderMap,
+    received: Result<Bytes, BytesRejection>,
+) -> Answer<Response> {
+    let SubmitQuery { wait, dedupe } = query(asked)?;
+    let wait = WaitQuery { wait }.limit(app.settings.wait_max)?;
+    let dedupe = Dedupe::read(dedupe.as_deref(), &headers)?;
+    let spec = read_spec(&app, &headers, &body(&app, received)?)?;
+    let spec = dedupe.apply(spec).map_err(|problems| ProblemDocument::spec(&problems))?;
+    let (created, job) = taken_in(app.backend.submit(spec).await?)?;
+    if created {
+        app.metrics.jobs_submitted_total.inc();
+    }
     let job = match wait {
         Some(limit) => waited(&app, job.id, limit).await?,
         None => job,
     };
-    Ok((status, [(header::LOCATION, location)], Json(job)).into_response())
+    Ok(located(if created { StatusCode::CREATED } else { StatusCode::OK }, job))
+}
+
+/// The job, and whether it is new. Errors: it was not taken in.
+pub(super) fn taken_in(submitted: Submitted) -> Answer<(bool, Job)> {
+    match submitted {
+        Submitted::Created(job) => Ok((true, job)),
+        Submitted::Existing(job) => Ok((false, job)),
+        Submitted::KeyConflict(id) => {
+            let detail = format!("the key belongs to job {id}, whose spec is another one");
+            Err(ProblemDocument::new("key_conflict", detail))
+        }
+        Submitted::QueueFull { queued } => {
+            let detail = format!("{queued} jobs wait already; nothing was created");
+            Err(ProblemDocument::new("queue_full", detail).retry_after(QUEUE_FULL_RETRY_SECONDS))
+        }
+    }
+}
+
+fn located(status: StatusCode, job: Job) -> Response {
+    let location = format!("/v1/jobs/{}", job.id);
+    ([(header::LOCATION, location)], etag::answer(status, job)).into_response()
 }
 
 fn read_spec(app: &App, headers: &HeaderMap, body: &Bytes) -> Answer<JobSpec> {
@@ -168,44 +155,39 @@ pub(super) async fn get(
     State(app): State<App>,
     Path(id): Path<String>,
     wait: Result<Query<WaitQuery>, QueryRejection>,
-) -> Answer<Json<Job>> {
+    headers: HeaderMap,
+) -> Answer<Response> {
     let id = job_id(&id)?;
-    match query(wait)?.limit(app.settings.wait_max)? {
-        Some(limit) => waited(&app, id, limit).await.map(Json),
-        None => app.backend.get(id).await?.map(Json).ok_or_else(|| not_found(id)),
-    }
+    let job = match query(wait)?.limit(app.settings.wait_max)? {
+        Some(limit) => waited(&app, id, limit).await?,
+        None => app.backend.get(id).await?.ok_or_else(|| not_found(id))?,
+    };
+    Ok(etag::answer_if_new(&headers, job))
 }
 
-pub(super) async fn list(
-    State(app): State<App>,
-    asked: Result<Query<ListQuery>, QueryRejection>,
-) -> Answer<Json<JobList>> {
-    let asked = query(asked)?;
-    let phase = asked.phase.as_deref().map(|name| {
-        Phase::named(name).ok_or_else(|| {
-            ProblemDocument::new("bad_query", "phase: one of queued, claimed, preparing, running, finishing, ended")
-        })
-    });
-    let before = asked.before.as_deref().map(job_id).transpose()?;
-    let limit = asked.limit.unwrap_or(LISTED);
-    if !(1..=MOST_LISTED).contains(&limit) {
-        return Err(ProblemDocument::new("bad_query", format!("limit: choose between 1 and {MOST_LISTED}")));
-    }
-    // One more than asked for, to know whether there is a next page.
-    let filter = ListFilter { phase: phase.transpose()?, before, limit: limit + 1 };
-    let mut jobs = app.backend.list(filter).await?;
-    let more = jobs.len() > limit as usize;
-    jobs.truncate(limit as usize);
-    let next = jobs.last().map(|job| job.id).filter(|_| more);
-    Ok(Json(JobList { jobs: jobs.into_iter().map(JobSummary::from).collect(), next }))
-}
-
-pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>) -> Answer<(StatusCode, Json<Job>)> {
+pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Answer<Response> {
     let id = job_id(&id)?;
-    match app.backend.cancel(id).await? {
-        Canceled::Ended(job) | Canceled::AlreadyEnded(job) => Ok((StatusCode::OK, Json(*job))),
+    match app.backend.cancel_if(id, etag::wanted_revisions(&headers)).await? {
+        Canceled::Ended(job) | Canceled::AlreadyEnded(job) => Ok(etag::answer(StatusCode::OK, *job)),
         // Its agent is told; the end comes with the agent's report.
-        Canceled::Requested(job) => Ok((StatusCode::ACCEPTED, Json(*job))),
+        Canceled::Requested(job) => Ok(etag::answer(StatusCode::ACCEPTED, *job)),
+        Canceled::Changed(job) => {
+            let detail = format!("job {id} is {} by now, at revision {}; it was not canceled", job.phase, job.revision);
+            Err(ProblemDocument::new("precondition_failed", detail))
+        }
         Canceled::Unknown => Err(not_found(id)),
     }
+}
+
+/// The same again, as a new job.
+pub(super) async fn retry(State(app): State<App>, Path(id): Path<String>) -> Answer<Response> {
+    let id = job_id(&id)?;
+    let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
+    if job.ending.is_none() {
+        let detail = format!("job {id} is {}; cancel it or wait for its end, and then retry it", job.phase);
+        return Err(ProblemDocument::new("not_ended", detail));
+    }
+    let (_, job) = taken_in(app.backend.retry(job).await?)?;
+    app.metrics.jobs_submitted_total.inc();
+    Ok(located(StatusCode::CREATED, job))
 }

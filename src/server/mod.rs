@@ -5,11 +5,17 @@
 
 mod agents;
 mod auth;
+mod bulk;
+mod etag;
 mod health;
 mod jobs;
+mod list;
 mod live;
 mod logs;
 mod problem;
+mod report;
+mod stats;
+mod tail;
 mod unread;
 
 pub use agents::{AgentKeys, KeyError};
@@ -82,9 +88,14 @@ pub fn router(
     let sessions = agents::Sessions::default();
     let app = App(Arc::new(Shared { backend, health, metrics, key, agent_keys, sessions, settings, viewers, stop }));
     let v1 = Router::new()
-        .route("/v1/jobs", post(jobs::submit).get(jobs::list))
+        .route("/v1/jobs", post(jobs::submit).get(list::list))
+        .route("/v1/jobs/bulk", post(bulk::submit))
+        .route("/v1/jobs/bulk-cancel", post(bulk::cancel))
         .route("/v1/jobs/{id}", get(jobs::get))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/retry", post(jobs::retry))
+        .route("/v1/jobs/{id}/report", get(report::read))
+        .route("/v1/stats/daily", get(stats::daily))
         .route("/v1/jobs/{id}/logs", get(logs::read))
         .route("/v1/jobs/{id}/logs/live", get(live::follow))
         .merge(agents::for_people())

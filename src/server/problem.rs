@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 18] = [
+pub const ERROR_CODES: [(&str, u16, &str); 20] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("bad_query", 400, "a query parameter cannot be read"),
     ("bad_id", 400, "the id in the path is not a job's id"),
@@ -25,6 +25,8 @@ pub const ERROR_CODES: [(&str, u16, &str); 18] = [
     ("agent_taken", 409, "another installation uses this agent's key and is alive"),
     ("session_unknown", 409, "the agent has to register (again)"),
     ("protocol_unsupported", 409, "agent and server have no version of the protocol in common"),
+    ("not_ended", 409, "the job has not ended, and only one that has can be retried"),
+    ("precondition_failed", 412, "the job has changed since it had the tag in If-Match"),
     ("queue_full", 429, "queue.max_queued jobs wait; Retry-After says when to try again"),
     ("unavailable", 503, "the queue, the log or a stream cannot be had at the moment"),
 ];
@@ -43,7 +45,7 @@ pub struct ProblemDocument {
     pub code: &'static str,
     /// What happened here.
     pub detail: String,
-    /// For `bad_spec`: every problem.
+    /// For what has several parts that can be wrong, as a spec or a query: every problem.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<Problem>,
     #[serde(skip)]
@@ -63,7 +65,19 @@ impl ProblemDocument {
         let count = problems.iter().count();
         let detail =
             format!("{count} problem{} in the job spec; nothing was created", if count == 1 { "" } else { "s" });
-        Self { problems: problems.iter().cloned().collect(), ..Self::new("bad_spec", detail) }
+        Self::new("bad_spec", detail).listing(problems.iter().cloned().collect())
+    }
+
+    /// Everything that is wrong with a query.
+    pub(super) fn query(problems: &Problems) -> Self {
+        let count = problems.iter().count();
+        let detail = format!("{count} problem{} in the query", if count == 1 { "" } else { "s" });
+        Self::new("bad_query", detail).listing(problems.iter().cloned().collect())
+    }
+
+    /// The document with its parts, each wrong by itself.
+    pub(super) fn listing(self, problems: Vec<Problem>) -> Self {
+        Self { problems, ..self }
     }
 
     pub(super) fn retry_after(mut self, seconds: u64) -> Self {

@@ -9,6 +9,7 @@ mod commands;
 mod docs;
 mod engine_faults;
 mod fleet;
+mod listing;
 mod output;
 mod ranks;
 mod stage;

@@ -1,120 +1,27 @@
-//! The schema, and jobs as rows: what is searched for has a column, the rest is one JSON document.
+//! Jobs as rows: what is searched for has a column, the rest is one JSON document.
 //!
 //! Specs lie in a table of their own, because SQLite writes rows whole, and a spec can be a megabyte that never changes.
 //! A row that does not read back (a damaged file, a spec that a later version no longer accepts) is *parked*: left out
 //! of claims and expiries, so it delays no other job, with the reason kept beside it.
 
-use crate::job::{Cause, Ending, Job, JobId, JobSpec, LeaseToken, LogTotals, Phase, PhaseEvent, UnixMillis, Usage};
+use crate::job::{
+    Cause, Ending, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, Phase, PhaseEvent, UnixMillis, Usage,
+};
+use crate::queue::EXPIRE_BATCH;
+use crate::queue::daily::{Day, Ended};
 use crate::queue::transition::{Lease, Row};
-use crate::queue::{EXPIRE_BATCH, ListFilter, StoreError};
 use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
-use std::time::Duration;
 
-/// Version of the schema, kept in the file.
-const SCHEMA_VERSION: i64 = 1;
-/// "JCQ" and a number in the file's header: this is a jobcell queue and no other program's database.
-const APPLICATION_ID: i64 = 0x4A43_5101;
-/// A file of at most so many pages (64 MiB) is checked whole when it is opened; that takes well under a second.
-const CHECKED_PAGES: i64 = 16_384;
-
-const SCHEMA: &str = "
-CREATE TABLE jobs (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    phase TEXT NOT NULL,
-    priority INTEGER NOT NULL,
-    token INTEGER,
-    lease_until INTEGER,
-    idempotency_key TEXT UNIQUE,
-    state TEXT NOT NULL,
-    parked TEXT
-) STRICT;
-CREATE TABLE specs (seq INTEGER PRIMARY KEY REFERENCES jobs (seq), spec TEXT NOT NULL) STRICT;
-CREATE INDEX claim_order ON jobs (priority DESC, seq) WHERE phase = 'queued' AND parked IS NULL;
-CREATE INDEX expiry ON jobs (lease_until) WHERE lease_until IS NOT NULL AND parked IS NULL;
-CREATE INDEX open_jobs ON jobs (phase, seq) WHERE phase <> 'ended';
-CREATE TABLE counts (phase TEXT PRIMARY KEY, jobs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-INSERT INTO counts VALUES ('queued', 0), ('claimed', 0), ('preparing', 0), ('running', 0), ('finishing', 0), ('ended', 0);
-CREATE TRIGGER count_insert AFTER INSERT ON jobs BEGIN
-    UPDATE counts SET jobs = jobs + 1 WHERE phase = new.phase;
-END;
-CREATE TRIGGER count_move AFTER UPDATE OF phase ON jobs WHEN old.phase <> new.phase BEGIN
-    UPDATE counts SET jobs = jobs - 1 WHERE phase = old.phase;
-    UPDATE counts SET jobs = jobs + 1 WHERE phase = new.phase;
-END;
-CREATE TABLE tokens (last INTEGER NOT NULL) STRICT;
-INSERT INTO tokens VALUES (0);
-";
-
-/// Opens a connection; the first one makes the schema.
-pub(super) fn open(path: &Path) -> Result<Connection, StoreError> {
-    let failed = |reason: String, fix| StoreError::Open { path: path.to_owned(), reason, fix };
-    let damaged = "restore it from a backup, or move it away to start with an empty queue";
-    let plain = |error: rusqlite::Error| match error.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
-            failed(format!("it is damaged: {error}"), damaged)
-        }
-        _ => {
-            failed(error.to_string(), "check that the folder exists, is writable, and that nothing else uses the file")
-        }
-    };
-    // Made here for its mode: specs can hold secrets. SQLite gives its journals the mode of the file.
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(|error| {
-        failed(error.to_string(), "check that the folder exists, is writable, and belongs to this user")
-    })?;
-    let mut db = Connection::open(path).map_err(plain)?;
-    db.busy_timeout(Duration::from_secs(5)).map_err(plain)?;
-    // Whose file it is comes first: nothing of another program's database is changed.
-    let owner: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(plain)?;
-    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(plain)?;
-    if owner != APPLICATION_ID && (owner != 0 || tables != 0) {
-        return Err(failed("it is the database of another program".to_owned(), "start with another data_dir"));
-    }
-    db.pragma_update(None, "journal_mode", "WAL").map_err(plain)?;
-    db.pragma_update(None, "synchronous", "FULL").map_err(plain)?;
-    db.pragma_update(None, "foreign_keys", "ON").map_err(plain)?;
-    db.set_prepared_statement_cache_capacity(64);
-    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(plain)?;
-    match version {
-        SCHEMA_VERSION => {}
-        0 => {
-            let transaction = db.transaction().map_err(plain)?;
-            transaction.execute_batch(SCHEMA).map_err(plain)?;
-            transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(plain)?;
-            transaction.pragma_update(None, "user_version", SCHEMA_VERSION).map_err(plain)?;
-            transaction.commit().map_err(plain)?;
-        }
-        newer => {
-            let reason = format!("it has schema version {newer}, and this program knows up to {SCHEMA_VERSION}");
-            return Err(failed(reason, "run the newer program again, or start with another data_dir"));
-        }
-    }
-    let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(plain)?;
-    if pages <= CHECKED_PAGES {
-        let found: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(plain)?;
-        if found != "ok" {
-            return Err(failed(format!("it is damaged: {found}"), damaged));
-        }
-    }
-    Ok(db)
-}
-
-/// Everything of a job that is never searched for.
+/// Everything of a job that is neither searched for nor shown in a list.
 #[derive(Serialize, Deserialize)]
 struct State {
-    attempt: u32,
     tries: u32,
     cancel_requested: bool,
-    agent: Option<String>,
-    submitted_at: UnixMillis,
-    started_at: Option<UnixMillis>,
-    ended_at: Option<UnixMillis>,
-    cause: Option<Cause>,
+    /// Absent in rows that were written before there were retries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retry_of: Option<JobId>,
     history: Vec<PhaseEvent>,
     usage: Option<Usage>,
     receipt: Vec<(String, String)>,
@@ -124,14 +31,9 @@ struct State {
 fn state_json(row: &Row) -> rusqlite::Result<String> {
     let job = &row.job;
     let state = State {
-        attempt: job.attempt,
         tries: row.tries,
         cancel_requested: job.cancel_requested,
-        agent: job.agent.clone(),
-        submitted_at: job.submitted_at,
-        started_at: job.started_at,
-        ended_at: job.ended_at,
-        cause: job.ending.as_ref().map(|ending| ending.cause.clone()),
+        retry_of: job.retry_of,
         history: job.history.clone(),
         usage: job.usage,
         receipt: job.receipt.clone(),
@@ -145,8 +47,9 @@ fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
 }
 
 /// A job with its spec. An outer join: a job whose spec is missing must be found, to be parked.
-const SELECT: &str = "SELECT id, phase, token, lease_until, spec, state, jobs.seq FROM jobs \
-                      LEFT JOIN specs ON specs.seq = jobs.seq";
+const SELECT: &str = "SELECT id, phase, token, lease_until, spec, state, jobs.seq, \
+                      attempt, agent, submitted_at, started_at, ended_at, cause, revision \
+                      FROM jobs LEFT JOIN specs ON specs.seq = jobs.seq";
 
 fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     fn read<T: for<'a> Deserialize<'a>>(at: usize, text: &str) -> rusqlite::Result<T> {
@@ -158,6 +61,11 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     let text = |at: usize| row.get_ref(at)?.as_str().map(str::to_owned).map_err(rusqlite::Error::from);
     let state: State = read(5, &text(5)?)?;
     let spec: JobSpec = read(4, &text(4)?)?;
+    let cause: Option<Cause> = match row.get::<_, Option<String>>(12)? {
+        Some(cause) => Some(read(12, &cause)?),
+        None => None,
+    };
+    let moment = |at: usize| Ok::<_, rusqlite::Error>(row.get::<_, Option<u64>>(at)?.map(UnixMillis::new));
     let phase = text(1)?;
     let phase = Phase::named(&phase).ok_or_else(|| bad(1, format!("there is no phase {phase}")))?;
     let lease = match (row.get::<_, Option<u64>>(2)?, row.get::<_, Option<u64>>(3)?) {
@@ -166,14 +74,16 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
     };
     let job = Job {
         id: text(0)?.parse().map_err(|error: crate::job::BadId| bad(0, error.to_string()))?,
+        revision: row.get(13)?,
+        retry_of: state.retry_of,
         phase,
-        ending: state.cause.map(Ending::from),
-        attempt: state.attempt,
+        ending: cause.map(Ending::from),
+        attempt: row.get(7)?,
         cancel_requested: state.cancel_requested,
-        agent: state.agent,
-        submitted_at: state.submitted_at,
-        started_at: state.started_at,
-        ended_at: state.ended_at,
+        agent: row.get(8)?,
+        submitted_at: UnixMillis::new(row.get(9)?),
+        started_at: moment(10)?,
+        ended_at: moment(11)?,
         spec,
         history: state.history,
         usage: state.usage,
@@ -193,30 +103,50 @@ pub(super) fn by_key(db: &Connection, key: &str) -> rusqlite::Result<Option<Row>
 
 pub(super) fn insert(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let job = &row.job;
-    db.prepare_cached("INSERT INTO jobs (id, phase, priority, idempotency_key, state) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![
-            job.id.to_string(),
-            job.phase.name(),
-            job.spec.priority(),
-            job.spec.idempotency_key(),
-            state_json(row)?
-        ])?;
-    db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?
-        .execute(params![db.last_insert_rowid(), json(&job.spec)?])
-        .map(drop)
+    db.prepare_cached(
+        "INSERT INTO jobs (id, phase, priority, idempotency_key, state, name, submitted_at) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?
+    .execute(params![
+        job.id.to_string(),
+        job.phase.name(),
+        job.spec.priority(),
+        job.spec.idempotency_key(),
+        state_json(row)?,
+        job.spec.name(),
+        job.submitted_at.as_u64()
+    ])?;
+    let seq = db.last_insert_rowid();
+    db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?.execute(params![seq, json(&job.spec)?])?;
+    for (key, value) in job.spec.labels() {
+        let mut insert = db.prepare_cached("INSERT INTO labels (seq, key, value) VALUES (?1, ?2, ?3)")?;
+        insert.execute(params![seq, key, value])?;
+    }
+    Ok(())
 }
 
 pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let job = &row.job;
-    db.prepare_cached("UPDATE jobs SET phase = ?2, token = ?3, lease_until = ?4, state = ?5 WHERE id = ?1")?
-        .execute(params![
-            job.id.to_string(),
-            job.phase.name(),
-            row.lease.map(|lease| lease.token.0),
-            row.lease.map(|lease| lease.until.as_u64()),
-            state_json(row)?
-        ])
-        .map(drop)
+    let cause = job.ending.as_ref().map(|ending| json(&ending.cause)).transpose()?;
+    db.prepare_cached(
+        "UPDATE jobs SET phase = ?2, token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
+         started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12 WHERE id = ?1",
+    )?
+    .execute(params![
+        job.id.to_string(),
+        job.phase.name(),
+        row.lease.map(|lease| lease.token.0),
+        row.lease.map(|lease| lease.until.as_u64()),
+        state_json(row)?,
+        job.attempt,
+        job.agent,
+        job.started_at.map(UnixMillis::as_u64),
+        job.ended_at.map(UnixMillis::as_u64),
+        job.ending.as_ref().map(|ending| ending.verdict.name()),
+        cause,
+        job.revision
+    ])
+    .map(drop)
 }
 
 pub(super) fn first_queued(db: &Connection, most: u32) -> rusqlite::Result<Vec<Row>> {
@@ -243,7 +173,7 @@ pub(super) fn first_queued(db: &Connection, most: u32) -> rusqlite::Result<Vec<R
 }
 
 /// Tells what is wrong with a row (inner) from what is wrong with the database (outer).
-fn readable<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
+pub(super) fn readable<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
     match read {
         Ok(value) => Ok(Ok(value)),
         Err(
@@ -287,31 +217,25 @@ pub(super) fn count(db: &Connection, phase: Phase) -> rusqlite::Result<u64> {
     db.prepare_cached("SELECT jobs FROM counts WHERE phase = ?1")?.query_row([phase.name()], |row| row.get(0))
 }
 
-pub(super) fn list(db: &Connection, filter: &ListFilter) -> rusqlite::Result<Vec<Job>> {
-    let before = match filter.before {
-        None => i64::MAX,
-        Some(id) => db
-            .prepare_cached("SELECT seq FROM jobs WHERE id = ?1")?
-            .query_row([id.to_string()], |row| row.get(0))
-            .optional()?
-            .unwrap_or(0),
+pub(super) fn days(db: &Connection, from: u64) -> rusqlite::Result<Vec<Day>> {
+    let mut statement = db.prepare_cached(
+        "SELECT day, submitted, succeeded, failed, timed_out, canceled, cell_error, lost, run_ms FROM days \
+         WHERE day >= ?1 ORDER BY day",
+    )?;
+    let day = |row: &rusqlite::Row<'_>| {
+        Ok(Day {
+            number: row.get(0)?,
+            submitted: row.get(1)?,
+            ended: Ended {
+                succeeded: row.get(2)?,
+                failed: row.get(3)?,
+                timed_out: row.get(4)?,
+                canceled: row.get(5)?,
+                cell_error: row.get(6)?,
+                lost: row.get(7)?,
+            },
+            run: Millis::new(row.get(8)?),
+        })
     };
-    // Unfinished phases have an index of their own. Most jobs have ended: walking back finds those at once.
-    let of_phase = match filter.phase {
-        None => String::new(),
-        Some(Phase::Ended) => "AND phase = 'ended'".to_owned(),
-        Some(open) => format!("AND phase = '{}' AND phase <> 'ended'", open.name()),
-    };
-    let query = format!("{SELECT} WHERE jobs.seq < ?1 {of_phase} ORDER BY jobs.seq DESC LIMIT ?2");
-    let mut statement = db.prepare_cached(&query)?;
-    let mut found = statement.query(params![before, filter.limit])?;
-    let mut jobs = Vec::new();
-    while let Some(found) = found.next()? {
-        match readable(row(found))? {
-            Ok(row) => jobs.push(row.job),
-            // It must not hide the others; asked for by its id, it answers with what is wrong.
-            Err(reason) => tracing::warn!(reason, "a stored job cannot be read; it is left out of a list"),
-        }
-    }
-    Ok(jobs)
+    statement.query_map([from], day)?.collect()
 }

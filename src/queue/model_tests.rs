@@ -1,0 +1,200 @@
+//! A random walk in which both stores must give the same answers.
+
+use super::tests::{ask, at, new, report, sqlite};
+use super::*;
+use crate::job::Verdict;
+use proptest::prelude::*;
+
+#[derive(Debug, Clone)]
+enum Op {
+    Submit(i32, Option<u8>),
+    Claim(u32),
+    Renew(usize),
+    Advance(usize, usize),
+    Complete(usize),
+    Release(usize),
+    Cancel(usize),
+    Expire,
+    Wait(u64),
+    /// Priority and key of each, and whether some may be left out.
+    SubmitAll(Vec<(i32, Option<u8>)>, bool),
+    CancelIf(usize, u64),
+    CancelMany(Vec<usize>),
+    /// What is asked for, and which job it comes after.
+    List(ListFilter, Option<usize>),
+}
+
+/// A filter as somebody might ask; its moments are counted from the walk's beginning.
+fn filter() -> impl Strategy<Value = ListFilter> {
+    let phases = prop::collection::vec(prop::sample::select(&Phase::ALL[..]), 0..3);
+    let verdict = prop::option::weighted(0.2, prop::sample::select(&Verdict::ALL[..]));
+    let label = prop::sample::select(&[("team", "Blue"), ("team", "red"), ("team", "blue"), ("priority", "1")][..]);
+    let labels = prop::collection::vec(label.prop_map(|(key, value)| (key.to_owned(), value.to_owned())), 0..3);
+    let moment = || prop::option::weighted(0.2, (0u64..400).prop_map(at));
+    let text = prop::sample::select(&["SPÄTE", "arbeit 2", "BLUE", "018b", "nowhere", "0"][..]).prop_map(str::to_owned);
+    (phases, verdict, labels, moment(), moment(), prop::option::weighted(0.3, text), 0u32..6).prop_map(
+        |(phases, verdict, labels, submitted_after, submitted_before, text, limit)| ListFilter {
+            phases,
+            verdict,
+            labels,
+            submitted_after,
+            submitted_before,
+            text,
+            before: None,
+            limit,
+        },
+    )
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        3 => (-2..=2, prop::option::of(0u8..4)).prop_map(|(priority, key)| Op::Submit(priority, key)),
+        3 => (1u32..4).prop_map(Op::Claim),
+        1 => (0usize..20).prop_map(Op::Renew),
+        3 => (0usize..20, 0usize..6).prop_map(|(claim, phase)| Op::Advance(claim, phase)),
+        2 => (0usize..20).prop_map(Op::Complete),
+        1 => (0usize..20).prop_map(Op::Release),
+        1 => (0usize..20).prop_map(Op::Cancel),
+        1 => Just(Op::Expire),
+        2 => (0u64..80).prop_map(Op::Wait),
+        // Some walks go over several days.
+        1 => Just(Op::Wait(40_000_000)),
+        2 => (prop::collection::vec((-2..=2, prop::option::of(0u8..4)), 0..5), any::<bool>())
+            .prop_map(|(jobs, partial)| Op::SubmitAll(jobs, partial)),
+        1 => (0usize..20, 1u64..6).prop_map(|(job, revision)| Op::CancelIf(job, revision)),
+        1 => prop::collection::vec(0usize..20, 0..4).prop_map(Op::CancelMany),
+        3 => (filter(), prop::option::weighted(0.3, 0usize..20)).prop_map(|(filter, before)| Op::List(filter, before)),
+    ]
+}
+
+/// Runs one operation on a store; the answer as text is what must agree.
+async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: &mut Vec<Claim>) -> String {
+    let held = |n: usize| claims.get(n % claims.len().max(1)).map(|claim| (claim.attempt, claim.token));
+    match op {
+        Op::Submit(..) => format!("{:?}", store.submit(jobs.last().expect("made").clone(), 6).await),
+        Op::Claim(max) => {
+            let found = store.claim(ask(*max, now)).await.expect("claims");
+            for claim in &found {
+                assert!(claims.iter().all(|before| before.token < claim.token), "tokens only grow");
+                assert!(claims.iter().all(|before| before.attempt != claim.attempt), "an attempt is handed out once");
+            }
+            let text = format!("{found:?}");
+            claims.extend(found);
+            text
+        }
+        Op::Renew(n) => {
+            format!("{:?}", store.renew(&held(*n).into_iter().collect::<Vec<_>>(), Millis::new(50), at(now)).await)
+        }
+        Op::Advance(n, phase) => match held(*n) {
+            Some((attempt, token)) => {
+                format!("{:?}", store.advance(attempt, token, Phase::ALL[*phase], at(now), "test").await)
+            }
+            None => String::new(),
+        },
+        Op::Complete(n) => match held(*n) {
+            Some((attempt, token)) => format!("{:?}", store.complete(&report(attempt), token, at(now)).await),
+            None => String::new(),
+        },
+        Op::Release(n) => match held(*n) {
+            Some((attempt, token)) => format!("{:?}", store.release(attempt, token, at(now), "test").await),
+            None => String::new(),
+        },
+        Op::Cancel(n) => match jobs.get(n % jobs.len().max(1)) {
+            Some(job) => format!("{:?}", store.cancel(job.id, at(now)).await),
+            None => String::new(),
+        },
+        Op::SubmitAll(specs, partial) => {
+            let before = store.counts().await.expect("counts");
+            let batch =
+                store.submit_all(jobs[jobs.len() - specs.len()..].to_vec(), 6, *partial).await.expect("answers");
+            let after = store.counts().await.expect("counts");
+            let created = match &batch {
+                Batch::TakenIn(answers) => {
+                    assert_eq!(answers.len(), specs.len());
+                    answers.iter().filter(|answer| matches!(answer, Submitted::Created(_))).count()
+                }
+                Batch::Refused(places) => {
+                    assert!(!partial && !places.is_empty());
+                    0
+                }
+            };
+            assert_eq!(after.queued - before.queued, created as u64);
+            format!("{batch:?}")
+        }
+        Op::CancelIf(n, revision) => match jobs.get(n % jobs.len().max(1)) {
+            Some(job) => format!("{:?}", store.cancel_if(job.id, &[*revision, *revision + 2], at(now)).await),
+            None => String::new(),
+        },
+        Op::CancelMany(places) => {
+            let ids: Vec<_> = places.iter().filter_map(|n| jobs.get(n % jobs.len().max(1))).map(|job| job.id).collect();
+            format!("{:?}", store.cancel_many(&ids, at(now)).await)
+        }
+        Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
+        Op::Wait(_) => String::new(),
+        Op::List(filter, before) => {
+            // A job that was refused is not there: a cursor that leads nowhere.
+            let before = before.and_then(|n| jobs.get(n % jobs.len().max(1))).map(|job| job.id);
+            let filter = ListFilter { before, ..filter.clone() };
+            let found = store.list(filter.clone()).await.expect("lists");
+            assert!(found.len() <= filter.limit as usize && found.windows(2).all(|two| two[0].id > two[1].id));
+            for summary in &found {
+                let job = store.get(summary.id).await.expect("reads").expect("is there");
+                assert_eq!(*summary, JobSummary::from(&job));
+            }
+            format!("{found:?}")
+        }
+    }
+}
+
+/// The sum of the fields.
+fn total(numbers: &impl Serialize) -> u64 {
+    let json = serde_json::to_value(numbers).expect("serialises");
+    json.as_object().expect("a map").values().filter_map(serde_json::Value::as_u64).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn both_stores_agree(ops in prop::collection::vec(op(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            let (_dir, file) = sqlite();
+            let memory = MemoryStore::new();
+            let (mut now, mut jobs, mut first, mut second) = (0, Vec::new(), Vec::new(), Vec::new());
+            for op in &ops {
+                now += 1;
+                match op {
+                    Op::Wait(ms) => now += ms,
+                    Op::Submit(priority, key) => {
+                        let retry_of = jobs.first().map(|job: &NewJob| job.id).filter(|_| *priority == 2);
+                        let job = new(now, *priority, key.map(|key| format!("k{key}")).as_deref());
+                        jobs.push(NewJob { retry_of, ..job });
+                    }
+                    Op::SubmitAll(specs, _) => {
+                        for (priority, key) in specs {
+                            now += 1;
+                            jobs.push(new(now, *priority, key.map(|key| format!("k{key}")).as_deref()));
+                        }
+                    }
+                    _ => {}
+                }
+                let one = apply(&file, op, now, &jobs, &mut first).await;
+                let two = apply(&memory, op, now, &jobs, &mut second).await;
+                assert_eq!(one, two, "{op:?}");
+            }
+            for job in &jobs {
+                assert_eq!(file.get(job.id).await.expect("reads"), memory.get(job.id).await.expect("reads"));
+            }
+            assert_eq!(file.counts().await.expect("counts"), memory.counts().await.expect("counts"));
+            assert_eq!(file.next_expiry().await.expect("reads"), memory.next_expiry().await.expect("reads"));
+            let days = file.daily(0).await.expect("reads");
+            assert_eq!(days, memory.daily(0).await.expect("reads"));
+            let ended: u64 = days.iter().map(|day| total(&day.ended)).sum();
+            let submitted: u64 = days.iter().map(|day| day.submitted).sum();
+            let counts = memory.counts().await.expect("counts");
+            assert_eq!((ended, submitted), (counts.ended, total(&counts)));
+            let all = ListFilter { limit: 100, ..ListFilter::default() };
+            assert_eq!(file.list(all.clone()).await.expect("lists"), memory.list(all).await.expect("lists"));
+        });
+    }
+}

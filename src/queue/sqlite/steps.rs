@@ -1,0 +1,163 @@
+//! The schema as numbered steps: a new file goes through all of them, an older one through those it lacks.
+//!
+//! A step that was released is never edited, and never reads a job as the program of today does: what a row means may
+//! change after it. A row that a step cannot read is passed over: it must not keep the others from going on.
+
+use super::migrate::Step;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value;
+
+/// Every step; the version of a file is how many of them it has behind it.
+pub(super) const STEPS: &[Step] = &[
+    Step { what: "jobs, counts and tokens", run: |db| db.execute_batch(BEGINNING) },
+    Step { what: "columns and labels for lists", run: for_lists },
+    Step { what: "revisions", run: |db| db.execute_batch(REVISIONS) },
+    Step { what: "days", run: |db| db.execute_batch(DAYS) },
+];
+
+const BEGINNING: &str = "
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    phase TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    token INTEGER,
+    lease_until INTEGER,
+    idempotency_key TEXT UNIQUE,
+    state TEXT NOT NULL,
+    parked TEXT
+) STRICT;
+CREATE TABLE specs (seq INTEGER PRIMARY KEY REFERENCES jobs (seq), spec TEXT NOT NULL) STRICT;
+CREATE INDEX claim_order ON jobs (priority DESC, seq) WHERE phase = 'queued' AND parked IS NULL;
+CREATE INDEX expiry ON jobs (lease_until) WHERE lease_until IS NOT NULL AND parked IS NULL;
+CREATE INDEX open_jobs ON jobs (phase, seq) WHERE phase <> 'ended';
+CREATE TABLE counts (phase TEXT PRIMARY KEY, jobs INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+INSERT INTO counts VALUES ('queued', 0), ('claimed', 0), ('preparing', 0), ('running', 0), ('finishing', 0), ('ended', 0);
+CREATE TRIGGER count_insert AFTER INSERT ON jobs BEGIN
+    UPDATE counts SET jobs = jobs + 1 WHERE phase = new.phase;
+END;
+CREATE TRIGGER count_move AFTER UPDATE OF phase ON jobs WHEN old.phase <> new.phase BEGIN
+    UPDATE counts SET jobs = jobs - 1 WHERE phase = old.phase;
+    UPDATE counts SET jobs = jobs + 1 WHERE phase = new.phase;
+END;
+CREATE TABLE tokens (last INTEGER NOT NULL) STRICT;
+INSERT INTO tokens VALUES (0);
+";
+
+const REVISIONS: &str = "ALTER TABLE jobs ADD COLUMN revision INTEGER NOT NULL DEFAULT 1";
+
+/// Numbers of each day of UTC, kept by triggers in the transaction of what they count.
+const DAYS: &str = "
+CREATE TABLE days (
+    day INTEGER PRIMARY KEY,
+    submitted INTEGER NOT NULL DEFAULT 0,
+    succeeded INTEGER NOT NULL DEFAULT 0,
+    failed INTEGER NOT NULL DEFAULT 0,
+    timed_out INTEGER NOT NULL DEFAULT 0,
+    canceled INTEGER NOT NULL DEFAULT 0,
+    cell_error INTEGER NOT NULL DEFAULT 0,
+    lost INTEGER NOT NULL DEFAULT 0,
+    run_ms INTEGER NOT NULL DEFAULT 0
+) STRICT;
+INSERT INTO days (day, submitted) SELECT submitted_at / 86400000, count(*) FROM jobs GROUP BY 1;
+INSERT INTO days (day, succeeded, failed, timed_out, canceled, cell_error, lost, run_ms)
+    SELECT ended_at / 86400000, sum(verdict IS 'succeeded'), sum(verdict IS 'failed'), sum(verdict IS 'timed_out'),
+        sum(verdict IS 'canceled'), sum(verdict IS 'cell_error'), sum(verdict IS 'lost'),
+        sum(max(0, ended_at - ifnull(started_at, ended_at)))
+    FROM jobs WHERE phase = 'ended' AND ended_at IS NOT NULL GROUP BY 1
+    ON CONFLICT (day) DO UPDATE SET succeeded = excluded.succeeded, failed = excluded.failed,
+        timed_out = excluded.timed_out, canceled = excluded.canceled, cell_error = excluded.cell_error,
+        lost = excluded.lost, run_ms = excluded.run_ms;
+CREATE TRIGGER day_submitted AFTER INSERT ON jobs BEGIN
+    INSERT INTO days (day, submitted) VALUES (new.submitted_at / 86400000, 1)
+        ON CONFLICT (day) DO UPDATE SET submitted = submitted + 1;
+END;
+CREATE TRIGGER day_ended AFTER UPDATE OF phase ON jobs
+WHEN old.phase <> 'ended' AND new.phase = 'ended' AND new.ended_at IS NOT NULL BEGIN
+    INSERT INTO days (day, succeeded, failed, timed_out, canceled, cell_error, lost, run_ms)
+        VALUES (new.ended_at / 86400000, new.verdict IS 'succeeded', new.verdict IS 'failed',
+            new.verdict IS 'timed_out', new.verdict IS 'canceled', new.verdict IS 'cell_error', new.verdict IS 'lost',
+            max(0, new.ended_at - ifnull(new.started_at, new.ended_at)))
+        ON CONFLICT (day) DO UPDATE SET succeeded = succeeded + excluded.succeeded, failed = failed + excluded.failed,
+            timed_out = timed_out + excluded.timed_out, canceled = canceled + excluded.canceled,
+            cell_error = cell_error + excluded.cell_error, lost = lost + excluded.lost,
+            run_ms = run_ms + excluded.run_ms;
+END;
+";
+
+/// What lists show, filter and sort by moves out of the JSON documents.
+const FOR_LISTS: &str = "
+ALTER TABLE jobs ADD COLUMN name TEXT;
+ALTER TABLE jobs ADD COLUMN attempt INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN agent TEXT;
+ALTER TABLE jobs ADD COLUMN submitted_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE jobs ADD COLUMN started_at INTEGER;
+ALTER TABLE jobs ADD COLUMN ended_at INTEGER;
+ALTER TABLE jobs ADD COLUMN verdict TEXT;
+ALTER TABLE jobs ADD COLUMN cause TEXT;
+CREATE TABLE labels (
+    seq INTEGER NOT NULL REFERENCES jobs (seq),
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (seq, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX label_order ON labels (key, value, seq);
+CREATE INDEX verdict_order ON jobs (verdict) WHERE verdict IS NOT NULL;
+CREATE INDEX submitted ON jobs (submitted_at);
+";
+
+fn for_lists(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(FOR_LISTS)?;
+    let mut next = db.prepare(
+        "SELECT jobs.seq, state, spec FROM jobs LEFT JOIN specs ON specs.seq = jobs.seq \
+         WHERE jobs.seq > ?1 ORDER BY jobs.seq LIMIT 1",
+    )?;
+    let mut fill = db.prepare(
+        "UPDATE jobs SET name = ?2, attempt = ?3, agent = ?4, submitted_at = ?5, started_at = ?6, ended_at = ?7, \
+         verdict = ?8, cause = ?9 WHERE seq = ?1",
+    )?;
+    let mut label = db.prepare("INSERT INTO labels (seq, key, value) VALUES (?1, ?2, ?3)")?;
+    let mut last = 0;
+    loop {
+        let found = next.query_row([last], |row| {
+            let json = |at| row.get_ref(at).ok().and_then(|text| serde_json::from_str(text.as_str().ok()?).ok());
+            Ok((row.get::<_, i64>(0)?, json(1).unwrap_or(Value::Null), json(2).unwrap_or(Value::Null)))
+        });
+        let Some((seq, state, spec)) = found.optional()? else { return Ok(()) };
+        last = seq;
+        let cause = Some(&state["cause"]).filter(|cause| cause.is_object());
+        fill.execute(params![
+            seq,
+            spec["name"].as_str(),
+            state["attempt"].as_i64().unwrap_or(0),
+            state["agent"].as_str(),
+            state["submitted_at"].as_i64().unwrap_or(0),
+            state["started_at"].as_i64(),
+            state["ended_at"].as_i64(),
+            cause.and_then(verdict_of),
+            cause.map(Value::to_string)
+        ])?;
+        for (key, value) in spec["labels"].as_object().into_iter().flatten() {
+            if let Some(value) = value.as_str() {
+                label.execute(params![seq, key, value])?;
+            }
+        }
+    }
+}
+
+/// The verdict of a cause, as version 1 had it.
+fn verdict_of(cause: &Value) -> Option<&'static str> {
+    Some(match cause["code"].as_str()? {
+        "exit_code" if cause["exit_code"] == 0 => "succeeded",
+        "exit_code"
+        | "signal"
+        | "out_of_memory"
+        | "program_not_found"
+        | "program_not_executable"
+        | "workdir_unusable" => "failed",
+        "timeout" => "timed_out",
+        "canceled" => "canceled",
+        "lease_expired" | "agent_lost" => "lost",
+        _ => "cell_error",
+    })
+}

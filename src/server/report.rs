@@ -1,0 +1,244 @@
+//! The report of one job, for people: what it was, when, how long in each phase, how it ended, what it used, and its
+//! last lines.
+//!
+//! Owns what a report says and how it reads. Reads the log and writes the report on a blocking thread; keeps nothing.
+
+use super::App;
+use super::jobs::{self, Answer, job_id, not_found};
+use super::logs::log_problem;
+use super::problem::ProblemDocument;
+use super::tail::{self, Line};
+use crate::job::{AttemptId, Ending, Job, JobId, LogTotals, Millis, Phase, Program, Source, UnixMillis, Usage};
+use crate::logstore::LogError;
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// Facts of a receipt that a report shows; the job has all of them.
+const FACTS: [&str; 8] =
+    ["uid", "cap_eff", "no_new_privs", "seccomp", "root_readonly", "interfaces", "memory_limit_bytes", "pids_limit"];
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReportQuery {
+    format: Option<String>,
+}
+
+/// A phase with the time that the job spent in it.
+#[derive(Debug, Serialize)]
+struct Stay {
+    attempt: u32,
+    phase: Phase,
+    at: UnixMillis,
+    /// Absent for the phase it is in.
+    for_ms: Option<u64>,
+    reason: String,
+}
+
+/// What a receipt comes to.
+#[derive(Debug, Serialize)]
+struct ReceiptSummary {
+    /// How many facts there are.
+    facts: usize,
+    /// The most telling ones.
+    shown: BTreeMap<String, String>,
+    /// Calls that were tried from inside and failed, as they must.
+    refused_calls: usize,
+    /// Calls that did not fail.
+    allowed_calls: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    id: JobId,
+    name: Option<String>,
+    retry_of: Option<JobId>,
+    what: String,
+    limits: String,
+    labels: BTreeMap<String, String>,
+    phase: Phase,
+    agent: Option<String>,
+    attempt: u32,
+    submitted_at: UnixMillis,
+    started_at: Option<UnixMillis>,
+    ended_at: Option<UnixMillis>,
+    phases: Vec<Stay>,
+    ending: Option<Ending>,
+    usage: Option<Usage>,
+    receipt: ReceiptSummary,
+    log: LogTotals,
+    last_lines: Vec<Line>,
+}
+
+pub(super) async fn read(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    asked: Result<Query<ReportQuery>, QueryRejection>,
+) -> Answer<Response> {
+    let asked = jobs::query(asked)?;
+    let text = match asked.format.as_deref() {
+        None | Some("text") => true,
+        Some("json") => false,
+        Some(_) => return Err(ProblemDocument::new("bad_query", "format: text or json")),
+    };
+    let id = job_id(&id)?;
+    let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
+    let logs = app.backend.logs().clone();
+    let made = tokio::task::spawn_blocking(move || {
+        let lines = match logs.reader(AttemptId::new(job.id, job.attempt)) {
+            Ok(mut reader) => tail::last_lines(&mut reader, job.log.frames)?,
+            // It never ran.
+            Err(LogError::Missing(_)) => Vec::new(),
+            Err(error) => return Err(error),
+        };
+        let report = Report::new(job, lines);
+        Ok(if text { Made::Text(report.text()) } else { Made::Json(Json(report).into_response()) })
+    });
+    match made.await.expect("making a report does not panic").map_err(|error| log_problem(&error))? {
+        Made::Text(text) => Ok(([("content-type", "text/plain; charset=utf-8")], text).into_response()),
+        Made::Json(response) => Ok(response),
+    }
+}
+
+enum Made {
+    Text(String),
+    Json(Response),
+}
+
+impl Report {
+    fn new(job: Job, last_lines: Vec<Line>) -> Self {
+        let next = job.history.iter().skip(1).map(|event| Some(event.at)).chain([None]);
+        let stay = |(event, next): (&crate::job::PhaseEvent, Option<UnixMillis>)| Stay {
+            attempt: event.attempt,
+            phase: event.phase,
+            at: event.at,
+            for_ms: next.map(|next| next.since(event.at).as_u64()),
+            reason: event.reason.clone(),
+        };
+        let resources = job.spec.resources();
+        Self {
+            id: job.id,
+            name: job.spec.name().map(str::to_owned),
+            retry_of: job.retry_of,
+            what: what(&job),
+            limits: format!(
+                "cpu {}, memory {}, pids {}, timeout {}",
+                resources.cpu,
+                resources.memory,
+                resources.pids,
+                job.spec.timeout()
+            ),
+            labels: job.spec.labels().clone(),
+            phase: job.phase,
+            attempt: job.attempt,
+            submitted_at: job.submitted_at,
+            started_at: job.started_at,
+            ended_at: job.ended_at,
+            phases: job.history.iter().zip(next).map(stay).collect(),
+            usage: job.usage,
+            receipt: ReceiptSummary::of(&job.receipt),
+            agent: job.agent,
+            ending: job.ending,
+            log: job.log,
+            last_lines,
+        }
+    }
+
+    /// The report as a page of text. What comes from the job is escaped: it must not steer a terminal.
+    fn text(&self) -> String {
+        let mut out = String::new();
+        let mut line = |key: &str, value: String| {
+            let _ = writeln!(out, "{key:<11}{}", tail::printable(&value));
+        };
+        line("job", self.id.to_string());
+        self.name.iter().for_each(|name| line("name", name.clone()));
+        self.retry_of.iter().for_each(|old| line("retry of", old.to_string()));
+        line("what", self.what.clone());
+        line("limits", self.limits.clone());
+        if !self.labels.is_empty() {
+            let labels: Vec<_> = self.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            line("labels", labels.join(", "));
+        }
+        line("submitted", self.submitted_at.to_string());
+        self.started_at.iter().for_each(|at| line("started", at.to_string()));
+        self.ended_at.iter().for_each(|at| line("ended", at.to_string()));
+        self.agent.iter().for_each(|agent| line("agent", format!("{agent}, attempt {}", self.attempt)));
+        match &self.ending {
+            None => line("phase", format!("{}, not ended yet", self.phase)),
+            Some(ending) => {
+                line("outcome", format!("{}: {}", ending.verdict.name(), ending.message));
+                line("cause", ending.cause.code().to_owned());
+                ending.hint.iter().for_each(|hint| line("hint", hint.clone()));
+            }
+        }
+        if let Some(usage) = self.usage {
+            let seconds = |micros: u64| format!("{}.{:03} s", micros / 1_000_000, micros / 1000 % 1000);
+            let (user, system) = (seconds(usage.cpu_user_us), seconds(usage.cpu_system_us));
+            let peak = usage.peak_memory_bytes >> 20;
+            line("use", format!("{} wall, {user} user, {system} system, {peak} MiB peak", usage.wall));
+        }
+        let log = &self.log;
+        let complete = match (&self.ending, log.complete) {
+            (None, _) => "still open",
+            (_, true) => "complete",
+            (_, false) => "incomplete",
+        };
+        line("output", format!("{} bytes stdout, {} bytes stderr, {complete}", log.stdout.bytes, log.stderr.bytes));
+        let receipt = &self.receipt;
+        if receipt.facts > 0 {
+            let shown: Vec<_> = receipt.shown.iter().map(|(key, value)| format!("{key} {value}")).collect();
+            line("isolation", format!("{} facts; {}", receipt.facts, shown.join(", ")));
+            line("", format!("{} calls refused; allowed: {}", receipt.refused_calls, none_or(&receipt.allowed_calls)));
+        }
+        out.push_str("\nphases\n");
+        for stay in &self.phases {
+            let span = stay.for_ms.map_or_else(String::new, |span| Millis::new(span).to_string());
+            let (at, phase, reason) = (stay.at, stay.phase.name(), tail::printable(&stay.reason));
+            let _ = writeln!(out, "  {at}  {:>3}  {phase:<10} {span:>12}  {reason}", stay.attempt);
+        }
+        if !self.last_lines.is_empty() {
+            let _ = writeln!(out, "\nlast {} lines of output", self.last_lines.len());
+            for line in &self.last_lines {
+                let mark = if line.stream == "stderr" { '!' } else { ' ' };
+                let _ = writeln!(out, " {mark} {}", tail::printable(&line.text));
+            }
+        }
+        out
+    }
+}
+
+impl ReceiptSummary {
+    fn of(receipt: &[(String, String)]) -> Self {
+        let tries = || receipt.iter().filter(|(key, _)| key.starts_with("try."));
+        let allowed: Vec<_> = tries().filter(|(_, got)| got == "ok").map(|(key, _)| key[4..].to_owned()).collect();
+        let shown = receipt.iter().filter(|(key, _)| FACTS.contains(&key.as_str())).cloned().collect();
+        Self { facts: receipt.len(), shown, refused_calls: tries().count() - allowed.len(), allowed_calls: allowed }
+    }
+}
+
+fn none_or(names: &[String]) -> String {
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
+/// What runs, in a line. Scripts are told by their first line.
+fn what(job: &Job) -> String {
+    let from = match job.spec.source() {
+        Source::Image(image) => format!("image {image}"),
+        Source::Preset(preset) => format!("preset {preset}"),
+    };
+    match job.spec.program() {
+        Program::Script { text, .. } => {
+            let first = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+            let lines = match text.lines().count() {
+                1 => "a line".to_owned(),
+                count => format!("{count} lines"),
+            };
+            format!("{from}: script of {lines}: {}", tail::shortened(first.trim(), 100))
+        }
+        Program::Command(argv) => format!("{from}: command {}", tail::shortened(&argv.join(" "), 200)),
+    }
+}
