@@ -6,8 +6,8 @@
 mod raw;
 
 use futures_util::StreamExt;
-use jobcell::job::{Cause, JobId, JobSpec, LogTotals, Millis, Report, SpecRules, UnixMillis};
-use jobcell::queue::{ClaimAsk, NewJob, SqliteStore, Store, Submitted};
+use jobcell::job::{ByteSize, Capacity, Cause, Cpus, JobId, JobSpec, LogTotals, Millis, Report, SpecRules, UnixMillis};
+use jobcell::queue::{ClaimAsk, NewJob, Profile, SqliteStore, Store, Submitted};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -64,6 +64,19 @@ fn percentile(values: &mut [f64], percent: usize) -> f64 {
 
 fn ms(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
+}
+
+fn ask() -> ClaimAsk {
+    let capacity = Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: ByteSize::from_mib(16_384) };
+    let profile = Profile { presets: vec!["bash".to_owned()], capacity, ..Profile::default() };
+    ClaimAsk {
+        agent: "bench".into(),
+        profile: Some(profile),
+        free: capacity,
+        max: 1,
+        lease: Millis::from_secs(60),
+        now: UnixMillis::now(),
+    }
 }
 
 // ---- cold starts ----
@@ -167,8 +180,7 @@ async fn add(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
 /// Submit, claim, complete: three durable transitions.
 async fn whole(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
     add(store, spec).await?;
-    let ask = ClaimAsk { agent: "bench".into(), max: 1, lease: Millis::from_secs(60), now: UnixMillis::now() };
-    let claim = store.claim(ask).await?.pop().ok_or("nothing to claim")?;
+    let claim = store.claim(ask()).await?.claims.pop().ok_or("nothing to claim")?;
     let report = Report {
         attempt: claim.attempt,
         cause: Cause::ExitCode { exit_code: 0 },
@@ -192,8 +204,7 @@ async fn queue(short: bool) -> Outcome<()> {
         let mut times = Vec::new();
         for _ in 0..if short { 200 } else { 500 } {
             let begun = Instant::now();
-            let ask = ClaimAsk { agent: "bench".into(), max: 1, lease: Millis::from_secs(60), now: UnixMillis::now() };
-            store.claim(ask).await?;
+            store.claim(ask()).await?;
             times.push(ms(begun.elapsed()));
             add(&store, &spec).await?;
         }

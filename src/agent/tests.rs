@@ -34,7 +34,12 @@ fn stage_on(slots: u32, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Sta
     let backend = Embedded::new(store(dir.path()), logs, queue);
     let executor = Scripted::default();
     let settings = AgentSettings {
-        announcement: crate::protocol::agent::Announcement::default(),
+        // It has not the preset that it says: what a backend hands out by mistake is refused by the agent.
+        announcement: crate::protocol::agent::Announcement {
+            presets: vec!["none".into()],
+            capacity: Capacity { slots, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) },
+            ..Default::default()
+        },
         capacity: Capacity { slots, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) },
         claim_batch: 16,
         grace: Millis::from_secs(2),
@@ -144,8 +149,34 @@ async fn every_way_a_cell_can_fail_has_its_own_cause() {
     assert!(matches!(stage.ended(id).await.ending.expect("ended").cause, Cause::ImageMissing { .. }));
     let id = stage.submit_with(json!({"preset": "none", "command": ["x"]})).await;
     assert!(matches!(stage.ended(id).await.ending.expect("ended").cause, Cause::PresetMissing { .. }));
-    let id = stage.submit_with(json!({"image": "x", "command": ["x"], "resources": {"memory": "2GiB"}})).await;
-    assert!(matches!(stage.ended(id).await.ending.expect("ended").cause, Cause::TooLarge { .. }));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_no_agent_can_run_waits_and_says_why() {
+    let stage = stage(1);
+    let explained = async |id| stage.backend.explain(id).await.expect("reads").expect("is there");
+    let large = stage.submit_with(json!({"image": "x", "command": ["x"], "resources": {"memory": "2GiB"}})).await;
+    let elsewhere = json!({"image": "x", "command": ["x"], "requires": {"labels": {"zone": "eu"}}});
+    let elsewhere = stage.submit_with(elsewhere).await;
+    // Behind the two that wait, and not delayed by them.
+    let fits = stage.submit(&["echo", "1"]).await;
+    assert_eq!(stage.ended(fits).await.ending.expect("ended").verdict, Verdict::Succeeded);
+    let told = explained(large).await;
+    assert_eq!((told.code.as_str(), told.ahead), ("no_agent_suits", Some(0)), "{told:?}");
+    assert!(told.reason.contains("2GiB of memory are asked for, and it has 1GiB in all"), "{}", told.reason);
+    let told = explained(elsewhere).await;
+    assert!(told.reason.contains("it has no label zone, and eu is required"), "{}", told.reason);
+    let running = stage.submit(&["sleep", "500000"]).await;
+    stage.phase(running, Phase::Running).await;
+    let behind = stage.submit(&["echo", "1"]).await;
+    assert_eq!(explained(behind).await.code, "no_room");
+    assert!(explained(running).await.reason.contains("agent a has it"));
+    assert!(explained(fits).await.reason.contains("it has ended"));
+    for id in [running, behind, large, elsewhere] {
+        stage.backend.cancel(id).await.expect("cancels");
+    }
+    stage.ended(running).await;
     stage.close().await;
 }
 

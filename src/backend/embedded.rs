@@ -1,5 +1,6 @@
 //! The backend in the same process as its agent.
 
+use super::explain::{Explanation, explain};
 use super::waiting::Waiting;
 use super::{Ask, Intake, IntakeError, Roster};
 use crate::job::{
@@ -8,10 +9,11 @@ use crate::job::{
 use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
-    AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, Day, Expired,
-    ListFilter, NewJob, Renewal, Standing, Store, StoreError, Submitted,
+    AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Day,
+    Expired, ListFilter, NewJob, Renewal, Standing, Store, StoreError, Submitted,
 };
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -70,6 +72,8 @@ pub struct Embedded {
     intake: Arc<Intake>,
     roster: Roster,
     waiting: Waiting,
+    /// A claim has left something in the queue that suits its agent.
+    held_back: AtomicBool,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
 }
@@ -80,8 +84,8 @@ impl Embedded {
         let (changes, _) = broadcast::channel(CHANGES);
         let (orders, _) = broadcast::channel(ORDERS);
         let intake = Arc::new(Intake::new(logs.clone()));
-        let (roster, waiting) = (Roster::default(), Waiting::default());
-        Arc::new(Self { store, logs, settings, intake, roster, waiting, changes, orders })
+        let (roster, waiting, held_back) = (Roster::default(), Waiting::default(), AtomicBool::new(false));
+        Arc::new(Self { store, logs, settings, intake, roster, waiting, held_back, changes, orders })
     }
 
     /// Where output is kept. An agent in this process writes here too.
@@ -133,8 +137,8 @@ impl Embedded {
             let at = UnixMillis::now();
             let job = NewJob { id: JobId::new(at), spec, at, retry_of };
             let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
-            if matches!(submitted, Submitted::Created(_)) {
-                backend.waiting.wake_one();
+            if let Submitted::Created(job) = &submitted {
+                backend.waiting.wake_for(&job.spec);
             }
             Ok(submitted)
         });
@@ -149,7 +153,7 @@ impl Embedded {
             let new = |spec| NewJob { id: JobId::new(at), spec, at, retry_of: None };
             let jobs = specs.into_iter().map(new).collect();
             let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await?;
-            backend.waiting.wake_one();
+            backend.waiting.wake_all();
             Ok(batch)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
@@ -267,20 +271,27 @@ impl Embedded {
     pub async fn claim(&self, agent: &str, ask: &Ask, stop: &CancellationToken) -> Result<Vec<Claim>, StoreError> {
         self.roster.heard(agent, Some(&ask.load), UnixMillis::now());
         let until = tokio::time::Instant::now() + ask.wait;
+        let profile = self.roster.profile(agent);
         // In the row before the first look: a submit between look and wait wakes it.
-        let place = self.waiting.enter();
+        let place = self.waiting.enter(agent, profile.clone(), ask.free);
         loop {
             let max = self.share(ask.max, place.row_length()).await?;
-            let lease = self.settings.lease;
-            let claims =
-                self.store.claim(ClaimAsk { agent: agent.to_owned(), max, lease, now: UnixMillis::now() }).await?;
+            let (lease, now, agent, profile) =
+                (self.settings.lease, UnixMillis::now(), agent.to_owned(), profile.clone());
+            let asked = ClaimAsk { agent, profile, free: place.free(), max, lease, now };
+            let Claims { claims, held_back } = self.store.claim(asked).await?;
+            if held_back {
+                self.held_back.store(true, Ordering::Release);
+            }
             if !claims.is_empty() {
                 for claim in &claims {
                     self.changed(claim.attempt.job, false);
                 }
                 drop(place);
-                // There may be more than was taken; whoever else waits looks too.
-                self.waiting.wake_one();
+                if claims.len() == max as usize {
+                    // There may be more than was taken; whoever else waits looks too.
+                    self.waiting.wake_all();
+                }
                 return Ok(claims);
             }
             tokio::select! {
@@ -289,6 +300,20 @@ impl Embedded {
                 () = stop.cancelled() => return Ok(Vec::new()),
             }
         }
+    }
+
+    /// Something ended or went back: what was held back for it may go now.
+    fn made_room(&self) {
+        if self.held_back.swap(false, Ordering::AcqRel) {
+            self.waiting.wake_all();
+        }
+    }
+
+    /// Why a job stands where it stands; `None` when there is no such job.
+    pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, StoreError> {
+        let Some(job) = self.store.get(id).await? else { return Ok(None) };
+        let place = if job.phase == Phase::Queued { self.store.place(id).await? } else { None };
+        Ok(Some(explain(&job, place.as_ref(), &self.roster.list(UnixMillis::now()))))
     }
 
     /// How many jobs one agent takes when others wait too: an equal part of what is queued, rounded up.
@@ -339,7 +364,11 @@ impl Embedded {
     /// Gives a terminal report, of an agent that wrote the output into this log store itself.
     pub async fn report(&self, report: &Report, token: LeaseToken) -> Result<Reported, StoreError> {
         let completion = self.store.complete(report, token, UnixMillis::now()).await?;
+        if let Completion::Applied(job) = &completion {
+            self.waiting.freed(job.agent.as_deref().unwrap_or_default(), job.spec.resources());
+        }
         self.changed(report.attempt.job, true);
+        self.made_room();
         Ok(match completion {
             Completion::Applied(_) => Reported::Applied,
             Completion::AlreadyEnded => Reported::AlreadyEnded,
@@ -394,7 +423,7 @@ impl Embedded {
         let applied = self.store.release(attempt, token, UnixMillis::now(), reason).await?;
         // A release ends a job whose end was asked for.
         self.changed(attempt.job, true);
-        self.waiting.wake_one();
+        self.waiting.wake_all();
         Ok(step(applied))
     }
 
@@ -433,7 +462,7 @@ impl Embedded {
                         let closed = tokio::task::spawn_blocking(move || intake.abandon(id));
                         closed.await.expect("ending a log does not panic");
                         self.changed(id, ended);
-                        self.waiting.wake_one();
+                        self.waiting.wake_all();
                     }
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),

@@ -5,6 +5,7 @@
 //! jobcell server elsewhere. Must never know how a job runs.
 
 mod embedded;
+mod explain;
 mod http;
 mod intake;
 mod local;
@@ -12,10 +13,11 @@ mod roster;
 mod waiting;
 
 pub use embedded::{Change, Embedded, Order, QueueSettings, Waited};
+pub use explain::{AgentView, Explanation};
 pub use http::{Http, HttpSettings};
 pub use intake::{Intake, IntakeError};
 pub use local::Local;
-pub use roster::{AgentEntry, Registration, Roster, SessionError};
+pub use roster::{AgentEntry, AgentState, Registration, Roster, SessionError};
 
 use crate::job::{AttemptId, JobSpec, LeaseToken, Phase, Report, UnixMillis};
 use crate::net::Retry;

@@ -3,6 +3,7 @@
 
 use crate::job::{Capacity, UnixMillis};
 use crate::protocol::agent::{Announcement, Load};
+use crate::queue::Profile;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,6 +49,13 @@ pub struct AgentEntry {
     pub load: Load,
     /// When it was last heard.
     pub last_contact: UnixMillis,
+}
+
+impl AgentEntry {
+    /// What it can do.
+    pub fn profile(&self) -> Profile {
+        Profile { labels: self.labels.clone(), presets: self.presets.clone(), capacity: self.capacity }
+    }
 }
 
 /// A new session.
@@ -160,9 +168,9 @@ impl Roster {
         self.entries().remove(name);
     }
 
-    /// What an agent said of itself.
-    pub fn announcement(&self, name: &str) -> Option<Announcement> {
-        self.entries().get(name).map(|entry| entry.who.clone())
+    /// What an agent can do, as it said.
+    pub fn profile(&self, name: &str) -> Option<Profile> {
+        self.entries().get(name).map(|entry| profile(&entry.who))
     }
 
     /// All of them, by name.
@@ -181,6 +189,10 @@ impl Roster {
         };
         self.entries().iter().map(show).collect()
     }
+}
+
+fn profile(who: &Announcement) -> Profile {
+    Profile { labels: who.labels.clone(), presets: who.presets.clone(), capacity: who.capacity }
 }
 
 fn healthy() -> Load {

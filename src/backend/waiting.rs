@@ -1,5 +1,7 @@
-//! Agents that wait for work, in the order they came. Each submit wakes the first one that was not woken yet.
+//! Agents that wait for work, in the order they came. Each submit wakes the first one that it suits and that was not woken yet.
 
+use crate::job::{ByteSize, Capacity, Cpus, JobSpec, Resources};
+use crate::queue::{Profile, suits};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,10 +13,22 @@ type Row = VecDeque<Arc<Waiter>>;
 #[derive(Debug, Default)]
 pub(super) struct Waiting(Mutex<Row>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiter {
+    agent: String,
+    /// `None`: nobody knows what it can do, so everything may suit it.
+    profile: Option<Profile>,
+    /// What it has free: what it said, and what has ended there since.
+    free: Mutex<Capacity>,
     woken: AtomicBool,
     notify: Notify,
+}
+
+impl Waiter {
+    fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.notify.notify_one();
+    }
 }
 
 /// A place in the row; left when it is dropped.
@@ -29,21 +43,45 @@ impl Waiting {
     }
 
     /// Takes a place at the end.
-    pub(super) fn enter(&self) -> Place<'_> {
-        let waiter = Arc::new(Waiter::default());
+    pub(super) fn enter(&self, agent: &str, profile: Option<Profile>, free: Capacity) -> Place<'_> {
+        let (woken, notify) = (AtomicBool::new(false), Notify::new());
+        let waiter = Arc::new(Waiter { agent: agent.to_owned(), profile, free: Mutex::new(free), woken, notify });
         self.row().push_back(Arc::clone(&waiter));
         Place { waiting: self, waiter }
     }
 
-    /// There is work: the first who has not heard so yet looks. When all have, one of them will take it, or pass it on.
-    pub(super) fn wake_one(&self) {
-        if let Some(waiter) = self.row().iter().find(|waiter| !waiter.woken.swap(true, Ordering::AcqRel)) {
-            waiter.notify.notify_one();
+    /// There is this job: the first whom it suits and who has not heard of another one yet looks. When all have, one of them
+    /// will take it, or pass it on.
+    pub(super) fn wake_for(&self, spec: &JobSpec) {
+        let suits = |waiter: &&Arc<Waiter>| waiter.profile.as_ref().is_none_or(|profile| suits(spec, profile));
+        let row = self.row();
+        let mut asleep = row.iter().filter(|waiter| !waiter.woken.load(Ordering::Acquire));
+        if let Some(waiter) = asleep.find(suits) {
+            waiter.wake();
+        }
+    }
+
+    /// There may be work for anybody.
+    pub(super) fn wake_all(&self) {
+        self.row().iter().for_each(|waiter| waiter.wake());
+    }
+
+    /// Something has ended at this agent: a claim of its that waits has more room than it said.
+    pub(super) fn freed(&self, agent: &str, resources: Resources) {
+        for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
+            let mut free = waiter.free.lock().unwrap_or_else(PoisonError::into_inner);
+            free.cpu = Cpus::from_milli(free.cpu.as_milli().saturating_add(resources.cpu.as_milli()));
+            free.memory = ByteSize::new(free.memory.as_u64().saturating_add(resources.memory.as_u64()));
         }
     }
 }
 
 impl Place<'_> {
+    /// What the agent has free.
+    pub(super) fn free(&self) -> Capacity {
+        *self.waiter.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How many wait, this one included.
     pub(super) fn row_length(&self) -> usize {
         self.waiting.row().len()
@@ -64,7 +102,7 @@ impl Drop for Place<'_> {
         drop(row);
         // Woken, and gone without having looked: somebody else must.
         if self.waiter.woken.load(Ordering::Acquire) {
-            self.waiting.wake_one();
+            self.waiting.wake_all();
         }
     }
 }
@@ -72,20 +110,36 @@ impl Drop for Place<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::SpecRules;
     use futures_util::FutureExt;
+    use serde_json::json;
+
+    fn spec(zone: &str) -> JobSpec {
+        let document = json!({"image": "x", "command": ["x"], "requires": {"labels": {"zone": zone}}});
+        JobSpec::check(&document, &SpecRules::default()).expect("valid")
+    }
+
+    fn profile(zone: &str) -> Option<Profile> {
+        let capacity = Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000) };
+        Some(Profile { labels: [("zone".to_owned(), zone.to_owned())].into(), presets: Vec::new(), capacity })
+    }
 
     #[test]
-    fn each_submit_wakes_another_one_in_order_and_no_wake_is_lost() {
+    fn each_submit_wakes_another_one_whom_it_suits_and_no_wake_is_lost() {
         let waiting = Waiting::default();
-        let (first, second) = (waiting.enter(), waiting.enter());
-        waiting.wake_one();
+        let enter = |zone| waiting.enter("a", profile(zone), Capacity::default());
+        let (other, first, second) = (enter("us"), enter("eu"), enter("eu"));
+        waiting.wake_for(&spec("eu"));
         assert!(second.woken().now_or_never().is_none());
-        waiting.wake_one();
+        waiting.wake_for(&spec("eu"));
         assert!(first.woken().now_or_never().is_some() && second.woken().now_or_never().is_some());
-        waiting.wake_one();
-        // It leaves without having looked: the wake goes on to the next.
+        assert!(other.woken().now_or_never().is_none(), "it does not suit this one");
+        waiting.wake_for(&spec("eu"));
+        // It leaves without having looked: somebody else must.
         drop(first);
         assert!(second.woken().now_or_never().is_some());
-        assert_eq!(second.row_length(), 1);
+        assert_eq!(second.row_length(), 2);
+        waiting.freed("a", Resources::default());
+        assert_eq!(second.free().memory, Resources::default().memory);
     }
 }

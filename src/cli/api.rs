@@ -32,7 +32,8 @@ impl Api {
         health: Health,
     ) -> Result<Self, Failure> {
         let unavailable = |error: &dyn std::fmt::Display| Failure::unavailable(error.to_string());
-        let store = SqliteStore::open(&home.path("queue.db")).map_err(|error| unavailable(&error))?;
+        let store = SqliteStore::open_with_groups(&home.path("queue.db"), config.queue.groups.clone())
+            .map_err(|error| unavailable(&error))?;
         let agent_keys = AgentKeys::open(home.path("agents.json")).map_err(|error| unavailable(&error))?;
         let backend = node::backend(config, AnyStore::Sqlite(store), &home.path("logs"))?;
         let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {

@@ -126,6 +126,11 @@ impl Client {
         self.json(self.request(Method::POST, &format!("/v1/jobs/{}/cancel", segment(id)?))).await
     }
 
+    /// Why a job stands where it stands.
+    pub(super) async fn explain(&self, id: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/jobs/{}/explain", segment(id)?))).await
+    }
+
     /// The agents.
     pub(super) async fn agents(&self) -> Result<Value, Failure> {
         self.json(self.request(Method::GET, "/v1/agents")).await

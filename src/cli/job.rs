@@ -64,6 +64,11 @@ pub(super) enum JobCommand {
         /// Its id
         id: String,
     },
+    /// Say why a job waits, or why it ended as it did
+    Explain {
+        /// Its id
+        id: String,
+    },
     /// Print a job's output
     Logs {
         /// Its id
@@ -115,6 +120,11 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
         JobCommand::Get { id } => {
             let job = Client::new(global)?.get(&id).await?;
             global.output.print(&job, || show::job(&job))?;
+            Ok(0)
+        }
+        JobCommand::Explain { id } => {
+            let told = Client::new(global)?.explain(&id).await?;
+            global.output.print(&told, || show::explanation(&told))?;
             Ok(0)
         }
         JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,

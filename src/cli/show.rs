@@ -89,6 +89,18 @@ pub(super) fn jobs(list: &Value) -> String {
     table(&["ID", "NAME", "STATE", "TRY", "SUBMITTED"], rows.collect())
 }
 
+/// Why a job stands where it stands, with what is in the way at each agent.
+pub(super) fn explanation(told: &Value) -> String {
+    let mut out = printable(&format!("{} ({})", text(&told["reason"]), text(&told["code"])));
+    for agent in told["agents"].as_array().into_iter().flatten() {
+        let reasons = agent["reasons"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>();
+        let reasons = if reasons.is_empty() { "nothing is in the way".to_owned() } else { reasons.join("; ") };
+        let line = format!("{} ({}): {reasons}", text(&agent["name"]), text(&agent["state"]));
+        out.push_str(&format!("\n  {}", printable(&line)));
+    }
+    out
+}
+
 /// Agents with state, load and last contact.
 pub(super) fn agents(list: &Value) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();

@@ -59,6 +59,8 @@ pub struct QueueConfig {
     pub max_attempts: u32,
     /// Jobs in one claim.
     pub claim_batch: u32,
+    /// Most jobs at the same time with one value of a label.
+    pub groups: BTreeMap<String, u32>,
 }
 
 /// The agent.
@@ -151,6 +153,7 @@ pub(super) fn check(
             lease: r.duration("queue.lease"),
             max_attempts: r.number("queue.max_attempts"),
             claim_batch: r.number("queue.claim_batch"),
+            groups: r.groups("queue.groups"),
         },
         agent: AgentConfig {
             name: r.name("agent.name"),
@@ -196,7 +199,7 @@ impl Reader<'_> {
             self.sections = false;
             return self.bad(prefix, "is not a map", "write `key: value` lines below it, or leave it out");
         };
-        if matches!(prefix, "presets" | "backends" | "agent.labels") {
+        if matches!(prefix, "presets" | "backends" | "agent.labels" | "queue.groups") {
             return;
         }
         let names: Vec<&str> = known.keys().map(String::as_str).collect();

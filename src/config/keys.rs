@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Presets,
     /// Names to values.
     Labels,
+    /// Labels of jobs to numbers.
+    Groups,
     /// Names to servers.
     Backends,
 }
@@ -119,6 +121,12 @@ pub(super) static KEYS: &[Key] = &[
         "Tries for a job whose agents are lost; then it ends as lost.",
     ),
     key("queue.claim_batch", Kind::Number(1, 1024), |_| json!(16), "Most jobs in one claim."),
+    key(
+        "queue.groups",
+        Kind::Groups,
+        |_| json!({}),
+        "Most jobs that run at the same time with one value of a label, such as {deploy: 1}: jobs labelled deploy=web wait for each other, and not for deploy=api.",
+    ),
     key(
         "agent.name",
         Kind::Name,

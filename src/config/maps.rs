@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 /// Calls to a backend in a second, unless its settings say another number: a job needs about five.
 const RATE: u64 = 100;
+/// Jobs of a group at the same time.
+const GROUP: std::ops::RangeInclusive<u64> = 1..=1_000_000;
 const RATES: std::ops::RangeInclusive<u64> = 1..=100_000;
 
 /// A language environment.
@@ -40,6 +42,26 @@ impl Reader<'_> {
             self.bad(&problem.path, problem.reason.clone(), problem.fix.clone());
         }
         labels
+    }
+
+    pub(super) fn groups(&mut self, path: &str) -> BTreeMap<String, u32> {
+        let Value::Object(groups) = self.get(path).clone() else { return BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        for (label, most) in &groups {
+            let number = match most {
+                // From the environment.
+                Value::String(text) => text.trim().parse().ok(),
+                other => other.as_u64(),
+            };
+            match number.filter(|number| GROUP.contains(number)).and_then(|number| u32::try_from(number).ok()) {
+                Some(most) => drop(all.insert(label.clone(), most)),
+                None => {
+                    let fix = format!("choose between {} and {}", GROUP.start(), GROUP.end());
+                    self.bad(&format!("{path}.{label}"), "is not a whole number in range", fix);
+                }
+            }
+        }
+        all
     }
 
     pub(super) fn backends(&mut self) -> BTreeMap<String, BackendConfig> {

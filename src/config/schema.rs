@@ -72,6 +72,10 @@ fn value(kind: Kind, about: &str, default: Value) -> Value {
         Kind::Flag => json!({ "type": "boolean" }),
         Kind::Presets => json!({ "type": "object", "additionalProperties": preset() }),
         Kind::Labels => json!({ "type": "object", "additionalProperties": { "type": ["string", "integer"] } }),
+        Kind::Groups => {
+            let most = json!({ "type": "integer", "minimum": 1, "maximum": 1_000_000 });
+            json!({ "type": "object", "additionalProperties": most })
+        }
         Kind::Backends => json!({ "type": "object", "additionalProperties": backend() }),
     };
     rules["description"] = Value::from(text);
@@ -191,6 +195,7 @@ mod tests {
             ("agent: {memory: 8 gigs}", ".agent.memory: pattern"),
             ("presets: {go: {img: x}}", ".presets.go.img: unknown"),
             ("agent: {labels: {zone: true}}", ".agent.labels.zone: type"),
+            ("queue: {groups: {team: 0}}", ".queue.groups.team: minimum"),
             ("backends: {main: {url: ftp://x}}", ".backends.main.url: pattern"),
             ("docker: {shared: 1}", ".docker.shared: type"),
             ("telemetry: {log_format: xml}", ".telemetry.log_format: enum"),

@@ -20,7 +20,7 @@ pub use phase::{IllegalStep, Phase, PhaseEvent};
 pub use record::{Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
 pub(crate) use spec::check_labels;
 pub use spec::{
-    Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules,
-    parse_json,
+    Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Requires, Resources, Source, SpecRules,
+    Wanted, parse_json,
 };
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

@@ -6,9 +6,11 @@
 mod check;
 mod image;
 mod json;
+mod requires;
 
 pub(crate) use check::labels as check_labels;
 pub use json::parse_json;
+pub use requires::{Requires, Wanted};
 
 use super::{ByteSize, Cpus, Millis, Problems};
 use serde::{Deserialize, Serialize};
@@ -105,6 +107,8 @@ pub struct JobSpec {
     resources: Resources,
     network: NetworkMode,
     labels: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Requires::is_empty")]
+    requires: Requires,
     priority: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<String>,
@@ -188,6 +192,10 @@ impl JobSpec {
     /// Labels for people and filters.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.labels
+    }
+    /// What the agent has to be.
+    pub fn requires(&self) -> &Requires {
+        &self.requires
     }
     /// −100 to 100; higher is claimed earlier.
     pub fn priority(&self) -> i32 {

@@ -3,10 +3,11 @@
 use super::batch;
 use super::daily::{Day, Days};
 use super::list::Sieve;
+use super::routing::{self, Asker, Candidate, Running, Shape};
 use super::transition::Row;
 use super::{
-    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, EXPIRE_BATCH, Expired, ListFilter,
-    NewJob, Renewal, Standing, Store, StoreError, Submitted,
+    Applied, Batch, CancelMark, Canceled, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Groups,
+    ListFilter, NewJob, Place, Renewal, Standing, Store, StoreError, Submitted,
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
@@ -25,6 +26,7 @@ struct Tables {
     /// Priority, then age.
     queued: BTreeSet<(Reverse<i32>, u64)>,
     days: Days,
+    groups: Groups,
     last_seq: u64,
     last_token: u64,
 }
@@ -64,10 +66,37 @@ impl Tables {
     }
 }
 
+impl Tables {
+    fn running(&self) -> Running {
+        let mut running = Running::default();
+        let held = |row: &&Row| !matches!(row.job.phase, Phase::Queued | Phase::Ended);
+        for job in self.rows.values().filter(held).map(|row| &row.job) {
+            for (label, value) in job.spec.labels() {
+                running.add(job.agent.as_deref().unwrap_or_default(), label, value, 1);
+            }
+        }
+        running
+    }
+
+    /// Queued jobs in order, with their shapes.
+    fn waiting(&self) -> impl Iterator<Item = (Shape, Candidate)> + '_ {
+        self.queued.iter().map(|(Reverse(priority), seq)| {
+            let job = &self.rows[seq].job;
+            let candidate = Candidate { seq: *seq, priority: *priority, submitted_at: job.submitted_at };
+            (Shape::of(&job.spec, &self.groups), candidate)
+        })
+    }
+}
+
 impl MemoryStore {
     /// An empty one.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty one with limits on groups of jobs.
+    pub fn with_groups(groups: Groups) -> Self {
+        Self(Mutex::new(Tables { groups, ..Tables::default() }))
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -99,17 +128,36 @@ impl Store for MemoryStore {
         batch::take_in(jobs, there, (queued, max_queued), partial, |job| Ok(tables.create(job)))
     }
 
-    async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
+    async fn claim(&self, ask: ClaimAsk) -> Result<Claims, StoreError> {
         let mut tables = self.tables();
-        let first: Vec<JobId> =
-            tables.queued.iter().take(ask.max as usize).map(|(_, seq)| tables.rows[seq].job.id).collect();
+        let mut queues: BTreeMap<String, (Shape, Vec<Candidate>)> = BTreeMap::new();
+        for (shape, candidate) in tables.waiting() {
+            if ask.profile.as_ref().is_none_or(|profile| shape.suits(profile)) {
+                queues.entry(shape.name()).or_insert((shape, Vec::new())).1.push(candidate);
+            }
+        }
+        let (running, groups) = (tables.running(), tables.groups.clone());
+        let choice = routing::choose(queues.into_values().collect(), Asker::from(&ask), &running, &groups);
         let mut claims = Vec::new();
-        for id in first {
+        for seq in choice.jobs {
+            let id = tables.rows[&seq].job.id;
             tables.last_token += 1;
             let token = LeaseToken(tables.last_token);
             claims.extend(tables.change(id, |row| row.claim(&ask.agent, token, ask.lease, ask.now)));
         }
-        Ok(claims)
+        Ok(Claims { claims, held_back: choice.held_back })
+    }
+
+    async fn place(&self, id: JobId) -> Result<Option<Place>, StoreError> {
+        let tables = self.tables();
+        let Some(row) = tables.by_id.get(&id).map(|seq| &tables.rows[seq]) else { return Ok(None) };
+        if row.job.phase != Phase::Queued {
+            return Ok(None);
+        }
+        let (shape, seq) = (Shape::of(&row.job.spec, &tables.groups), tables.by_id[&id]);
+        let ahead = tables.waiting().take_while(|(_, one)| one.seq != seq).filter(|(other, _)| *other == shape).count();
+        let groups = tables.groups.clone();
+        Ok(Some(Place { ahead: ahead as u64, shape, running: tables.running(), groups }))
     }
 
     async fn renew(

@@ -8,6 +8,7 @@ mod batch;
 mod daily;
 mod list;
 mod memory;
+mod routing;
 mod sqlite;
 mod transition;
 
@@ -15,9 +16,10 @@ pub use batch::{Batch, CancelMark};
 pub use daily::{Day, Ended};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
+pub use routing::{Groups, Obstacle, Profile};
 pub use sqlite::SqliteStore;
 
-use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Capacity, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::future::Future;
@@ -84,12 +86,51 @@ pub enum Submitted {
 pub struct ClaimAsk {
     /// Who asks.
     pub agent: String,
+    /// What it can do. `None` when nobody knows: it gets whatever is next.
+    pub profile: Option<Profile>,
+    /// What is free there.
+    pub free: Capacity,
     /// How many at most.
     pub max: u32,
     /// Term of the leases.
     pub lease: Millis,
     /// Now.
     pub now: UnixMillis,
+}
+
+/// What a claim brought.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Claims {
+    /// By priority, then by age.
+    pub claims: Vec<Claim>,
+    /// Something that suits the agent was left in the queue for the moment, for want of room or because of what runs elsewhere.
+    pub held_back: bool,
+}
+
+/// Why a queued job waits, as far as the queue knows.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Jobs that are handed out before it, of those that ask for the same.
+    pub ahead: u64,
+    shape: routing::Shape,
+    running: routing::Running,
+    groups: Groups,
+}
+
+impl Place {
+    /// Why this agent does not get it; empty when it would, had it come to its turn. `free`: what it has free, where known.
+    pub fn obstacles(&self, agent: &str, profile: &Profile, free: Option<Capacity>) -> Vec<Obstacle> {
+        let mut found = self.shape.lasting(profile);
+        if found.is_empty() {
+            found = self.shape.passing(free.unwrap_or(profile.capacity), agent, &self.running, &self.groups);
+        }
+        found
+    }
+}
+
+/// Whether an agent like this can run the job at some time.
+pub fn suits(spec: &JobSpec, profile: &Profile) -> bool {
+    routing::Shape::of(spec, &Groups::new()).suits(profile)
 }
 
 /// The right to run an attempt.
@@ -212,8 +253,10 @@ pub trait Store: Send + Sync + 'static {
         max_queued: u64,
         partial: bool,
     ) -> impl Future<Output = Result<Batch, StoreError>> + Send;
-    /// By priority, then by age.
-    fn claim(&self, ask: ClaimAsk) -> impl Future<Output = Result<Vec<Claim>, StoreError>> + Send;
+    /// What suits the agent and fits, by priority, then by age.
+    fn claim(&self, ask: ClaimAsk) -> impl Future<Output = Result<Claims, StoreError>> + Send;
+    /// Why a job waits; `None` for one that is not queued.
+    fn place(&self, id: JobId) -> impl Future<Output = Result<Option<Place>, StoreError>> + Send;
     /// One answer for each lease, in order.
     fn renew(
         &self,
@@ -304,8 +347,11 @@ impl Store for AnyStore {
     async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
         either!(self, store => store.submit_all(jobs, max_queued, partial))
     }
-    async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
+    async fn claim(&self, ask: ClaimAsk) -> Result<Claims, StoreError> {
         either!(self, store => store.claim(ask))
+    }
+    async fn place(&self, id: JobId) -> Result<Option<Place>, StoreError> {
+        either!(self, store => store.place(id))
     }
     async fn renew(
         &self,

@@ -1,14 +1,15 @@
 //! A random walk in which both stores must give the same answers.
 
-use super::tests::{ask, at, new, report, sqlite};
+use super::tests::{ask, at, new, report};
 use super::*;
-use crate::job::Verdict;
+use crate::job::{ByteSize, Verdict};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
 enum Op {
     Submit(i32, Option<u8>),
-    Claim(u32),
+    /// How many, by which of several agents, with how much memory free.
+    Claim(u32, usize, u64),
     Renew(usize),
     Advance(usize, usize),
     Complete(usize),
@@ -49,7 +50,7 @@ fn filter() -> impl Strategy<Value = ListFilter> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => (-2..=2, prop::option::of(0u8..4)).prop_map(|(priority, key)| Op::Submit(priority, key)),
-        3 => (1u32..4).prop_map(Op::Claim),
+        3 => (1u32..4, 0usize..3, 50u64..1500).prop_map(|(max, agent, mib)| Op::Claim(max, agent, mib)),
         1 => (0usize..20).prop_map(Op::Renew),
         3 => (0usize..20, 0usize..6).prop_map(|(claim, phase)| Op::Advance(claim, phase)),
         2 => (0usize..20).prop_map(Op::Complete),
@@ -72,13 +73,26 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
     let held = |n: usize| claims.get(n % claims.len().max(1)).map(|claim| (claim.attempt, claim.token));
     match op {
         Op::Submit(..) => format!("{:?}", store.submit(jobs.last().expect("made").clone(), 6).await),
-        Op::Claim(max) => {
-            let found = store.claim(ask(*max, now)).await.expect("claims");
+        Op::Claim(max, agent, mib) => {
+            let zone = ["eu", "us"].get(*agent).map(|zone| ("zone".to_owned(), (*zone).to_owned()));
+            let capacity = ask(1, 0).free;
+            // The last one has said nothing of itself.
+            let profile = (*agent < 2).then(|| Profile {
+                labels: zone.into_iter().collect(),
+                presets: vec!["bash".into()],
+                capacity: Capacity { memory: ByteSize::from_mib(1000), ..capacity },
+            });
+            let free = Capacity { slots: 3, memory: ByteSize::from_mib(*mib), ..capacity };
+            let ask = ClaimAsk { agent: format!("agent {agent}"), profile: profile.clone(), free, ..ask(*max, now) };
+            let Claims { claims: found, held_back } = store.claim(ask).await.expect("claims");
+            let asked: u64 = found.iter().map(|claim| claim.spec.resources().memory.as_u64()).sum();
+            assert!(asked <= mib << 20 && found.len() <= *max as usize);
             for claim in &found {
+                assert!(profile.as_ref().is_none_or(|profile| suits(&claim.spec, profile)), "{:?}", claim.spec);
                 assert!(claims.iter().all(|before| before.token < claim.token), "tokens only grow");
                 assert!(claims.iter().all(|before| before.attempt != claim.attempt), "an attempt is handed out once");
             }
-            let text = format!("{found:?}");
+            let text = format!("{found:?} {held_back}");
             claims.extend(found);
             text
         }
@@ -158,8 +172,10 @@ proptest! {
     fn both_stores_agree(ops in prop::collection::vec(op(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
-            let (_dir, file) = sqlite();
-            let memory = MemoryStore::new();
+            let groups = Groups::from([("team".to_owned(), 4)]);
+            let dir = tempfile::tempdir().expect("a folder");
+            let file = SqliteStore::open_with_groups(&dir.path().join("queue.db"), groups.clone()).expect("opens");
+            let memory = MemoryStore::with_groups(groups);
             let (mut now, mut jobs, mut first, mut second) = (0, Vec::new(), Vec::new(), Vec::new());
             for op in &ops {
                 now += 1;

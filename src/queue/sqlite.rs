@@ -7,19 +7,22 @@ mod list;
 mod migrate;
 mod open;
 mod rows;
+mod shapes;
 mod steps;
 mod worker;
 
 use super::batch;
 use super::daily::Day;
+use super::routing::{self, Asker, Running, Shape};
 use super::transition::Row;
 use super::{
-    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Completion, Counts, Expired, ListFilter, NewJob, Renewal,
-    Standing, Store, StoreError, Submitted,
+    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Groups, ListFilter,
+    NewJob, Place, Renewal, Standing, Store, StoreError, Submitted,
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::path::Path;
+use std::sync::Arc;
 use worker::{Poster, Worker};
 
 /// The store.
@@ -27,15 +30,23 @@ use worker::{Poster, Worker};
 pub struct SqliteStore {
     writer: Worker,
     reader: Worker,
+    groups: Arc<Groups>,
 }
 
 impl SqliteStore {
     /// Opens, and makes if need be, the file; one that an older version wrote is backed up beside itself and taken
     /// forward. Errors: it cannot be opened, is damaged, or was written by a newer version; each says what to do.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let writing = open::open(path)?;
+        Self::open_with_groups(path, Groups::new())
+    }
+
+    /// The same, with limits on groups of jobs.
+    pub fn open_with_groups(path: &Path, groups: Groups) -> Result<Self, StoreError> {
+        let mut writing = open::open(path)?;
+        shapes::refresh(&mut writing, &groups).map_err(|error| open::refused(path, &error))?;
         let reading = open::open(path)?;
-        Ok(Self { writer: Worker::grouping("queue writer", writing), reader: Worker::single("queue reader", reading) })
+        let (writer, reader) = (Worker::grouping("queue writer", writing), Worker::single("queue reader", reading));
+        Ok(Self { writer, reader, groups: Arc::new(groups) })
     }
 
     /// Loads a job, lets `change` decide, and saves it. `None` when there is no such job.
@@ -91,6 +102,7 @@ fn change_row<T>(db: &Connection, id: JobId, change: impl FnOnce(&mut Row) -> T)
 
 impl Store for SqliteStore {
     async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
+        let groups = Arc::clone(&self.groups);
         self.writer
             .run(move |db| {
                 if let Some(key) = job.spec.idempotency_key()
@@ -108,13 +120,14 @@ impl Store for SqliteStore {
                     return Ok(Submitted::QueueFull { queued });
                 }
                 let row = Row::new(job);
-                rows::insert(db, &row)?;
+                rows::insert(db, &row, &groups)?;
                 Ok(Submitted::Created(row.job))
             })
             .await
     }
 
     async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
+        let groups = Arc::clone(&self.groups);
         self.writer
             .run(move |db| {
                 let mut there = Vec::with_capacity(jobs.len());
@@ -125,27 +138,51 @@ impl Store for SqliteStore {
                 let queued = rows::count(db, Phase::Queued)?;
                 batch::take_in(jobs, there, (queued, max_queued), partial, |job| {
                     let row = Row::new(job);
-                    rows::insert(db, &row)?;
+                    rows::insert(db, &row, &groups)?;
                     Ok(row.job)
                 })
             })
             .await
     }
 
-    async fn claim(&self, ask: ClaimAsk) -> Result<Vec<Claim>, StoreError> {
-        let (writer, now) = (self.writer.poster(), ask.now);
+    async fn claim(&self, ask: ClaimAsk) -> Result<Claims, StoreError> {
+        let (writer, now, groups) = (self.writer.poster(), ask.now, Arc::clone(&self.groups));
         let claim = move |db: &Connection| {
-            let first = rows::first_queued(db, ask.max)?;
-            let mut claims = Vec::with_capacity(first.len());
-            for mut row in first {
+            // Ends: each further round has set at least one job aside.
+            let (chosen, held_back) = loop {
+                let queues = shapes::waiting(db, ask.profile.as_ref(), ask.max)?;
+                let minds_others = queues.iter().any(|(shape, _)| shape.minds_others());
+                let running = if minds_others { shapes::running(db)? } else { Running::default() };
+                let choice = routing::choose(queues, Asker::from(&ask), &running, &groups);
+                if let Some(chosen) = rows::chosen(db, &choice.jobs)? {
+                    break (chosen, choice.held_back);
+                }
+            };
+            let mut claims = Vec::with_capacity(chosen.len());
+            for mut row in chosen {
                 let token = rows::next_token(db)?;
                 claims.push(row.claim(&ask.agent, token, ask.lease, ask.now));
                 rows::save(db, &row)?;
             }
-            Ok(claims)
+            Ok(Claims { claims, held_back })
         };
-        let handed = self.writer.run_then(claim, move |claims| Handed { claims, now, writer }).await?;
-        Ok(handed.take())
+        let handed = move |claims: Claims| (claims.held_back, Handed { claims: claims.claims, now, writer });
+        let (held_back, handed) = self.writer.run_then(claim, handed).await?;
+        Ok(Claims { claims: handed.take(), held_back })
+    }
+
+    async fn place(&self, id: JobId) -> Result<Option<Place>, StoreError> {
+        let groups = Groups::clone(&self.groups);
+        self.reader
+            .run(move |db| {
+                let Some(row) = rows::load(db, id)?.filter(|row| row.job.phase == Phase::Queued) else {
+                    return Ok(None);
+                };
+                let shape = Shape::of(&row.job.spec, &groups);
+                let ahead = shapes::ahead(db, &id.to_string())?;
+                Ok(Some(Place { ahead, shape, running: shapes::running(db)?, groups }))
+            })
+            .await
     }
 
     async fn renew(

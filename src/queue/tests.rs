@@ -1,13 +1,20 @@
 //! The rules, each in one store or in both. Beside it, `model_tests` walks at random.
 
 use super::*;
-use crate::job::{Cause, LogTotals, SpecRules};
+use crate::job::{ByteSize, Capacity, Cause, Cpus, LogTotals, SpecRules};
 use serde_json::json;
 
 pub(super) fn spec(priority: i32, key: Option<&str>) -> JobSpec {
     let labels = json!({"team": if priority > 0 { "Blue" } else { "red" }, "priority": priority.to_string()});
+    let requires = match priority {
+        2 => json!({"labels": {"zone": "eu"}}),
+        -1 => json!({"apart": ["team"]}),
+        -2 => json!({"labels": {"zone": {"not": ["us"]}}}),
+        _ => json!({}),
+    };
     let document = json!({"preset": "bash", "script": "true", "priority": priority, "idempotency_key": key,
-        "name": format!("Späte Arbeit {priority}"), "labels": labels});
+        "name": format!("Späte Arbeit {priority}"), "labels": labels, "requires": requires,
+        "resources": {"memory": if priority == 1 { "512MiB" } else { "64MiB" }}});
     JobSpec::check(&document, &SpecRules::default()).expect("valid")
 }
 
@@ -20,7 +27,8 @@ pub(super) fn new(ms: u64, priority: i32, key: Option<&str>) -> NewJob {
 }
 
 pub(super) fn ask(max: u32, ms: u64) -> ClaimAsk {
-    ClaimAsk { agent: "a".into(), max, lease: Millis::new(100), now: at(ms) }
+    let free = Capacity { slots: 1000, cpu: Cpus::from_milli(1_000_000), memory: ByteSize::from_mib(1_000_000) };
+    ClaimAsk { agent: "a".into(), profile: None, free, max, lease: Millis::new(100), now: at(ms) }
 }
 
 pub(super) fn report(attempt: AttemptId) -> Report {
@@ -47,7 +55,7 @@ async fn claims_go_by_priority_then_age() {
     for (ms, priority) in [(1, 0), (2, 5), (3, 5), (4, -5)] {
         store.submit(new(ms, priority, None), 10).await.expect("submits");
     }
-    let claims = store.claim(ask(3, 10)).await.expect("claims");
+    let claims = store.claim(ask(3, 10)).await.expect("claims").claims;
     let order: Vec<_> = claims.iter().map(|claim| claim.spec.priority()).collect();
     assert_eq!(order, [5, 5, 0]);
     assert!(claims[0].attempt.job < claims[1].attempt.job);
@@ -66,9 +74,9 @@ async fn a_full_queue_and_a_used_key_are_told_apart() {
 async fn a_late_holder_is_refused_and_a_duplicate_report_is_answered() {
     let (_dir, store) = sqlite();
     store.submit(new(1, 0, None), 10).await.expect("submits");
-    let first = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+    let first = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
     assert!(matches!(store.expire(at(100), 3).await.expect("expires")[..], [Expired::Requeued(_)]));
-    let second = store.claim(ask(1, 200)).await.expect("claims").remove(0);
+    let second = store.claim(ask(1, 200)).await.expect("claims").claims.remove(0);
     assert!(second.token > first.token && second.attempt.attempt == 2);
     assert_eq!(
         store.complete(&report(first.attempt), first.token, at(210)).await.expect("answers"),
@@ -105,7 +113,7 @@ async fn a_reopened_file_has_everything_and_a_newer_one_is_refused() {
     let path = dir.path().join("queue.db");
     let store = SqliteStore::open(&path).expect("opens");
     let Ok(Submitted::Created(job)) = store.submit(new(1, 3, Some("k")), 10).await else { panic!("not created") };
-    let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+    let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
     drop(store);
     let store = SqliteStore::open(&path).expect("opens again");
     let found = store.get(job.id).await.expect("reads").expect("is there");
@@ -138,16 +146,16 @@ async fn a_released_try_does_not_count_and_its_number_is_not_used_again() {
     for store in [AnyStore::Sqlite(file), AnyStore::Memory(MemoryStore::new())] {
         store.submit(new(1, 0, None), 10).await.expect("submits");
         for number in 1..=4 {
-            let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+            let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
             assert_eq!(claim.attempt.attempt, number);
             let back = || store.release(claim.attempt, claim.token, at(1), "no_cell");
             assert_eq!(back().await.expect("answers"), Applied::Applied);
             assert_eq!(back().await.expect("answers again"), Applied::AlreadyThere);
         }
         // Its first try that counts is the fifth attempt.
-        let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+        let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
         assert!(matches!(store.expire(at(100), 2).await.expect("expires")[..], [Expired::Requeued(_)]));
-        let last = store.claim(ask(1, 200)).await.expect("claims").remove(0);
+        let last = store.claim(ask(1, 200)).await.expect("claims").claims.remove(0);
         assert_eq!((claim.attempt.attempt, last.attempt.attempt), (5, 6));
         let ended = store.expire(at(300), 2).await.expect("expires");
         assert!(
@@ -160,7 +168,7 @@ async fn a_released_try_does_not_count_and_its_number_is_not_used_again() {
 async fn a_renewal_never_makes_a_lease_shorter() {
     let (_dir, store) = sqlite();
     store.submit(new(1, 0, None), 10).await.expect("submits");
-    let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+    let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
     let renewed = store.renew(&[(claim.attempt, claim.token)], Millis::new(1), at(10)).await.expect("renews");
     assert_eq!(renewed, [Renewal::Renewed { until: at(100), cancel_requested: false }]);
 }
@@ -170,7 +178,7 @@ async fn a_history_stays_short() {
     let (_dir, store) = sqlite();
     let Ok(Submitted::Created(job)) = store.submit(new(1, 0, None), 10).await else { panic!("not created") };
     for _ in 0..100 {
-        let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+        let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
         let back = store.release(claim.attempt, claim.token, at(1), "no_cell").await.expect("answers");
         assert_eq!(back, Applied::Applied);
     }
@@ -198,7 +206,7 @@ async fn a_claim_that_nobody_takes_goes_back_to_the_queue() {
         let counts = store.counts().await.expect("counts");
         assert_eq!((counts.queued, counts.claimed), (1, 0), "round {round}");
     }
-    let claim = store.claim(ask(1, 0)).await.expect("claims").remove(0);
+    let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
     assert!(matches!(store.expire(at(100), 1).await.expect("expires")[..], [Expired::Ended(_)]), "one try: {claim:?}");
 }
 
@@ -219,7 +227,7 @@ async fn a_job_that_cannot_be_read_delays_no_other() {
     vandal.execute("UPDATE specs SET spec = '{\"unknown\":1}' WHERE seq = 2", []).expect("writes");
     vandal.execute("DELETE FROM specs WHERE seq = 3", []).expect("writes");
     let store = SqliteStore::open(&path).expect("opens");
-    let claims = store.claim(ask(1, 1)).await.expect("claims");
+    let claims = store.claim(ask(1, 1)).await.expect("claims").claims;
     assert_eq!(claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), [ids[3]]);
     assert_eq!(store.expire(at(1000), 3).await.expect("expires"), [Expired::Requeued(ids[3])]);
     assert_eq!(store.next_expiry().await.expect("reads"), None);

@@ -3,9 +3,10 @@
 use super::App;
 use super::etag;
 use super::problem::ProblemDocument;
-use crate::backend::Waited;
+use crate::backend::{Explanation, Waited};
 use crate::job::{Job, JobId, JobSpec, Millis, Problems, parse_json};
 use crate::queue::{Canceled, Submitted};
+use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -190,4 +191,10 @@ pub(super) async fn retry(State(app): State<App>, Path(id): Path<String>) -> Ans
     let (_, job) = taken_in(app.backend.retry(job).await?)?;
     app.metrics.jobs_submitted_total.inc();
     Ok(located(StatusCode::CREATED, job))
+}
+
+/// Why a job stands where it stands.
+pub(super) async fn explain(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<Explanation>> {
+    let id = job_id(&id)?;
+    app.backend.explain(id).await?.map(Json).ok_or_else(|| not_found(id))
 }

@@ -93,6 +93,7 @@ pub fn router(
         .route("/v1/jobs/bulk-cancel", post(bulk::cancel))
         .route("/v1/jobs/{id}", get(jobs::get))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/explain", get(jobs::explain))
         .route("/v1/jobs/{id}/retry", post(jobs::retry))
         .route("/v1/jobs/{id}/report", get(report::read))
         .route("/v1/stats/daily", get(stats::daily))

@@ -320,6 +320,69 @@ async fn a_server_that_is_killed_comes_back_to_its_jobs_and_a_lost_agents_job_go
 }
 
 #[tokio::test]
+async fn jobs_go_where_they_can_run_and_those_that_cannot_say_why() {
+    let Some(host) = engine().filter(|_| networks()) else { return };
+    let fleet = Fleet::start(&host, "queue: {groups: {lock: 1}}").await;
+    // A batch that only one agent may run: it does, all of it, while the other one is idle.
+    let mut jobs = Vec::new();
+    for number in 0..8 {
+        let name = ["one", "two"][number % 2];
+        let spec = format!("preset: bash\nscript: echo here\nrequires: {{labels: {{name: {name}}}}}\n");
+        jobs.push((fleet.submit(&spec).await, name));
+    }
+    for (job, name) in &jobs {
+        assert_eq!(fleet.ended(job).await["agent"], *name);
+    }
+    // Nobody has it: it waits, and says for each agent what is in the way.
+    let nowhere = fleet.submit("preset: bash\nscript: x\nrequires: {labels: {name: [three, four]}}\n").await;
+    let (code, out, err) = fleet.cli(&["job", "explain", &nowhere]).await;
+    assert!(code == 0 && out.contains("(no_agent_suits)"), "{out}{err}");
+    assert!(out.contains("two (online): its label name is two, and four or three is required"), "{out}");
+    let large = fleet.submit("preset: go\nscript: x\nresources: {memory: 4TiB}\n").await;
+    let told = fleet.json(&["job", "explain", &large]).await;
+    let codes: Vec<&str> = told["agents"][0]["obstacles"]
+        .as_array()
+        .expect("obstacles")
+        .iter()
+        .filter_map(|one| one["code"].as_str())
+        .collect();
+    assert_eq!(codes, ["preset", "too_large"], "{told}");
+    // One of a group at a time, over both agents; the second follows when the first has ended.
+    let hold = "preset: bash\nscript: sleep 2\nlabels: {lock: db}\n";
+    let first = fleet.submit(hold).await;
+    fleet.runs(&first).await;
+    let second = fleet.submit(hold).await;
+    let other = fleet.submit("preset: bash\nscript: echo\nlabels: {lock: web}\n").await;
+    assert_eq!(fleet.json(&["job", "explain", &second]).await["code"], "held_back");
+    fleet.ended(&other).await;
+    let second = fleet.ended(&second).await;
+    let first = fleet.ended(&first).await;
+    let at = |job: &Value, phase: &str| {
+        let events = job["history"].as_array().expect("a history").iter();
+        events
+            .filter(|event| event["phase"] == phase)
+            .filter_map(|event| event["at"].as_u64())
+            .next()
+            .expect("was there")
+    };
+    assert!(at(&second, "claimed") >= at(&first, "ended"), "{first} {second}");
+    // Apart: both at once, on different agents.
+    let apart = "preset: bash\nscript: sleep 2\nlabels: {db: m}\nrequires: {apart: [db]}\n";
+    let (left, right) = (fleet.submit(apart).await, fleet.submit(apart).await);
+    let places = (fleet.runs(&left).await, fleet.runs(&right).await);
+    assert_ne!(places.0, places.1);
+    let (code, out, _) = fleet.cli(&["agents", "list"]).await;
+    assert!(code == 0 && out.contains("name=one") && out.contains("1/4"), "{out}");
+    for job in [&left, &right] {
+        fleet.ended(job).await;
+    }
+    for job in [&nowhere, &large] {
+        fleet.cli(&["job", "cancel", job]).await;
+    }
+    fleet.stop().await;
+}
+
+#[tokio::test]
 async fn keys_and_engines_have_one_agent_each() {
     let Some(host) = engine() else { return };
     let dir = tempfile::tempdir().expect("a folder");

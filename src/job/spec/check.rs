@@ -1,6 +1,8 @@
 //! From a document to a [`JobSpec`], or to the list of everything that is wrong with it.
 
-use super::{JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, image};
+use super::{
+    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, image, requires,
+};
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
 use serde_json::{Map, Value};
@@ -59,6 +61,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
     let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
     network(&mut fields, p);
     let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
+    let requires = fields.map("requires", p).map(|map| requires::check(map, p)).unwrap_or_default();
     let priority = priority(&mut fields, p);
     let idempotency_key = fields.text("idempotency_key", p).map(str::to_owned);
     if let Some(key) = &idempotency_key {
@@ -79,6 +82,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             resources,
             network: NetworkMode::None,
             labels,
+            requires,
             priority,
             idempotency_key,
         }),

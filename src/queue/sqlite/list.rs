@@ -204,7 +204,7 @@ mod tests {
         assert!(plan_of_several.contains("INDEX open_jobs (phase=? AND seq>? AND seq<?)"), "{plan_of_several}");
         let among = plan(&db, AMONG, vec![Value::from(1), Value::from(2)]);
         assert!(among.contains("COVERING INDEX submitted (submitted_at>? AND submitted_at<?)"), "{among}");
-        let claims = "SELECT seq FROM jobs WHERE phase = 'queued' AND parked IS NULL ORDER BY priority DESC, jobs.seq";
-        assert!(plan(&db, claims, Vec::new()).contains("INDEX claim_order"));
+        let claims = plan(&db, crate::queue::sqlite::shapes::FIRST, vec![1.into(), 1.into()]);
+        assert!(claims.contains("INDEX shape_order (shape=?)") && !claims.contains("TEMP B-TREE"), "{claims}");
     }
 }

@@ -5,6 +5,7 @@ use super::open::open_with;
 use super::steps::STEPS;
 use super::*;
 use crate::job::Verdict;
+use crate::queue::tests::ask;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
@@ -188,8 +189,8 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
         };
         let completion = store.complete(&report, LeaseToken(8), now).await.expect("completes");
         assert!(matches!(completion, Completion::Applied(job) if job.spec.name() == Some("running")));
-        let ask = ClaimAsk { agent: "b".into(), max: 5, lease: Millis::new(1000), now };
-        let claims = store.claim(ask).await.expect("claims");
+        let ask = ClaimAsk { agent: "b".into(), max: 5, lease: Millis::new(1000), now, ..ask(5, 0) };
+        let claims = store.claim(ask).await.expect("claims").claims;
         let order: Vec<_> = claims.iter().map(|claim| (claim.attempt.job, claim.token)).collect();
         assert_eq!(order, [(ids[13], LeaseToken(12)), (ids[12], LeaseToken(13))]);
         let again = NewJob { id: JobId::new(now), spec: jobs[12].spec.clone(), at: now, retry_of: None };

@@ -4,12 +4,14 @@
 //! A row that does not read back (a damaged file, a spec that a later version no longer accepts) is *parked*: left out
 //! of claims and expiries, so it delays no other job, with the reason kept beside it.
 
+use super::shapes;
 use crate::job::{
     Cause, Ending, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, Phase, PhaseEvent, UnixMillis, Usage,
 };
-use crate::queue::EXPIRE_BATCH;
 use crate::queue::daily::{Day, Ended};
+use crate::queue::routing::Shape;
 use crate::queue::transition::{Lease, Row};
+use crate::queue::{EXPIRE_BATCH, Groups};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -101,11 +103,11 @@ pub(super) fn by_key(db: &Connection, key: &str) -> rusqlite::Result<Option<Row>
     db.prepare_cached(&format!("{SELECT} WHERE idempotency_key = ?1"))?.query_row([key], row).optional()
 }
 
-pub(super) fn insert(db: &Connection, row: &Row) -> rusqlite::Result<()> {
+pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::Result<()> {
     let job = &row.job;
     db.prepare_cached(
-        "INSERT INTO jobs (id, phase, priority, idempotency_key, state, name, submitted_at) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO jobs (id, phase, priority, idempotency_key, state, name, submitted_at, shape) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
     )?
     .execute(params![
         job.id.to_string(),
@@ -114,7 +116,8 @@ pub(super) fn insert(db: &Connection, row: &Row) -> rusqlite::Result<()> {
         job.spec.idempotency_key(),
         state_json(row)?,
         job.spec.name(),
-        job.submitted_at.as_u64()
+        job.submitted_at.as_u64(),
+        shapes::number(db, &Shape::of(&job.spec, groups))?
     ])?;
     let seq = db.last_insert_rowid();
     db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?.execute(params![seq, json(&job.spec)?])?;
@@ -149,27 +152,22 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     .map(drop)
 }
 
-pub(super) fn first_queued(db: &Connection, most: u32) -> rusqlite::Result<Vec<Row>> {
-    // The condition is that of the partial index, word for word: SQLite uses it only then.
-    let query = format!("{SELECT} WHERE phase = 'queued' AND parked IS NULL ORDER BY priority DESC, jobs.seq LIMIT ?1");
-    // Ends: each further round has parked at least one job.
-    loop {
-        let (mut good, mut parked) = (Vec::new(), 0);
-        let mut statement = db.prepare_cached(&query)?;
-        let mut found = statement.query([most])?;
-        while let Some(found) = found.next()? {
-            match readable(row(found))? {
-                Ok(row) => good.push(row),
-                Err(reason) => {
-                    park(db, found.get(6)?, &reason)?;
-                    parked += 1;
-                }
+/// Queued jobs by their places; `None` when one could not be read: it is set aside then, and the choice has to be made anew.
+pub(super) fn chosen(db: &Connection, places: &[u64]) -> rusqlite::Result<Option<Vec<Row>>> {
+    let mut statement = db.prepare_cached(&format!("{SELECT} WHERE jobs.seq = ?1"))?;
+    let (mut good, mut all_good) = (Vec::with_capacity(places.len()), true);
+    for place in places {
+        let mut found = statement.query([place])?;
+        let Some(found) = found.next()? else { continue };
+        match readable(row(found))? {
+            Ok(row) => good.push(row),
+            Err(reason) => {
+                park(db, found.get(6)?, &reason)?;
+                all_good = false;
             }
         }
-        if parked == 0 {
-            return Ok(good);
-        }
     }
+    Ok(Some(good).filter(|_| all_good))
 }
 
 /// Tells what is wrong with a row (inner) from what is wrong with the database (outer).
@@ -185,7 +183,7 @@ pub(super) fn readable<T>(read: rusqlite::Result<T>) -> rusqlite::Result<Result<
     }
 }
 
-fn park(db: &Connection, seq: i64, reason: &str) -> rusqlite::Result<()> {
+pub(super) fn park(db: &Connection, seq: i64, reason: &str) -> rusqlite::Result<()> {
     tracing::error!(seq, reason, "a stored job cannot be read; it is set aside");
     db.prepare_cached("UPDATE jobs SET parked = ?2 WHERE seq = ?1")?.execute(params![seq, reason]).map(drop)
 }

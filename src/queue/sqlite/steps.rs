@@ -13,7 +13,30 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "columns and labels for lists", run: for_lists },
     Step { what: "revisions", run: |db| db.execute_batch(REVISIONS) },
     Step { what: "days", run: |db| db.execute_batch(DAYS) },
+    Step { what: "shapes", run: |db| db.execute_batch(SHAPES) },
 ];
+
+/// What queued jobs ask for, with how many ask for it. Rows of before have no shape; whoever opens the file gives them one.
+const SHAPES: &str = "
+CREATE TABLE shapes (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, queued INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE INDEX shapes_queued ON shapes (id) WHERE queued > 0;
+CREATE TABLE routing (groups TEXT NOT NULL) STRICT;
+INSERT INTO routing VALUES ('');
+ALTER TABLE jobs ADD COLUMN shape INTEGER REFERENCES shapes (id);
+DROP INDEX claim_order;
+CREATE INDEX shape_order ON jobs (shape, priority DESC, seq) WHERE phase = 'queued' AND parked IS NULL;
+CREATE TRIGGER shape_insert AFTER INSERT ON jobs WHEN new.phase = 'queued' AND new.shape IS NOT NULL BEGIN
+    UPDATE shapes SET queued = queued + 1 WHERE id = new.shape;
+END;
+CREATE TRIGGER shape_enter AFTER UPDATE OF phase, shape ON jobs
+WHEN new.phase = 'queued' AND (old.phase <> 'queued' OR old.shape IS NOT new.shape) BEGIN
+    UPDATE shapes SET queued = queued + 1 WHERE id = new.shape;
+END;
+CREATE TRIGGER shape_leave AFTER UPDATE OF phase, shape ON jobs
+WHEN old.phase = 'queued' AND (new.phase <> 'queued' OR old.shape IS NOT new.shape) BEGIN
+    UPDATE shapes SET queued = queued - 1 WHERE id = old.shape;
+END;
+";
 
 const BEGINNING: &str = "
 CREATE TABLE jobs (

@@ -1,0 +1,128 @@
+//! Why a job stands where it stands: in sentences, with stable codes. Pure.
+
+use super::roster::{AgentEntry, AgentState};
+use crate::job::{Capacity, Job, JobId, Phase};
+use crate::queue::{Obstacle, Place};
+use serde::Serialize;
+
+/// The answer to `job explain`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Which job.
+    pub job: JobId,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why, as a stable code: `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, or the code of the
+    /// last entry of its history.
+    pub code: String,
+    /// Why, as a sentence.
+    pub reason: String,
+    /// For a job that waits: jobs that ask for the same and are handed out before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<u64>,
+    /// For a job that waits: each agent, with what is in the way there.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub agents: Vec<AgentView>,
+}
+
+/// One agent, as a job that waits sees it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AgentView {
+    /// The agent.
+    pub name: String,
+    /// How it is.
+    pub state: AgentState,
+    /// It could run the job, at some time.
+    pub suits: bool,
+    /// What is in the way.
+    pub obstacles: Vec<Obstacle>,
+    /// The same in sentences.
+    pub reasons: Vec<String>,
+}
+
+/// Explains; `place` for a queued job.
+pub(super) fn explain(job: &Job, place: Option<&Place>, agents: &[AgentEntry]) -> Explanation {
+    let plain = |code: &str, reason: String| Explanation {
+        job: job.id,
+        phase: job.phase,
+        code: code.to_owned(),
+        reason,
+        ahead: None,
+        agents: Vec::new(),
+    };
+    if let Some(ending) = &job.ending {
+        let hint = ending.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+        return plain(ending.cause.code(), format!("it has ended: {}{hint}", ending.message));
+    }
+    let Some(place) = place else {
+        let last = job.history.last().map_or("claimed", |event| event.reason.as_str());
+        let agent = job.agent.as_deref().unwrap_or("an agent");
+        let cancel = if job.cancel_requested { "; its end was asked for" } else { "" };
+        return plain(last, format!("agent {agent} has it (try {}){cancel}", job.attempt));
+    };
+    let views: Vec<AgentView> = agents.iter().map(|agent| view(agent, place)).collect();
+    let (code, reason) = waiting(&views, place.ahead);
+    let again = match job.history.last() {
+        Some(event) if job.attempt > 0 => format!(" (again, after try {}: {})", event.attempt, event.reason),
+        Some(_) | None => String::new(),
+    };
+    Explanation { ahead: Some(place.ahead), agents: views, ..plain(code, format!("it waits{again}: {reason}")) }
+}
+
+fn view(agent: &AgentEntry, place: &Place) -> AgentView {
+    // What it said last of what it holds; cores and memory are only known to the agent itself.
+    let free = Capacity { slots: agent.capacity.slots.saturating_sub(agent.load.held), ..agent.capacity };
+    let obstacles = place.obstacles(&agent.name, &agent.profile(), Some(free));
+    let mut reasons: Vec<String> = obstacles.iter().map(Obstacle::sentence).collect();
+    match agent.state {
+        AgentState::Online => {}
+        AgentState::Offline => reasons.push(format!("it was last heard at {}", agent.last_contact)),
+        AgentState::Draining => reasons.push("it is draining".to_owned()),
+        AgentState::Unavailable => {
+            reasons.push(agent.load.unavailable.clone().unwrap_or_else(|| "it takes no jobs".to_owned()));
+        }
+    }
+    let suits = !obstacles.iter().any(Obstacle::is_lasting);
+    AgentView { name: agent.name.clone(), state: agent.state, suits, obstacles, reasons }
+}
+
+fn waiting(agents: &[AgentView], ahead: u64) -> (&'static str, String) {
+    let suited: Vec<&AgentView> = agents.iter().filter(|agent| agent.suits).collect();
+    let online: Vec<&&AgentView> = suited.iter().filter(|agent| agent.state == AgentState::Online).collect();
+    let names = |agents: &[&AgentView]| agents.iter().map(|agent| agent.name.clone()).collect::<Vec<_>>().join(", ");
+    if agents.is_empty() {
+        return ("no_agents", "no agent has registered here yet".to_owned());
+    }
+    if suited.is_empty() {
+        let first =
+            agents.iter().filter_map(|agent| Some(format!("{}: {}", agent.name, agent.reasons.first()?))).take(5);
+        let told = first.collect::<Vec<_>>().join("; ");
+        return ("no_agent_suits", format!("none of {} agents can ever run it. {told}", agents.len()));
+    }
+    if online.is_empty() {
+        let told: Vec<String> =
+            suited.iter().map(|agent| format!("{}: {}", agent.name, agent.reasons.join(", "))).collect();
+        return ("agents_away", format!("those that could run it take no jobs: {}", told.join("; ")));
+    }
+    let free: Vec<&AgentView> = online.iter().filter(|agent| agent.obstacles.is_empty()).map(|agent| **agent).collect();
+    if free.is_empty() {
+        let group =
+            online.iter().flat_map(|agent| &agent.obstacles).find(|one| matches!(one, Obstacle::GroupFull { .. }));
+        return match group {
+            Some(group) => ("held_back", group.sentence()),
+            None => {
+                let told: Vec<String> =
+                    online.iter().map(|agent| format!("{}: {}", agent.name, agent.reasons.join(", "))).collect();
+                ("no_room", told.join("; "))
+            }
+        };
+    }
+    let behind = if ahead > 0 { format!("; {ahead} jobs that ask for the same are before it") } else { String::new() };
+    (
+        "next",
+        format!(
+            "{} can run it, as soon as it comes to its turn or has the cores and memory free{behind}",
+            names(&free)
+        ),
+    )
+}
