@@ -1,6 +1,7 @@
 //! The whole agent on an in-memory queue and scripted cells, under a paused clock: minutes pass in milliseconds.
 
 use super::*;
+use crate::backend::simulated::Simulated;
 use crate::backend::{Backend, Embedded, Local, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
 use crate::job::{AttemptId, ByteSize, Capacity, Cause, Cpus, Job, JobId, JobSpec, Millis, Phase, SpecRules, Verdict};
@@ -305,4 +306,49 @@ async fn no_claim_is_lost_while_other_jobs_end() {
         assert_eq!((job.attempt, job.history.len()), (1, 5), "{:?}", job.history);
     }
     stage.close().await;
+}
+
+/// One agent on two backends: each with more jobs than there are slots.
+#[tokio::test(start_paused = true)]
+async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cannot_run_is_told_so() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
+    let backends: Vec<Arc<Simulated>> = (0..2).map(|_| Arc::new(Simulated::new())).collect();
+    let executor = Scripted::default();
+    let capacity = Capacity { slots: 2, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) };
+    let settings = AgentSettings {
+        announcement: crate::protocol::agent::Announcement::default(),
+        capacity,
+        claim_batch: 16,
+        grace: Millis::from_secs(2),
+        drain_timeout: Duration::from_secs(30),
+        reconnect: Duration::from_secs(30),
+        presets: crate::admission::Presets::new(),
+    };
+    let seen = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
+    let agent = Agent::new(seen, Arc::new(executor.clone()), logs, settings, Arc::new(Metrics::new()));
+    let drain = CancellationToken::new();
+    // Minutes: longer than the lease that the agent gives its own cells, which it has to renew by itself.
+    for backend in &backends {
+        for _ in 0..10 {
+            backend.put(&json!({"image": "x", "command": ["sleep", "150000"]}));
+        }
+    }
+    let large = backends[0].put(&json!({"image": "x", "command": ["x"], "resources": {"memory": "2GiB"}}));
+    let agent = crate::supervise::spawn("agent", agent.run(drain.clone(), CancellationToken::new()));
+    let count = |backend: &Arc<Simulated>| backend.ended().len();
+    while backends.iter().map(count).sum::<usize>() < 12 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let (one, two) = (count(&backends[0]), count(&backends[1]));
+        assert!(one.abs_diff(two) <= 2, "{one} against {two}");
+    }
+    while backends.iter().map(count).sum::<usize>() < 21 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let causes = backends[0].ended();
+    assert!(causes[..10].iter().all(|cause| *cause == Cause::ExitCode { exit_code: 0 }), "{causes:?}");
+    assert!(matches!(causes[10], Cause::TooLarge { .. }), "{large}: {causes:?}");
+    drain.cancel();
+    assert_eq!(agent.await.expect("ends"), Drained::Clean);
+    assert!(executor.world().started.values().all(|times| *times == 1));
 }

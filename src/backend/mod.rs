@@ -4,12 +4,15 @@
 //! owns the queue and the log store, wakes whoever waits, and hands cancels on; [`Local`] is the agent's door to it. [`Http`] is a
 //! jobcell server elsewhere. Must never know how a job runs.
 
+pub mod conformance;
 mod embedded;
 mod explain;
 mod http;
 mod intake;
 mod local;
 mod roster;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod waiting;
 
 pub use embedded::{Change, Embedded, Order, QueueSettings, Waited};

@@ -2,6 +2,7 @@
 //! scripted, everything else is what runs in production.
 
 use crate::agent::{Agent, AgentSettings, Drained};
+use crate::backend::conformance::{Suite, desk::EmbeddedDesk, tests::passes};
 use crate::backend::{Backend, Embedded, Http, HttpSettings, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
 use crate::job::{AttemptId, ByteSize, Capacity, Cpus, JobId, JobSpec, Millis, SpecRules, Verdict};
@@ -29,10 +30,14 @@ struct Server {
 }
 
 async fn server(agents: &[&str]) -> Server {
+    server_with(agents, Millis::from_secs(30)).await
+}
+
+async fn server_with(agents: &[&str], lease: Millis) -> Server {
     let dir = tempfile::tempdir().expect("a folder");
     let store = AnyStore::Sqlite(SqliteStore::open(&dir.path().join("queue.db")).expect("opens"));
     let logs = LogStore::open(&dir.path().join("logs"), 1 << 20).expect("opens");
-    let queue = QueueSettings { max_queued: 10_000, lease: Millis::from_secs(30), max_attempts: 3 };
+    let queue = QueueSettings { max_queued: 10_000, lease, max_attempts: 3 };
     let backend = Embedded::new(store, logs, queue);
     let agent_keys = AgentKeys::open(dir.path().join("agents.json")).expect("opens");
     let keys = agents.iter().map(|name| ((*name).to_owned(), agent_keys.add(name).expect("is new"))).collect();
@@ -180,6 +185,19 @@ async fn a_thousand_jobs_over_three_agents_and_links_that_break_lose_no_byte() {
     assert_eq!(close(agents).await, 1000, "each job had one cell");
     let cuts: Vec<u32> = cuts.iter().map(|count| count.load(Ordering::Relaxed)).collect();
     assert!(cuts.iter().all(|count| *count >= 5), "links were hardly cut: {cuts:?}");
+    server.stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_over_the_network_conforms() {
+    let server = server_with(&["suite"], Millis::from_secs(1)).await;
+    let logs = LogStore::open(&server.dir.path().join("spool"), 1 << 20).expect("opens");
+    let rate = NonZeroU32::new(1000).expect("not zero");
+    let settings = HttpSettings { name: "main".into(), url: server.url.clone(), key: server.keys[0].1.clone(), rate };
+    let http = Http::new(settings, logs.clone(), server.stop.clone()).expect("is made");
+    let desk = Arc::new(EmbeddedDesk(Arc::clone(&server.backend)));
+    let suite = Suite::new(Arc::new(http), desk, logs, Duration::from_secs(5));
+    passes(&suite, &[]).await;
     server.stop.cancel();
 }
 

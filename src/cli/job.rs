@@ -333,10 +333,10 @@ async fn watch(backend: &crate::backend::Embedded, id: crate::job::JobId, sink: 
 }
 
 /// A folder that goes away with the value.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Folder {
-    fn make() -> Result<Self, Failure> {
+    pub(super) fn make() -> Result<Self, Failure> {
         let dir = std::env::temp_dir().join(format!("jobcell-run-{}", uuid::Uuid::new_v4().simple()));
         std::fs::create_dir(&dir).map_err(|error| Failure::unavailable(format!("{}: {error}", dir.display())))?;
         Ok(Self(dir))

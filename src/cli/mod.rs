@@ -7,6 +7,7 @@ mod agents;
 mod api;
 mod client;
 mod config;
+mod conformance;
 mod doctor;
 mod exit;
 mod follow;
@@ -26,7 +27,7 @@ mod fleet_tests;
 pub use exit::EXIT_CODES;
 
 use crate::config::{Config, HostFacts, LoadInput, load};
-use crate::job::Problems;
+use crate::job::{Millis, Problems};
 use crate::telemetry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -138,6 +139,14 @@ enum Command {
     /// Look at agents, give and take away their keys
     #[command(subcommand)]
     Agents(agents::AgentsCommand),
+    /// Check what a backend of your own does for an agent, case by case
+    Conformance {
+        /// Its address; the keys are in JOBCELL_AGENT_KEY (agent) and JOBCELL_API_KEY (user)
+        url: String,
+        /// Wait for leases to run out that are not longer than this
+        #[arg(long, value_name = "TIME", default_value = "15s")]
+        patience: Millis,
+    },
     /// Submit, run, look at and cancel jobs
     #[command(subcommand)]
     Job(job::JobCommand),
@@ -208,6 +217,10 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             agent::agent(settings(&global, &flags, long_running)?, global.quiet).await
         }
         Command::Agents(command) => agents::run(command, &global).await,
+        Command::Conformance { url, patience } => {
+            settings(&global, &[], QUIET)?;
+            conformance::run(&url, patience, &global).await
+        }
         Command::Job(command) => job::run(command, &global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
         Command::Config(command) => config::run(&command, &global),

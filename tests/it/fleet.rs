@@ -383,6 +383,50 @@ async fn jobs_go_where_they_can_run_and_those_that_cannot_say_why() {
 }
 
 #[tokio::test]
+async fn the_conformance_command_judges_a_server() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = dir.path().join("server.yaml");
+    std::fs::write(&config, "queue: {lease: 1s}").expect("writes");
+    let data = dir.path().join("server");
+    let mut server = tokio::process::Command::new(JOBCELL);
+    server.args(["server", "--quiet", "--listen", "127.0.0.1:0", "--data-dir"]).arg(&data).arg("--config").arg(&config);
+    let mut server = server.stdin(Stdio::null()).kill_on_drop(true).spawn().expect("starts");
+    let read = |name: &str| std::fs::read_to_string(data.join(name)).ok().map(|text| text.trim().to_owned());
+    let url = until("the server", || async { read("endpoint") }).await;
+    let run = |args: &[&str], env: &[(&str, &str)]| {
+        let mut command = tokio::process::Command::new(JOBCELL);
+        command.args(args).arg("--data-dir").arg(&data).envs(env.iter().copied()).stdin(Stdio::null());
+        async move { said(&tokio::time::timeout(PATIENCE, command.output()).await.expect("ends").expect("runs")) }
+    };
+    let (code, key, err) = run(&["agents", "add", "suite"], &[]).await;
+    assert_eq!(code, 0, "{err}");
+    let env = [("JOBCELL_AGENT_KEY", key.trim())];
+    let (code, out, err) = run(&["conformance", &url], &env).await;
+    assert_eq!((code, out.trim()), (0, "15 cases: 0 failed, 0 left out"), "{err}");
+    assert!(err.contains("passed   output: output arrives byte for byte before the end is told"), "{err}");
+    // With a job in the queue nothing can be judged.
+    let job = dir.path().join("job.yaml");
+    std::fs::write(&job, "image: x\ncommand: [x]\n").expect("writes");
+    assert_eq!(run(&["job", "submit", job.to_str().expect("text")], &[]).await.0, 0);
+    let (code, out, err) = run(&["conformance", &url, "-o", "json"], &env).await;
+    let told: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(
+        (code, told["failed"].as_u64(), told["cases"][0]["verdict"].as_str()),
+        (1, Some(1), Some("failed")),
+        "{err}"
+    );
+    run_kill(&mut server).await;
+}
+
+async fn run_kill(child: &mut Child) {
+    run("kill", &["-TERM", &child.id().expect("runs").to_string()]);
+    assert_eq!(
+        tokio::time::timeout(PATIENCE, child.wait()).await.expect("ends").expect("is waited for").code(),
+        Some(0)
+    );
+}
+
+#[tokio::test]
 async fn keys_and_engines_have_one_agent_each() {
     let Some(host) = engine() else { return };
     let dir = tempfile::tempdir().expect("a folder");
