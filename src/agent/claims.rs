@@ -28,8 +28,19 @@ struct One {
     lent: u32,
     not_before: Option<Instant>,
     pauses: Box<dyn Iterator<Item = Duration> + Send>,
-    /// Said once, until it works again.
-    failing: bool,
+    state: BackendState,
+}
+
+/// How claims at a backend go.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum BackendState {
+    /// None has been answered yet.
+    #[default]
+    Unknown,
+    /// The last one was answered.
+    Well,
+    /// The last one failed, and why.
+    Failing(String),
 }
 
 /// The claims. Never to be dropped while one is in flight: what it claimed would be lost with it.
@@ -47,7 +58,7 @@ impl Claims {
             lent: 0,
             not_before: None,
             pauses: Box::new(pauses(PAUSES.0, PAUSES.1)),
-            failing: false,
+            state: BackendState::Unknown,
         };
         Self { all: backends.iter().map(one).collect(), turn: 0, flying: FuturesUnordered::new() }
     }
@@ -76,7 +87,7 @@ impl Claims {
         self.turn = (index + 1) % count;
         match answer {
             Ok(grants) => {
-                if std::mem::take(&mut one.failing) {
+                if matches!(std::mem::replace(&mut one.state, BackendState::Well), BackendState::Failing(_)) {
                     tracing::info!(backend = one.backend.name(), "claims work again");
                 }
                 one.not_before = None;
@@ -89,7 +100,9 @@ impl Claims {
                     Retry::Transient | Retry::Never => one.pauses.next().unwrap_or(PAUSES.1),
                 };
                 one.not_before = Some(Instant::now() + pause);
-                if !std::mem::replace(&mut one.failing, true) {
+                let failing = BackendState::Failing(error.to_string());
+                // Said once, until it works again.
+                if !matches!(std::mem::replace(&mut one.state, failing), BackendState::Failing(_)) {
                     tracing::error!(backend = one.backend.name(), %error, "claim failed; tried again until it works");
                 }
                 (index, Vec::new())
@@ -101,6 +114,11 @@ impl Claims {
     pub(super) fn pause_over(&self) -> Instant {
         let first = self.all.iter().filter(|one| one.lent == 0).filter_map(|one| one.not_before).min();
         first.unwrap_or_else(|| Instant::now() + CLAIM_WAIT)
+    }
+
+    /// How claims go, by the backends' names.
+    pub(super) fn states(&self) -> Vec<(String, BackendState)> {
+        self.all.iter().map(|one| (one.backend.name().to_owned(), one.state.clone())).collect()
     }
 
     /// Nothing is in flight.

@@ -4,7 +4,7 @@
 //! backend is in flight beside everything else, and what it tells a runner goes through a bounded channel by `try_send`; a
 //! runner that is too busy to take it is told again.
 
-use super::claims::Claims;
+use super::claims::{BackendState, Claims};
 use super::runner::{Attempt, Outcome, Runner};
 use super::score::Score;
 use crate::admission::{Ledger, Presets, resolve};
@@ -71,6 +71,8 @@ pub struct Status {
     pub unavailable: Option<String>,
     /// It claims no more.
     pub draining: bool,
+    /// How claims go, by the backends' names.
+    pub backends: Vec<(String, BackendState)>,
 }
 
 /// How a drain went.
@@ -279,10 +281,10 @@ impl<E: Executor> Table<E> {
     fn publish(&self, draining: bool) {
         let held = self.held.len();
         self.agent.metrics.jobs_running.set(i64::try_from(held).unwrap_or(i64::MAX));
+        let backends = self.claims.states();
         self.agent.status.send_if_modified(|status| {
-            let changed = status.held != held || status.draining != draining;
-            status.held = held;
-            status.draining = draining;
+            let changed = status.held != held || status.draining != draining || status.backends != backends;
+            (status.held, status.draining, status.backends) = (held, draining, backends);
             changed
         });
         let load = self.load(draining);

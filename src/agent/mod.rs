@@ -8,6 +8,7 @@ mod dispatcher;
 mod runner;
 mod score;
 
+pub use claims::BackendState;
 pub use dispatcher::{Agent, AgentSettings, Drained, Status};
 
 #[cfg(test)]

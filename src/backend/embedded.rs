@@ -436,6 +436,13 @@ impl Embedded {
 
     /// Hands out again what lost agents held, until `stop`.
     pub async fn run_expiry(self: Arc<Self>, stop: CancellationToken) {
+        // While this process was not there nobody could renew: what was held gets a full term, so a short absence takes no job
+        // from its agent.
+        match self.store.extend(UnixMillis::now().plus(self.settings.lease)).await {
+            Ok(0) => {}
+            Ok(leases) => tracing::info!(leases, "jobs are held by agents; each has a full lease from now on"),
+            Err(error) => tracing::error!(%error, "leases could not be extended"),
+        }
         loop {
             let now = UnixMillis::now();
             let pause = match self.store.next_expiry().await {

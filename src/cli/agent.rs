@@ -33,7 +33,7 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
     let logs = LogStore::open(&spool, config.logs_sync_every.as_u64())
         .map_err(|error| Failure::unavailable(format!("{}: {error}", spool.display())))?;
     let metrics = Arc::new(Metrics::new());
-    let health = Health::new(&[Component::Engine, Component::Agent]);
+    let health = Health::new(&[Component::Engine, Component::Agent, Component::Backend]);
     let signals = Signals::listen()?;
     let stop = CancellationToken::new();
 

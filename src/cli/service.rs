@@ -3,7 +3,7 @@
 use super::exit::TEMPORARY;
 use super::home::Home;
 use super::{Failure, node};
-use crate::agent::{Drained, Status};
+use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::executor::docker::DockerExecutor;
@@ -184,8 +184,24 @@ async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
         let now = status.borrow_and_update().clone();
         health.set(Component::Engine, now.unavailable.map_or(State::Ok, State::Down));
         health.set(Component::Agent, if now.draining { State::Down("draining".into()) } else { State::Ok });
+        // An embedded backend cannot be away, and has no component.
+        if health.has(Component::Backend) {
+            health.set(Component::Backend, backends(&now.backends));
+        }
         if status.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// Well as long as one of them is: there is work to do.
+fn backends(all: &[(String, BackendState)]) -> State {
+    if all.iter().any(|(_, state)| *state == BackendState::Well) {
+        return State::Ok;
+    }
+    let told = all.iter().map(|(name, state)| match state {
+        BackendState::Failing(reason) => format!("{name}: {reason}"),
+        BackendState::Unknown | BackendState::Well => format!("{name}: no answer yet"),
+    });
+    State::Down(told.collect::<Vec<_>>().join("; "))
 }

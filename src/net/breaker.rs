@@ -11,7 +11,7 @@ use tokio::time::Instant;
 /// Failures in a row after which the peer is left alone.
 const FAILURES: u32 = 5;
 /// First and longest time in which nobody asks.
-const REFUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+const REFUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 
 /// May a call be made?
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

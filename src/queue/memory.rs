@@ -232,6 +232,12 @@ impl Store for MemoryStore {
         Ok(held.into_iter().filter_map(|id| tables.change(id, |row| row.expire(now, max_attempts)).flatten()).collect())
     }
 
+    async fn extend(&self, until: UnixMillis) -> Result<u64, StoreError> {
+        let mut tables = self.tables();
+        let leases = tables.rows.values_mut().filter_map(|row| row.lease.as_mut());
+        Ok(leases.map(|lease| lease.until = lease.until.max(until)).count() as u64)
+    }
+
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         let tables = self.tables();
         Ok(tables.by_id.get(&id).map(|seq| tables.rows[seq].job.clone()))

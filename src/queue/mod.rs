@@ -312,6 +312,8 @@ pub trait Store: Send + Sync + 'static {
         now: UnixMillis,
         max_attempts: u32,
     ) -> impl Future<Output = Result<Vec<Expired>, StoreError>> + Send;
+    /// Gives every lease at least until then, and says how many there are: after a time in which nobody could renew.
+    fn extend(&self, until: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
     fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
     /// Newest first.
     fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<JobSummary>, StoreError>> + Send;
@@ -397,6 +399,9 @@ impl Store for AnyStore {
     }
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         either!(self, store => store.expire(now, max_attempts))
+    }
+    async fn extend(&self, until: UnixMillis) -> Result<u64, StoreError> {
+        either!(self, store => store.extend(until))
     }
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         either!(self, store => store.get(id))

@@ -16,6 +16,7 @@ enum Op {
     Release(usize),
     Cancel(usize),
     Expire,
+    Extend,
     Wait(u64),
     /// Priority and key of each, and whether some may be left out.
     SubmitAll(Vec<(i32, Option<u8>)>, bool),
@@ -57,6 +58,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..20).prop_map(Op::Release),
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
+        1 => Just(Op::Extend),
         2 => (0u64..80).prop_map(Op::Wait),
         // Some walks go over several days.
         1 => Just(Op::Wait(40_000_000)),
@@ -144,6 +146,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             format!("{:?}", store.cancel_many(&ids, at(now)).await)
         }
         Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
+        Op::Extend => format!("{:?}", store.extend(at(now + 70)).await),
         Op::Wait(_) => String::new(),
         Op::List(filter, before) => {
             // A job that was refused is not there: a cursor that leads nowhere.

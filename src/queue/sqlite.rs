@@ -283,6 +283,15 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn extend(&self, until: UnixMillis) -> Result<u64, StoreError> {
+        self.writer
+            .run(move |db| {
+                let all = "UPDATE jobs SET lease_until = max(lease_until, ?1) WHERE lease_until IS NOT NULL AND parked IS NULL";
+                db.prepare_cached(all)?.execute([until.as_u64()]).map(|leases| leases as u64)
+            })
+            .await
+    }
+
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         self.reader.run(move |db| Ok(rows::load(db, id)?.map(|row| row.job))).await
     }

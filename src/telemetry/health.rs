@@ -14,6 +14,8 @@ pub enum Component {
     Engine,
     /// The agent's claim loop.
     Agent,
+    /// Backends elsewhere.
+    Backend,
 }
 
 /// How it is.
@@ -49,6 +51,11 @@ impl Health {
     /// Says how a component is.
     pub fn set(&self, component: Component, state: State) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(component, state);
+    }
+
+    /// Whether it has this component.
+    pub fn has(&self, component: Component) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&component)
     }
 
     /// How everything is.

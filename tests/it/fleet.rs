@@ -260,6 +260,27 @@ async fn links_that_reset_drop_and_slow_down_lose_nothing() {
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     fleet.network.heal(agent);
     fleet.ended_at_once(&job, &ticks()).await;
+    // With its server out of reach an agent is not ready, and says why.
+    let health = || async {
+        let name = ["one", "two"][agent];
+        let file = std::fs::read_to_string(fleet.dir.path().join(name).join("health")).expect("is there");
+        let script = "import sys, urllib.request as r\ntry: a = r.urlopen(sys.argv[1], timeout=5)\nexcept r.HTTPError as e: a = e\nprint(a.read().decode())";
+        let space = &fleet.network.agents[agent];
+        let url = format!("{}/healthz", file.trim());
+        let output =
+            Command::new("ip").args(["netns", "exec", space, "python3", "-c", script, &url]).output().expect("runs");
+        serde_json::from_slice::<Value>(&output.stdout)
+            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    until("it to be ready", || async { health().await["ready"].as_bool().filter(|ready| *ready) }).await;
+    fleet.network.reset_all(agent);
+    let told = until("it to be unready", || async { Some(health().await).filter(|told| told["ready"] == false) }).await;
+    assert!(
+        told["components"]["backend"]["reason"].as_str().is_some_and(|reason| reason.starts_with("main: ")),
+        "{told}"
+    );
+    fleet.network.heal(agent);
+    until("it to be ready again", || async { health().await["ready"].as_bool().filter(|ready| *ready) }).await;
     // Drop: nobody is told, and the job ends while nothing goes through.
     let job = fleet.submit(TICKS).await;
     let agent = fleet.runs(&job).await;

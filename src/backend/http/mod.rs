@@ -103,7 +103,7 @@ impl Http {
         // The backend is named by the operator: a proxy from the environment is not asked.
         let http = reqwest::Client::builder()
             .no_proxy()
-            .connect_timeout(Duration::from_secs(5))
+            .connect_timeout(Duration::from_secs(3))
             .pool_idle_timeout(Duration::from_secs(60))
             .tcp_nodelay(true)
             .build()
