@@ -21,7 +21,7 @@ const LISTED: u32 = 50;
 /// Longest text that is looked for: a name is not longer.
 const MOST_TEXT: usize = 255;
 /// Lines instead of one document.
-const LINES: &str = "application/x-ndjson";
+pub(super) const LINES: &str = "application/x-ndjson";
 
 const PARAMETERS: [&str; 9] = ["state", "phase", "verdict", "label", "since", "until", "text", "before", "limit"];
 
@@ -50,8 +50,7 @@ pub(super) async fn list(
     let more = jobs.len() > limit;
     jobs.truncate(limit);
     let next = jobs.last().map(|job| job.id).filter(|_| more);
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    if !accept.is_some_and(|accept| accept.contains(LINES)) {
+    if !wants_lines(&headers) {
         return Ok(Json(JobList { jobs, next }).into_response());
     }
     let mut lines = Vec::new();
@@ -65,6 +64,11 @@ pub(super) async fn list(
         response.headers_mut().insert("jobcell-next-before", next);
     }
     Ok(response)
+}
+
+/// Whether a client asks for lines instead of one document.
+pub(super) fn wants_lines(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(LINES))
 }
 
 /// Reads a query. Errors: everything that is wrong with it.
@@ -142,7 +146,8 @@ pub(super) fn label(path: &str, text: &str, problems: &mut Problems) -> Option<(
     }
 }
 
-fn moment(path: &str, text: &str, problems: &mut Problems) -> Option<UnixMillis> {
+/// Reads a moment of a query.
+pub(super) fn moment(path: &str, text: &str, problems: &mut Problems) -> Option<UnixMillis> {
     // In a query a bare plus sign means a blank; the one of an offset is meant.
     text.replace(' ', "+")
         .parse()

@@ -1,10 +1,13 @@
-//! A job's output by range: raw bytes of one stream or of both as they came, or frames as JSON.
+//! A job's output by range: raw bytes of one stream or of both as they came, or frames as JSON, in one document or on
+//! lines. Owns the query and the answer; which frames fit, `frames` knows.
 
 use super::App;
+use super::frames::{FrameJson, Picked, Wanted, pick};
 use super::jobs::{job_id, not_found, query};
+use super::list::{LINES, wants_lines};
 use super::problem::ProblemDocument;
 use crate::job::{AttemptId, Job};
-use crate::logstore::{Frame, LogError, LogReader, Stream};
+use crate::logstore::{LogError, LogReader, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -24,6 +27,16 @@ pub(super) struct LogQuery {
     from: Option<u64>,
     max_bytes: Option<usize>,
     format: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+}
+
+/// How output is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Raw,
+    Json,
+    Lines,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,27 +46,6 @@ struct Frames {
     next: u64,
     /// Nothing comes after this answer, ever.
     end: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct FrameJson {
-    seq: u64,
-    stream: &'static str,
-    time_us: u64,
-    /// The bytes, where they are UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    /// The bytes in hex, where they are not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hex: Option<String>,
-}
-
-impl From<&Frame> for FrameJson {
-    fn from(frame: &Frame) -> Self {
-        let text = std::str::from_utf8(&frame.bytes).ok().map(str::to_owned);
-        let hex = text.is_none().then(|| frame.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-        Self { seq: frame.seq, stream: frame.stream.name(), time_us: frame.time_us, text, hex }
-    }
 }
 
 /// Which log, of which job. Errors: no job, or no such try.
@@ -80,21 +72,20 @@ pub(super) async fn read(
 ) -> Result<Response, ProblemDocument> {
     let asked = query(asked)?;
     let (job, attempt) = attempt_of(&app, &id, asked.attempt).await?;
-    let stream = match asked.stream.as_deref() {
-        None | Some("both") => None,
-        Some("stdout") => Some(Stream::Stdout),
-        Some("stderr") => Some(Stream::Stderr),
-        Some(_) => return Err(ProblemDocument::new("bad_query", "stream: stdout, stderr or both")),
-    };
-    let json = match asked.format.as_deref() {
-        None | Some("raw") => false,
-        Some("json") => true,
-        Some(_) => return Err(ProblemDocument::new("bad_query", "format: raw or json")),
+    let wanted = Wanted::read(asked.stream.as_deref(), asked.since.as_deref(), asked.until.as_deref())?;
+    let format = match asked.format.as_deref() {
+        None if wants_lines(&headers) => Format::Lines,
+        None | Some("raw") => Format::Raw,
+        Some("json") => Format::Json,
+        Some("ndjson") => Format::Lines,
+        Some(_) => return Err(ProblemDocument::new("bad_query", "format: raw, json or ndjson")),
     };
     let most = asked.max_bytes.unwrap_or(BYTES).clamp(1, MOST_BYTES);
     let over = job.ending.is_some() || job.attempt > attempt.attempt;
-    // A byte range makes sense for the bytes of one stream only.
-    if let (Some(stream), Some(range), false) = (stream, byte_range(&headers)?, json) {
+    // A byte range makes sense for the bytes of one stream only, and not for some of them.
+    if let (Some(stream), Some(range), Format::Raw, false) =
+        (wanted.stream, byte_range(&headers)?, format, wanted.by_time())
+    {
         let total = match stream {
             Stream::Stdout => job.log.stdout.bytes,
             Stream::Stderr => job.log.stderr.bytes,
@@ -102,25 +93,37 @@ pub(super) async fn read(
         return bytes_answer(&app, attempt, stream, range, total, over).await;
     }
     let from = asked.from.unwrap_or(1).max(1);
-    let frames = on_reader(&app, attempt, move |reader| reader.read(from, most)).await?;
-    let next = frames.last().map_or(from, |frame| frame.seq + 1);
+    let Picked { frames, next } = on_reader(&app, attempt, move |reader| pick(reader, from, &wanted, most)).await?;
+    let next = next.unwrap_or(from);
     let end = over && next > job.log.frames;
-    let wanted = frames.iter().filter(|frame| stream.is_none_or(|stream| frame.stream == stream));
-    if json {
-        let frames = wanted.map(FrameJson::from).collect();
-        return Ok(Json(Frames { frames, next, end }).into_response());
-    }
-    let mut bytes = Vec::new();
-    for frame in wanted {
-        bytes.extend_from_slice(&frame.bytes);
-    }
+    let (kind, body) = match format {
+        Format::Json => {
+            let frames = frames.iter().map(FrameJson::from).collect();
+            return Ok(Json(Frames { frames, next, end }).into_response());
+        }
+        Format::Lines => {
+            let mut lines = Vec::new();
+            for frame in &frames {
+                serde_json::to_writer(&mut lines, &FrameJson::from(frame)).expect("a frame has only string keys");
+                lines.push(b'\n');
+            }
+            (LINES, lines)
+        }
+        Format::Raw => {
+            let mut bytes = Vec::new();
+            for frame in &frames {
+                bytes.extend_from_slice(&frame.bytes);
+            }
+            ("application/octet-stream", bytes)
+        }
+    };
     let headers = [
-        ("content-type", "application/octet-stream".to_owned()),
+        ("content-type", kind.to_owned()),
         ("x-content-type-options", "nosniff".to_owned()),
         ("jobcell-next-seq", next.to_string()),
         ("jobcell-log-end", end.to_string()),
     ];
-    Ok((headers, bytes).into_response())
+    Ok((headers, body).into_response())
 }
 
 /// Runs a read on a blocking thread. A job that never ran has no log, which reads as an empty one.

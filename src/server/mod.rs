@@ -6,7 +6,10 @@
 mod agents;
 mod auth;
 mod bulk;
+mod cursor;
 mod etag;
+mod events;
+mod frames;
 mod health;
 mod jobs;
 mod list;
@@ -98,6 +101,7 @@ pub fn router(
         .route("/v1/stats/daily", get(stats::daily))
         .route("/v1/jobs/{id}/logs", get(logs::read))
         .route("/v1/jobs/{id}/logs/live", get(live::follow))
+        .route("/v1/jobs/{id}/logs/events", get(events::follow))
         .merge(agents::for_people())
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
     let agents =

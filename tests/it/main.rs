@@ -8,6 +8,7 @@ mod cli_snapshots;
 mod commands;
 mod docs;
 mod engine_faults;
+mod events;
 mod fleet;
 mod listing;
 mod output;
