@@ -23,10 +23,13 @@ pub(super) const SEND_LIMIT: Duration = Duration::from_secs(60);
 /// A quiet stream says something this often, so that a dead connection is noticed.
 pub(super) const SIGN_EVERY: Duration = Duration::from_secs(20);
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LiveQuery {
+    /// From this frame on, default 1.
     pub(super) from: Option<u64>,
+    /// Of this try; default the last one.
     pub(super) attempt: Option<u32>,
 }
 

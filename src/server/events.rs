@@ -7,14 +7,16 @@
 
 use super::App;
 use super::cursor::{Cursor, LiveQuery, SEND_LIMIT, SIGN_EVERY, Seen, same_origin};
+use super::extract::Path;
 use super::frames::FrameJson;
 use super::jobs::{Answer, query};
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::logstore::Frame;
 use crate::supervise::spawn;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use std::convert::Infallible;
@@ -22,6 +24,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+/// Live output as server-sent events
+///
+/// `frame` with a frame as JSON and its number as `id`; `end` when nothing more can come.
+#[utoipa::path(get, path = "/v1/jobs/{id}/logs/events", tag = "output", params(("id" = inline(schema::JobId), Path, description = "The job"), LiveQuery,
+        ("Last-Event-ID" = Option<String>, Header, description = "Go on behind this frame")),
+    responses((status = 200, description = "The stream", body = String, content_type = "text/event-stream")),
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "foreign_origin", "unavailable"]))))]
 pub(super) async fn follow(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -14,16 +14,19 @@ const MOST_LOOKED_AT: usize = 64 << 20;
 const BLOCK: usize = 1 << 20;
 
 /// A frame in JSON.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[schema(as = Frame)]
 pub(super) struct FrameJson {
     seq: u64,
     stream: &'static str,
     time_us: u64,
     /// The bytes, where they are UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     text: Option<String>,
     /// The bytes in hex, where they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     hex: Option<String>,
 }
 

@@ -6,14 +6,16 @@
 
 use super::App;
 use super::cursor::{Cursor, LiveQuery, READ_BYTES, SEND_LIMIT, SIGN_EVERY, Seen, same_origin};
+use super::extract::Path;
 use super::jobs::query;
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::logstore::Frame;
 use crate::protocol::record::{RECORD_HEADER, Record};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use std::time::Duration;
@@ -22,6 +24,12 @@ use tokio_util::sync::CancellationToken;
 /// Viewers have nothing to say; anything longer ends the connection.
 const MOST_FROM_VIEWER: usize = 4096;
 
+/// Live output over WebSocket
+///
+/// docs/api.md says what the messages are.
+#[utoipa::path(get, path = "/v1/jobs/{id}/logs/live", tag = "output", params(("id" = inline(schema::JobId), Path, description = "The job"), LiveQuery),
+    responses((status = 101, description = "The stream")),
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "foreign_origin", "unavailable", "bad_body"]))))]
 pub(super) async fn follow(
     State(app): State<App>,
     Path(id): Path<String>,

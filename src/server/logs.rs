@@ -2,32 +2,43 @@
 //! lines. Owns the query and the answer; which frames fit, `frames` knows.
 
 use super::App;
+use super::extract::Path;
 use super::frames::{FrameJson, Picked, Wanted, pick};
 use super::jobs::{job_id, not_found, query};
 use super::list::{LINES, wants_lines};
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::job::{AttemptId, Job};
 use crate::logstore::{LogError, LogReader, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// Bytes of output in one answer when none are asked for, and at most.
 const BYTES: usize = 1 << 20;
 const MOST_BYTES: usize = 8 << 20;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LogQuery {
+    /// Of this try; default the last one.
     attempt: Option<u32>,
+    /// `stdout`, `stderr` or `both` (default).
     stream: Option<String>,
+    /// From this frame on, default 1.
     from: Option<u64>,
+    /// So much output at most; default 1 MiB, at most 8 MiB.
     max_bytes: Option<usize>,
+    /// `raw` (default), `json` or `ndjson`.
     format: Option<String>,
+    /// Written at this moment or later: milliseconds since 1970, or RFC 3339.
     since: Option<String>,
+    /// Written before this moment.
     until: Option<String>,
 }
 
@@ -39,7 +50,8 @@ enum Format {
     Lines,
 }
 
-#[derive(Debug, Serialize)]
+/// A part of a job's output.
+#[derive(Debug, Serialize, ToSchema)]
 struct Frames {
     frames: Vec<FrameJson>,
     /// The `from` that goes on behind this answer.
@@ -64,6 +76,22 @@ pub(super) fn log_problem(error: &LogError) -> ProblemDocument {
     ProblemDocument::new("unavailable", error.to_string())
 }
 
+/// Output of a job, by range
+///
+/// Also as lines of JSON with `Accept: application/x-ndjson`.
+#[utoipa::path(get, path = "/v1/jobs/{id}/logs", tag = "output",
+    params(("id" = inline(schema::JobId), Path, description = "The job"), LogQuery,
+        ("Range" = Option<String>, Header, description = "`bytes=FIRST-LAST` of one stream")),
+    responses(
+        (status = 200, description = "Output", content(
+            (String = "application/octet-stream"), (Frames = "application/json"), (FrameJson = "application/x-ndjson")),
+            headers(
+                ("Jobcell-Next-Seq" = Option<u64>, description = "The `from` to go on with; in the document with JSON"),
+                ("Jobcell-Log-End" = Option<bool>, description = "Nothing more will come; in the document with JSON"))),
+        (status = 206, description = "The bytes of the range", body = String, content_type = "application/octet-stream",
+            headers(("Content-Range" = String))),
+        (status = 416, description = "There are no such bytes (yet)", headers(("Content-Range" = String)))),
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "unavailable"]))))]
 pub(super) async fn read(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -11,6 +11,7 @@ mod engine_faults;
 mod events;
 mod fleet;
 mod listing;
+mod openapi;
 mod output;
 mod ranks;
 mod stage;
