@@ -88,6 +88,14 @@ impl Schemas {
             }
             return Value::Null;
         }
+        if kind == "text/event-stream" {
+            for event in text.split("\n\n").filter(|event| event.contains("data:")) {
+                let fields = event.lines().filter_map(|line| line.split_once(": "));
+                let fields: Map<String, Value> = fields.map(|(key, value)| (key.to_owned(), value.into())).collect();
+                self.check(&about, &content["schema"], &fields.into());
+            }
+            return Value::Null;
+        }
         let body =
             if kind.ends_with("json") { serde_json::from_str(&text).expect("JSON") } else { Value::String(text) };
         self.check(&about, &content["schema"], &body);

@@ -318,6 +318,18 @@ pub(crate) struct NewJob {
     idempotency_key: Option<String>,
 }
 
+/// One event of a live stream.
+#[derive(ToSchema)]
+pub(crate) struct LiveEvent {
+    /// `frame` or `end`.
+    event: String,
+    /// JSON: a `Frame`, or `last_seq` and `attempt`.
+    data: String,
+    /// The frame's number; an end has none.
+    #[schema(nullable = false)]
+    id: Option<String>,
+}
+
 /// A string or a list of them.
 #[derive(ToSchema)]
 #[serde(untagged)]
