@@ -3,16 +3,19 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help demo test lint fmt bench seccomp engine images ci clean
+.PHONY: help demo test schemathesis lint fmt bench seccomp engine images ci clean
 
 help: ## This list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 demo: ## From nothing to a job in a sealed cell, and back
 	@scripts/demo.sh
 
 test: ## All tests, the real engine included
 	@scripts/test.sh
+
+schemathesis: ## Hold a running server to docs/openapi.json with generated requests
+	@scripts/schemathesis.sh
 
 lint: ## Format and clippy, warnings are errors
 	@scripts/lint.sh

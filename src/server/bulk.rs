@@ -6,6 +6,7 @@
 use super::App;
 use super::jobs::{self, Answer, Dedupe};
 use super::list;
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::backend::Embedded;
 use crate::job::{Fields, JobId, JobSpec, JobSummary, Phase, Problem, Problems, parse_json, type_name};
@@ -19,6 +20,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
 
 /// Most jobs of one submit: they are one transaction.
 const MOST_SUBMITTED: usize = 1000;
@@ -27,26 +29,33 @@ const MOST_CANCELED: usize = 10_000;
 /// Problems that are listed; the answer says how many there are.
 const MOST_PROBLEMS: usize = 1000;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct BulkQuery {
+    /// Take in those that can be, instead of all or none.
     partial: Option<bool>,
+    /// `content` makes the idempotency keys of what is asked for.
     dedupe: Option<String>,
 }
 
 /// What became of one job of a submit.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = BulkItem)]
 struct Item {
     index: usize,
     /// `created`, `existing` or `refused`.
     result: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::JobSummary>, nullable = false)]
     job: Option<JobSummary>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     problem: Option<ProblemDocument>,
 }
 
-#[derive(Debug, Serialize)]
+/// What became of a submit, with one entry for each spec in their order.
+#[derive(Debug, Serialize, ToSchema)]
 struct BulkAnswer {
     created: usize,
     existing: usize,
@@ -54,6 +63,16 @@ struct BulkAnswer {
     jobs: Vec<Item>,
 }
 
+/// Submit many jobs
+///
+/// 1 to 1,000 specs as a JSON array, or one on each line. All are taken in or none, unless `partial` is true.
+#[utoipa::path(post, path = "/v1/jobs/bulk", tag = "jobs",
+    params(BulkQuery, ("Jobcell-Dedupe" = Option<String>, Header, description = "The same as `dedupe`")),
+    request_body(content((Vec<schema::NewJob> = "application/json"), (schema::NewJob = "application/x-ndjson"))),
+    responses(
+        (status = 201, description = "At least one job was created", body = BulkAnswer),
+        (status = 200, description = "None was created", body = BulkAnswer)),
+    extensions(("x-problems" = json!(["bad_query", "bad_spec", "key_conflict", "queue_full", "unavailable"]))))]
 pub(super) async fn submit(
     State(app): State<App>,
     asked: Result<Query<BulkQuery>, QueryRejection>,
@@ -186,13 +205,16 @@ enum Which {
     Those(ListFilter),
 }
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = BulkGroup)]
 struct Group {
     count: usize,
+    #[schema(value_type = Vec<schema::JobId>)]
     ids: Vec<JobId>,
 }
 
-#[derive(Debug, Default, Serialize)]
+/// What became of a bulk cancel.
+#[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct BulkCanceled {
     /// They waited and have ended.
     ended: Group,
@@ -206,6 +228,12 @@ pub(super) struct BulkCanceled {
     more: bool,
 }
 
+/// Cancel many jobs
+///
+/// `ids`, or a filter of `label` and `state`, which takes the newest 10,000 that have not ended.
+#[utoipa::path(post, path = "/v1/jobs/bulk-cancel", tag = "jobs", request_body = schema::BulkCancel,
+    responses((status = 200, description = "What became of each", body = BulkCanceled)),
+    extensions(("x-problems" = json!(["unavailable"]))))]
 pub(super) async fn cancel(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Answer<Json<BulkCanceled>> {
     let body = jobs::body(&app, body)?;
     let which = parse_json(&body).and_then(|document| which(&document)).map_err(|problems| {

@@ -1,6 +1,7 @@
 //! Health and metrics, open to whoever reaches the port.
 
 use super::App;
+use super::openapi::agents as schema;
 use crate::queue::Counts;
 use crate::telemetry::{Component, HealthReport, Metrics, State as Condition};
 use axum::Json;
@@ -12,11 +13,20 @@ use std::time::Duration;
 /// The queue answers a question within microseconds; a probe must not hang on one that does not.
 const QUEUE_ANSWER: Duration = Duration::from_secs(2);
 
+/// Whether the process answers
+#[utoipa::path(get, path = "/livez", tag = "health",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain; charset=utf-8")))]
 pub(super) async fn live() -> &'static str {
     "ok\n"
 }
 
+/// Whether jobs can run
+///
 /// A line for a probe; `/healthz` has the reasons.
+#[utoipa::path(get, path = "/readyz", tag = "health",
+    responses(
+        (status = 200, description = "They can", body = String, content_type = "text/plain; charset=utf-8"),
+        (status = 503, description = "They cannot", body = String, content_type = "text/plain; charset=utf-8")))]
 pub(super) async fn ready(State(app): State<App>) -> impl IntoResponse {
     readiness(report(&app).await.ready)
 }
@@ -25,6 +35,11 @@ pub(super) fn readiness(ready: bool) -> (StatusCode, &'static str) {
     if ready { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
 }
 
+/// Every component with its state
+#[utoipa::path(get, path = "/healthz", tag = "health",
+    responses(
+        (status = 200, description = "All are well", body = schema::HealthReport),
+        (status = 503, description = "At least one is not", body = schema::HealthReport)))]
 pub(super) async fn all(State(app): State<App>) -> (StatusCode, Json<HealthReport>) {
     whole(report(&app).await)
 }
@@ -34,6 +49,10 @@ pub(super) fn whole(report: HealthReport) -> (StatusCode, Json<HealthReport>) {
     (status, Json(report))
 }
 
+/// Numbers for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "health",
+    responses((status = 200, description = "The numbers", body = String,
+        content_type = "text/plain; version=0.0.4; charset=utf-8")))]
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     if let Ok(counts) = counts(&app).await {
         app.metrics.jobs_queued.set(i64::try_from(counts.queued).unwrap_or(i64::MAX));

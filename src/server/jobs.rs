@@ -2,6 +2,8 @@
 
 use super::App;
 use super::etag;
+use super::extract::Path;
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::backend::{Explanation, Waited};
 use crate::job::{Job, JobId, JobSpec, Millis, Problems, parse_json};
@@ -9,27 +11,33 @@ use crate::queue::{Canceled, Submitted};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::time::Duration;
+use utoipa::IntoParams;
 
 /// Jobs leave the queue every second or so; a client that waits this long finds room or learns that there is none.
 const QUEUE_FULL_RETRY_SECONDS: u64 = 5;
 
 pub(super) type Answer<T> = Result<T, ProblemDocument>;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct WaitQuery {
+    /// Answer with the finished job, or as it stands after this time, such as `30s`. The server has a longest wait.
     wait: Option<String>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct SubmitQuery {
+    /// Answer with the finished job, or as it stands after this time, such as `30s`. The server has a longest wait.
     wait: Option<String>,
+    /// `content` makes the idempotency key of what is asked for.
     dedupe: Option<String>,
 }
 
@@ -82,6 +90,20 @@ pub(super) fn body(app: &App, body: Result<Bytes, BytesRejection>) -> Answer<Byt
     })
 }
 
+/// Submit a job
+///
+/// With an idempotency key that was used for an equal spec, the job of then is the answer.
+#[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
+    params(SubmitQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "Two submits with one key are one job"),
+        ("Jobcell-Dedupe" = Option<String>, Header, description = "The same as `dedupe`")),
+    request_body(content((schema::NewJob = "application/json"), (schema::NewJob = "application/yaml"))),
+    responses(
+        (status = 201, description = "The job was created", body = schema::Job,
+            headers(("Location" = String, description = "Path of the job"), ("ETag" = String))),
+        (status = 200, description = "The job was there", body = schema::Job,
+            headers(("Location" = String, description = "Path of the job"), ("ETag" = String)))),
+    extensions(("x-problems" = json!(["bad_query", "bad_spec", "key_conflict", "queue_full", "unavailable", "job_not_found"]))))]
 pub(super) async fn submit(
     State(app): State<App>,
     asked: Result<Query<SubmitQuery>, QueryRejection>,
@@ -152,6 +174,14 @@ async fn waited(app: &App, id: JobId, limit: Duration) -> Answer<Job> {
     }
 }
 
+/// Get a job
+#[utoipa::path(get, path = "/v1/jobs/{id}", tag = "jobs",
+    params(("id" = inline(schema::JobId), Path, description = "The job"), WaitQuery,
+        ("If-None-Match" = Option<String>, Header, description = "Tags of the job that the client has")),
+    responses(
+        (status = 200, description = "The job", body = schema::Job, headers(("ETag" = String))),
+        (status = 304, description = "The job is the one that the client has", headers(("ETag" = String)))),
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "unavailable"]))))]
 pub(super) async fn get(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -166,6 +196,14 @@ pub(super) async fn get(
     Ok(etag::answer_if_new(&headers, job))
 }
 
+/// Cancel a job
+#[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
+    params(("id" = inline(schema::JobId), Path, description = "The job"),
+        ("If-Match" = Option<String>, Header, description = "Only if the job has one of these tags' revisions")),
+    responses(
+        (status = 200, description = "It has ended, now or before", body = schema::Job, headers(("ETag" = String))),
+        (status = 202, description = "Its agent was told", body = schema::Job, headers(("ETag" = String)))),
+    extensions(("x-problems" = json!(["bad_id", "job_not_found", "precondition_failed", "unavailable"]))))]
 pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Answer<Response> {
     let id = job_id(&id)?;
     match app.backend.cancel_if(id, etag::wanted_revisions(&headers)).await? {
@@ -180,7 +218,13 @@ pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>, heade
     }
 }
 
-/// The same again, as a new job.
+/// Run a job that has ended again, as a new job
+///
+/// The new one has the same spec without the idempotency key; `retry_of` names the old one.
+#[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = inline(schema::JobId), Path, description = "The job")),
+    responses((status = 201, description = "The new job", body = schema::Job,
+        headers(("Location" = String, description = "Path of the job"), ("ETag" = String)))),
+    extensions(("x-problems" = json!(["bad_id", "job_not_found", "not_ended", "key_conflict", "queue_full", "unavailable"]))))]
 pub(super) async fn retry(State(app): State<App>, Path(id): Path<String>) -> Answer<Response> {
     let id = job_id(&id)?;
     let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
@@ -193,7 +237,12 @@ pub(super) async fn retry(State(app): State<App>, Path(id): Path<String>) -> Ans
     Ok(located(StatusCode::CREATED, job))
 }
 
-/// Why a job stands where it stands.
+/// Say why a job stands where it stands
+///
+/// For one that waits: how many are before it, and for each agent what is in the way.
+#[utoipa::path(get, path = "/v1/jobs/{id}/explain", tag = "jobs", params(("id" = inline(schema::JobId), Path, description = "The job")),
+    responses((status = 200, description = "Why", body = schema::Explanation)),
+    extensions(("x-problems" = json!(["bad_id", "job_not_found", "unavailable"]))))]
 pub(super) async fn explain(State(app): State<App>, Path(id): Path<String>) -> Answer<Json<Explanation>> {
     let id = job_id(&id)?;
     app.backend.explain(id).await?.map(Json).ok_or_else(|| not_found(id))

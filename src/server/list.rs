@@ -4,6 +4,7 @@
 //! query at once; picks no jobs itself.
 
 use super::App;
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::job::{JobId, JobSummary, Phase, Problems, UnixMillis, Verdict, shown, suggestion};
 use crate::queue::ListFilter;
@@ -13,6 +14,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::{IntoParams, ToSchema};
 
 /// Longest page of a list.
 const MOST_LISTED: u32 = 500;
@@ -21,7 +23,7 @@ const LISTED: u32 = 50;
 /// Longest text that is looked for: a name is not longer.
 const MOST_TEXT: usize = 255;
 /// Lines instead of one document.
-const LINES: &str = "application/x-ndjson";
+pub(super) const LINES: &str = "application/x-ndjson";
 
 const PARAMETERS: [&str; 9] = ["state", "phase", "verdict", "label", "since", "until", "text", "before", "limit"];
 
@@ -29,13 +31,52 @@ const PARAMETERS: [&str; 9] = ["state", "phase", "verdict", "label", "since", "u
 pub(super) type Pairs = Vec<(String, String)>;
 
 /// A page of jobs.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct JobList {
+    #[schema(value_type = Vec<schema::JobSummary>)]
     jobs: Vec<JobSummary>,
-    /// The `before` of the next page; absent on the last one.
+    /// The `before` of the next page; null on the last one.
+    #[schema(value_type = Option<schema::JobId>, required)]
     next: Option<JobId>,
 }
 
+/// What a list may be narrowed by; read by hand, so that everything wrong is said at once.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "describes the parameters only")]
+struct ListQuery {
+    /// In one of these phases, with commas between them.
+    state: Option<String>,
+    /// The same as `state`.
+    phase: Option<String>,
+    /// That ended so.
+    #[param(inline)]
+    verdict: Option<schema::Verdict>,
+    /// With this label, `name=value`. May be given several times; all must be there.
+    label: Option<Vec<String>>,
+    /// Submitted at this moment or later: milliseconds since 1970, or RFC 3339.
+    since: Option<String>,
+    /// Submitted before this moment.
+    until: Option<String>,
+    /// With this text in name, id or the value of a label, in large letters or small.
+    #[param(min_length = 1, max_length = 255)]
+    text: Option<String>,
+    /// Submitted before this job: `next` of the page before.
+    #[param(inline)]
+    before: Option<schema::JobId>,
+    /// So many at most, default 50.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<u32>,
+}
+
+/// List jobs, the newest first
+///
+/// With `Accept: application/x-ndjson`, every line is one job and `next` is a header.
+#[utoipa::path(get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
+    responses((status = 200, description = "A page of jobs", content(
+        (JobList = "application/json"), (schema::JobSummary = "application/x-ndjson")),
+        headers(("Jobcell-Next-Before" = Option<String>, description = "The `before` of the next page, with lines only")))),
+    extensions(("x-problems" = json!(["bad_query", "unavailable"]))))]
 pub(super) async fn list(
     State(app): State<App>,
     asked: Result<Query<Pairs>, QueryRejection>,
@@ -50,8 +91,7 @@ pub(super) async fn list(
     let more = jobs.len() > limit;
     jobs.truncate(limit);
     let next = jobs.last().map(|job| job.id).filter(|_| more);
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-    if !accept.is_some_and(|accept| accept.contains(LINES)) {
+    if !wants_lines(&headers) {
         return Ok(Json(JobList { jobs, next }).into_response());
     }
     let mut lines = Vec::new();
@@ -65,6 +105,11 @@ pub(super) async fn list(
         response.headers_mut().insert("jobcell-next-before", next);
     }
     Ok(response)
+}
+
+/// Whether a client asks for lines instead of one document.
+pub(super) fn wants_lines(headers: &HeaderMap) -> bool {
+    headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains(LINES))
 }
 
 /// Reads a query. Errors: everything that is wrong with it.
@@ -142,7 +187,8 @@ pub(super) fn label(path: &str, text: &str, problems: &mut Problems) -> Option<(
     }
 }
 
-fn moment(path: &str, text: &str, problems: &mut Problems) -> Option<UnixMillis> {
+/// Reads a moment of a query.
+pub(super) fn moment(path: &str, text: &str, problems: &mut Problems) -> Option<UnixMillis> {
     // In a query a bare plus sign means a blank; the one of an offset is meant.
     text.replace(' ', "+")
         .parse()

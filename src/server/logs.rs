@@ -1,59 +1,63 @@
-//! A job's output by range: raw bytes of one stream or of both as they came, or frames as JSON.
+//! A job's output by range: raw bytes of one stream or of both as they came, or frames as JSON, in one document or on
+//! lines. Owns the query and the answer; which frames fit, `frames` knows.
 
 use super::App;
+use super::extract::Path;
+use super::frames::{FrameJson, Picked, Wanted, pick};
 use super::jobs::{job_id, not_found, query};
+use super::list::{LINES, wants_lines};
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::job::{AttemptId, Job};
-use crate::logstore::{Frame, LogError, LogReader, Stream};
+use crate::logstore::{LogError, LogReader, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// Bytes of output in one answer when none are asked for, and at most.
 const BYTES: usize = 1 << 20;
 const MOST_BYTES: usize = 8 << 20;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct LogQuery {
+    /// Of this try; default the last one.
     attempt: Option<u32>,
+    /// `stdout`, `stderr` or `both` (default).
     stream: Option<String>,
+    /// From this frame on, default 1.
     from: Option<u64>,
+    /// So much output at most; default 1 MiB, at most 8 MiB.
     max_bytes: Option<usize>,
+    /// `raw` (default), `json` or `ndjson`.
     format: Option<String>,
+    /// Written at this moment or later: milliseconds since 1970, or RFC 3339.
+    since: Option<String>,
+    /// Written before this moment.
+    until: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// How output is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Raw,
+    Json,
+    Lines,
+}
+
+/// A part of a job's output.
+#[derive(Debug, Serialize, ToSchema)]
 struct Frames {
     frames: Vec<FrameJson>,
     /// The `from` that goes on behind this answer.
     next: u64,
     /// Nothing comes after this answer, ever.
     end: bool,
-}
-
-#[derive(Debug, Serialize)]
-struct FrameJson {
-    seq: u64,
-    stream: &'static str,
-    time_us: u64,
-    /// The bytes, where they are UTF-8.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    /// The bytes in hex, where they are not.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    hex: Option<String>,
-}
-
-impl From<&Frame> for FrameJson {
-    fn from(frame: &Frame) -> Self {
-        let text = std::str::from_utf8(&frame.bytes).ok().map(str::to_owned);
-        let hex = text.is_none().then(|| frame.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-        Self { seq: frame.seq, stream: frame.stream.name(), time_us: frame.time_us, text, hex }
-    }
 }
 
 /// Which log, of which job. Errors: no job, or no such try.
@@ -72,6 +76,22 @@ pub(super) fn log_problem(error: &LogError) -> ProblemDocument {
     ProblemDocument::new("unavailable", error.to_string())
 }
 
+/// Output of a job, by range
+///
+/// Also as lines of JSON with `Accept: application/x-ndjson`.
+#[utoipa::path(get, path = "/v1/jobs/{id}/logs", tag = "output",
+    params(("id" = inline(schema::JobId), Path, description = "The job"), LogQuery,
+        ("Range" = Option<String>, Header, description = "`bytes=FIRST-LAST` of one stream")),
+    responses(
+        (status = 200, description = "Output", content(
+            (String = "application/octet-stream"), (Frames = "application/json"), (FrameJson = "application/x-ndjson")),
+            headers(
+                ("Jobcell-Next-Seq" = Option<u64>, description = "The `from` to go on with; in the document with JSON"),
+                ("Jobcell-Log-End" = Option<bool>, description = "Nothing more will come; in the document with JSON"))),
+        (status = 206, description = "The bytes of the range", body = String, content_type = "application/octet-stream",
+            headers(("Content-Range" = String))),
+        (status = 416, description = "There are no such bytes (yet)", headers(("Content-Range" = String)))),
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "unavailable"]))))]
 pub(super) async fn read(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -80,21 +100,20 @@ pub(super) async fn read(
 ) -> Result<Response, ProblemDocument> {
     let asked = query(asked)?;
     let (job, attempt) = attempt_of(&app, &id, asked.attempt).await?;
-    let stream = match asked.stream.as_deref() {
-        None | Some("both") => None,
-        Some("stdout") => Some(Stream::Stdout),
-        Some("stderr") => Some(Stream::Stderr),
-        Some(_) => return Err(ProblemDocument::new("bad_query", "stream: stdout, stderr or both")),
-    };
-    let json = match asked.format.as_deref() {
-        None | Some("raw") => false,
-        Some("json") => true,
-        Some(_) => return Err(ProblemDocument::new("bad_query", "format: raw or json")),
+    let wanted = Wanted::read(asked.stream.as_deref(), asked.since.as_deref(), asked.until.as_deref())?;
+    let format = match asked.format.as_deref() {
+        None if wants_lines(&headers) => Format::Lines,
+        None | Some("raw") => Format::Raw,
+        Some("json") => Format::Json,
+        Some("ndjson") => Format::Lines,
+        Some(_) => return Err(ProblemDocument::new("bad_query", "format: raw, json or ndjson")),
     };
     let most = asked.max_bytes.unwrap_or(BYTES).clamp(1, MOST_BYTES);
     let over = job.ending.is_some() || job.attempt > attempt.attempt;
-    // A byte range makes sense for the bytes of one stream only.
-    if let (Some(stream), Some(range), false) = (stream, byte_range(&headers)?, json) {
+    // A byte range makes sense for the bytes of one stream only, and not for some of them.
+    if let (Some(stream), Some(range), Format::Raw, false) =
+        (wanted.stream, byte_range(&headers)?, format, wanted.by_time())
+    {
         let total = match stream {
             Stream::Stdout => job.log.stdout.bytes,
             Stream::Stderr => job.log.stderr.bytes,
@@ -102,25 +121,37 @@ pub(super) async fn read(
         return bytes_answer(&app, attempt, stream, range, total, over).await;
     }
     let from = asked.from.unwrap_or(1).max(1);
-    let frames = on_reader(&app, attempt, move |reader| reader.read(from, most)).await?;
-    let next = frames.last().map_or(from, |frame| frame.seq + 1);
+    let Picked { frames, next } = on_reader(&app, attempt, move |reader| pick(reader, from, &wanted, most)).await?;
+    let next = next.unwrap_or(from);
     let end = over && next > job.log.frames;
-    let wanted = frames.iter().filter(|frame| stream.is_none_or(|stream| frame.stream == stream));
-    if json {
-        let frames = wanted.map(FrameJson::from).collect();
-        return Ok(Json(Frames { frames, next, end }).into_response());
-    }
-    let mut bytes = Vec::new();
-    for frame in wanted {
-        bytes.extend_from_slice(&frame.bytes);
-    }
+    let (kind, body) = match format {
+        Format::Json => {
+            let frames = frames.iter().map(FrameJson::from).collect();
+            return Ok(Json(Frames { frames, next, end }).into_response());
+        }
+        Format::Lines => {
+            let mut lines = Vec::new();
+            for frame in &frames {
+                serde_json::to_writer(&mut lines, &FrameJson::from(frame)).expect("a frame has only string keys");
+                lines.push(b'\n');
+            }
+            (LINES, lines)
+        }
+        Format::Raw => {
+            let mut bytes = Vec::new();
+            for frame in &frames {
+                bytes.extend_from_slice(&frame.bytes);
+            }
+            ("application/octet-stream", bytes)
+        }
+    };
     let headers = [
-        ("content-type", "application/octet-stream".to_owned()),
+        ("content-type", kind.to_owned()),
         ("x-content-type-options", "nosniff".to_owned()),
         ("jobcell-next-seq", next.to_string()),
         ("jobcell-log-end", end.to_string()),
     ];
-    Ok((headers, bytes).into_response())
+    Ok((headers, body).into_response())
 }
 
 /// Runs a read on a blocking thread. A job that never ran has no log, which reads as an empty one.

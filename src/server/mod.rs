@@ -6,12 +6,17 @@
 mod agents;
 mod auth;
 mod bulk;
+mod cursor;
 mod etag;
+mod events;
+mod extract;
+mod frames;
 mod health;
 mod jobs;
 mod list;
 mod live;
 mod logs;
+mod openapi;
 mod problem;
 mod report;
 mod stats;
@@ -20,6 +25,7 @@ mod unread;
 
 pub use agents::{AgentKeys, KeyError};
 pub use auth::ApiKey;
+pub use openapi::openapi_json;
 pub use problem::{ERROR_CODES, ProblemDocument};
 
 use crate::backend::Embedded;
@@ -29,12 +35,14 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::get;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What the operator's configuration says about the API.
 #[derive(Debug, Clone)]
@@ -73,6 +81,43 @@ impl std::ops::Deref for App {
     }
 }
 
+/// Second names of paths.
+const ALIASES: [(&str, &str); 3] = [("/live", "/livez"), ("/ready", "/readyz"), ("/health", "/healthz")];
+
+/// Routes that the admin key opens. Each handler says of itself what it takes and answers, and nothing is served that does
+/// not: a new route is a line here and an annotation there.
+fn for_users() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(jobs::submit, list::list))
+        .routes(routes!(bulk::submit))
+        .routes(routes!(bulk::cancel))
+        .routes(routes!(jobs::get))
+        .routes(routes!(jobs::cancel))
+        .routes(routes!(jobs::explain))
+        .routes(routes!(jobs::retry))
+        .routes(routes!(report::read))
+        .routes(routes!(stats::daily))
+        .routes(routes!(logs::read))
+        .routes(routes!(live::follow))
+        .routes(routes!(events::follow))
+        .merge(agents::for_people())
+}
+
+/// Routes that need no key.
+fn for_everybody() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(health::live))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::all))
+        .routes(routes!(health::metrics))
+        .merge(openapi::routes())
+}
+
+/// Everything that is served, with what it says of itself.
+fn every_route() -> OpenApiRouter<App> {
+    for_users().merge(agents::for_agents()).merge(for_everybody())
+}
+
 /// The API on these parts.
 pub fn router(
     backend: Arc<Embedded>,
@@ -87,32 +132,15 @@ pub fn router(
     let max_body = settings.max_body;
     let sessions = agents::Sessions::default();
     let app = App(Arc::new(Shared { backend, health, metrics, key, agent_keys, sessions, settings, viewers, stop }));
-    let v1 = Router::new()
-        .route("/v1/jobs", post(jobs::submit).get(list::list))
-        .route("/v1/jobs/bulk", post(bulk::submit))
-        .route("/v1/jobs/bulk-cancel", post(bulk::cancel))
-        .route("/v1/jobs/{id}", get(jobs::get))
-        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
-        .route("/v1/jobs/{id}/explain", get(jobs::explain))
-        .route("/v1/jobs/{id}/retry", post(jobs::retry))
-        .route("/v1/jobs/{id}/report", get(report::read))
-        .route("/v1/stats/daily", get(stats::daily))
-        .route("/v1/jobs/{id}/logs", get(logs::read))
-        .route("/v1/jobs/{id}/logs/live", get(live::follow))
-        .merge(agents::for_people())
-        .route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
+    let v1 = for_users().route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
     let agents =
         agents::for_agents().route_layer(middleware::from_fn_with_state(app.clone(), agents::require_agent_key));
-    Router::new()
-        .merge(v1)
-        .merge(agents)
-        .route("/livez", get(health::live))
+    // What the routes say of themselves is written down by `openapi`.
+    let (routes, _) = v1.merge(agents).merge(for_everybody()).split_for_parts();
+    routes
         .route("/live", get(health::live))
-        .route("/readyz", get(health::ready))
         .route("/ready", get(health::ready))
-        .route("/healthz", get(health::all))
         .route("/health", get(health::all))
-        .route("/metrics", get(health::metrics))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(DefaultBodyLimit::max(max_body))

@@ -1,17 +1,19 @@
 //! Errors as problem documents (RFC 9457) with stable codes.
 
+use super::openapi::jobs as schema;
 use crate::job::{Problem, Problems};
 use crate::queue::StoreError;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
 pub const ERROR_CODES: [(&str, u16, &str); 20] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("bad_query", 400, "a query parameter cannot be read"),
-    ("bad_id", 400, "the id in the path is not a job's id"),
+    ("bad_id", 400, "the id in the path is not a job's id, or no text"),
     ("bad_body", 400, "the request's body cannot be read"),
     ("body_too_large", 413, "the request's body is larger than server.max_body"),
     ("unauthorized", 401, "the request has no key, or a wrong one"),
@@ -31,8 +33,8 @@ pub const ERROR_CODES: [(&str, u16, &str); 20] = [
     ("unavailable", 503, "the queue, the log or a stream cannot be had at the moment"),
 ];
 
-/// The document.
-#[derive(Debug, Clone, Serialize)]
+/// A problem document (RFC 9457).
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct ProblemDocument {
     /// `urn:jobcell:error:<code>`.
     #[serde(rename = "type")]
@@ -47,6 +49,7 @@ pub struct ProblemDocument {
     pub detail: String,
     /// For what has several parts that can be wrong, as a spec or a query: every problem.
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<schema::ProblemLine>, required = false)]
     pub problems: Vec<Problem>,
     #[serde(skip)]
     retry_after: Option<u64>,

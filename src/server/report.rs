@@ -4,43 +4,51 @@
 //! Owns what a report says and how it reads. Reads the log and writes the report on a blocking thread; keeps nothing.
 
 use super::App;
+use super::extract::Path;
 use super::jobs::{self, Answer, job_id, not_found};
 use super::logs::log_problem;
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use super::tail::{self, Line};
 use crate::job::{AttemptId, Ending, Job, JobId, LogTotals, Millis, Phase, Program, Source, UnixMillis, Usage};
 use crate::logstore::LogError;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use utoipa::{IntoParams, ToSchema};
 
 /// Facts of a receipt that a report shows; the job has all of them.
 const FACTS: [&str; 8] =
     ["uid", "cap_eff", "no_new_privs", "seccomp", "root_readonly", "interfaces", "memory_limit_bytes", "pids_limit"];
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ReportQuery {
+    /// `text` (default) or `json`.
     format: Option<String>,
 }
 
 /// A phase with the time that the job spent in it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Stay {
     attempt: u32,
+    #[schema(value_type = schema::Phase)]
     phase: Phase,
+    #[schema(value_type = schema::Moment)]
     at: UnixMillis,
-    /// Absent for the phase it is in.
+    /// Null for the phase it is in.
+    #[schema(required)]
     for_ms: Option<u64>,
     reason: String,
 }
 
 /// What a receipt comes to.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ReceiptSummary {
     /// How many facts there are.
     facts: usize,
@@ -52,28 +60,45 @@ struct ReceiptSummary {
     allowed_calls: Vec<String>,
 }
 
-#[derive(Debug, Serialize)]
+/// A job for people to read.
+#[derive(Debug, Serialize, ToSchema)]
 struct Report {
+    #[schema(value_type = schema::JobId)]
     id: JobId,
+    #[schema(required)]
     name: Option<String>,
+    #[schema(value_type = Option<schema::JobId>, required)]
     retry_of: Option<JobId>,
     what: String,
     limits: String,
     labels: BTreeMap<String, String>,
+    #[schema(value_type = schema::Phase)]
     phase: Phase,
+    #[schema(required)]
     agent: Option<String>,
     attempt: u32,
+    #[schema(value_type = schema::Moment)]
     submitted_at: UnixMillis,
+    #[schema(value_type = Option<schema::Moment>, required)]
     started_at: Option<UnixMillis>,
+    #[schema(value_type = Option<schema::Moment>, required)]
     ended_at: Option<UnixMillis>,
     phases: Vec<Stay>,
+    #[schema(value_type = Option<schema::Ending>, required)]
     ending: Option<Ending>,
+    #[schema(value_type = Option<schema::Usage>, required)]
     usage: Option<Usage>,
     receipt: ReceiptSummary,
+    #[schema(value_type = schema::LogTotals)]
     log: LogTotals,
     last_lines: Vec<Line>,
 }
 
+/// A report of a job, for people
+#[utoipa::path(get, path = "/v1/jobs/{id}/report", tag = "jobs", params(("id" = inline(schema::JobId), Path, description = "The job"), ReportQuery),
+    responses((status = 200, description = "The report", content(
+        (String = "text/plain; charset=utf-8"), (Report = "application/json")))),
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "unavailable"]))))]
 pub(super) async fn read(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -2,6 +2,7 @@
 
 use super::App;
 use super::jobs::{self, Answer};
+use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::job::UnixMillis;
 use crate::queue::{Day, Ended};
@@ -9,32 +10,42 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 /// Days when none are asked for, and at most.
 const DAYS: u64 = 30;
 const MOST_DAYS: u64 = 366;
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct DaysQuery {
+    /// How many, default 30.
+    #[param(minimum = 1, maximum = 366)]
     days: Option<u64>,
 }
 
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Day)]
 struct DayJson {
     /// Of UTC, as `2026-11-21`.
     day: String,
     submitted: u64,
+    #[schema(value_type = schema::Ended)]
     ended: Ended,
     run_seconds: f64,
 }
 
 /// Days, the oldest first; the last one is today.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Days {
     days: Vec<DayJson>,
 }
 
+/// What happened on each day
+#[utoipa::path(get, path = "/v1/stats/daily", tag = "statistics", params(DaysQuery),
+    responses((status = 200, description = "Days of UTC", body = Days)),
+    extensions(("x-problems" = json!(["bad_query", "unavailable"]))))]
 pub(super) async fn daily(
     State(app): State<App>,
     asked: Result<Query<DaysQuery>, QueryRejection>,

@@ -16,7 +16,7 @@ const MOST_BYTES: usize = 1 << 20;
 const BLOCK: usize = 256 << 10;
 
 /// One line of output.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub(super) struct Line {
     pub(super) stream: &'static str,
     /// What is not UTF-8 is replaced.

@@ -21,7 +21,7 @@ const RANKS: [(&str, u8); 14] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 8] = [
+const CONFINED: [(&str, &[&str]); 9] = [
     ("bollard", &["src/executor/docker"]),
     ("figment", &["src/config"]),
     ("axum", &["src/server"]),
@@ -30,6 +30,7 @@ const CONFINED: [(&str, &[&str]); 8] = [
     ("reqwest", &["src/cli", "src/backend/http"]),
     ("backon", &["src/net"]),
     ("clap", &["src/cli"]),
+    ("utoipa", &["src/server"]),
 ];
 
 /// Uses inside one rank that are meant: config's log format is telemetry's.

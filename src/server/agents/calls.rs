@@ -9,6 +9,8 @@ use crate::protocol::agent::{
 };
 use crate::queue::{Claim, StoreError};
 use crate::server::App;
+use crate::server::extract::Received;
+use crate::server::openapi::agents as schema;
 use crate::server::problem::ProblemDocument;
 use crate::supervise::spawn;
 use axum::Json;
@@ -67,10 +69,15 @@ impl FromRequestParts<App> for Known {
     }
 }
 
+/// Begin a session
+#[utoipa::path(post, path = "/v1/agent/register", tag = "agent protocol",
+    request_body = schema::Register,
+    responses((status = 200, description = "The answer", body = schema::Registered)),
+    extensions(("x-problems" = json!(["protocol_unsupported", "agent_taken", "session_unknown"]))))]
 pub(super) async fn register(
     State(app): State<App>,
     Extension(AgentName(agent)): Extension<AgentName>,
-    body: Bytes,
+    Received(body): Received,
 ) -> Answer<Registered> {
     let Register { protocols, who } = read(&body)?;
     let Some(protocol) = common_version(&protocols) else {
@@ -100,8 +107,18 @@ fn claimed(claim: &Claim) -> Result<Claimed, ProblemDocument> {
     Ok(Claimed { attempt: claim.attempt, token: claim.token, spec, lease_until: claim.lease_until })
 }
 
+/// Ask for work
+///
 /// Claims go on in a task of their own: an agent that hangs up in the middle asks for the same number again.
-pub(super) async fn claim(State(app): State<App>, Known(agent): Known, body: Bytes) -> Answer<ClaimAnswer> {
+#[utoipa::path(post, path = "/v1/agent/claim", tag = "agent protocol",
+    params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::ClaimRequest,
+    responses((status = 200, description = "The answer", body = schema::ClaimAnswer)),
+    extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
+pub(super) async fn claim(
+    State(app): State<App>,
+    Known(agent): Known,
+    Received(body): Received,
+) -> Answer<ClaimAnswer> {
     let request: ClaimRequest = read(&body)?;
     let last = app.sessions.last_claim(&agent);
     // Ends the wait when the server stops, and when the agent hangs up.
@@ -135,29 +152,54 @@ fn leases(body: &Bytes) -> Result<Vec<(crate::job::AttemptId, crate::job::LeaseT
     Ok(attempts.into_iter().map(|holding| (holding.attempt, holding.token)).collect())
 }
 
-pub(super) async fn renew(State(app): State<App>, _: Known, body: Bytes) -> Answer<RenewAnswer> {
+/// Renew leases
+#[utoipa::path(post, path = "/v1/agent/renew", tag = "agent protocol",
+    params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::Holdings,
+    responses((status = 200, description = "The answer", body = schema::RenewAnswer)),
+    extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
+pub(super) async fn renew(State(app): State<App>, _: Known, Received(body): Received) -> Answer<RenewAnswer> {
     let renewals = app.backend.renew(&leases(&body)?).await?;
     Ok(Json(RenewAnswer { renewals }))
 }
 
-pub(super) async fn lookup(State(app): State<App>, _: Known, body: Bytes) -> Answer<LookupAnswer> {
+/// Ask how attempts stand
+#[utoipa::path(post, path = "/v1/agent/lookup", tag = "agent protocol",
+    params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::Holdings,
+    responses((status = 200, description = "The answer", body = schema::LookupAnswer)),
+    extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
+pub(super) async fn lookup(State(app): State<App>, _: Known, Received(body): Received) -> Answer<LookupAnswer> {
     let standings = app.backend.lookup(&leases(&body)?).await?;
     Ok(Json(LookupAnswer { standings }))
 }
 
-pub(super) async fn advance(State(app): State<App>, _: Known, body: Bytes) -> Answer<StepAnswer> {
+/// Say that a phase was entered
+#[utoipa::path(post, path = "/v1/agent/advance", tag = "agent protocol",
+    params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::Advance,
+    responses((status = 200, description = "The answer", body = schema::StepAnswer)),
+    extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
+pub(super) async fn advance(State(app): State<App>, _: Known, Received(body): Received) -> Answer<StepAnswer> {
     let Advance { holding: Holding { attempt, token }, phase, at, reason } = read(&body)?;
     let step = app.backend.advance(attempt, token, phase, at, &short(&reason)).await?;
     Ok(Json(StepAnswer { step }))
 }
 
-pub(super) async fn release(State(app): State<App>, _: Known, body: Bytes) -> Answer<StepAnswer> {
+/// Give an attempt back that has not started
+#[utoipa::path(post, path = "/v1/agent/release", tag = "agent protocol",
+    params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::Release,
+    responses((status = 200, description = "The answer", body = schema::StepAnswer)),
+    extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
+pub(super) async fn release(State(app): State<App>, _: Known, Received(body): Received) -> Answer<StepAnswer> {
     let Release { holding: Holding { attempt, token }, reason } = read(&body)?;
     let step = app.backend.release(attempt, token, &short(&reason)).await?;
     Ok(Json(StepAnswer { step }))
 }
 
-pub(super) async fn report(State(app): State<App>, _: Known, body: Bytes) -> Answer<ReportAnswer> {
+/// Report the end of an attempt
+#[utoipa::path(post, path = "/v1/agent/report", tag = "agent protocol",
+    params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::ReportRequest,
+    responses((status = 200, description = "The answer", body = schema::ReportAnswer)),
+    extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
+pub(super) async fn report(State(app): State<App>, _: Known, Received(body): Received) -> Answer<ReportAnswer> {
     let ReportRequest { token, report } = read(&body)?;
     // Goes on when the agent hangs up: the log may have been ended already.
     let task = spawn("report", async move { app.backend.report_from_afar(report, token).await });

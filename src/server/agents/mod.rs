@@ -11,25 +11,23 @@ pub(super) use calls::Sessions;
 pub(super) use keys::require_agent_key;
 
 use super::App;
-use axum::Router;
-use axum::routing::{delete, get, post};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// For people, with the admin key.
-pub(super) fn for_people() -> Router<App> {
-    Router::new()
-        .route("/v1/agents", get(roster::list).post(roster::add))
-        .route("/v1/agents/{name}", delete(roster::remove))
+pub(super) fn for_people() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(roster::list, roster::add)).routes(routes!(roster::remove))
 }
 
 /// For agents, each with its own key.
-pub(super) fn for_agents() -> Router<App> {
-    Router::new()
-        .route("/v1/agent/register", post(calls::register))
-        .route("/v1/agent/claim", post(calls::claim))
-        .route("/v1/agent/renew", post(calls::renew))
-        .route("/v1/agent/lookup", post(calls::lookup))
-        .route("/v1/agent/advance", post(calls::advance))
-        .route("/v1/agent/release", post(calls::release))
-        .route("/v1/agent/report", post(calls::report))
-        .route("/v1/agent/stream", get(stream::open))
+pub(super) fn for_agents() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(calls::register))
+        .routes(routes!(calls::claim))
+        .routes(routes!(calls::renew))
+        .routes(routes!(calls::lookup))
+        .routes(routes!(calls::advance))
+        .routes(routes!(calls::release))
+        .routes(routes!(calls::report))
+        .routes(routes!(stream::open))
 }

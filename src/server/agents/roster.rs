@@ -4,27 +4,35 @@ use super::KeyError;
 use crate::backend::AgentEntry;
 use crate::job::UnixMillis;
 use crate::server::App;
+use crate::server::extract::{Path, Received};
+use crate::server::openapi::agents as schema;
 use crate::server::problem::ProblemDocument;
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
-#[derive(Debug, Serialize)]
+/// Agents that are known.
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct AgentList {
+    #[schema(value_type = Vec<schema::Agent>)]
     agents: Vec<AgentEntry>,
     /// Names that have a key, and have not been seen since this server started.
     never_seen: Vec<String>,
 }
 
-#[derive(Debug, Deserialize)]
+/// An agent that is to have a key.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewAgent {
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,63}$", example = "build-7")]
     name: String,
 }
 
-#[derive(Debug, Serialize)]
+/// A new agent's key.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AddedAgent)]
 pub(super) struct Added {
     name: String,
     /// Shown here and never again.
@@ -43,6 +51,9 @@ impl From<KeyError> for ProblemDocument {
     }
 }
 
+/// List agents
+#[utoipa::path(get, path = "/v1/agents", tag = "agents",
+    responses((status = 200, description = "The agents", body = AgentList)))]
 pub(super) async fn list(State(app): State<App>) -> Json<AgentList> {
     let agents = app.backend.roster().list(UnixMillis::now());
     let seen = |name: &String| agents.iter().any(|agent| agent.name == *name);
@@ -50,13 +61,25 @@ pub(super) async fn list(State(app): State<App>) -> Json<AgentList> {
     Json(AgentList { agents, never_seen })
 }
 
-pub(super) async fn add(State(app): State<App>, body: Bytes) -> Result<(StatusCode, Json<Added>), ProblemDocument> {
+/// Make a key for a new agent
+#[utoipa::path(post, path = "/v1/agents", tag = "agents", request_body = NewAgent,
+    responses((status = 201, description = "The key, shown here and never again", body = Added)),
+    extensions(("x-problems" = json!(["agent_exists", "unavailable"]))))]
+pub(super) async fn add(
+    State(app): State<App>,
+    Received(body): Received,
+) -> Result<(StatusCode, Json<Added>), ProblemDocument> {
     let NewAgent { name } = super::calls::read(&body)?;
     let key = app.agent_keys.add(&name)?;
     tracing::info!(agent = %name, "an agent's key was made");
     Ok((StatusCode::CREATED, Json(Added { name, key })))
 }
 
+/// Take an agent's key away
+#[utoipa::path(delete, path = "/v1/agents/{name}", tag = "agents",
+    params(("name" = String, Path, description = "The agent")),
+    responses((status = 204, description = "The key opens nothing any more")),
+    extensions(("x-problems" = json!(["agent_not_found", "bad_id", "unavailable"]))))]
 pub(super) async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, ProblemDocument> {
     app.agent_keys.remove(&name)?;
     app.backend.roster().remove(&name);

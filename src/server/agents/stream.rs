@@ -37,6 +37,11 @@ const SEND: Duration = Duration::from_secs(30);
 const PING: Duration = Duration::from_secs(PING_SECONDS);
 const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
 
+/// Output of all attempts upwards, orders downwards, over WebSocket
+#[utoipa::path(get, path = "/v1/agent/stream", tag = "agent protocol",
+    params(("Jobcell-Session" = String, Header, description = "From the registration")),
+    responses((status = 101, description = "The stream")),
+    extensions(("x-problems" = json!(["bad_body", "session_unknown"]))))]
 pub(super) async fn open(
     State(app): State<App>,
     Known(agent): Known,

@@ -1,0 +1,267 @@
+//! Schemas of agents and of the agent protocol. Mirrors of `crate::protocol::agent` and of the roster, as in `jobs`.
+
+#![expect(dead_code, reason = "the types are read by a derive only")]
+
+use super::jobs::{Cause, Cpus, LogTotals, Moment, Phase, Size, Span, Usage};
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// How an agent is, in a word.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AgentState {
+    Online,
+    Unavailable,
+    Draining,
+    Offline,
+}
+
+/// What an agent has to give, in all or at the moment.
+#[derive(ToSchema)]
+pub(crate) struct Capacity {
+    slots: u32,
+    cpu: Cpus,
+    memory: Size,
+}
+
+/// How an agent is at the moment.
+#[derive(ToSchema)]
+pub(crate) struct Load {
+    /// Attempts that it holds.
+    #[schema(required = false)]
+    held: u32,
+    /// 0 to 100: how many of the last attempts ended without a failure of the agent's own.
+    #[schema(required = false)]
+    health: u8,
+    #[schema(required = false)]
+    draining: bool,
+    /// Why it takes no jobs.
+    unavailable: Option<String>,
+}
+
+/// An agent.
+#[derive(ToSchema)]
+pub(crate) struct Agent {
+    name: String,
+    state: AgentState,
+    version: String,
+    /// Tells installations with one key apart.
+    installation: String,
+    labels: BTreeMap<String, String>,
+    executors: Vec<String>,
+    presets: Vec<String>,
+    capacity: Capacity,
+    load: Load,
+    last_contact: Moment,
+}
+
+/// Whether one component is well.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Condition {
+    Ok,
+    Down,
+}
+
+/// One component.
+#[derive(ToSchema)]
+pub(crate) struct ComponentHealth {
+    state: Condition,
+    /// Why it is down.
+    #[schema(nullable = false)]
+    reason: Option<String>,
+}
+
+/// Every component with its state.
+#[derive(ToSchema)]
+pub(crate) struct HealthReport {
+    /// True when every component is well.
+    ready: bool,
+    components: BTreeMap<String, ComponentHealth>,
+}
+
+/// `<job>/<attempt>/<part>`, attempts counting from 1.
+#[derive(ToSchema)]
+#[schema(
+    value_type = String,
+    pattern = "^[0-9a-fA-F-]{36}/[0-9]+/[0-9]+$",
+    example = "01a1fc8c-4c8b-78fb-94fc-32d760d3b15b/1/0"
+)]
+pub(crate) struct AttemptId(String);
+
+/// Who an agent is. What is left out is empty.
+#[derive(ToSchema)]
+pub(crate) struct Register {
+    /// Versions of the protocol that it speaks.
+    protocols: Vec<u32>,
+    #[schema(required = false)]
+    version: String,
+    #[schema(required = false)]
+    installation: String,
+    #[schema(required = false)]
+    labels: BTreeMap<String, String>,
+    #[schema(required = false)]
+    executors: Vec<String>,
+    #[schema(required = false)]
+    presets: Vec<String>,
+    #[schema(required = false)]
+    capacity: Capacity,
+}
+
+/// The answer to a registration.
+#[derive(ToSchema)]
+pub(crate) struct Registered {
+    /// The version to go on with.
+    protocol: u32,
+    /// For the header `Jobcell-Session` of every later call.
+    session: String,
+    /// The name that the key has.
+    agent: String,
+    /// Term of leases; absent or null: there are none.
+    lease: Option<Span>,
+    fenced_end: bool,
+    log: bool,
+    cancel: bool,
+    /// Longest wait for work.
+    max_wait: Span,
+}
+
+/// Asks for work.
+#[derive(ToSchema)]
+pub(crate) struct ClaimRequest {
+    /// Grows by one with each claim of a session; a repeated one asks for that answer again.
+    number: u64,
+    free: Capacity,
+    max: u32,
+    wait: Span,
+    #[schema(required = false)]
+    load: Load,
+}
+
+/// One claimed attempt.
+#[derive(ToSchema)]
+pub(crate) struct Claimed {
+    attempt: AttemptId,
+    token: u64,
+    spec: super::jobs::NewJob,
+    lease_until: Moment,
+}
+
+/// What was claimed.
+#[derive(ToSchema)]
+pub(crate) struct ClaimAnswer {
+    claims: Vec<Claimed>,
+}
+
+/// An attempt with the proof that it is the agent's.
+#[derive(ToSchema)]
+pub(crate) struct Holding {
+    attempt: AttemptId,
+    token: u64,
+}
+
+/// Attempts.
+#[derive(ToSchema)]
+pub(crate) struct Holdings {
+    #[schema(max_items = 10_000)]
+    attempts: Vec<Holding>,
+}
+
+/// How one renewal went.
+#[derive(ToSchema)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(crate) enum Renewal {
+    Renewed { until: Moment, cancel_requested: bool },
+    Refused,
+}
+
+/// One for each attempt, in their order.
+#[derive(ToSchema)]
+pub(crate) struct RenewAnswer {
+    renewals: Vec<Renewal>,
+}
+
+/// How an attempt stands.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Standing {
+    Held,
+    Ended,
+    Unknown,
+}
+
+/// One for each attempt, in their order.
+#[derive(ToSchema)]
+pub(crate) struct LookupAnswer {
+    standings: Vec<Standing>,
+}
+
+/// A phase was entered.
+#[derive(ToSchema)]
+pub(crate) struct Advance {
+    attempt: AttemptId,
+    token: u64,
+    phase: Phase,
+    at: Moment,
+    /// A stable code.
+    reason: String,
+}
+
+/// An attempt that has not started goes back.
+#[derive(ToSchema)]
+pub(crate) struct Release {
+    attempt: AttemptId,
+    token: u64,
+    /// A stable code.
+    reason: String,
+}
+
+/// What a step came to.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Step {
+    Applied,
+    AlreadyThere,
+    Refused,
+}
+
+/// The answer to an advance and to a release.
+#[derive(ToSchema)]
+pub(crate) struct StepAnswer {
+    step: Step,
+}
+
+/// The end of an attempt.
+#[derive(ToSchema)]
+pub(crate) struct AttemptReport {
+    attempt: AttemptId,
+    cause: Cause,
+    started_at: Option<Moment>,
+    ended_at: Moment,
+    usage: Option<Usage>,
+    /// Pairs of fact and value.
+    receipt: Vec<Vec<String>>,
+    log: LogTotals,
+}
+
+/// A report with the proof of the right to make it.
+#[derive(ToSchema)]
+pub(crate) struct ReportRequest {
+    token: u64,
+    report: AttemptReport,
+}
+
+/// What a report came to; each ends the matter.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Outcome {
+    Applied,
+    AlreadyEnded,
+    Unknown,
+}
+
+/// The answer to a report.
+#[derive(ToSchema)]
+pub(crate) struct ReportAnswer {
+    outcome: Outcome,
+}

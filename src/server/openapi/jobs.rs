@@ -1,0 +1,441 @@
+//! Schemas of what is said of jobs. Mirrors of `crate::job`, which knows nothing of schemas: nothing is ever made of these
+//! types. The tests hold real documents to them, and let no field pass that is not here.
+
+#![expect(dead_code, reason = "the types are read by a derive only")]
+
+use std::collections::BTreeMap;
+use utoipa::ToSchema;
+
+/// A job's id: a UUID of version 7, so that ids sort by the time of submission.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = "uuid", example = "01a1fc8c-4c8b-78fb-94fc-32d760d3b15b")]
+pub(crate) struct JobId(String);
+
+/// Milliseconds since 1970, UTC.
+#[derive(ToSchema)]
+#[schema(example = 1_795_249_800_000_u64)]
+pub(crate) struct Moment(u64);
+
+/// A length of time: numbers with `ms`, `s`, `m`, `h` or `d`.
+#[derive(ToSchema)]
+#[schema(value_type = String, pattern = "^([0-9]+(ms|s|m|h|d))+$", example = "1m30s")]
+pub(crate) struct Span(String);
+
+/// A number of bytes, with `KiB`, `MiB`, `GiB` or another unit.
+#[derive(ToSchema)]
+#[schema(value_type = String, example = "512MiB")]
+pub(crate) struct Size(String);
+
+/// Processor share, in cores.
+#[derive(ToSchema)]
+#[schema(value_type = String, example = "0.5")]
+pub(crate) struct Cpus(String);
+
+/// Where a job stands.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    Queued,
+    Claimed,
+    Preparing,
+    Running,
+    Finishing,
+    Ended,
+}
+
+/// The one-word result. `cell_error` and `lost` are no fault of the job.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Verdict {
+    Succeeded,
+    Failed,
+    TimedOut,
+    Canceled,
+    CellError,
+    Lost,
+}
+
+/// One expectation that a cell did not meet.
+#[derive(ToSchema)]
+pub(crate) struct Mismatch {
+    key: String,
+    wanted: String,
+    got: String,
+}
+
+/// Why an attempt ended: a stable code with its facts. docs/errors.md says what each one means.
+#[derive(ToSchema)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub(crate) enum Cause {
+    ExitCode { exit_code: i32 },
+    Signal { signal: i32 },
+    OutOfMemory { limit: Size, peak: Size },
+    ProgramNotFound { program: String },
+    ProgramNotExecutable { program: String, reason: String },
+    WorkdirUnusable { workdir: String, reason: String },
+    Timeout { limit: Span },
+    Canceled,
+    AgentStopped,
+    ImageMissing { image: String, reason: String },
+    PresetMissing { preset: String },
+    TooLarge { resource: String, asked: String, capacity: String },
+    CellWeaker { mismatches: Vec<Mismatch> },
+    EngineFailed { step: String, reason: String },
+    CellLost { reason: String },
+    WardenFault { reason: String },
+    LogStoreFailed { reason: String },
+    LeaseExpired,
+    AgentLost { attempts: u32 },
+}
+
+/// How a job ended.
+#[derive(ToSchema)]
+pub(crate) struct Ending {
+    verdict: Verdict,
+    /// The exit code that a waiting command returns.
+    process_exit_code: u8,
+    cause: Cause,
+    /// The cause in words.
+    message: String,
+    /// What to do about it.
+    #[schema(required)]
+    hint: Option<String>,
+}
+
+/// What a job used.
+#[derive(ToSchema)]
+pub(crate) struct Usage {
+    wall: Span,
+    cpu_user_us: u64,
+    cpu_system_us: u64,
+    peak_memory_bytes: u64,
+    /// 0 where the kernel does not tell.
+    peak_pids: u64,
+    oom_kills: u64,
+    /// Processes that were still there after the main one, and were ended.
+    leftover_processes: u32,
+}
+
+/// One stream's totals.
+#[derive(ToSchema)]
+pub(crate) struct StreamTotals {
+    bytes: u64,
+    /// Of the bytes, lowercase hex; empty until the job has ended.
+    sha256: String,
+}
+
+/// What a log holds.
+#[derive(ToSchema)]
+pub(crate) struct LogTotals {
+    /// The last frame's number.
+    frames: u64,
+    stdout: StreamTotals,
+    stderr: StreamTotals,
+    /// True when every frame that the warden numbered is there.
+    complete: bool,
+}
+
+/// One phase that was entered.
+#[derive(ToSchema)]
+pub(crate) struct PhaseEvent {
+    attempt: u32,
+    phase: Phase,
+    at: Moment,
+    /// A stable code.
+    reason: String,
+}
+
+/// Limits that bind a job.
+#[derive(ToSchema)]
+pub(crate) struct Resources {
+    cpu: Cpus,
+    memory: Size,
+    pids: u32,
+}
+
+/// What the cell may reach.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Network {
+    None,
+}
+
+/// What the agent has to be. All of it has to hold.
+#[derive(ToSchema)]
+pub(crate) struct Requires {
+    /// On the agent's labels, at most 16.
+    #[schema(nullable = false)]
+    labels: Option<BTreeMap<String, Wanted>>,
+    /// Labels of jobs: not on an agent that runs a job with the same value of one of them.
+    #[schema(nullable = false, max_items = 16)]
+    apart: Option<Vec<String>>,
+}
+
+/// This value, one of these, or none of these.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Wanted {
+    Value(TextOrNumber),
+    OneOf(Vec<TextOrNumber>),
+    NoneOf(Not),
+}
+
+/// None of these; an agent without the label will do.
+#[derive(ToSchema)]
+pub(crate) struct Not {
+    not: Vec<TextOrNumber>,
+}
+
+/// Why a job stands where it stands.
+#[derive(ToSchema)]
+pub(crate) struct Explanation {
+    job: JobId,
+    phase: Phase,
+    /// `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`; or the code of its cause, or of the last
+    /// entry of its history.
+    code: String,
+    /// A sentence.
+    reason: String,
+    /// For one that waits: jobs that ask for the same and are handed out before it.
+    #[schema(nullable = false)]
+    ahead: Option<u64>,
+    #[schema(nullable = false)]
+    agents: Option<Vec<AgentView>>,
+}
+
+/// One agent, as a job that waits sees it.
+#[derive(ToSchema)]
+pub(crate) struct AgentView {
+    name: String,
+    state: super::agents::AgentState,
+    /// It could run the job, at some time.
+    suits: bool,
+    obstacles: Vec<Obstacle>,
+    /// In sentences.
+    reasons: Vec<String>,
+}
+
+/// Why an agent does not get a job.
+#[derive(ToSchema)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub(crate) enum Obstacle {
+    Label {
+        label: String,
+        wanted: String,
+        #[schema(required)]
+        has: Option<String>,
+    },
+    Preset {
+        preset: String,
+    },
+    TooLarge {
+        resource: String,
+        asked: String,
+        capacity: String,
+    },
+    NoRoom {
+        resource: String,
+    },
+    Apart {
+        label: String,
+        value: String,
+    },
+    GroupFull {
+        label: String,
+        value: String,
+        most: u32,
+    },
+}
+
+/// A checked spec with every default filled in. It is a valid `NewJob` too.
+#[derive(ToSchema)]
+pub(crate) struct JobSpec {
+    #[schema(required)]
+    name: Option<String>,
+    #[schema(nullable = false)]
+    image: Option<String>,
+    #[schema(nullable = false)]
+    preset: Option<String>,
+    #[schema(nullable = false)]
+    script: Option<String>,
+    #[schema(nullable = false)]
+    interpreter: Option<Vec<String>>,
+    #[schema(nullable = false)]
+    command: Option<Vec<String>>,
+    workdir: String,
+    env: BTreeMap<String, String>,
+    #[schema(nullable = false)]
+    stdin: Option<String>,
+    timeout: Span,
+    resources: Resources,
+    network: Network,
+    labels: BTreeMap<String, String>,
+    #[schema(nullable = false)]
+    requires: Option<Requires>,
+    #[schema(minimum = -100, maximum = 100)]
+    priority: i32,
+    #[schema(nullable = false)]
+    idempotency_key: Option<String>,
+}
+
+/// Everything that is known of a job.
+#[derive(ToSchema)]
+pub(crate) struct Job {
+    id: JobId,
+    /// Counts its changes, from 1.
+    revision: u64,
+    /// The job that this one does again.
+    #[schema(required)]
+    retry_of: Option<JobId>,
+    phase: Phase,
+    #[schema(required)]
+    ending: Option<Ending>,
+    /// The current try, from 1; 0 before the first claim.
+    attempt: u32,
+    cancel_requested: bool,
+    /// Who holds or held it.
+    #[schema(required)]
+    agent: Option<String>,
+    submitted_at: Moment,
+    #[schema(required)]
+    started_at: Option<Moment>,
+    #[schema(required)]
+    ended_at: Option<Moment>,
+    spec: JobSpec,
+    history: Vec<PhaseEvent>,
+    #[schema(required)]
+    usage: Option<Usage>,
+    /// The isolation in force, as read and tried from inside: pairs of fact and value.
+    receipt: Vec<Vec<String>>,
+    log: LogTotals,
+}
+
+/// What a list says of a job.
+#[derive(ToSchema)]
+pub(crate) struct JobSummary {
+    id: JobId,
+    #[schema(required)]
+    name: Option<String>,
+    phase: Phase,
+    #[schema(required)]
+    ending: Option<Ending>,
+    attempt: u32,
+    #[schema(required)]
+    agent: Option<String>,
+    priority: i32,
+    labels: BTreeMap<String, String>,
+    submitted_at: Moment,
+    #[schema(required)]
+    started_at: Option<Moment>,
+    #[schema(required)]
+    ended_at: Option<Moment>,
+}
+
+/// Jobs that ended, by verdict.
+#[derive(ToSchema)]
+pub(crate) struct Ended {
+    succeeded: u64,
+    failed: u64,
+    timed_out: u64,
+    canceled: u64,
+    cell_error: u64,
+    lost: u64,
+}
+
+/// One thing that is wrong, of several.
+#[derive(ToSchema)]
+pub(crate) struct ProblemLine {
+    /// Where: `resources.memory`, `command[2]`; empty for the whole.
+    path: String,
+    reason: String,
+    fix: String,
+}
+
+/// A text or a number, whose own text is taken.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum TextOrNumber {
+    Text(String),
+    Number(f64),
+}
+
+/// A program with its arguments, or the program alone.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Interpreter {
+    Program(String),
+    Argv(Vec<String>),
+}
+
+/// Limits; what is left out has its default.
+#[derive(ToSchema)]
+pub(crate) struct NewResources {
+    /// Default `1`.
+    cpu: Option<TextOrNumber>,
+    /// 4MiB to 4TiB, default `256MiB`.
+    memory: Option<TextOrNumber>,
+    /// Default 128.
+    #[schema(minimum = 1, maximum = 1_000_000)]
+    pids: Option<u32>,
+}
+
+/// A job spec: one of `image` and `preset`, and one of `script` and `command`; a script in an image needs an `interpreter`.
+/// docs/job-spec.md says all about it.
+#[derive(ToSchema)]
+#[schema(example = json!({"preset": "bash", "script": "echo hello"}))]
+pub(crate) struct NewJob {
+    #[schema(min_length = 1, max_length = 255)]
+    name: Option<String>,
+    image: Option<String>,
+    preset: Option<String>,
+    script: Option<String>,
+    interpreter: Option<Interpreter>,
+    #[schema(min_items = 1)]
+    command: Option<Vec<String>>,
+    /// An absolute path, default `/workspace`.
+    workdir: Option<String>,
+    env: Option<BTreeMap<String, TextOrNumber>>,
+    stdin: Option<String>,
+    /// Default `10m`.
+    timeout: Option<TextOrNumber>,
+    resources: Option<NewResources>,
+    network: Option<Network>,
+    labels: Option<BTreeMap<String, TextOrNumber>>,
+    requires: Option<Requires>,
+    #[schema(minimum = -100, maximum = 100)]
+    priority: Option<i32>,
+    /// Two submits with one key are one job.
+    idempotency_key: Option<String>,
+}
+
+/// One event of a live stream.
+#[derive(ToSchema)]
+pub(crate) struct LiveEvent {
+    /// `frame` or `end`.
+    event: String,
+    /// JSON: a `Frame`, or `last_seq` and `attempt`.
+    data: String,
+    /// The frame's number; an end has none.
+    #[schema(nullable = false)]
+    id: Option<String>,
+}
+
+/// A string or a list of them.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Which jobs are to be canceled: `ids`, or a filter of `label` and `state`.
+#[derive(ToSchema)]
+#[schema(example = json!({"label": "team=blue", "state": "queued"}))]
+pub(crate) struct BulkCancel {
+    #[schema(max_items = 10_000)]
+    ids: Option<Vec<JobId>>,
+    /// `name=value`; all of several must be there.
+    label: Option<OneOrMany>,
+    /// Phases, also with commas between them.
+    state: Option<OneOrMany>,
+}
