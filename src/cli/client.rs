@@ -112,13 +112,14 @@ impl Client {
         }
     }
 
-    /// A page of jobs.
-    pub(super) async fn list(&self, phase: Option<&str>, before: Option<&str>, limit: u32) -> Result<Value, Failure> {
-        let mut query = vec![("limit", limit.to_string())];
-        query.extend(phase.map(|phase| ("phase", phase.to_owned())));
-        query.extend(before.map(|before| ("before", before.to_owned())));
-        let text: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
-        self.json(self.request(Method::GET, &format!("/v1/jobs?{}", text.join("&")))).await
+    /// A page of jobs: those that the query asks for.
+    pub(super) async fn list(&self, query: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/jobs?{query}"))).await
+    }
+
+    /// How many jobs there are, and what happened on each of the last days.
+    pub(super) async fn stats(&self, days: u32) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/stats/daily?days={days}"))).await
     }
 
     /// Asks for a job's end.
@@ -162,7 +163,8 @@ fn segment(id: &str) -> Result<&str, Failure> {
     }
 }
 
-fn escaped(text: &str) -> String {
+/// Text as a part of an address.
+pub(super) fn escaped(text: &str) -> String {
     text.bytes()
         .map(|byte| {
             if byte.is_ascii_alphanumeric() || byte == b'-' {

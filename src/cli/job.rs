@@ -1,5 +1,7 @@
 //! `jobcell job …`
 
+mod list;
+
 use super::client::Client;
 use super::follow::{self, Sink};
 use super::progress::Progress;
@@ -48,17 +50,7 @@ pub(super) enum JobCommand {
         file: PathBuf,
     },
     /// List jobs, newest first
-    List {
-        /// Only those in this phase
-        #[arg(long)]
-        phase: Option<String>,
-        /// Only those submitted before this one
-        #[arg(long, value_name = "ID")]
-        before: Option<String>,
-        /// How many
-        #[arg(long, default_value_t = 50)]
-        limit: u32,
-    },
+    List(list::ListArgs),
     /// Show a job in full
     Get {
         /// Its id
@@ -107,11 +99,7 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
             };
             submit(&client, yaml, idempotency_key.as_deref(), until, global).await
         }
-        JobCommand::List { phase, before, limit } => {
-            let list = Client::new(global)?.list(phase.as_deref(), before.as_deref(), limit).await?;
-            global.output.print(&list, || show::jobs(&list))?;
-            Ok(0)
-        }
+        JobCommand::List(args) => list::run(args, global).await,
         JobCommand::Get { id } => {
             let job = Client::new(global)?.get(&id).await?;
             global.output.print(&job, || show::job(&job))?;

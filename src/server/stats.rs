@@ -1,10 +1,10 @@
-//! What happened on each day.
+//! How many jobs there are, and what happened on each day.
 
 use super::App;
 use super::jobs::{self, Answer};
 use super::problem::ProblemDocument;
 use crate::job::UnixMillis;
-use crate::queue::{Day, Ended};
+use crate::queue::{Counts, Day, Ended};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -32,6 +32,8 @@ struct DayJson {
 /// Days, the oldest first; the last one is today.
 #[derive(Debug, Serialize)]
 pub(super) struct Days {
+    /// Jobs by phase, at this moment.
+    now: Counts,
     days: Vec<DayJson>,
 }
 
@@ -47,7 +49,8 @@ pub(super) async fn daily(
     let today = Day::of(UnixMillis::now());
     let first = (today + 1).saturating_sub(days);
     let kept = app.backend.daily(first).await?;
-    Ok(Json(Days { days: filled(&kept, first, today) }))
+    let now = app.backend.counts().await?;
+    Ok(Json(Days { now, days: filled(&kept, first, today) }))
 }
 
 /// Every day from the first to the last, also those on which nothing happened.

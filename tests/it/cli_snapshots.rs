@@ -72,6 +72,8 @@ impl Shell<'_> {
             (r"\d+ GiB free", "[free]"),
             (r"127\.0\.0\.1:\d{5}\b", "[address]"),
             (r"jck_[0-9a-f]{64}", "[key]"),
+            (r"\b20\d\d-\d\d-\d\d\b", "[day]"),
+            (r"\d+\.\d s\b", "[run time]"),
         ] {
             text = Regex::new(pattern).expect("a pattern").replace_all(&text, name).into_owned();
         }
@@ -97,7 +99,9 @@ fn steady(value: &mut Value) {
         Value::Object(map) => {
             for (key, inner) in map {
                 match key.as_str() {
-                    "usage" | "receipt" | "warden" | "free" if !inner.is_null() => *inner = json!(format!("[{key}]")),
+                    "usage" | "receipt" | "warden" | "free" | "run_seconds" if !inner.is_null() => {
+                        *inner = json!(format!("[{key}]"))
+                    }
                     _ => steady(inner),
                 }
             }
@@ -264,6 +268,14 @@ async fn jobs() {
     shell.note(&["job", "list", "--limit", "1", "-o", "yaml"]).await;
     shell.note(&["job", "list", "--phase", "queued"]).await;
     shell.note(&["job", "list", "--phase", "nosuch"]).await;
+    shell
+        .note(&["job", "list", "--state", "running,ended", "--verdict", "failed", "--since", "1h", "--limit", "1"])
+        .await;
+    shell.note(&["job", "list", "--state", "ended", "--label", "team=blue"]).await;
+    shell.note(&["job", "list", "--label", "team", "--verdict", "bad"]).await;
+    shell.note(&["job", "list", "--since", "today"]).await;
+    shell.note(&["job", "list", "--stats", "--days", "1"]).await;
+    shell.note(&["job", "list", "--stats", "--days", "1", "-o", "json"]).await;
     assert_snapshot!("job_list", shell.taken());
 
     shell.note(&["job", "cancel", id(&queued)]).await;
