@@ -81,13 +81,37 @@ impl Client {
         response.json().await.map_err(|error| Failure::new(format!("the answer cannot be read: {error}")))
     }
 
-    /// Submits a document in YAML.
-    pub(super) async fn submit(&self, yaml: String, key: Option<&str>) -> Result<Value, Failure> {
-        let mut request = self.request(Method::POST, "/v1/jobs").header("content-type", "application/yaml").body(yaml);
+    /// Submits a document in YAML; with `dedupe`, an equal one that is there already is answered in its place.
+    pub(super) async fn submit(&self, yaml: String, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
+        let path = if dedupe { "/v1/jobs?dedupe=content" } else { "/v1/jobs" };
+        let mut request = self.request(Method::POST, path).header("content-type", "application/yaml").body(yaml);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
         self.json(request).await
+    }
+
+    /// Submits many documents in one request.
+    pub(super) async fn submit_many(&self, specs: &Value, partial: bool, dedupe: bool) -> Result<Value, Failure> {
+        let dedupe = if dedupe { "&dedupe=content" } else { "" };
+        let path = format!("/v1/jobs/bulk?partial={partial}{dedupe}");
+        self.json(self.request(Method::POST, &path).json(specs)).await
+    }
+
+    /// Does a job again, as a new one.
+    pub(super) async fn retry(&self, id: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/jobs/{}/retry", segment(id)?))).await
+    }
+
+    /// A job's report as a page of text, which has nothing in it that steers a terminal.
+    pub(super) async fn report_page(&self, id: &str) -> Result<String, Failure> {
+        let response = self.answer(self.request(Method::GET, &format!("/v1/jobs/{}/report", segment(id)?))).await?;
+        response.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// A job's report as a document.
+    pub(super) async fn report(&self, id: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/jobs/{}/report?format=json", segment(id)?))).await
     }
 
     /// A job as it stands.
@@ -177,9 +201,17 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 fn refused(status: StatusCode, text: &str) -> Failure {
-    let Ok(document) = serde_json::from_str::<Value>(text) else {
-        return Failure::new(format!("the API answered {status}"));
-    };
+    match serde_json::from_str::<Value>(text) {
+        Ok(mut document) if document.is_object() => {
+            document["status"] = status.as_u16().into();
+            problem(&document)
+        }
+        _ => Failure::new(format!("the API answered {status}")),
+    }
+}
+
+/// What a problem document says.
+pub(super) fn problem(document: &Value) -> Failure {
     let said = |key: &str| super::show::printable(document[key].as_str().unwrap_or_default());
     let mut message = format!("{} ({})", said("detail"), said("code"));
     for problem in document["problems"].as_array().into_iter().flatten() {
@@ -188,7 +220,7 @@ fn refused(status: StatusCode, text: &str) -> Failure {
         let path = if path.is_empty() { "(document)".to_owned() } else { path };
         message.push_str(&format!("\n  {path}: {}; {}", part("reason"), part("fix")));
     }
-    match status.as_u16() {
+    match document["status"].as_u64().unwrap_or_default() {
         429 | 503 => Failure { code: super::exit::TEMPORARY, message },
         400 | 422 => Failure::usage(message),
         _ => Failure::new(message),
