@@ -4,7 +4,7 @@
 //! whether they are taken in is decided there, in one transaction.
 
 use super::App;
-use super::jobs::{self, Answer, Dedupe};
+use super::jobs::{self, Answer, CancelQuery, Dedupe};
 use super::list;
 use super::problem::ProblemDocument;
 use crate::backend::Embedded;
@@ -206,7 +206,12 @@ pub(super) struct BulkCanceled {
     more: bool,
 }
 
-pub(super) async fn cancel(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Answer<Json<BulkCanceled>> {
+pub(super) async fn cancel(
+    State(app): State<App>,
+    asked: Result<Query<CancelQuery>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<Json<BulkCanceled>> {
+    let CancelQuery { force } = jobs::query(asked)?;
     let body = jobs::body(&app, body)?;
     let which = parse_json(&body).and_then(|document| which(&document)).map_err(|problems| {
         let detail = "which jobs to cancel cannot be read from the body; nothing was canceled";
@@ -222,7 +227,7 @@ pub(super) async fn cancel(State(app): State<App>, body: Result<Bytes, BytesReje
             ids
         }
     };
-    for (id, mark) in app.backend.cancel_many(ids).await? {
+    for (id, mark) in app.backend.cancel_many(ids, force).await? {
         let group = match mark {
             CancelMark::Ended => &mut answer.ended,
             CancelMark::Requested => &mut answer.requested,

@@ -32,6 +32,14 @@ pub(super) struct SubmitQuery {
     dedupe: Option<String>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CancelQuery {
+    /// At once, without a grace.
+    #[serde(default)]
+    pub(super) force: bool,
+}
+
 /// Whether a submit's idempotency key is to be made of what it asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dedupe(bool);
@@ -165,9 +173,15 @@ pub(super) async fn get(
     Ok(etag::answer_if_new(&headers, job))
 }
 
-pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Answer<Response> {
+pub(super) async fn cancel(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    asked: Result<Query<CancelQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Answer<Response> {
     let id = job_id(&id)?;
-    match app.backend.cancel_if(id, etag::wanted_revisions(&headers)).await? {
+    let CancelQuery { force } = query(asked)?;
+    match app.backend.cancel_if(id, etag::wanted_revisions(&headers), force).await? {
         Canceled::Ended(job) | Canceled::AlreadyEnded(job) => Ok(etag::answer(StatusCode::OK, *job)),
         // Its agent is told; the end comes with the agent's report.
         Canceled::Requested(job) => Ok(etag::answer(StatusCode::ACCEPTED, *job)),
