@@ -146,9 +146,19 @@ impl Client {
         self.json(self.request(Method::GET, &format!("/v1/stats/daily?days={days}"))).await
     }
 
-    /// Asks for a job's end.
-    pub(super) async fn cancel(&self, id: &str) -> Result<Value, Failure> {
-        self.json(self.request(Method::POST, &format!("/v1/jobs/{}/cancel", segment(id)?))).await
+    /// Asks for a job's end; with `force`, without a grace.
+    pub(super) async fn cancel(&self, id: &str, force: bool) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/jobs/{}/cancel?force={force}", segment(id)?))).await
+    }
+
+    /// Asks for the end of many.
+    pub(super) async fn cancel_many(&self, which: &Value, force: bool) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/jobs/bulk-cancel?force={force}")).json(which)).await
+    }
+
+    /// Deletes the output of a job that has ended.
+    pub(super) async fn remove_logs(&self, id: &str) -> Result<(), Failure> {
+        self.answer(self.request(Method::DELETE, &format!("/v1/jobs/{}/logs", segment(id)?))).await.map(drop)
     }
 
     /// The agents.

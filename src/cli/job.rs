@@ -1,5 +1,6 @@
 //! `jobcell job …`
 
+mod cancel;
 mod list;
 mod many;
 mod submit;
@@ -69,14 +70,8 @@ pub(super) enum JobCommand {
         #[arg(long, value_name = "SEQ", default_value_t = 1)]
         from: u64,
     },
-    /// Ask for a job's end
-    Cancel {
-        /// Its id
-        id: String,
-        /// Wait for it
-        #[arg(short, long)]
-        wait: bool,
-    },
+    /// Ask for the end of jobs
+    Cancel(cancel::CancelArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -105,18 +100,7 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
         }
         JobCommand::Retry { id, until } => submit::retry(&id, until, global).await,
         JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,
-        JobCommand::Cancel { id, wait } => {
-            let client = Client::new(global)?;
-            let mut job = client.cancel(&id).await?;
-            if wait {
-                job = client.ended(&id).await?;
-            }
-            global.output.print(&job, || match job["ending"].is_null() {
-                true => format!("{id} is asked to end"),
-                false => format!("{id} {}", show::ending(&job)),
-            })?;
-            Ok(0)
-        }
+        JobCommand::Cancel(args) => cancel::run(args, global).await,
     }
 }
 

@@ -102,9 +102,12 @@ pub(super) async fn read(
         return bytes_answer(&app, attempt, stream, range, total, over).await;
     }
     let from = asked.from.unwrap_or(1).max(1);
-    let frames = on_reader(&app, attempt, move |reader| reader.read(from, most)).await?;
+    let there = on_reader(&app, attempt, move |reader| reader.read(from, most).map(Some)).await?;
+    // Where there is no log (any more), nothing will come of it.
+    let gone = there.is_none();
+    let frames = there.unwrap_or_default();
     let next = frames.last().map_or(from, |frame| frame.seq + 1);
-    let end = over && next > job.log.frames;
+    let end = over && (gone || next > job.log.frames);
     let wanted = frames.iter().filter(|frame| stream.is_none_or(|stream| frame.stream == stream));
     if json {
         let frames = wanted.map(FrameJson::from).collect();
@@ -121,6 +124,21 @@ pub(super) async fn read(
         ("jobcell-log-end", end.to_string()),
     ];
     Ok((headers, bytes).into_response())
+}
+
+/// Deletes the output of all tries of a job. The job's totals stay, as the record of what there was.
+pub(super) async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ProblemDocument> {
+    let id = job_id(&id)?;
+    let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
+    if job.ending.is_none() {
+        let detail = format!("job {id} is {}; cancel it or wait for its end, and then delete its output", job.phase);
+        return Err(ProblemDocument::new("not_ended", detail));
+    }
+    let logs = app.backend.logs().clone();
+    let removed = tokio::task::spawn_blocking(move || logs.remove(id));
+    removed.await.expect("removing does not panic").map_err(|error| log_problem(&error))?;
+    tracing::info!(job_id = %id, "output deleted");
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Runs a read on a blocking thread. A job that never ran has no log, which reads as an empty one.

@@ -96,7 +96,7 @@ pub fn router(
         .route("/v1/jobs/{id}/retry", post(jobs::retry))
         .route("/v1/jobs/{id}/report", get(report::read))
         .route("/v1/stats/daily", get(stats::daily))
-        .route("/v1/jobs/{id}/logs", get(logs::read))
+        .route("/v1/jobs/{id}/logs", get(logs::read).delete(logs::remove))
         .route("/v1/jobs/{id}/logs/live", get(live::follow))
         .merge(agents::for_people())
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));

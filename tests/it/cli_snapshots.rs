@@ -309,6 +309,14 @@ async fn jobs() {
     shell.note(&["job", "cancel", id(&queued)]).await;
     shell.note(&["job", "cancel", id(&queued), "--wait"]).await;
     shell.note(&["job", "cancel", id(&queued), "-o", "json"]).await;
+    let unknown = "01890000-0000-7000-8000-000000000000";
+    shell.note(&["job", "cancel", id(&queued), unknown]).await;
+    shell.note(&["job", "cancel", id(&queued), id(&job), "--cleanup", "-o", "json"]).await;
+    shell.note(&["job", "cancel", id(&job), "--cleanup"]).await;
+    shell.note(&["job", "logs", id(&job)]).await;
+    shell.note(&["job", "cancel", "--label", "team=none"]).await;
+    shell.note(&["job", "cancel", "--state", "ended"]).await;
+    shell.note(&["job", "cancel"]).await;
     assert_snapshot!("job_cancel", shell.taken());
 
     let wait = format!("--data-dir {} job submit job.yaml --wait", up.data().display());

@@ -13,4 +13,5 @@ mod listing;
 mod output;
 mod ranks;
 mod stage;
+mod verbs;
 mod warden;
