@@ -226,6 +226,8 @@ impl<E: Executor> Table<E> {
                 self.claims.start(self.ledger.free(), self.agent.settings.claim_batch, &load, &drain);
             }
             let pause_over = self.claims.pause_over();
+            // A backend elsewhere says its lease when it is first reached, and that may be shorter than what was assumed.
+            renew_at = renew_at.min(Instant::now() + self.renew_pause());
             tokio::select! {
                 // Claims last: what is held is looked after before more is taken.
                 biased;
