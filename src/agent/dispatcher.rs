@@ -18,7 +18,7 @@ use crate::telemetry::Metrics;
 use futures_util::StreamExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -98,8 +98,8 @@ pub struct Agent<E: Executor> {
 type Key = (usize, AttemptId);
 /// A renewal in flight: whose, when it was sent, and for which attempts.
 type Renewing = BoxFuture<'static, (usize, Instant, Vec<(AttemptId, LeaseToken)>, Result<Vec<Renewed>, BackendError>)>;
-/// A job whose end a backend asks for; `None` when some were missed.
-type Ordered = (usize, Option<JobId>);
+/// A job whose end a backend asks for, and whether at once; `None` when some were missed.
+type Ordered = (usize, Option<(JobId, bool)>);
 
 struct Held {
     token: LeaseToken,
@@ -117,8 +117,8 @@ struct Table<E: Executor> {
     runners: JoinSet<Outcome>,
     /// Which runner has which attempt, for one that panics and cannot say.
     tasks: HashMap<task::Id, Key>,
-    /// Jobs whose end was asked for while a claim was under way: it may be about to bring them.
-    early: HashSet<(usize, JobId)>,
+    /// Jobs whose end was asked for while a claim was under way, and whether at once: it may be about to bring them.
+    early: HashMap<(usize, JobId), bool>,
     /// At most one for each backend.
     renewing: FuturesUnordered<Renewing>,
     renews: Vec<bool>,
@@ -167,7 +167,7 @@ impl<E: Executor> Agent<E> {
             waiting: VecDeque::new(),
             runners: JoinSet::new(),
             tasks: HashMap::new(),
-            early: HashSet::new(),
+            early: HashMap::new(),
             renewing: FuturesUnordered::new(),
             renews: vec![false; self.backends.len()],
             orders,
@@ -205,7 +205,7 @@ impl<E: Executor> Agent<E> {
 async fn listen(index: usize, mut orders: broadcast::Receiver<Order>, to: mpsc::Sender<Ordered>) {
     loop {
         let order = match orders.recv().await {
-            Ok(Order::Cancel(job)) => Some(job),
+            Ok(Order::Cancel { job, force }) => Some((job, force)),
             Err(broadcast::error::RecvError::Lagged(_)) => None,
             Err(broadcast::error::RecvError::Closed) => return,
         };
@@ -228,6 +228,8 @@ impl<E: Executor> Table<E> {
                 self.claims.start(self.ledger.free(), self.agent.settings.claim_batch, &load, &drain);
             }
             let pause_over = self.claims.pause_over();
+            // A backend elsewhere says its lease when it is first reached, and that may be shorter than what was assumed.
+            renew_at = renew_at.min(Instant::now() + self.renew_pause());
             tokio::select! {
                 // Claims last: what is held is looked after before more is taken.
                 biased;
@@ -307,13 +309,13 @@ impl<E: Executor> Table<E> {
             }
             let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
             let held = Held { token: claim.token, orders: sender };
-            if self.early.contains(&(backend, claim.attempt.job)) {
-                tell(claim.attempt, &held, Orders::Stop(StopReason::Cancel));
+            if let Some(force) = self.early.get(&(backend, claim.attempt.job)) {
+                tell(claim.attempt, &held, Orders::Stop { reason: StopReason::Cancel, force: *force });
             }
             self.held.insert(key, held);
             self.waiting.push_back(Waiting { backend, claim, orders });
         }
-        self.early.retain(|(of, _)| *of != backend);
+        self.early.retain(|(of, _), _| *of != backend);
     }
 
     /// Starts what fits now, in order.
@@ -385,15 +387,15 @@ impl<E: Executor> Table<E> {
         }
     }
 
-    fn ordered(&mut self, backend: usize, order: Option<JobId>) {
+    fn ordered(&mut self, backend: usize, order: Option<(JobId, bool)>) {
         // What was missed is in the answers to a renewal.
-        let Some(job) = order else { return self.renew(backend) };
+        let Some((job, force)) = order else { return self.renew(backend) };
         if self.early.len() < MOST_EARLY {
-            self.early.insert((backend, job));
+            *self.early.entry((backend, job)).or_default() |= force;
         }
         for ((of, attempt), held) in &self.held {
             if *of == backend && attempt.job == job {
-                tell(*attempt, held, Orders::Stop(StopReason::Cancel));
+                tell(*attempt, held, Orders::Stop { reason: StopReason::Cancel, force });
             }
         }
     }
@@ -446,17 +448,18 @@ impl<E: Executor> Table<E> {
                 Renewed::Renewed { cancel_requested, .. } => {
                     tell(*attempt, held, Orders::Renewed(left));
                     if cancel_requested {
-                        tell(*attempt, held, Orders::Stop(StopReason::Cancel));
+                        // It does not say whether the cancel was forced; one that was, and came, is not weakened by this.
+                        tell(*attempt, held, Orders::Stop { reason: StopReason::Cancel, force: false });
                     }
                 }
-                Renewed::Refused => tell(*attempt, held, Orders::Stop(StopReason::Lease)),
+                Renewed::Refused => tell(*attempt, held, Orders::Stop { reason: StopReason::Lease, force: false }),
             }
         }
     }
 
     fn stop_all(&self, reason: StopReason) {
         for ((_, attempt), held) in &self.held {
-            tell(*attempt, held, Orders::Stop(reason));
+            tell(*attempt, held, Orders::Stop { reason, force: false });
         }
     }
 

@@ -246,7 +246,8 @@ impl<E: Executor> Runner<E> {
 async fn stop_order(orders: &mut mpsc::Receiver<Orders>) -> StopReason {
     loop {
         match orders.recv().await {
-            Some(Orders::Stop(reason)) => return reason,
+            // Nothing runs yet that a grace could be for.
+            Some(Orders::Stop { reason, .. }) => return reason,
             Some(Orders::Renewed(_)) => {}
             None => std::future::pending().await,
         }

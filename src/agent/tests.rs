@@ -219,6 +219,47 @@ async fn a_job_that_hears_no_stop_is_killed_from_outside() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_forced_cancel_waits_for_no_grace_also_after_a_plain_one() {
+    let stage = stage(1);
+    let force = async |id| stage.backend.cancel_if(id, None, true).await.expect("cancels");
+    for plain_first in [false, true] {
+        let id = stage.submit(&["deaf"]).await;
+        stage.phase(id, Phase::Running).await;
+        let asked = tokio::time::Instant::now();
+        if plain_first {
+            stage.backend.cancel(id).await.expect("cancels");
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert!(matches!(force(id).await, Canceled::Requested(_)));
+        assert_eq!(stage.ended(id).await.ending.expect("ended").cause, Cause::Canceled);
+        // Less than the grace and its slack, which are 7 s together.
+        assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    }
+    // One that hears it ends at once; and in every moment before it runs.
+    let slow = stage.submit(&["sleep", "500000"]).await;
+    stage.phase(slow, Phase::Running).await;
+    let asked = tokio::time::Instant::now();
+    force(slow).await;
+    assert_eq!(stage.ended(slow).await.ending.expect("ended").cause, Cause::Canceled);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    for phase in [Phase::Queued, Phase::Preparing] {
+        let id = stage.submit(&["deaf"]).await;
+        stage.phase(id, phase).await;
+        force(id).await;
+        assert_eq!(stage.ended(id).await.ending.expect("ended").cause, Cause::Canceled);
+    }
+    let ids = [stage.submit(&["deaf"]).await, stage.submit(&["deaf"]).await];
+    stage.phase(ids[0], Phase::Running).await;
+    let asked = tokio::time::Instant::now();
+    stage.backend.cancel_many(ids.to_vec(), true).await.expect("cancels");
+    for id in ids {
+        assert_eq!(stage.ended(id).await.ending.expect("ended").cause, Cause::Canceled);
+    }
+    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deaf_job_ends_by_its_timeout() {
     let stage = stage(1);
     let id = stage.submit_with(json!({"image": "x", "command": ["deaf"], "timeout": "3s"})).await;

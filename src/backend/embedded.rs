@@ -40,7 +40,12 @@ pub struct QueueSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// End this job.
-    Cancel(JobId),
+    Cancel {
+        /// Which.
+        job: JobId,
+        /// At once, without a grace. The queue does not keep this: who misses the order gives the grace after all.
+        force: bool,
+    },
 }
 
 /// A job has changed.
@@ -189,11 +194,16 @@ impl Embedded {
 
     /// Asks for a job's end. Goes on when the caller is dropped, as a submit does.
     pub async fn cancel(self: &Arc<Self>, id: JobId) -> Result<Canceled, StoreError> {
-        self.cancel_if(id, None).await
+        self.cancel_if(id, None, false).await
     }
 
-    /// Asks for a job's end; with revisions, only if it still is at one of them.
-    pub async fn cancel_if(self: &Arc<Self>, id: JobId, revisions: Option<Vec<u64>>) -> Result<Canceled, StoreError> {
+    /// Asks for a job's end; with revisions, only if it still is at one of them; with `force`, without a grace.
+    pub async fn cancel_if(
+        self: &Arc<Self>,
+        id: JobId,
+        revisions: Option<Vec<u64>>,
+        force: bool,
+    ) -> Result<Canceled, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("cancel", async move {
             let now = UnixMillis::now();
@@ -202,21 +212,25 @@ impl Embedded {
                 None => backend.store.cancel(id, now).await?,
             };
             // A job that has changed is told of like one that has ended: nothing was done.
-            backend.canceled(id, CancelMark::from(&canceled));
+            backend.canceled(id, CancelMark::from(&canceled), force);
             Ok(canceled)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Asks for the end of many jobs, some hundred in a transaction. Errors: what was done before one stays done.
-    pub async fn cancel_many(self: &Arc<Self>, ids: Vec<JobId>) -> Result<Vec<(JobId, CancelMark)>, StoreError> {
+    pub async fn cancel_many(
+        self: &Arc<Self>,
+        ids: Vec<JobId>,
+        force: bool,
+    ) -> Result<Vec<(JobId, CancelMark)>, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("cancel_many", async move {
             let mut marks = Vec::with_capacity(ids.len());
             for some in ids.chunks(CANCEL_BATCH) {
                 let told = backend.store.cancel_many(some, UnixMillis::now()).await?;
                 for (id, mark) in some.iter().copied().zip(told) {
-                    backend.canceled(id, mark);
+                    backend.canceled(id, mark, force);
                     marks.push((id, mark));
                 }
             }
@@ -225,10 +239,10 @@ impl Embedded {
         task.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    fn canceled(&self, id: JobId, mark: CancelMark) {
+    fn canceled(&self, id: JobId, mark: CancelMark, force: bool) {
         match mark {
             CancelMark::Requested => {
-                let _ = self.orders.send(Order::Cancel(id));
+                let _ = self.orders.send(Order::Cancel { job: id, force });
                 self.changed(id, false);
             }
             CancelMark::Ended => self.changed(id, true),

@@ -108,7 +108,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Gives back an attempt that never started.
     fn release<'a>(&'a self, attempt: AttemptId, token: LeaseToken, reason: &'a str) -> Answer<'a, Step>;
 
-    /// What the agent is told without having asked. Who misses one learns it from the next renewal.
+    /// What the agent is told without having asked. Who misses one learns it from the next renewal, though not that
+    /// it was forced.
     fn orders(&self) -> broadcast::Receiver<Order>;
 
     /// Output of this attempt is being written to the agent's log store; from now on it is passed on.

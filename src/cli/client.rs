@@ -81,13 +81,37 @@ impl Client {
         response.json().await.map_err(|error| Failure::new(format!("the answer cannot be read: {error}")))
     }
 
-    /// Submits a document in YAML.
-    pub(super) async fn submit(&self, yaml: String, key: Option<&str>) -> Result<Value, Failure> {
-        let mut request = self.request(Method::POST, "/v1/jobs").header("content-type", "application/yaml").body(yaml);
+    /// Submits a document in YAML; with `dedupe`, an equal one that is there already is answered in its place.
+    pub(super) async fn submit(&self, yaml: String, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
+        let path = if dedupe { "/v1/jobs?dedupe=content" } else { "/v1/jobs" };
+        let mut request = self.request(Method::POST, path).header("content-type", "application/yaml").body(yaml);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
         self.json(request).await
+    }
+
+    /// Submits many documents in one request.
+    pub(super) async fn submit_many(&self, specs: &Value, partial: bool, dedupe: bool) -> Result<Value, Failure> {
+        let dedupe = if dedupe { "&dedupe=content" } else { "" };
+        let path = format!("/v1/jobs/bulk?partial={partial}{dedupe}");
+        self.json(self.request(Method::POST, &path).json(specs)).await
+    }
+
+    /// Does a job again, as a new one.
+    pub(super) async fn retry(&self, id: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/jobs/{}/retry", segment(id)?))).await
+    }
+
+    /// A job's report as a page of text, which has nothing in it that steers a terminal.
+    pub(super) async fn report_page(&self, id: &str) -> Result<String, Failure> {
+        let response = self.answer(self.request(Method::GET, &format!("/v1/jobs/{}/report", segment(id)?))).await?;
+        response.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// A job's report as a document.
+    pub(super) async fn report(&self, id: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/jobs/{}/report?format=json", segment(id)?))).await
     }
 
     /// A job as it stands.
@@ -112,18 +136,29 @@ impl Client {
         }
     }
 
-    /// A page of jobs.
-    pub(super) async fn list(&self, phase: Option<&str>, before: Option<&str>, limit: u32) -> Result<Value, Failure> {
-        let mut query = vec![("limit", limit.to_string())];
-        query.extend(phase.map(|phase| ("phase", phase.to_owned())));
-        query.extend(before.map(|before| ("before", before.to_owned())));
-        let text: Vec<String> = query.iter().map(|(key, value)| format!("{key}={}", escaped(value))).collect();
-        self.json(self.request(Method::GET, &format!("/v1/jobs?{}", text.join("&")))).await
+    /// A page of jobs: those that the query asks for.
+    pub(super) async fn list(&self, query: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/jobs?{query}"))).await
     }
 
-    /// Asks for a job's end.
-    pub(super) async fn cancel(&self, id: &str) -> Result<Value, Failure> {
-        self.json(self.request(Method::POST, &format!("/v1/jobs/{}/cancel", segment(id)?))).await
+    /// How many jobs there are, and what happened on each of the last days.
+    pub(super) async fn stats(&self, days: u32) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/stats/daily?days={days}"))).await
+    }
+
+    /// Asks for a job's end; with `force`, without a grace.
+    pub(super) async fn cancel(&self, id: &str, force: bool) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/jobs/{}/cancel?force={force}", segment(id)?))).await
+    }
+
+    /// Asks for the end of many.
+    pub(super) async fn cancel_many(&self, which: &Value, force: bool) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/jobs/bulk-cancel?force={force}")).json(which)).await
+    }
+
+    /// Deletes the output of a job that has ended.
+    pub(super) async fn remove_logs(&self, id: &str) -> Result<(), Failure> {
+        self.answer(self.request(Method::DELETE, &format!("/v1/jobs/{}/logs", segment(id)?))).await.map(drop)
     }
 
     /// Why a job stands where it stands.
@@ -167,7 +202,8 @@ fn segment(id: &str) -> Result<&str, Failure> {
     }
 }
 
-fn escaped(text: &str) -> String {
+/// Text as a part of an address.
+pub(super) fn escaped(text: &str) -> String {
     text.bytes()
         .map(|byte| {
             if byte.is_ascii_alphanumeric() || byte == b'-' {
@@ -180,9 +216,17 @@ fn escaped(text: &str) -> String {
 }
 
 fn refused(status: StatusCode, text: &str) -> Failure {
-    let Ok(document) = serde_json::from_str::<Value>(text) else {
-        return Failure::new(format!("the API answered {status}"));
-    };
+    match serde_json::from_str::<Value>(text) {
+        Ok(mut document) if document.is_object() => {
+            document["status"] = status.as_u16().into();
+            problem(&document)
+        }
+        _ => Failure::new(format!("the API answered {status}")),
+    }
+}
+
+/// What a problem document says.
+pub(super) fn problem(document: &Value) -> Failure {
     let said = |key: &str| super::show::printable(document[key].as_str().unwrap_or_default());
     let mut message = format!("{} ({})", said("detail"), said("code"));
     for problem in document["problems"].as_array().into_iter().flatten() {
@@ -191,7 +235,7 @@ fn refused(status: StatusCode, text: &str) -> Failure {
         let path = if path.is_empty() { "(document)".to_owned() } else { path };
         message.push_str(&format!("\n  {path}: {}; {}", part("reason"), part("fix")));
     }
-    match status.as_u16() {
+    match document["status"].as_u64().unwrap_or_default() {
         429 | 503 => Failure { code: super::exit::TEMPORARY, message },
         400 | 422 => Failure::usage(message),
         _ => Failure::new(message),

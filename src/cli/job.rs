@@ -1,8 +1,12 @@
 //! `jobcell job …`
 
+mod cancel;
+mod list;
+mod many;
+mod submit;
+
 use super::client::Client;
 use super::follow::{self, Sink};
-use super::progress::Progress;
 use super::{Failure, Global, Output, node, settings, show};
 use crate::backend::{Backend, Local, Waited};
 use crate::config::Config;
@@ -21,44 +25,20 @@ use tokio_util::sync::CancellationToken;
 
 /// A spec is at most two half-megabyte texts; a larger file is no spec.
 const MOST_FILE_BYTES: u64 = 16 << 20;
-/// A person who watches sees a new phase this late at most.
-const LIVE_PAUSE: Duration = Duration::from_millis(500);
 /// For cells whose removal did not work at once.
 const SETTLE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobCommand {
-    /// Submit a job
-    Submit {
-        /// The spec, YAML or JSON; - reads standard input
-        file: PathBuf,
-        /// Show its output as it comes, then exit with its code
-        #[arg(short, long)]
-        follow: bool,
-        /// Wait for its end, then exit with its code
-        #[arg(short, long)]
-        wait: bool,
-        /// Two submissions with one key are one job
-        #[arg(long, value_name = "KEY")]
-        idempotency_key: Option<String>,
-    },
+    /// Submit jobs
+    Submit(submit::SubmitArgs),
     /// Run one job here and now, without any server
     Run {
         /// The spec, YAML or JSON; - reads standard input
         file: PathBuf,
     },
     /// List jobs, newest first
-    List {
-        /// Only those in this phase
-        #[arg(long)]
-        phase: Option<String>,
-        /// Only those submitted before this one
-        #[arg(long, value_name = "ID")]
-        before: Option<String>,
-        /// How many
-        #[arg(long, default_value_t = 50)]
-        limit: u32,
-    },
+    List(list::ListArgs),
     /// Show a job in full
     Get {
         /// Its id
@@ -68,6 +48,18 @@ pub(super) enum JobCommand {
     Explain {
         /// Its id
         id: String,
+    },
+    /// Print a page about a job: what it was, when, how it ended, what it used, its last lines of output
+    Report {
+        /// Its id
+        id: String,
+    },
+    /// Run a job again that has ended, as a new job
+    Retry {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        until: submit::UntilArgs,
     },
     /// Print a job's output
     Logs {
@@ -83,14 +75,8 @@ pub(super) enum JobCommand {
         #[arg(long, value_name = "SEQ", default_value_t = 1)]
         from: u64,
     },
-    /// Ask for a job's end
-    Cancel {
-        /// Its id
-        id: String,
-        /// Wait for it
-        #[arg(short, long)]
-        wait: bool,
-    },
+    /// Ask for the end of jobs
+    Cancel(cancel::CancelArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -102,21 +88,8 @@ pub(super) enum StreamName {
 pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
     match command {
         JobCommand::Run { file } => run_here(&file, settings(global, &[], super::QUIET)?, global).await,
-        JobCommand::Submit { file, follow, wait, idempotency_key } => {
-            let yaml = read_file(&file)?;
-            let client = Client::new(global)?;
-            let until = match (follow, wait) {
-                (true, _) => Until::Followed,
-                (false, true) => Until::Ended,
-                (false, false) => Until::Taken,
-            };
-            submit(&client, yaml, idempotency_key.as_deref(), until, global).await
-        }
-        JobCommand::List { phase, before, limit } => {
-            let list = Client::new(global)?.list(phase.as_deref(), before.as_deref(), limit).await?;
-            global.output.print(&list, || show::jobs(&list))?;
-            Ok(0)
-        }
+        JobCommand::Submit(args) => submit::run(args, global).await,
+        JobCommand::List(args) => list::run(args, global).await,
         JobCommand::Get { id } => {
             let job = Client::new(global)?.get(&id).await?;
             global.output.print(&job, || show::job(&job))?;
@@ -127,70 +100,18 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
             global.output.print(&told, || show::explanation(&told))?;
             Ok(0)
         }
-        JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,
-        JobCommand::Cancel { id, wait } => {
+        JobCommand::Report { id } => {
             let client = Client::new(global)?;
-            let mut job = client.cancel(&id).await?;
-            if wait {
-                job = client.ended(&id).await?;
+            match global.output {
+                Output::Table => show::raw(client.report_page(&id).await?.as_bytes()),
+                output => output.print(&client.report(&id).await?, String::new)?,
             }
-            global.output.print(&job, || match job["ending"].is_null() {
-                true => format!("{id} is asked to end"),
-                false => format!("{id} {}", show::ending(&job)),
-            })?;
             Ok(0)
         }
+        JobCommand::Retry { id, until } => submit::retry(&id, until, global).await,
+        JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,
+        JobCommand::Cancel(args) => cancel::run(args, global).await,
     }
-}
-
-/// What `submit` waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Until {
-    /// The backend has it.
-    Taken,
-    Ended,
-    /// As `Ended`, with the output as it comes.
-    Followed,
-}
-
-async fn submit(
-    client: &Client,
-    yaml: String,
-    key: Option<&str>,
-    until: Until,
-    global: &Global,
-) -> Result<u8, Failure> {
-    let output = global.output;
-    let mut job = client.submit(yaml, key).await?;
-    let id = job["id"].as_str().unwrap_or_default().to_owned();
-    match until {
-        Until::Taken => {}
-        Until::Ended => {
-            let progress = Progress::begin(global, &job);
-            job = match progress.is_live() {
-                true => client.watched(&id, LIVE_PAUSE, |job| progress.show(job)).await?,
-                false => client.ended(&id).await?,
-            };
-        }
-        Until::Followed => {
-            if output == Output::Table {
-                global.note(&format!("job {id}"));
-            }
-            follow::remote(client, &id, 1, None, Sink::beside(output)).await?;
-            job = client.ended(&id).await?;
-        }
-    }
-    // Where the job's output is on standard output, its id would be in the way.
-    if output != Output::Table || until != Until::Followed {
-        output.print(&job, || id)?;
-    }
-    if job["ending"].is_null() || until == Until::Taken {
-        return Ok(0);
-    }
-    if output == Output::Table {
-        tell(global, &job);
-    }
-    Ok(job["ending"]["process_exit_code"].as_u64().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
 /// Says how a job ended. That it could not be run as it should have been is an error, which is not kept quiet.

@@ -333,10 +333,19 @@ pub enum ToAgent {
     Cancel {
         /// Which.
         job: JobId,
+        /// At once, without a grace.
+        #[serde(default, skip_serializing_if = "is_false")]
+        force: bool,
     },
     /// What a later version says; passed over.
     #[serde(other)]
     Other,
+}
+
+/// What is not said is not written: an older program reads what it always read.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks in this way")]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 #[cfg(test)]

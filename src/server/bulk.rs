@@ -4,7 +4,7 @@
 //! whether they are taken in is decided there, in one transaction.
 
 use super::App;
-use super::jobs::{self, Answer, Dedupe};
+use super::jobs::{self, Answer, CancelQuery, Dedupe};
 use super::list;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
@@ -231,10 +231,15 @@ pub(super) struct BulkCanceled {
 /// Cancel many jobs
 ///
 /// `ids`, or a filter of `label` and `state`, which takes the newest 10,000 that have not ended.
-#[utoipa::path(post, path = "/v1/jobs/bulk-cancel", tag = "jobs", request_body = schema::BulkCancel,
+#[utoipa::path(post, path = "/v1/jobs/bulk-cancel", tag = "jobs", params(CancelQuery), request_body = schema::BulkCancel,
     responses((status = 200, description = "What became of each", body = BulkCanceled)),
-    extensions(("x-problems" = json!(["unavailable"]))))]
-pub(super) async fn cancel(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Answer<Json<BulkCanceled>> {
+    extensions(("x-problems" = json!(["bad_query", "unavailable"]))))]
+pub(super) async fn cancel(
+    State(app): State<App>,
+    asked: Result<Query<CancelQuery>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<Json<BulkCanceled>> {
+    let CancelQuery { force } = jobs::query(asked)?;
     let body = jobs::body(&app, body)?;
     let which = parse_json(&body).and_then(|document| which(&document)).map_err(|problems| {
         let detail = "which jobs to cancel cannot be read from the body; nothing was canceled";
@@ -250,7 +255,7 @@ pub(super) async fn cancel(State(app): State<App>, body: Result<Bytes, BytesReje
             ids
         }
     };
-    for (id, mark) in app.backend.cancel_many(ids).await? {
+    for (id, mark) in app.backend.cancel_many(ids, force).await? {
         let group = match mark {
             CancelMark::Ended => &mut answer.ended,
             CancelMark::Requested => &mut answer.requested,

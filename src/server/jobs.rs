@@ -41,6 +41,16 @@ pub(super) struct SubmitQuery {
     dedupe: Option<String>,
 }
 
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct CancelQuery {
+    /// At once, without a grace.
+    #[serde(default)]
+    #[param(required = false)]
+    pub(super) force: bool,
+}
+
 /// Whether a submit's idempotency key is to be made of what it asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dedupe(bool);
@@ -199,14 +209,20 @@ pub(super) async fn get(
 /// Cancel a job
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs",
     params(("id" = inline(schema::JobId), Path, description = "The job"),
-        ("If-Match" = Option<String>, Header, description = "Only if the job has one of these tags' revisions")),
+        ("If-Match" = Option<String>, Header, description = "Only if the job has one of these tags' revisions"), CancelQuery),
     responses(
         (status = 200, description = "It has ended, now or before", body = schema::Job, headers(("ETag" = String))),
         (status = 202, description = "Its agent was told", body = schema::Job, headers(("ETag" = String)))),
-    extensions(("x-problems" = json!(["bad_id", "job_not_found", "precondition_failed", "unavailable"]))))]
-pub(super) async fn cancel(State(app): State<App>, Path(id): Path<String>, headers: HeaderMap) -> Answer<Response> {
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "precondition_failed", "unavailable"]))))]
+pub(super) async fn cancel(
+    State(app): State<App>,
+    Path(id): Path<String>,
+    asked: Result<Query<CancelQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Answer<Response> {
     let id = job_id(&id)?;
-    match app.backend.cancel_if(id, etag::wanted_revisions(&headers)).await? {
+    let CancelQuery { force } = query(asked)?;
+    match app.backend.cancel_if(id, etag::wanted_revisions(&headers), force).await? {
         Canceled::Ended(job) | Canceled::AlreadyEnded(job) => Ok(etag::answer(StatusCode::OK, *job)),
         // Its agent is told; the end comes with the agent's report.
         Canceled::Requested(job) => Ok(etag::answer(StatusCode::ACCEPTED, *job)),

@@ -121,9 +121,12 @@ pub(super) async fn read(
         return bytes_answer(&app, attempt, stream, range, total, over).await;
     }
     let from = asked.from.unwrap_or(1).max(1);
-    let Picked { frames, next } = on_reader(&app, attempt, move |reader| pick(reader, from, &wanted, most)).await?;
+    let there = on_reader(&app, attempt, move |reader| pick(reader, from, &wanted, most).map(Some)).await?;
+    // Where there is no log (any more), nothing will come of it.
+    let gone = there.is_none();
+    let Picked { frames, next } = there.unwrap_or_default();
     let next = next.unwrap_or(from);
-    let end = over && next > job.log.frames;
+    let end = over && (gone || next > job.log.frames);
     let (kind, body) = match format {
         Format::Json => {
             let frames = frames.iter().map(FrameJson::from).collect();
@@ -152,6 +155,27 @@ pub(super) async fn read(
         ("jobcell-log-end", end.to_string()),
     ];
     Ok((headers, body).into_response())
+}
+
+/// Delete a job's output
+///
+/// Of all its tries, once it has ended. The job's totals stay, as the record of what there was.
+#[utoipa::path(delete, path = "/v1/jobs/{id}/logs", tag = "output",
+    params(("id" = inline(schema::JobId), Path, description = "The job")),
+    responses((status = 204, description = "It is gone")),
+    extensions(("x-problems" = json!(["bad_id", "job_not_found", "not_ended", "unavailable"]))))]
+pub(super) async fn remove(State(app): State<App>, Path(id): Path<String>) -> Result<StatusCode, ProblemDocument> {
+    let id = job_id(&id)?;
+    let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
+    if job.ending.is_none() {
+        let detail = format!("job {id} is {}; cancel it or wait for its end, and then delete its output", job.phase);
+        return Err(ProblemDocument::new("not_ended", detail));
+    }
+    let logs = app.backend.logs().clone();
+    let removed = tokio::task::spawn_blocking(move || logs.remove(id));
+    removed.await.expect("removing does not panic").map_err(|error| log_problem(&error))?;
+    tracing::info!(job_id = %id, "output deleted");
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Runs a read on a blocking thread. A job that never ran has no log, which reads as an empty one.

@@ -97,7 +97,7 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(jobs::retry))
         .routes(routes!(report::read))
         .routes(routes!(stats::daily))
-        .routes(routes!(logs::read))
+        .routes(routes!(logs::read, logs::remove))
         .routes(routes!(live::follow))
         .routes(routes!(events::follow))
         .merge(agents::for_people())

@@ -27,7 +27,7 @@ pub const ERROR_CODES: [(&str, u16, &str); 20] = [
     ("agent_taken", 409, "another installation uses this agent's key and is alive"),
     ("session_unknown", 409, "the agent has to register (again)"),
     ("protocol_unsupported", 409, "agent and server have no version of the protocol in common"),
-    ("not_ended", 409, "the job has not ended, and only one that has can be retried"),
+    ("not_ended", 409, "the job has not ended; only one that has can be retried, or have its output deleted"),
     ("precondition_failed", 412, "the job has changed since it had the tag in If-Match"),
     ("queue_full", 429, "queue.max_queued jobs wait; Retry-After says when to try again"),
     ("unavailable", 503, "the queue, the log or a stream cannot be had at the moment"),

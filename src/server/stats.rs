@@ -1,11 +1,11 @@
-//! What happened on each day.
+//! How many jobs there are, and what happened on each day.
 
 use super::App;
 use super::jobs::{self, Answer};
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::job::UnixMillis;
-use crate::queue::{Day, Ended};
+use crate::queue::{Counts, Day, Ended};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -39,6 +39,9 @@ struct DayJson {
 /// Days, the oldest first; the last one is today.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Days {
+    /// Jobs by phase, at this moment.
+    #[schema(value_type = schema::Counts)]
+    now: Counts,
     days: Vec<DayJson>,
 }
 
@@ -58,7 +61,8 @@ pub(super) async fn daily(
     let today = Day::of(UnixMillis::now());
     let first = (today + 1).saturating_sub(days);
     let kept = app.backend.daily(first).await?;
-    Ok(Json(Days { days: filled(&kept, first, today) }))
+    let now = app.backend.counts().await?;
+    Ok(Json(Days { now, days: filled(&kept, first, today) }))
 }
 
 /// Every day from the first to the last, also those on which nothing happened.

@@ -67,11 +67,17 @@ impl Shell<'_> {
             (r"\b1[7-9]\d{11}\b", "[ms]"),
             (r" +\+\d+ ms", " [+ms]"),
             (r"(?m)^use       .*$", "use       [use]"),
+            // The report's page.
+            (r"(?m)^(use|isolation) {2,}.*$", "$1  [$1]"),
+            (r"(?m)^(  \[time\].*?) {2,}(\d+[smh0-9]*)(  \w+)$", "$1  [for]$3"),
+            (r#""for_ms": \d+"#, "\"for_ms\": [for]"),
             (r"(?m)^isolation receipt(.*)\n(  .*\n)+", "isolation receipt$1\n  [receipt]\n"),
             (r#"(warden:?) "?[0-9a-f]{16}"?"#, "$1 [warden]"),
             (r"\d+ GiB free", "[free]"),
             (r"127\.0\.0\.1:\d{5}\b", "[address]"),
             (r"jck_[0-9a-f]{64}", "[key]"),
+            (r"\b20\d\d-\d\d-\d\d\b", "[day]"),
+            (r"\d+\.\d s\b", "[run time]"),
         ] {
             text = Regex::new(pattern).expect("a pattern").replace_all(&text, name).into_owned();
         }
@@ -97,7 +103,9 @@ fn steady(value: &mut Value) {
         Value::Object(map) => {
             for (key, inner) in map {
                 match key.as_str() {
-                    "usage" | "receipt" | "warden" | "free" if !inner.is_null() => *inner = json!(format!("[{key}]")),
+                    "usage" | "receipt" | "warden" | "free" | "run_seconds" if !inner.is_null() => {
+                        *inner = json!(format!("[{key}]"))
+                    }
                     _ => steady(inner),
                 }
             }
@@ -242,6 +250,20 @@ async fn jobs() {
     shell.note(&["job", "submit", "bad.yaml"]).await;
     assert_snapshot!("job_submit", shell.taken());
 
+    let two = "{\"preset\": \"bash\", \"script\": \"true\"}\n{\"preset\": \"bash\", \"script\": \"exit 2\"}\n";
+    std::fs::write(up.dir.path().join("two.ndjson"), two).expect("writes");
+    // What was not waited for is waited for here: later lists and numbers are to be the same in every run.
+    for id in shell.note(&["job", "submit", "two.ndjson"]).await.lines() {
+        up.ended(&json!({ "id": id })).await;
+    }
+    shell.note(&["job", "submit", "job.yaml", "two.ndjson", "--wait"]).await;
+    shell.note(&["job", "submit", "job.yaml", "bad.yaml"]).await;
+    shell.note(&["job", "submit", "job.yaml", "bad.yaml", "--partial", "--wait"]).await;
+    let some = shell.note(&["job", "submit", "job.yaml", "bad.yaml", "--partial", "--dedupe", "-o", "json"]).await;
+    up.ended(&serde_json::from_str::<Value>(&some).expect("JSON")["jobs"][0]["job"]).await;
+    shell.note(&["job", "submit", "job.yaml", "two.ndjson", "--follow"]).await;
+    assert_snapshot!("job_submit_many", shell.taken());
+
     let job: Value = serde_json::from_str(&job).expect("JSON");
     for args in [&["job", "get", id(&job)] as &[&str], &["job", "get", id(&job), "-o", "json"]] {
         shell.note(args).await;
@@ -249,6 +271,16 @@ async fn jobs() {
     shell.note(&["job", "get", "01890000-0000-7000-8000-000000000000"]).await;
     shell.note(&["job", "get", "../../etc"]).await;
     assert_snapshot!("job_get", shell.taken());
+
+    shell.note(&["job", "report", id(&job)]).await;
+    shell.note(&["job", "report", id(&job), "-o", "json"]).await;
+    assert_snapshot!("job_report", shell.taken());
+    let again = shell.note(&["job", "retry", id(&job)]).await;
+    up.ended(&json!({"id": again.trim()})).await;
+    shell.note(&["job", "retry", id(&job), "--follow"]).await;
+    shell.note(&["job", "retry", id(&job), "--wait", "--quiet"]).await;
+    shell.note(&["job", "retry", "01890000-0000-7000-8000-000000000000"]).await;
+    assert_snapshot!("job_retry", shell.taken());
 
     for args in [&["job", "logs", id(&job)] as &[&str], &["job", "logs", id(&job), "--follow", "--stream", "stdout"]] {
         shell.note(args).await;
@@ -264,11 +296,27 @@ async fn jobs() {
     shell.note(&["job", "list", "--limit", "1", "-o", "yaml"]).await;
     shell.note(&["job", "list", "--phase", "queued"]).await;
     shell.note(&["job", "list", "--phase", "nosuch"]).await;
+    shell
+        .note(&["job", "list", "--state", "running,ended", "--verdict", "failed", "--since", "1h", "--limit", "1"])
+        .await;
+    shell.note(&["job", "list", "--state", "ended", "--label", "team=blue"]).await;
+    shell.note(&["job", "list", "--label", "team", "--verdict", "bad"]).await;
+    shell.note(&["job", "list", "--since", "today"]).await;
+    shell.note(&["job", "list", "--stats", "--days", "1"]).await;
+    shell.note(&["job", "list", "--stats", "--days", "1", "-o", "json"]).await;
     assert_snapshot!("job_list", shell.taken());
 
     shell.note(&["job", "cancel", id(&queued)]).await;
     shell.note(&["job", "cancel", id(&queued), "--wait"]).await;
     shell.note(&["job", "cancel", id(&queued), "-o", "json"]).await;
+    let unknown = "01890000-0000-7000-8000-000000000000";
+    shell.note(&["job", "cancel", id(&queued), unknown]).await;
+    shell.note(&["job", "cancel", id(&queued), id(&job), "--cleanup", "-o", "json"]).await;
+    shell.note(&["job", "cancel", id(&job), "--cleanup"]).await;
+    shell.note(&["job", "logs", id(&job)]).await;
+    shell.note(&["job", "cancel", "--label", "team=none"]).await;
+    shell.note(&["job", "cancel", "--state", "ended"]).await;
+    shell.note(&["job", "cancel"]).await;
     assert_snapshot!("job_cancel", shell.taken());
 
     let wait = format!("--data-dir {} job submit job.yaml --wait", up.data().display());

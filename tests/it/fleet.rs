@@ -154,7 +154,7 @@ impl Fleet {
         let config = self.dir.path().join(format!("{name}.yaml"));
         let key = self.dir.path().join(format!("{name}.key"));
         let text = format!(
-            "agent: {{name: {name}, slots: 4, labels: {{name: {name}}}}}\nbackends:\n  main: {{url: \"http://10.77.{}.1:7807\", key_file: {}}}\n",
+            "agent: {{name: {name}, slots: 4, grace: 10m, labels: {{name: {name}}}}}\nbackends:\n  main: {{url: \"http://10.77.{}.1:7807\", key_file: {}}}\n",
             index + 1,
             key.display()
         );
@@ -315,6 +315,12 @@ async fn a_server_that_is_killed_comes_back_to_its_jobs_and_a_lost_agents_job_go
     let job = fleet.submit("preset: bash\nscript: sleep 600\n").await;
     fleet.runs(&job).await;
     let (code, out, err) = fleet.cli(&["job", "cancel", &job, "--wait"]).await;
+    assert!(code == 0 && out.contains("canceled"), "{out}{err}");
+
+    // So does a forced one, which waits for no grace.
+    let job = fleet.submit("preset: bash\nscript: trap '' TERM; while :; do sleep 0.1; done\n").await;
+    fleet.runs(&job).await;
+    let (code, out, err) = fleet.cli(&["job", "cancel", &job, "--force", "--wait"]).await;
     assert!(code == 0 && out.contains("canceled"), "{out}{err}");
 
     let job = fleet.submit("preset: bash\nscript: sleep 2; echo done\n").await;

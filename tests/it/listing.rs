@@ -277,6 +277,7 @@ async fn a_report_and_the_days_tell_what_happened() {
     assert_eq!(empty.status().as_u16(), 400);
 
     let days = up.get("/v1/stats/daily?days=2").await;
+    assert_eq!((&days["now"]["ended"], &days["now"]["queued"]), (&2.into(), &0.into()));
     let days = days["days"].as_array().expect("days");
     // Around midnight the two jobs may lie on two days.
     let sum = |of: &dyn Fn(&Value) -> Option<u64>| days.iter().filter_map(of).sum::<u64>();

@@ -15,4 +15,5 @@ mod openapi;
 mod output;
 mod ranks;
 mod stage;
+mod verbs;
 mod warden;

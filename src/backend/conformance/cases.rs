@@ -236,8 +236,8 @@ async fn cancel_held(suite: &Suite) -> Case {
     let told = async {
         loop {
             match orders.recv().await {
-                Ok(Order::Cancel(job)) if job == grant.attempt.job => return true,
-                Ok(Order::Cancel(_)) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
+                Ok(Order::Cancel { job, .. }) if job == grant.attempt.job => return true,
+                Ok(Order::Cancel { .. }) | Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
                 Err(tokio::sync::broadcast::error::RecvError::Closed) => return false,
             }
         }

@@ -182,7 +182,9 @@ impl Link<'_> {
             Message::Text(said) => {
                 let said: ToAgent = serde_json::from_str(&said).map_err(|error| format!("not understood: {error}"))?;
                 match &said {
-                    ToAgent::Cancel { job } => drop(self.shared.orders.send(Order::Cancel(*job))),
+                    ToAgent::Cancel { job, force } => {
+                        drop(self.shared.orders.send(Order::Cancel { job: *job, force: *force }));
+                    }
                     ToAgent::Refused { reason, .. } => {
                         tracing::warn!(backend = %self.shared.settings.name, %reason, "output is not wanted any more");
                     }

@@ -29,7 +29,12 @@ const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Durat
 #[derive(Debug)]
 pub enum Orders {
     /// End the job.
-    Stop(StopReason),
+    Stop {
+        /// Why.
+        reason: StopReason,
+        /// At once, without a grace.
+        force: bool,
+    },
     /// The lease was renewed; this much of it is left.
     Renewed(crate::job::Millis),
 }
@@ -167,7 +172,7 @@ pub async fn converse<C: Cell + Sync>(
             },
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
             order = orders.recv(), if orders_open => match order {
-                Some(Orders::Stop(reason)) => talk.on(Input::Stop(reason), &mut progress),
+                Some(Orders::Stop { reason, force }) => talk.on(Input::Stop { reason, force }, &mut progress),
                 Some(Orders::Renewed(left)) => talk.on(Input::Renewed(left.as_u64()), &mut progress),
                 None => orders_open = false,
             },

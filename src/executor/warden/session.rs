@@ -25,6 +25,8 @@ const PING_MS: u64 = 5_000;
 const FRUITLESS_ATTACHES: u32 = 5;
 /// What comes on top of the grace before the cell is ended from outside.
 const STOP_SLACK_MS: u64 = 5_000;
+/// The same for a stop without a grace. A warden kills within milliseconds; this is for the last output of the job.
+const FORCED_SLACK_MS: u64 = 2_000;
 /// Bytes of unacknowledged output that the warden may have in flight. More than 1 MiB in an attached stream makes kill
 /// and remove hang when the reader stops.
 pub(super) const WINDOW_BYTES: u32 = 960 * 1024;
@@ -72,7 +74,12 @@ pub(super) enum Input {
     /// Everything up to this number is in the log store.
     Stored(u64),
     /// Somebody wants the job to end.
-    Stop(StopReason),
+    Stop {
+        /// Why.
+        reason: StopReason,
+        /// At once, without a grace.
+        force: bool,
+    },
     /// The lease was renewed for this long.
     Renewed(u64),
     /// Time has passed.
@@ -131,6 +138,8 @@ pub(super) struct Session {
     /// The number up to which the warden has been told.
     acked: u64,
     stop: Option<StopReason>,
+    /// The stop has no grace.
+    forced: bool,
     /// When the cell is ended from outside.
     kill_at: Option<u64>,
     killed: bool,
@@ -156,6 +165,7 @@ impl Session {
             received: stored,
             acked: stored,
             stop: None,
+            forced: false,
             kill_at: None,
             killed: false,
             grace_ms,
@@ -201,7 +211,7 @@ impl Session {
             Input::Output(seq) => self.output(seq, now, &mut actions),
             Input::Stale => self.fruitless = 0,
             Input::Stored(seq) => self.stored_up_to(seq, &mut actions),
-            Input::Stop(reason) => self.stop_for(reason, now, &mut actions),
+            Input::Stop { reason, force } => self.stop_for(reason, force, now, &mut actions),
             Input::Renewed(remaining_ms) => self.send(ToWarden::Lease { remaining_ms }, &mut actions),
             Input::Tick => self.tick(now, &mut actions),
         }
@@ -372,15 +382,22 @@ impl Session {
     }
 
     fn stop_message(&self, reason: StopReason) -> ToWarden {
-        ToWarden::Stop { level: 0, reason: reason.code(), grace_ms: u32::try_from(self.grace_ms).unwrap_or(u32::MAX) }
+        let grace_ms = if self.forced { 0 } else { u32::try_from(self.grace_ms).unwrap_or(u32::MAX) };
+        ToWarden::Stop { level: 0, reason: reason.code(), grace_ms }
     }
 
-    fn stop_for(&mut self, reason: StopReason, now: u64, actions: &mut VecDeque<Action>) {
-        if self.stop.is_some_and(|current| current >= reason) {
+    /// A stop counts when it is stronger than the one before, by its reason or because it gives no grace. Neither is ever
+    /// taken back: the reason is the strongest that was given, and no stop lengthens what an earlier one left.
+    fn stop_for(&mut self, reason: StopReason, force: bool, now: u64, actions: &mut VecDeque<Action>) {
+        let stronger = self.stop.is_none_or(|current| current < reason);
+        if !stronger && (self.forced || !force) {
             return;
         }
+        let reason = self.stop.map_or(reason, |current| current.max(reason));
         self.stop = Some(reason);
-        self.kill_at.get_or_insert(now + self.grace_ms + STOP_SLACK_MS);
+        self.forced |= force;
+        let limit = if self.forced { FORCED_SLACK_MS } else { self.grace_ms + STOP_SLACK_MS };
+        self.kill_at = Some(self.kill_at.map_or(now + limit, |at| at.min(now + limit)));
         if matches!(self.state, State::Greeting { .. } | State::Committed { .. }) {
             // It has not started as far as we know, and must not any more.
             actions.push_back(Action::Kill);
@@ -399,7 +416,7 @@ impl Session {
             _ => {}
         }
         if self.wall_guard().is_some_and(|until| now >= until) {
-            self.stop_for(StopReason::Timeout, now, actions);
+            self.stop_for(StopReason::Timeout, false, now, actions);
         }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = Some(now + STOP_SLACK_MS);

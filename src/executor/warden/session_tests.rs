@@ -5,6 +5,9 @@ use super::*;
 use crate::protocol::wire::ExitKind;
 use proptest::prelude::*;
 
+const CANCEL: Input = Input::Stop { reason: StopReason::Cancel, force: false };
+const FORCE: Input = Input::Stop { reason: StopReason::Cancel, force: true };
+
 fn session() -> Session {
     Session::new("a/1/0".into(), 0, 1_000, 60_000)
 }
@@ -121,9 +124,9 @@ fn an_end_that_came_before_lost_output_fetches_it() {
 #[test]
 fn a_stop_asks_and_then_kills_and_the_cause_is_its_reason() {
     let mut session = running();
-    let actions = session.on(Input::Stop(StopReason::Cancel), 10);
+    let actions = session.on(CANCEL, 10);
     assert_eq!(actions, [Action::Send(ToWarden::Stop { level: 0, reason: 1, grace_ms: 1_000 })]);
-    assert_eq!(session.on(Input::Stop(StopReason::Cancel), 11), []);
+    assert_eq!(session.on(CANCEL, 11), []);
     let at = 10 + 1_000 + STOP_SLACK_MS;
     assert!(session.wake_at() <= at);
     assert!(session.on(Input::Tick, at).contains(&Action::Kill));
@@ -132,10 +135,37 @@ fn a_stop_asks_and_then_kills_and_the_cause_is_its_reason() {
 }
 
 #[test]
+fn a_forced_stop_has_no_grace_and_replaces_one_that_has() {
+    let kill = |reason| [Action::Send(ToWarden::Stop { level: 0, reason, grace_ms: 0 })];
+    let mut session = running();
+    assert_eq!(session.on(FORCE, 10), kill(1));
+    assert!(session.wake_at() <= 10 + FORCED_SLACK_MS);
+    // Whatever comes after it is no weaker stop.
+    assert_eq!(session.on(CANCEL, 11), []);
+    assert_eq!(session.on(FORCE, 11), []);
+    assert_eq!(session.on(Input::Stop { reason: StopReason::Drain, force: false }, 12), kill(4));
+    assert!(session.on(Input::Tick, 10 + FORCED_SLACK_MS).contains(&Action::Kill));
+
+    let mut session = running();
+    session.on(CANCEL, 10);
+    assert_eq!(session.on(FORCE, 20), kill(1));
+    // A new link hears it too.
+    session.on(Input::Cut("x".into()), 21);
+    assert!(session.on(Input::Attached, 22).contains(&kill(1)[0]));
+    assert!(session.on(Input::Tick, 20 + FORCED_SLACK_MS).contains(&Action::Kill));
+    assert_eq!(over(&session.on(Input::Gone("killed".into()), 3_000)), Some(&Over::Broken(Cause::Canceled)));
+
+    // A job whose time is over is not one that was canceled, however it is then hurried on.
+    let mut session = running();
+    session.on(Input::Stop { reason: StopReason::Timeout, force: false }, 10);
+    assert_eq!(session.on(FORCE, 20), kill(2));
+}
+
+#[test]
 fn a_stop_before_the_start_ends_the_cell_at_once() {
     let mut session = session();
     session.on(Input::Attached, 0);
-    let actions = session.on(Input::Stop(StopReason::Drain), 1);
+    let actions = session.on(Input::Stop { reason: StopReason::Drain, force: false }, 1);
     assert_eq!(actions[0], Action::Kill);
     assert_eq!(over(&actions), Some(&Over::Broken(Cause::AgentStopped)));
 }
@@ -197,7 +227,7 @@ fn the_wall_clock_of_the_agent_is_the_second_lock() {
 }
 
 fn input() -> impl Strategy<Value = u8> {
-    0u8..14
+    0u8..15
 }
 
 proptest! {
@@ -218,8 +248,9 @@ proptest! {
                 6 | 7 => Input::Output(number),
                 8 => { stored = kept.max(stored); Input::Stored(stored) }
                 9 => Input::Message(FromWarden::Exit(exit(number))),
-                10 => Input::Stop(StopReason::Cancel),
+                10 => CANCEL,
                 11 => Input::Message(FromWarden::Pong { nonce: number, stalled: 0 }),
+                13 => FORCE,
                 12 => Input::Message(FromWarden::Fault { text: "x".into() }),
                 _ => Input::Tick,
             };

@@ -94,7 +94,7 @@ async fn serve(app: &App, agent: &str, socket: WebSocket) -> String {
             }
             Some(said) = saying.recv() => text(&said),
             order = orders.recv() => match order {
-                Ok(Order::Cancel(job)) => text(&ToAgent::Cancel { job }),
+                Ok(Order::Cancel { job, force }) => text(&ToAgent::Cancel { job, force }),
                 // What was missed, the next renewal says.
                 Err(broadcast::error::RecvError::Lagged(_)) => continue,
                 Err(broadcast::error::RecvError::Closed) => return "the backend is gone".to_owned(),

@@ -331,6 +331,17 @@ pub(crate) struct JobSummary {
     ended_at: Option<Moment>,
 }
 
+/// Jobs by phase.
+#[derive(ToSchema)]
+pub(crate) struct Counts {
+    queued: u64,
+    claimed: u64,
+    preparing: u64,
+    running: u64,
+    finishing: u64,
+    ended: u64,
+}
+
 /// Jobs that ended, by verdict.
 #[derive(ToSchema)]
 pub(crate) struct Ended {
