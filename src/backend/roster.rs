@@ -12,6 +12,9 @@ use std::time::Duration;
 /// An agent that was not heard for so long counts as offline. Three times what it may be silent on its stream.
 const OFFLINE_AFTER: Duration = Duration::from_secs(45);
 
+/// Characters of an agent's reason that are kept.
+const MOST_REASON: usize = 400;
+
 /// How an agent is, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -153,12 +156,20 @@ impl Roster {
         Ok(())
     }
 
+    /// Whether this session is the agent's.
+    pub fn knows(&self, name: &str, session: &str) -> bool {
+        self.entries().get(name).is_some_and(|entry| !entry.local && entry.session == session)
+    }
+
     /// The agent was heard, and perhaps said how it is.
     pub fn heard(&self, name: &str, load: Option<&Load>, now: UnixMillis) {
         if let Some(entry) = self.entries().get_mut(name) {
             entry.last_contact = now;
             if let Some(load) = load {
                 entry.load = load.clone();
+                // What an agent says ends up in lists.
+                let short = |text: String| text.chars().filter(|c| !c.is_control()).take(MOST_REASON).collect();
+                entry.load.unavailable = entry.load.unavailable.take().map(short);
             }
         }
     }

@@ -200,6 +200,22 @@ impl LogStore {
         }
     }
 
+    /// Deletes the log of one attempt; that there is none is fine. Errors: file system, or it is being written.
+    pub fn remove_attempt(&self, attempt: AttemptId) -> Result<(), LogError> {
+        if self.live.map().contains_key(&attempt) {
+            return Err(LogError::Busy(attempt));
+        }
+        let dir = self.dir(attempt);
+        match std::fs::remove_dir_all(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(LogError::Io { path: dir, source: error }),
+            Ok(()) | Err(_) => {
+                // The job's folder goes with its last log; with another one in it, it stays.
+                let _ = std::fs::remove_dir(self.job_dir(attempt.job));
+                Ok(())
+            }
+        }
+    }
+
     /// Tells of appends to any log.
     pub fn appended(&self) -> watch::Receiver<()> {
         self.live.appended.subscribe()

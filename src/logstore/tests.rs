@@ -290,3 +290,20 @@ proptest! {
         prop_assert_eq!(small_segments(&store, attempt).finish(), totals);
     }
 }
+
+#[test]
+fn one_attempts_log_goes_without_the_others() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let store = LogStore::open(dir.path(), 1 << 20).expect("opens");
+    let job = crate::job::JobId::new(crate::job::UnixMillis::now());
+    let (first, second) = (AttemptId::new(job, 1), AttemptId::new(job, 2));
+    let writer = store.create(first).expect("creates");
+    assert!(matches!(store.remove_attempt(first), Err(LogError::Busy(_))), "it is being written");
+    drop(writer);
+    drop(store.create(second).expect("creates"));
+    store.remove_attempt(first).expect("goes");
+    assert!(store.reader(first).is_err() && store.reader(second).is_ok());
+    store.remove_attempt(second).expect("goes");
+    store.remove_attempt(second).expect("is gone already");
+    assert!(!store.job_dir(job).exists());
+}

@@ -96,6 +96,8 @@ struct Written {
     reader: Option<(AttemptId, LogReader)>,
     /// Channel, first frame, last frame, bytes.
     output: Option<(u32, u64, u64, usize)>,
+    /// A channel whose log cannot be read here.
+    unreadable: Option<u32>,
 }
 
 struct Link<'a> {
@@ -175,6 +177,10 @@ impl Link<'_> {
         if let Some((channel, from, last, bytes)) = written.output {
             self.shared.uplink().sent(channel, from, last, bytes);
         }
+        if let Some(channel) = written.unreadable {
+            self.shared.uplink().unreadable(channel);
+            self.shared.progress.send_modify(|count| *count = count.wrapping_add(1));
+        }
     }
 
     fn heard(&mut self, message: Message) -> Result<(), String> {
@@ -217,7 +223,7 @@ fn text(said: &FromAgent) -> Message {
 
 async fn say(mut sink: Sink, message: Message) -> Result<Written, String> {
     sink.send(message).await.map_err(|error| error.to_string())?;
-    Ok(Written { sink, reader: None, output: None })
+    Ok(Written { sink, reader: None, output: None, unreadable: None })
 }
 
 /// Reads output from the local log and sends it in one message.
@@ -238,11 +244,19 @@ async fn output(
         let frames = reader.read(from, bytes)?;
         Ok((reader, frames))
     });
-    let (reader, frames) = read.await.expect("reading does not panic").map_err(|error| error.to_string())?;
+    let unreadable = Some(channel);
+    let (reader, frames) = match read.await.expect("reading does not panic") {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!(%error, %attempt, "a log cannot be read; its output is not passed on");
+            return Ok(Written { sink, reader: None, output: None, unreadable });
+        }
+    };
     let reader = Some((attempt, reader));
     let Some(last) = frames.last().map(|frame| frame.seq) else {
-        // A flush of frames that are not there: the log was damaged. The flush ends by its own deadline.
-        return Ok(Written { sink, reader, output: None });
+        // It is said to have frames that are not there.
+        tracing::error!(%attempt, from, "a log ends too early; its output is not passed on");
+        return Ok(Written { sink, reader, output: None, unreadable });
     };
     let size = frames.iter().map(|frame| RECORD_HEADER + frame.bytes.len()).sum::<usize>();
     let mut message = Vec::with_capacity(4 + size);
@@ -252,5 +266,5 @@ async fn output(
         Record { seq: frame.seq, time_us: frame.time_us, stream, bytes }.write(&mut message);
     }
     sink.send(Message::Binary(message.into())).await.map_err(|error| error.to_string())?;
-    Ok(Written { sink, reader, output: Some((channel, from, last, size)) })
+    Ok(Written { sink, reader, output: Some((channel, from, last, size)), unreadable: None })
 }

@@ -294,7 +294,7 @@ impl Backend for Http {
         self.shared.poke.notify_one();
         let logs = self.shared.logs.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = logs.remove(attempt.job) {
+            if let Err(error) = logs.remove_attempt(attempt) {
                 tracing::warn!(%error, %attempt, "the local copy of a log could not be removed");
             }
         });

@@ -191,6 +191,14 @@ impl Uplink {
         Some(Next::Output { channel: *number, attempt: channel.attempt, from: channel.sent + 1, bytes })
     }
 
+    /// Its log cannot be read here: nothing more of it will come, and nobody else is to wait for it.
+    pub(super) fn unreadable(&mut self, number: u32) {
+        if let Some(channel) = self.channels.get_mut(&number) {
+            channel.state = State::Refused;
+            self.closing.push(number);
+        }
+    }
+
     /// A message with output up to `last` is on its way.
     pub(super) fn sent(&mut self, number: u32, from: u64, last: u64, bytes: usize) {
         // The channel may have been opened anew meanwhile; then this message counts for nothing.
@@ -277,5 +285,17 @@ mod tests {
         uplink.connected();
         assert_eq!((uplink.next(|_| 10), uplink.flushing(attempt(1), 10)), (None, Flushing::Never));
         assert_eq!(uplink.flushing(attempt(1), 0), Flushing::Durable, "nothing was written");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_read_holds_up_no_other() {
+        let mut uplink = Uplink::default();
+        uplink.add(attempt(1), LeaseToken(1));
+        uplink.add(attempt(2), LeaseToken(2));
+        let (damaged, good) = (open(&mut uplink, 0), open(&mut uplink, 0));
+        uplink.unreadable(damaged);
+        assert_eq!(uplink.flushing(attempt(1), 5), Flushing::Never);
+        assert_eq!(uplink.next(|_| 5), Some(Next::Say(FromAgent::Close { channel: damaged })));
+        assert!(matches!(uplink.next(|_| 5), Some(Next::Output { channel, .. }) if channel == good));
     }
 }

@@ -4,8 +4,8 @@ use super::keys::AgentName;
 use crate::backend::{Ask, SessionError};
 use crate::job::UnixMillis;
 use crate::protocol::agent::{
-    Advance, ClaimAnswer, ClaimRequest, Claimed, Holding, Holdings, LookupAnswer, OLDEST, Register, Registered,
-    Release, RenewAnswer, ReportAnswer, ReportRequest, SESSION_HEADER, StepAnswer, VERSION, common_version,
+    Advance, Announcement, ClaimAnswer, ClaimRequest, Claimed, Holding, Holdings, LookupAnswer, OLDEST, Register,
+    Registered, Release, RenewAnswer, ReportAnswer, ReportRequest, SESSION_HEADER, StepAnswer, VERSION, common_version,
 };
 use crate::queue::{Claim, StoreError};
 use crate::server::App;
@@ -25,6 +25,10 @@ type Answer<T> = Result<Json<T>, ProblemDocument>;
 
 /// Most attempts in one call: more than any agent can hold.
 const MOST_ATTEMPTS: usize = 10_000;
+
+/// Longest text, and most names of a kind, in what an agent says of itself.
+const MOST_TEXT: usize = 255;
+const MOST_NAMES: usize = 256;
 
 /// Reads a body. Errors name what is wrong and where.
 pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ProblemDocument> {
@@ -52,7 +56,10 @@ impl Sessions {
 }
 
 /// An agent whose session is known.
-pub(super) struct Known(pub(super) String);
+pub(super) struct Known {
+    pub(super) agent: String,
+    pub(super) session: String,
+}
 
 impl FromRequestParts<App> for Known {
     type Rejection = ProblemDocument;
@@ -63,7 +70,7 @@ impl FromRequestParts<App> for Known {
         };
         let session = parts.headers.get(SESSION_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
         match app.backend.roster().check(&name, session, UnixMillis::now()) {
-            Ok(()) => Ok(Self(name)),
+            Ok(()) => Ok(Self { agent: name, session: session.to_owned() }),
             Err(error) => Err(ProblemDocument::new("session_unknown", error.to_string())),
         }
     }
@@ -85,6 +92,7 @@ pub(super) async fn register(
             format!("this server speaks versions {OLDEST} to {VERSION} of the protocol, the agent {protocols:?}");
         return Err(ProblemDocument::new("protocol_unsupported", detail));
     };
+    bounded(&who)?;
     let version = who.version.chars().filter(|c| !c.is_control()).take(64).collect::<String>();
     let registration = app.backend.roster().register(&agent, who, UnixMillis::now()).map_err(|error| match error {
         SessionError::Taken { .. } => ProblemDocument::new("agent_taken", error.to_string()),
@@ -99,6 +107,23 @@ pub(super) async fn register(
         capabilities: app.backend.capabilities(),
         max_wait: app.settings.wait_max.into(),
     }))
+}
+
+/// What an agent says of itself is kept in memory and shown in lists: it has to be short.
+fn bounded(who: &Announcement) -> Result<(), ProblemDocument> {
+    let texts = [&who.version, &who.installation].into_iter().chain(&who.executors).chain(&who.presets);
+    let pairs = who.labels.iter().flat_map(|(key, value)| [key, value]);
+    let long = texts.chain(pairs).find(|text| text.len() > MOST_TEXT || text.chars().any(char::is_control));
+    if let Some(text) = long {
+        let shown: String = text.chars().take(32).flat_map(char::escape_debug).collect();
+        let detail = format!("`{shown}` …: texts have at most {MOST_TEXT} bytes and no control characters");
+        return Err(ProblemDocument::new("bad_body", detail));
+    }
+    if who.labels.len() > MOST_NAMES || who.executors.len() > MOST_NAMES || who.presets.len() > MOST_NAMES {
+        let detail = format!("labels, executors and presets: at most {MOST_NAMES} of each");
+        return Err(ProblemDocument::new("bad_body", detail));
+    }
+    Ok(())
 }
 
 fn claimed(claim: &Claim) -> Result<Claimed, ProblemDocument> {
@@ -116,7 +141,7 @@ fn claimed(claim: &Claim) -> Result<Claimed, ProblemDocument> {
     extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
 pub(super) async fn claim(
     State(app): State<App>,
-    Known(agent): Known,
+    Known { agent, .. }: Known,
     Received(body): Received,
 ) -> Answer<ClaimAnswer> {
     let request: ClaimRequest = read(&body)?;

@@ -44,14 +44,14 @@ const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
     extensions(("x-problems" = json!(["bad_body", "session_unknown"]))))]
 pub(super) async fn open(
     State(app): State<App>,
-    Known(agent): Known,
+    Known { agent, session }: Known,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ProblemDocument> {
     let upgrade = upgrade.map_err(|error| ProblemDocument::new("bad_body", error.body_text()))?;
     let upgrade = upgrade.max_message_size(LONGEST_MESSAGE).max_frame_size(LONGEST_MESSAGE);
     Ok(upgrade.on_upgrade(move |socket| async move {
         tracing::debug!(%agent, "an agent's stream is open");
-        let reason = serve(&app, &agent, socket).await;
+        let reason = serve(&app, &agent, &session, socket).await;
         tracing::debug!(%agent, %reason, "an agent's stream ended");
     }))
 }
@@ -71,7 +71,7 @@ struct Serving<'a> {
 }
 
 /// Serves until something ends it; says what.
-async fn serve(app: &App, agent: &str, socket: WebSocket) -> String {
+async fn serve(app: &App, agent: &str, session: &str, socket: WebSocket) -> String {
     let (say, mut saying) = mpsc::channel(SAYINGS);
     let mut serving = Serving { app, agent, channels: HashMap::new(), tasks: JoinSet::new(), say };
     let mut orders = app.backend.orders();
@@ -94,7 +94,11 @@ async fn serve(app: &App, agent: &str, socket: WebSocket) -> String {
             }
             Some(said) = saying.recv() => text(&said),
             order = orders.recv() => match order {
-                Ok(Order::Cancel { job, force }) => text(&ToAgent::Cancel { job, force }),
+                // Only its holder hears of a job.
+                Ok(Order::Cancel { job, force }) => match app.backend.get(job).await {
+                    Ok(Some(held)) if held.agent.as_deref() == Some(agent) => text(&ToAgent::Cancel { job, force }),
+                    Ok(_) | Err(_) => continue,
+                },
                 // What was missed, the next renewal says.
                 Err(broadcast::error::RecvError::Lagged(_)) => continue,
                 Err(broadcast::error::RecvError::Closed) => return "the backend is gone".to_owned(),
@@ -106,6 +110,9 @@ async fn serve(app: &App, agent: &str, socket: WebSocket) -> String {
             },
             () = tokio::time::sleep_until(ping_at) => {
                 ping_at = Instant::now() + PING;
+                if !app.backend.roster().knows(agent, session) {
+                    return "its key was taken away, or it has registered anew".to_owned();
+                }
                 Message::Ping(Vec::new().into())
             }
             () = tokio::time::sleep_until(heard_at + SILENCE) => return "the agent is silent".to_owned(),
