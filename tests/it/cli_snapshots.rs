@@ -75,7 +75,7 @@ impl Shell<'_> {
             (r#"(warden:?) "?[0-9a-f]{16}"?"#, "$1 [warden]"),
             (r"\d+ GiB free", "[free]"),
             (r"127\.0\.0\.1:\d{5}\b", "[address]"),
-            (r"jck_[0-9a-f]{64}", "[key]"),
+            (r"jc[ka]_[0-9a-f]{64}", "[key]"),
             (r"\b20\d\d-\d\d-\d\d\b", "[day]"),
             (r"\d+\.\d s\b", "[run time]"),
         ] {
@@ -103,7 +103,7 @@ fn steady(value: &mut Value) {
         Value::Object(map) => {
             for (key, inner) in map {
                 match key.as_str() {
-                    "usage" | "receipt" | "warden" | "free" | "run_seconds" if !inner.is_null() => {
+                    "usage" | "receipt" | "warden" | "free" | "run_seconds" | "installation" if !inner.is_null() => {
                         *inner = json!(format!("[{key}]"))
                     }
                     _ => steady(inner),
@@ -224,6 +224,43 @@ async fn settings() {
         key["default"] = json!("[host]");
     }
     assert_snapshot!("config_schema", format!("{schema:#}"));
+}
+
+#[tokio::test]
+async fn agents_and_reasons() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, SETTINGS).await;
+    let mut shell = Shell { dir: up.dir.path(), host: &host, said: String::new() };
+    for args in [
+        &["agents", "add", "build-1"] as &[&str],
+        &["agents", "add", "build-2", "-o", "json"],
+        &["agents", "add", "build-1"],
+        &["agents", "add", "a/b"],
+        &["agents", "list"],
+        &["agents", "list", "-o", "json"],
+        &["agents", "remove", "build-2"],
+        &["agents", "remove", "build-2"],
+    ] {
+        shell.note(args).await;
+    }
+    assert_snapshot!("agents", shell.taken());
+
+    let nowhere = "preset: bash\nscript: x\nresources: {memory: 8GiB}\nrequires: {labels: {zone: eu}}\n";
+    std::fs::write(up.dir.path().join("nowhere.yaml"), nowhere).expect("writes");
+    std::fs::write(up.dir.path().join("job.yaml"), JOB).expect("writes");
+    let waits = shell.run(&["job", "submit", "nowhere.yaml"]).await.1;
+    shell.note(&["job", "explain", waits.trim()]).await;
+    shell.note(&["job", "explain", waits.trim(), "-o", "json"]).await;
+    let ended = shell.run(&["job", "submit", "job.yaml", "--wait"]).await.1;
+    shell.note(&["job", "explain", ended.trim()]).await;
+    shell.note(&["job", "explain", ended.trim(), "-o", "json"]).await;
+    assert_snapshot!("job_explain", shell.taken());
+
+    shell.note(&["conformance", &up.url]).await;
+    shell.note(&["agent"]).await;
+    assert_snapshot!("without_keys", shell.taken());
+    shell.run(&["job", "cancel", waits.trim(), "--wait"]).await;
+    up.stop().await;
 }
 
 #[tokio::test]
