@@ -112,8 +112,10 @@ impl Claims {
 
     /// When the pause of the first backend that pauses is over; long from now when none does.
     pub(super) fn pause_over(&self) -> Instant {
-        let first = self.all.iter().filter(|one| one.lent == 0).filter_map(|one| one.not_before).min();
-        first.unwrap_or_else(|| Instant::now() + CLAIM_WAIT)
+        // One that is over already waits for room or for the executor; what brings those wakes the dispatcher.
+        let now = Instant::now();
+        let pausing = self.all.iter().filter(|one| one.lent == 0).filter_map(|one| one.not_before);
+        pausing.filter(|at| *at > now).min().unwrap_or(now + CLAIM_WAIT)
     }
 
     /// How claims go, by the backends' names.
@@ -158,6 +160,16 @@ mod tests {
         assert_eq!(share(5, 16, &[3, 0], &[true; 2], 0), [(1, 2)]);
         assert_eq!(share(9, 4, &[0], &[true], 0), [(0, 4)]);
         assert_eq!(share(9, 16, &[0, 0], &[false, true], 0), [(1, 9)]);
+    }
+
+    #[test]
+    fn a_pause_that_is_over_is_not_waited_for_again() {
+        let backend: Arc<dyn Backend> = Arc::new(crate::backend::simulated::Simulated::new());
+        let (mut claims, now) = (Claims::new(&[backend]), Instant::now());
+        claims.all[0].not_before = Some(now);
+        assert!(claims.pause_over() > now + SHORT_WAIT, "it would be ready at once, for ever");
+        claims.all[0].not_before = Some(now + SHORT_WAIT);
+        assert_eq!(claims.pause_over(), now + SHORT_WAIT);
     }
 
     proptest! {

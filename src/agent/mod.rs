@@ -1,7 +1,8 @@
 //! Claims jobs and runs them.
 //!
 //! [`dispatcher`] is the one task that owns the table of what runs; it never awaits a job. [`runner`] takes one attempt
-//! from its claim to its report; [`claims`] shares free slots between backends. Must never know what kind of cell a job runs in, or where its backend is.
+//! from its claim to its report; [`claims`] shares free slots between backends. Must never know what kind of cell a job
+//! runs in, or where its backend is.
 
 mod claims;
 mod dispatcher;

@@ -13,7 +13,7 @@ use crate::queue::{
     Expired, ListFilter, NewJob, Renewal, Standing, Store, StoreError, Submitted,
 };
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +79,8 @@ pub struct Embedded {
     waiting: Waiting,
     /// A claim has left something in the queue that suits its agent.
     held_back: AtomicBool,
+    /// Counts what made room.
+    ends: AtomicU64,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
 }
@@ -90,7 +92,8 @@ impl Embedded {
         let (orders, _) = broadcast::channel(ORDERS);
         let intake = Arc::new(Intake::new(logs.clone()));
         let (roster, waiting, held_back) = (Roster::default(), Waiting::default(), AtomicBool::new(false));
-        Arc::new(Self { store, logs, settings, intake, roster, waiting, held_back, changes, orders })
+        let ends = AtomicU64::new(0);
+        Arc::new(Self { store, logs, settings, intake, roster, waiting, held_back, ends, changes, orders })
     }
 
     /// Where output is kept. An agent in this process writes here too.
@@ -293,9 +296,10 @@ impl Embedded {
             let (lease, now, agent, profile) =
                 (self.settings.lease, UnixMillis::now(), agent.to_owned(), profile.clone());
             let asked = ClaimAsk { agent, profile, free: place.free(), max, lease, now };
+            let ends = self.ends.load(Ordering::SeqCst);
             let Claims { claims, held_back } = self.store.claim(asked).await?;
             if held_back {
-                self.held_back.store(true, Ordering::Release);
+                self.held_back.store(true, Ordering::SeqCst);
             }
             if !claims.is_empty() {
                 for claim in &claims {
@@ -308,6 +312,12 @@ impl Embedded {
                 }
                 return Ok(claims);
             }
+            if held_back && self.ends.load(Ordering::SeqCst) != ends {
+                // Something ended between the look and the flag.
+                continue;
+            }
+            // It was woken for a job that is not for it at the moment; somebody else may have room.
+            self.waiting.pass_on(&place);
             tokio::select! {
                 () = place.woken() => {}
                 () = tokio::time::sleep_until(until) => return Ok(Vec::new()),
@@ -318,7 +328,8 @@ impl Embedded {
 
     /// Something ended or went back: what was held back for it may go now.
     fn made_room(&self) {
-        if self.held_back.swap(false, Ordering::AcqRel) {
+        self.ends.fetch_add(1, Ordering::SeqCst);
+        if self.held_back.swap(false, Ordering::SeqCst) {
             self.waiting.wake_all();
         }
     }

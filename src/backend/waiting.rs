@@ -35,6 +35,8 @@ impl Waiter {
 pub(super) struct Place<'a> {
     waiting: &'a Waiting,
     waiter: Arc<Waiter>,
+    /// The last wake has not been passed on.
+    was_woken: AtomicBool,
 }
 
 impl Waiting {
@@ -47,7 +49,7 @@ impl Waiting {
         let (woken, notify) = (AtomicBool::new(false), Notify::new());
         let waiter = Arc::new(Waiter { agent: agent.to_owned(), profile, free: Mutex::new(free), woken, notify });
         self.row().push_back(Arc::clone(&waiter));
-        Place { waiting: self, waiter }
+        Place { waiting: self, waiter, was_woken: AtomicBool::new(false) }
     }
 
     /// There is this job: the first whom it suits and who has not heard of another one yet looks. When all have, one of them
@@ -64,6 +66,18 @@ impl Waiting {
     /// There may be work for anybody.
     pub(super) fn wake_all(&self) {
         self.row().iter().for_each(|waiter| waiter.wake());
+    }
+
+    /// One that was woken has found nothing for it: the next one behind it looks. Ends with the row, so nobody is asked twice.
+    pub(super) fn pass_on(&self, place: &Place<'_>) {
+        if !place.was_woken.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let row = self.row();
+        let mut behind = row.iter().skip_while(|waiter| !Arc::ptr_eq(waiter, &place.waiter)).skip(1);
+        if let Some(waiter) = behind.find(|waiter| !waiter.woken.load(Ordering::Acquire)) {
+            waiter.wake();
+        }
     }
 
     /// Something has ended at this agent: a claim of its that waits has more room than it said.
@@ -92,6 +106,7 @@ impl Place<'_> {
         self.waiter.notify.notified().await;
         // From here on a new submit wakes it again: it is about to look.
         self.waiter.woken.store(false, Ordering::Release);
+        self.was_woken.store(true, Ordering::Release);
     }
 }
 
@@ -141,5 +156,20 @@ mod tests {
         assert_eq!(second.row_length(), 2);
         waiting.freed("a", Resources::default());
         assert_eq!(second.free().memory, Resources::default().memory);
+    }
+
+    #[test]
+    fn one_that_finds_nothing_passes_its_wake_on_once() {
+        let waiting = Waiting::default();
+        let enter = || waiting.enter("a", profile("eu"), Capacity::default());
+        let (full, roomy) = (enter(), enter());
+        waiting.wake_for(&spec("eu"));
+        assert!(full.woken().now_or_never().is_some() && roomy.woken().now_or_never().is_none());
+        waiting.pass_on(&full);
+        waiting.pass_on(&full);
+        assert!(roomy.woken().now_or_never().is_some() && roomy.woken().now_or_never().is_none());
+        // The last in the row asks nobody again.
+        waiting.pass_on(&roomy);
+        assert!(full.woken().now_or_never().is_none());
     }
 }

@@ -3,10 +3,10 @@
 
 use crate::agent::{Agent, AgentSettings, Drained};
 use crate::backend::conformance::{Suite, desk::EmbeddedDesk, tests::passes};
-use crate::backend::{Backend, Embedded, Http, HttpSettings, QueueSettings, Waited};
+use crate::backend::{Ask, Backend, Embedded, Http, HttpSettings, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
 use crate::job::{AttemptId, ByteSize, Capacity, Cpus, JobId, JobSpec, Millis, SpecRules, Verdict};
-use crate::logstore::LogStore;
+use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::agent::Announcement;
 use crate::queue::{AnyStore, SqliteStore, Submitted};
 use crate::server::{AgentKeys, ApiKey, ServerSettings, router, serve};
@@ -198,6 +198,60 @@ async fn a_server_over_the_network_conforms() {
     let desk = Arc::new(EmbeddedDesk(Arc::clone(&server.backend)));
     let suite = Suite::new(Arc::new(http), desk, logs, Duration::from_secs(5));
     passes(&suite, &[]).await;
+    server.stop.cancel();
+}
+
+/// A restarted server knows no session: the first claim under the new one is a new claim, and the next ones wait for work.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_forgot_its_agents_is_claimed_from_as_before() {
+    let server = server(&["one"]).await;
+    let (name, key) = server.keys[0].clone();
+    let logs = LogStore::open(&server.dir.path().join("spool"), 1 << 20).expect("opens");
+    let rate = NonZeroU32::new(1000).expect("not zero");
+    let settings = HttpSettings { name: "main".into(), url: server.url.clone(), key, rate };
+    let http = Http::new(settings, logs, server.stop.clone()).expect("is made");
+    let capacity = Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000) };
+    http.announce(&Announcement { installation: name.clone(), capacity, ..Announcement::default() });
+    let claim = async |wait: u64| {
+        let ask = Ask { max: 1, free: capacity, wait: Duration::from_millis(wait), load: Default::default() };
+        http.claim(ask, &CancellationToken::new()).await.expect("claims")
+    };
+    for _ in 0..20 {
+        assert!(claim(0).await.is_empty());
+    }
+    server.backend.roster().remove(&name);
+    for _ in 0..3 {
+        let began = std::time::Instant::now();
+        assert!(claim(200).await.is_empty());
+        assert!(began.elapsed() >= Duration::from_millis(200), "it did not wait");
+    }
+    let id = server.submit(&["echo", "1"]).await;
+    assert_eq!(claim(0).await.iter().map(|grant| grant.attempt.job).collect::<Vec<_>>(), [id]);
+    server.stop.cancel();
+}
+
+/// A cut in the middle of output in the smallest pieces: what goes next is many frames, and one message of bounded size.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_frames_of_a_byte_go_through() {
+    let server = server(&["one"]).await;
+    let logs = LogStore::open(&server.dir.path().join("spool"), 1 << 20).expect("opens");
+    let rate = NonZeroU32::new(1000).expect("not zero");
+    let (url, key) = (server.url.clone(), server.keys[0].1.clone());
+    let http = Http::new(HttpSettings { name: "main".into(), url, key, rate }, logs.clone(), server.stop.clone());
+    let http = http.expect("is made");
+    let capacity = Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000) };
+    http.announce(&Announcement { installation: "one".into(), capacity, ..Announcement::default() });
+    server.submit(&["echo", "1"]).await;
+    let ask = Ask { max: 1, free: capacity, wait: Duration::from_secs(5), load: Default::default() };
+    let grant = http.claim(ask, &CancellationToken::new()).await.expect("claims").remove(0);
+    // Written before anything is passed on, as after a long cut.
+    let mut writer = logs.create(grant.attempt).expect("creates");
+    for first in (1..=100_000u64).step_by(1000) {
+        let frame = |seq| FrameRef { seq, stream: Stream::Stdout, time_us: seq, bytes: b"x" };
+        writer.append(&(first..first + 1000).map(frame).collect::<Vec<_>>()).expect("appends");
+    }
+    http.log_began(grant.attempt, grant.token);
+    assert!(http.flush_log(grant.attempt, 100_000).await);
     server.stop.cancel();
 }
 

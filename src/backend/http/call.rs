@@ -17,8 +17,19 @@ const REGISTER: Duration = Duration::from_secs(15);
 const TRY: Duration = Duration::from_secs(5);
 /// First and longest pause between tries of one call.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Longest Retry-After that is kept to, seconds.
+const MOST_AFTER: u64 = 60;
 /// Most of an answer that is read as an error.
 const LONGEST_REASON: usize = 500;
+
+/// Why a call brought no answer.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The backend does not know the session (any more).
+    Session(BackendError),
+    /// Anything else.
+    Other(BackendError),
+}
 
 fn transient(message: String) -> BackendError {
     BackendError { retry: Retry::Transient, message }
@@ -65,6 +76,24 @@ impl Shared {
         }
     }
 
+    /// Calls once under this session, within `limit`. A session that is not known is forgotten.
+    pub(super) async fn under<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        session: &str,
+        what: &str,
+        request: &Q,
+        limit: Duration,
+    ) -> Result<A, Refused> {
+        match self.send(what, Some(session), request, limit).await {
+            Ok(answer) => Ok(answer),
+            Err((Some(code), error)) if code == "session_unknown" => {
+                self.forget(session).await;
+                Err(Refused::Session(error))
+            }
+            Err((_, error)) => Err(Refused::Other(error)),
+        }
+    }
+
     /// Calls once, within `limit`. A session that is not known is made anew, once.
     pub(super) async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
@@ -73,16 +102,11 @@ impl Shared {
         limit: Duration,
     ) -> Result<A, BackendError> {
         for last in [false, true] {
-            let session = self.session().await?;
-            match self.send(what, Some(&session), request, limit).await {
+            match self.under(&self.session().await?, what, request, limit).await {
                 Ok(answer) => return Ok(answer),
-                Err((Some(code), error)) if code == "session_unknown" => {
-                    self.forget(&session).await;
-                    if last {
-                        return Err(error);
-                    }
-                }
-                Err((_, error)) => return Err(error),
+                Err(Refused::Session(error)) if last => return Err(error),
+                Err(Refused::Session(_)) => {}
+                Err(Refused::Other(error)) => return Err(error),
             }
         }
         Err(transient(format!("{what}: no session")))
@@ -160,8 +184,10 @@ impl Shared {
         let detail =
             document["detail"].as_str().map_or_else(|| String::from_utf8_lossy(&body).into_owned(), str::to_owned);
         let detail: String = detail.chars().filter(|c| !c.is_control()).take(LONGEST_REASON).collect();
-        let after =
-            headers.get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+        let after = headers
+            .get("retry-after")
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(|seconds: u64| Duration::from_secs(seconds.min(MOST_AFTER)));
         let retry = match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
                 Retry::Throttled(after.unwrap_or(Duration::from_secs(1)))

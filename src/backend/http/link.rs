@@ -241,7 +241,15 @@ async fn output(
             Some((_, reader)) => reader,
             None => logs.reader(attempt)?,
         };
-        let frames = reader.read(from, bytes)?;
+        let mut frames = reader.read(from, bytes)?;
+        // Headers count too: a message of tiny frames must not be larger than one is allowed to be.
+        let mut size = 0;
+        let fits = frames.iter().take_while(|frame| {
+            size += RECORD_HEADER + frame.bytes.len();
+            size <= bytes
+        });
+        let fits = fits.count().max(1);
+        frames.truncate(fits);
         Ok((reader, frames))
     });
     let unreadable = Some(channel);

@@ -135,28 +135,44 @@ impl Http {
 
     async fn claim_once(&self, ask: Ask, stop: &CancellationToken) -> Result<Vec<Claimed>, BackendError> {
         let mut state = self.claim.lock().await;
-        let session = self.shared.session().await?;
-        if state.session != session {
-            *state = ClaimNumber { session, ..ClaimNumber::default() };
-        }
-        if !state.open {
-            state.number += 1;
-            state.open = true;
-        }
-        let wait = Millis::from(ask.wait);
-        let mut request = ClaimRequest { number: state.number, free: ask.free, max: ask.max, wait, load: ask.load };
-        let waiting = self.shared.call("claim", &request, ask.wait + CLAIM_SLACK);
-        let answer: Result<ClaimAnswer, BackendError> = tokio::select! {
-            answer = waiting => answer,
-            () = stop.cancelled() => {
-                // What this number has brought, if anything, and nothing more.
-                (request.max, request.wait) = (0, Millis::new(0));
-                self.shared.call("claim", &request, SMALL).await
+        // A session that was forgotten in the middle takes its numbers with it: the claim is made anew under the next one.
+        for last in [false, true] {
+            let session = tokio::select! {
+                session = self.shared.session() => session?,
+                () = stop.cancelled() => return Ok(Vec::new()),
+            };
+            if state.session != session {
+                *state = ClaimNumber { session: session.clone(), ..ClaimNumber::default() };
             }
-        };
-        let answer = answer?;
-        state.open = false;
-        Ok(answer.claims)
+            if !state.open {
+                state.number += 1;
+                state.open = true;
+            }
+            let (wait, load) = (Millis::from(ask.wait), ask.load.clone());
+            let mut request = ClaimRequest { number: state.number, free: ask.free, max: ask.max, wait, load };
+            let answer = tokio::select! {
+                answer = self.shared.under::<_, ClaimAnswer>(&session, "claim", &request, ask.wait + CLAIM_SLACK) => answer,
+                () = stop.cancelled() => {
+                    // What this number has brought, if anything, and nothing more.
+                    (request.max, request.wait) = (0, Millis::new(0));
+                    self.shared.under(&session, "claim", &request, SMALL).await
+                }
+            };
+            match answer {
+                Ok(answer) => {
+                    state.open = false;
+                    return Ok(answer.claims);
+                }
+                Err(call::Refused::Session(error)) if last => return Err(error),
+                Err(call::Refused::Session(_)) => {}
+                Err(call::Refused::Other(error)) => {
+                    // An answer that will always be the same must not be asked for again.
+                    state.open = error.retry != Retry::Never;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Vec::new())
     }
 
     async fn grants(&self, claims: Vec<Claimed>) -> Vec<Grant> {

@@ -26,6 +26,9 @@ type Answer<T> = Result<Json<T>, ProblemDocument>;
 /// Most attempts in one call: more than any agent can hold.
 const MOST_ATTEMPTS: usize = 10_000;
 
+/// Most jobs in one claim, as the agent's own setting has it.
+const MOST_CLAIMED: u32 = 1024;
+
 /// Longest text, and most names of a kind, in what an agent says of itself.
 const MOST_TEXT: usize = 255;
 const MOST_NAMES: usize = 256;
@@ -155,10 +158,15 @@ pub(super) async fn claim(
         if last.0 == request.number {
             return Ok(last.1.clone());
         }
-        if request.max == 0 || request.number < last.0 {
+        if request.number < last.0 {
             return Ok(Vec::new());
         }
-        let ask = Ask { max: request.max, free: request.free, wait, load: request.load };
+        if request.max == 0 {
+            // The number is used up: the claim that it belongs to may still be on its way, and nobody would hear of its jobs.
+            *last = (request.number, Vec::new());
+            return Ok(Vec::new());
+        }
+        let ask = Ask { max: request.max.min(MOST_CLAIMED), free: request.free, wait, load: request.load };
         let claims = app.backend.claim(&agent, &ask, &stop).await?;
         let claims = claims.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
         *last = (request.number, claims.clone());

@@ -205,12 +205,13 @@ impl Channel {
     /// Until it is closed. Errors end the connection: the agent comes again, and goes on behind what is durable.
     async fn run(mut self) -> Result<(), String> {
         let Holding { attempt, token } = self.holding;
-        match self.app.backend.open_log(attempt, token).await.map_err(|error| error.to_string())? {
-            Some(durable) => self.say(ToAgent::Opened { channel: self.channel, durable }).await,
-            None => {
+        match self.app.backend.open_log(attempt, token).await {
+            Ok(Some(durable)) => self.say(ToAgent::Opened { channel: self.channel, durable }).await,
+            Ok(None) => {
                 self.refuse("the attempt is not this agent's (any more)").await;
                 return Ok(());
             }
+            Err(error) => return self.failed(&error).await,
         }
         let (mut unsynced, mut due) = (0, Instant::now());
         loop {
@@ -247,7 +248,20 @@ impl Channel {
                     self.refuse("the attempt is over").await;
                     return Ok(());
                 }
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return self.failed(&error).await,
+            }
+        }
+    }
+
+    /// A log that cannot be written here is refused by itself, and the agent's other attempts go on. After a hole, and when the
+    /// queue does not answer, the agent comes again.
+    async fn failed(&self, error: &IntakeError) -> Result<(), String> {
+        match error {
+            IntakeError::Log(LogError::Jump { .. }) | IntakeError::Queue(_) => Err(error.to_string()),
+            IntakeError::Log(_) | IntakeError::Closed => {
+                tracing::error!(%error, attempt = %self.holding.attempt, "output cannot be stored");
+                self.refuse("the output cannot be stored").await;
+                Ok(())
             }
         }
     }
