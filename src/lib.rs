@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | [`job`] | pure values: ids, units, the checked spec, phases, endings |
 //! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`], [`net`] | settings, wires, metrics and health, named tasks, retries and breakers |
-//! | 2 | [`queue`], [`logstore`] | the durable queue, the append-only logs |
+//! | 2 | [`queue`], [`logstore`], [`journal`] | the durable queue, the append-only logs, what an agent remembers |
 //! | 3 | [`backend`] | where jobs come from and results go |
 //! | 5 | [`executor`], [`admission`] | cells and the talk with their wardens; what fits |
 //! | 6 | [`agent`], [`server`] | claims and runs jobs; the HTTP API |
@@ -20,6 +20,7 @@ pub mod cli;
 pub mod config;
 pub mod executor;
 pub mod job;
+pub mod journal;
 pub mod logstore;
 pub mod net;
 pub mod protocol;
