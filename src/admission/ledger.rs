@@ -11,6 +11,21 @@ struct Reserved {
     memory: u64,
 }
 
+impl Reserved {
+    fn of(asked: Resources) -> Self {
+        Self { slots: 1, cpu_milli: u64::from(asked.cpu.as_milli()), memory: asked.memory.as_u64() }
+    }
+
+    /// No spec asks for so much that this overflows.
+    fn with(self, part: Self) -> Self {
+        Self {
+            slots: self.slots + part.slots,
+            cpu_milli: self.cpu_milli + part.cpu_milli,
+            memory: self.memory.saturating_add(part.memory),
+        }
+    }
+}
+
 /// The ledger.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -33,7 +48,7 @@ impl Ledger {
 
     /// Slots that are free.
     pub fn free_slots(&self) -> u32 {
-        self.capacity.slots - self.lock().slots
+        self.capacity.slots.saturating_sub(self.lock().slots)
     }
 
     /// What is free.
@@ -41,7 +56,7 @@ impl Ledger {
         let reserved = *self.lock();
         let cpu = u64::from(self.capacity.cpu.as_milli()).saturating_sub(reserved.cpu_milli);
         Capacity {
-            slots: self.capacity.slots - reserved.slots,
+            slots: self.capacity.slots.saturating_sub(reserved.slots),
             cpu: Cpus::from_milli(u32::try_from(cpu).unwrap_or(u32::MAX)),
             memory: ByteSize::new(self.capacity.memory.as_u64().saturating_sub(reserved.memory)),
         }
@@ -69,12 +84,8 @@ impl Ledger {
     /// Reserves all of what a job asks for, or nothing.
     pub fn reserve(&self, asked: Resources) -> Option<Permit> {
         let mut reserved = self.lock();
-        let part = Reserved { slots: 1, cpu_milli: u64::from(asked.cpu.as_milli()), memory: asked.memory.as_u64() };
-        let after = Reserved {
-            slots: reserved.slots + part.slots,
-            cpu_milli: reserved.cpu_milli + part.cpu_milli,
-            memory: reserved.memory.saturating_add(part.memory),
-        };
+        let part = Reserved::of(asked);
+        let after = reserved.with(part);
         let fits = after.slots <= self.capacity.slots
             && after.cpu_milli <= u64::from(self.capacity.cpu.as_milli())
             && after.memory <= self.capacity.memory.as_u64();
@@ -83,6 +94,15 @@ impl Ledger {
         }
         *reserved = after;
         Some(Permit { part, reserved: Arc::clone(&self.reserved) })
+    }
+
+    /// Reserves for a job that runs already, whether it fits or not: with smaller limits than before, what was there stays, and
+    /// nothing new is taken until there is room again.
+    pub fn keep(&self, asked: Resources) -> Permit {
+        let part = Reserved::of(asked);
+        let mut reserved = self.lock();
+        *reserved = reserved.with(part);
+        Permit { part, reserved: Arc::clone(&self.reserved) }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Reserved> {
@@ -116,6 +136,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_runs_already_is_kept_and_leaves_room_for_nothing_else(kept in 1usize..9) {
+            let ledger = Ledger::new(capacity());
+            let asked = Resources { cpu: Cpus::from_milli(1000), memory: ByteSize::from_mib(100), pids: 1 };
+            let mut live: Vec<Permit> = (0..kept).map(|_| ledger.keep(asked)).collect();
+            while live.len() >= 3 {
+                prop_assert!(ledger.reserve(asked).is_none());
+                live.pop();
+            }
+            prop_assert!(ledger.reserve(asked).is_some());
+        }
+
         #[test]
         fn reserved_equals_the_sum_of_live_permits(steps in prop::collection::vec((0usize..6, 100u32..2000, 1u64..600), 1..60)) {
             let ledger = Ledger::new(capacity());

@@ -1,22 +1,26 @@
-//! The dispatcher: claims what fits, starts a runner for each attempt, renews leases, hands on cancels, drains.
+//! The dispatcher: claims what fits, starts a runner for each attempt, renews leases, hands on cancels, has ends delivered, drains.
 //!
-//! It owns the job table and nobody else touches it. It never awaits a runner, a cell, a backend or a full queue: what it asks a
-//! backend is in flight beside everything else, and what it tells a runner goes through a bounded channel by `try_send`; a
+//! It owns the job table and nobody else touches it. It never awaits a runner, a cell, a backend or a full queue: what it asks of
+//! others is in flight beside everything else, and what it tells a runner goes through a bounded channel by `try_send`; a
 //! runner that is too busy to take it is told again.
 
 use super::claims::{BackendState, Claims};
-use super::runner::{Attempt, Outcome, Runner};
+use super::delivery::Delivery;
+use super::recovery::{Plan, plan};
+use super::renewals::Renewals;
+use super::runner::{Attempt, End, Outcome, Runner, lost};
 use super::score::Score;
-use crate::admission::{Ledger, Presets, resolve};
-use crate::backend::{Backend, BackendError, Grant, Order};
+use crate::admission::{Ledger, Permit, Presets, resolve};
+use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, StopReason};
-use crate::executor::{CellOrder, Executor};
-use crate::job::{AttemptId, Capacity, JobId, LeaseToken, Millis};
+use crate::executor::{CellOrder, Executor, Present};
+use crate::job::{AttemptId, Capacity, Cause, JobId, LeaseToken, Millis, Report};
+use crate::journal::{Entry, EntryKey, Journal, JournalError, Stage};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{Announcement, Load, Renewed};
 use crate::telemetry::Metrics;
 use futures_util::StreamExt;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -31,17 +35,18 @@ use tokio_util::sync::CancellationToken;
 const ORDERS_PER_RUNNER: usize = 8;
 /// Orders of all backends that may wait. One more is learnt from the next renewal.
 const ORDERS: usize = 256;
+/// Ends that may wait to be taken over; a runner that has one more waits.
+const ENDS: usize = 64;
+/// Ends that may be on their way. With more, no jobs are claimed: what they would come to could not be told.
+const MOST_UNDELIVERED: usize = 1000;
 /// Cancels remembered while a claim is under way. One more is learnt from the next renewal.
 const MOST_EARLY: usize = 256;
 /// Between two looks at the executor, and after it was seen to be unavailable.
 const PROBE_PAUSE: Duration = Duration::from_secs(5);
+/// Cells of an earlier process that are removed at the same time.
+const REMOVALS: usize = 4;
 /// On top of the grace, for runners to report and clean up when the drain time is over.
 const FORCED_SLACK: Duration = Duration::from_secs(15);
-/// What a warden is promised at a time for a job whose backend has no leases; renewed by the agent alone, so that the job ends
-/// when the agent is gone.
-const OWN_LEASE: Millis = Millis::from_secs(60);
-/// Renewals are never closer together.
-const SHORTEST_RENEWAL: Duration = Duration::from_millis(50);
 
 /// How the agent behaves.
 #[derive(Debug, Clone)]
@@ -65,8 +70,10 @@ pub struct AgentSettings {
 /// What an agent is doing, for health and status.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {
-    /// Attempts it holds.
+    /// Attempts that it runs, or is about to.
     pub held: usize,
+    /// Ends that its backends have not got yet.
+    pub undelivered: usize,
     /// Why it makes no cells, if so.
     pub unavailable: Option<String>,
     /// It claims no more.
@@ -82,12 +89,15 @@ pub enum Drained {
     Clean,
     /// Some were ended; the number.
     Forced(usize),
+    /// Every job ended by itself, and the ends of some have not reached their backends; the next start delivers them.
+    Undelivered(usize),
 }
 
 /// An agent.
 pub struct Agent<E: Executor> {
     backends: Vec<Arc<dyn Backend>>,
     executor: Arc<E>,
+    journal: Arc<dyn Journal>,
     logs: LogStore,
     settings: Arc<AgentSettings>,
     metrics: Arc<Metrics>,
@@ -96,13 +106,12 @@ pub struct Agent<E: Executor> {
 
 /// Which backend, by its place, and which of its attempts.
 type Key = (usize, AttemptId);
-/// A renewal in flight: whose, when it was sent, and for which attempts.
-type Renewing = BoxFuture<'static, (usize, Instant, Vec<(AttemptId, LeaseToken)>, Result<Vec<Renewed>, BackendError>)>;
 /// A job whose end a backend asks for, and whether at once; `None` when some were missed.
 type Ordered = (usize, Option<(JobId, bool)>);
 
 struct Held {
     token: LeaseToken,
+    /// To its runner; closed when it has ended and is being delivered. The lease is renewed until its backend has the end.
     orders: mpsc::Sender<Orders>,
 }
 
@@ -119,10 +128,14 @@ struct Table<E: Executor> {
     tasks: HashMap<task::Id, Key>,
     /// Jobs whose end was asked for while a claim was under way, and whether at once: it may be about to bring them.
     early: HashMap<(usize, JobId), bool>,
-    /// At most one for each backend.
-    renewing: FuturesUnordered<Renewing>,
-    renews: Vec<bool>,
+    renewals: Renewals,
     orders: mpsc::Receiver<Ordered>,
+    ends: (mpsc::Sender<End>, mpsc::Receiver<End>),
+    deliveries: JoinSet<Key>,
+    /// Jobs on their way back, and cells of an earlier process on their way out.
+    chores: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// At most one.
+    probing: FuturesUnordered<BoxFuture<'static, Result<(), String>>>,
     /// Bring the orders; end with the table.
     _listeners: JoinSet<()>,
     score: Score,
@@ -134,17 +147,25 @@ struct Waiting {
     orders: mpsc::Receiver<Orders>,
 }
 
+/// A drain.
+struct Stop {
+    until: Instant,
+    /// Jobs that were ended before their time.
+    forced: Option<usize>,
+}
+
 impl<E: Executor> Agent<E> {
-    /// An agent that runs what `backends` have on what `executor` makes, and writes output to `logs`.
+    /// An agent that runs what `backends` have on what `executor` makes, writes output to `logs`, and remembers in `journal`.
     pub fn new(
         backends: Vec<Arc<dyn Backend>>,
         executor: Arc<E>,
+        journal: Arc<dyn Journal>,
         logs: LogStore,
         settings: AgentSettings,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (status, _) = watch::channel(Status::default());
-        Self { backends, executor, logs, settings: Arc::new(settings), metrics, status }
+        Self { backends, executor, journal, logs, settings: Arc::new(settings), metrics, status }
     }
 
     /// What it is doing, now and whenever that changes.
@@ -152,7 +173,8 @@ impl<E: Executor> Agent<E> {
         self.status.subscribe()
     }
 
-    /// Runs until `drain` and then until every job has ended or was ended; `force` ends them at once.
+    /// Settles what an earlier process left, then runs until `drain` and until every job has ended or was ended; `force` ends
+    /// them at once. May be dropped at any moment: the next one settles what this one leaves.
     pub async fn run(self, drain: CancellationToken, force: CancellationToken) -> Drained {
         let (sender, orders) = mpsc::channel(ORDERS);
         let mut listeners = JoinSet::new();
@@ -168,9 +190,12 @@ impl<E: Executor> Agent<E> {
             runners: JoinSet::new(),
             tasks: HashMap::new(),
             early: HashMap::new(),
-            renewing: FuturesUnordered::new(),
-            renews: vec![false; self.backends.len()],
+            renewals: Renewals::new(&self.backends),
             orders,
+            ends: mpsc::channel(ENDS),
+            deliveries: JoinSet::new(),
+            chores: FuturesUnordered::new(),
+            probing: FuturesUnordered::new(),
             _listeners: listeners,
             score: Score::default(),
             agent: self,
@@ -178,26 +203,24 @@ impl<E: Executor> Agent<E> {
         table.run(drain, force).await
     }
 
-    async fn probe(&self) {
-        let unavailable = self.executor.probe().await.err();
+    fn set_unavailable(&self, unavailable: Option<String>) {
         self.status.send_if_modified(|status| {
             if status.unavailable == unavailable {
                 return false;
             }
             match &unavailable {
-                Some(reason) => tracing::error!(%reason, "no cells can be made; no jobs are claimed until they can"),
-                None => tracing::info!("cells can be made again"),
+                Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),
+                None => tracing::info!("jobs can be run again"),
             }
             status.unavailable = unavailable;
             true
         });
     }
 
-    async fn give_back(&self, one: &Waiting) {
-        let (attempt, token) = (one.claim.attempt, one.claim.token);
-        if let Err(error) = self.backends[one.backend].release(attempt, token, "agent_draining").await {
-            tracing::error!(%error, %attempt, "could not be given back; its lease will run out");
-        }
+    /// What an earlier process left.
+    async fn left(&self) -> Result<(Vec<Entry>, Vec<Present>), String> {
+        let entries = self.journal.entries().await.map_err(|error: JournalError| error.to_string())?;
+        Ok((entries, self.executor.present().await?))
     }
 }
 
@@ -218,75 +241,197 @@ async fn listen(index: usize, mut orders: broadcast::Receiver<Order>, to: mpsc::
 
 impl<E: Executor> Table<E> {
     async fn run(mut self, drain: CancellationToken, force: CancellationToken) -> Drained {
-        let mut renew_at = Instant::now() + self.renew_pause();
+        if !self.recover(&drain).await {
+            return Drained::Clean;
+        }
+        let mut stop: Option<Stop> = None;
         let mut probe_at = Instant::now();
-        while !drain.is_cancelled() {
-            self.start_waiting();
-            self.publish(false);
-            if self.available() && self.waiting.is_empty() {
-                let load = self.load(false);
-                self.claims.start(self.ledger.free(), self.agent.settings.claim_batch, &load, &drain);
+        loop {
+            match &stop {
+                None => {
+                    self.start_waiting();
+                    self.publish(false);
+                    if self.available() && self.waiting.is_empty() && self.chores.is_empty() {
+                        let load = self.load(false);
+                        self.claims.start(self.ledger.free(), self.agent.settings.claim_batch, &load, &drain);
+                    }
+                }
+                Some(stop) => {
+                    self.give_back_waiting();
+                    self.publish(true);
+                    if self.idle() {
+                        return stop.forced.filter(|jobs| *jobs > 0).map_or(Drained::Clean, Drained::Forced);
+                    }
+                }
             }
             let pause_over = self.claims.pause_over();
-            // A backend elsewhere says its lease when it is first reached, and that may be shorter than what was assumed.
-            renew_at = renew_at.min(Instant::now() + self.renew_pause());
+            let renew_at = self.renewals.due();
             tokio::select! {
                 // Claims last: what is held is looked after before more is taken.
                 biased;
-                () = drain.cancelled() => break,
+                () = drain.cancelled(), if stop.is_none() => stop = Some(self.stop()),
+                () = force.cancelled(), if stop.as_ref().is_some_and(|stop| stop.forced.is_none()) => self.force(&mut stop),
+                () = until(stop.as_ref()), if stop.is_some() => match self.time_is_over(&mut stop) {
+                    Some(drained) => return drained,
+                    None => self.force(&mut stop),
+                },
                 Some((index, order)) = self.orders.recv() => self.ordered(index, order),
-                Some((index, sent, leases, answer)) = self.renewing.next() => self.renewed(index, sent, &leases, answer),
-                () = tokio::time::sleep_until(renew_at) => {
-                    self.renew_all();
-                    renew_at = Instant::now() + self.renew_pause();
-                }
+                (index, left, answers) = self.renewals.answer() => self.renewed(index, left, answers),
+                () = tokio::time::sleep_until(renew_at) => self.renew_all(),
+                Some(end) = self.ends.1.recv() => self.deliver(end),
+                Some(delivered) = self.deliveries.join_next() => self.delivered(delivered),
+                Some(()) = self.chores.next() => {}
                 Some(ended) = self.runners.join_next_with_id() => {
                     if self.ended(ended) {
                         probe_at = Instant::now() + PROBE_PAUSE;
                     }
                 }
-                () = tokio::time::sleep_until(probe_at) => {
-                    self.agent.probe().await;
+                Some(seen) = self.probing.next() => {
+                    self.agent.set_unavailable(seen.err());
                     probe_at = Instant::now() + PROBE_PAUSE;
                 }
+                () = tokio::time::sleep_until(probe_at), if self.probing.is_empty() => {
+                    let executor = Arc::clone(&self.agent.executor);
+                    self.probing.push(Box::pin(async move { executor.probe().await }));
+                }
                 (index, grants) = self.claims.answer() => self.take(index, grants),
-                () = tokio::time::sleep_until(pause_over) => {}
+                () = tokio::time::sleep_until(pause_over), if stop.is_none() => {}
             }
         }
-        // Their waits end with the drain; what they have claimed nevertheless is given back with the rest.
-        while !self.claims.is_empty() {
-            let (index, grants) = self.claims.answer().await;
-            self.take(index, grants);
-        }
-        self.drain(renew_at, force).await
     }
+
+    // ---- what an earlier process left ----
+
+    /// Settles it, and says whether that could be begun before the drain.
+    async fn recover(&mut self, drain: &CancellationToken) -> bool {
+        let (entries, present) = loop {
+            match self.agent.left().await {
+                Ok(left) => break left,
+                Err(reason) => self.agent.set_unavailable(Some(reason)),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PROBE_PAUSE) => {}
+                () = drain.cancelled() => return false,
+            }
+        };
+        let Plan { adopt, deliver, give_back, lost: gone, remove } = plan(entries, present);
+        if !(adopt.is_empty() && deliver.is_empty() && give_back.is_empty() && gone.is_empty() && remove.is_empty()) {
+            let (adopt, deliver, give_back) = (adopt.len(), deliver.len(), give_back.len());
+            let (lost, remove) = (gone.len(), remove.len());
+            tracing::info!(adopt, deliver, give_back, lost, remove, "settling what an earlier run left");
+        }
+        let executor = Arc::clone(&self.agent.executor);
+        self.chores.push(Box::pin(async move {
+            let remove = futures_util::stream::iter(remove);
+            remove
+                .for_each_concurrent(REMOVALS, |cell| {
+                    let executor = &executor;
+                    async move { executor.remove(&cell.name).await }
+                })
+                .await;
+        }));
+        for entry in give_back {
+            self.give_back_left(entry);
+        }
+        for (entry, reason) in gone {
+            let mut report = lost(&entry, reason.to_owned());
+            let (logs, attempt) = (self.agent.logs.clone(), entry.key.attempt);
+            report.log = task::spawn_blocking(move || logs.left(attempt)).await.unwrap_or_default();
+            let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..entry };
+            if let Err(error) = self.agent.journal.put(&entry).await {
+                tracing::error!(%error, attempt = %entry.key.attempt, "that it was lost cannot be journaled; it is told all the same");
+            }
+            self.deliver_left(entry, report);
+        }
+        for entry in deliver {
+            if let Stage::Ended(report) = &entry.stage {
+                let report = Report::clone(report);
+                self.deliver_left(entry, report);
+            }
+        }
+        for (entry, present) in adopt {
+            self.adopt(entry, present);
+        }
+        self.renew_all();
+        true
+    }
+
+    /// The backend of an entry. One that is not in the settings any more cannot be told anything.
+    fn backend_of(&self, key: &EntryKey) -> Option<usize> {
+        let found = self.agent.backends.iter().position(|backend| backend.name() == key.backend);
+        if found.is_none() {
+            let (backend, attempt) = (&key.backend, key.attempt);
+            tracing::error!(%backend, %attempt, "its backend is not in the settings any more; it is kept until it is there again");
+        }
+        found
+    }
+
+    fn give_back_left(&mut self, entry: Entry) {
+        let Some(index) = self.backend_of(&entry.key) else { return };
+        let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
+        self.chores.push(Box::pin(async move {
+            let attempt = entry.key.attempt;
+            match backend.release(attempt, entry.token, "agent_restarted").await {
+                Ok(_) => drop(journal.remove(&entry.key).await),
+                // The entry stays: the next start tries again, when its lease has long run out.
+                Err(error) => tracing::error!(%error, %attempt, "could not be given back; its lease will run out"),
+            }
+        }));
+    }
+
+    fn deliver_left(&mut self, entry: Entry, report: Report) {
+        let Some(index) = self.backend_of(&entry.key) else { return };
+        let key = (index, entry.key.attempt);
+        self.held.insert(key, Held { token: entry.token, orders: mpsc::channel(1).0 });
+        let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
+        let delivery = Delivery { backend, journal, entry, report, again: true };
+        self.deliveries.spawn(async move {
+            delivery.run().await;
+            key
+        });
+    }
+
+    fn adopt(&mut self, entry: Entry, present: Present) {
+        let Some(index) = self.backend_of(&entry.key) else {
+            let executor = Arc::clone(&self.agent.executor);
+            return self.chores.push(Box::pin(async move { executor.remove(&present.name).await }));
+        };
+        let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
+        self.held.insert((index, entry.key.attempt), Held { token: entry.token, orders: sender });
+        let permit = self.ledger.keep(entry.spec.resources());
+        self.start(index, entry, Ok(permit), Some(present), orders);
+    }
+
+    // ---- what is claimed and runs ----
 
     fn available(&self) -> bool {
-        self.agent.status.borrow().unavailable.is_none()
+        self.agent.status.borrow().unavailable.is_none() && self.deliveries.len() < MOST_UNDELIVERED
     }
 
-    /// A third of the shortest lease: two renewals may fail before it runs out.
-    fn renew_pause(&self) -> Duration {
-        let shortest = self.agent.backends.iter().map(|backend| lease(backend.as_ref())).min().unwrap_or(OWN_LEASE);
-        (shortest.as_duration() / 3).max(SHORTEST_RENEWAL)
+    /// Attempts that run, or are about to.
+    fn running(&self) -> usize {
+        self.runners.len() + self.waiting.len()
     }
 
     fn load(&self, draining: bool) -> Load {
+        let crowded = || format!("{} ends wait for their backends", self.deliveries.len());
+        let unavailable = self.agent.status.borrow().unavailable.clone();
         Load {
-            held: u32::try_from(self.held.len()).unwrap_or(u32::MAX),
+            held: u32::try_from(self.running()).unwrap_or(u32::MAX),
             health: self.score.value(Instant::now()),
             draining,
-            unavailable: self.agent.status.borrow().unavailable.clone(),
+            unavailable: unavailable.or_else(|| (self.deliveries.len() >= MOST_UNDELIVERED).then(crowded)),
         }
     }
 
     fn publish(&self, draining: bool) {
-        let held = self.held.len();
+        let (held, undelivered) = (self.running(), self.deliveries.len());
         self.agent.metrics.jobs_running.set(i64::try_from(held).unwrap_or(i64::MAX));
         let backends = self.claims.states();
         self.agent.status.send_if_modified(|status| {
-            let changed = status.held != held || status.draining != draining || status.backends != backends;
-            (status.held, status.draining, status.backends) = (held, draining, backends);
+            let now = Status { held, undelivered, draining, backends, unavailable: status.unavailable.clone() };
+            let changed = *status != now;
+            *status = now;
             changed
         });
         let load = self.load(draining);
@@ -330,62 +475,104 @@ impl<E: Executor> Table<E> {
                 },
             };
             let Some(Waiting { backend: index, claim, orders }) = self.waiting.pop_front() else { return };
-            let settings = Arc::clone(&self.agent.settings);
-            let backend = Arc::clone(&self.agent.backends[index]);
-            let attempt = permit.and_then(|permit| {
-                let (image, argv) = resolve(&claim.spec, &settings.presets)?;
-                let order = CellOrder {
-                    attempt: claim.attempt,
-                    spec: Arc::new(claim.spec.clone()),
-                    image,
-                    argv,
-                    grace: settings.grace,
-                    lease: lease(backend.as_ref()),
-                };
-                Ok(Attempt { order, permit })
-            });
-            let runner = Runner {
-                backend,
-                executor: Arc::clone(&self.agent.executor),
-                logs: self.agent.logs.clone(),
-                metrics: Arc::clone(&self.agent.metrics),
-                id: claim.attempt,
-                token: claim.token,
-                reconnect: settings.reconnect,
-            };
-            let task = self.runners.spawn(runner.run(attempt, orders));
-            self.tasks.insert(task.id(), (index, claim.attempt));
+            let Grant { attempt, token, spec } = claim;
+            let key = EntryKey { backend: self.agent.backends[index].name().to_owned(), attempt };
+            let entry = Entry { key, token, generation: 0, spec, stage: Stage::Intent };
+            self.start(index, entry, permit, None, orders);
         }
     }
 
-    /// Takes a runner's end; true when it says that no cells can be made.
+    fn start(
+        &mut self,
+        index: usize,
+        entry: Entry,
+        permit: Result<Permit, Cause>,
+        adopted: Option<Present>,
+        orders: mpsc::Receiver<Orders>,
+    ) {
+        let settings = Arc::clone(&self.agent.settings);
+        let backend = Arc::clone(&self.agent.backends[index]);
+        let attempt = permit.and_then(|permit| {
+            let resolved = resolve(&entry.spec, &settings.presets);
+            // The warden of a cell that runs already has been told.
+            let (image, argv) = if adopted.is_some() { resolved.unwrap_or_default() } else { resolved? };
+            let order = CellOrder {
+                attempt: entry.key.attempt,
+                spec: Arc::new(entry.spec.clone()),
+                image,
+                argv,
+                grace: settings.grace,
+                lease: super::renewals::lease(backend.as_ref()),
+            };
+            Ok(Attempt { order, permit, adopted })
+        });
+        let key = (index, entry.key.attempt);
+        let runner = Runner {
+            backend,
+            executor: Arc::clone(&self.agent.executor),
+            journal: Arc::clone(&self.agent.journal),
+            logs: self.agent.logs.clone(),
+            metrics: Arc::clone(&self.agent.metrics),
+            entry,
+            reconnect: settings.reconnect,
+            ends: self.ends.0.clone(),
+        };
+        let task = self.runners.spawn(runner.run(attempt, orders));
+        self.tasks.insert(task.id(), key);
+    }
+
+    /// Takes a runner's end; true when it says that nothing can be begun here.
     fn ended(&mut self, ended: Result<(task::Id, Outcome), task::JoinError>) -> bool {
         let id = match &ended {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
-        if let Some(key) = self.tasks.remove(&id) {
-            self.held.remove(&key);
-        }
+        let key = self.tasks.remove(&id);
+        let mut let_go = || key.map(|key| self.held.remove(&key));
         match ended {
-            Ok((_, Outcome::Reported { well })) => {
+            // It is held until it is delivered.
+            Ok((_, Outcome::Ended { well })) => {
                 self.score.add(Instant::now(), well);
                 false
             }
-            Ok((_, Outcome::GivenBack)) => false,
-            Ok((_, Outcome::NoCells { reason })) => {
-                tracing::error!(%reason, "no cell can be made; the job went back to the queue");
-                self.agent.status.send_modify(|status| status.unavailable = Some(reason));
+            Ok((_, Outcome::GivenBack)) => {
+                let_go();
+                false
+            }
+            Ok((_, Outcome::Unable { reason })) => {
+                let_go();
+                self.agent.set_unavailable(Some(reason));
                 true
             }
             Err(error) => {
-                // Its lease is not renewed any more and runs out; the next start's sweep finds the cell.
+                let_go();
+                // Its lease is not renewed any more and runs out; the next start settles its entry and its cell.
                 tracing::error!(%error, "a runner panicked");
                 self.score.add(Instant::now(), false);
                 false
             }
         }
     }
+
+    fn deliver(&mut self, End { delivery, told }: End) {
+        let Some(index) = self.backend_of(&delivery.entry.key) else { return };
+        let key = (index, delivery.entry.key.attempt);
+        self.deliveries.spawn(async move {
+            delivery.run().await;
+            // Nobody waits any more: the cell is gone.
+            let _ = told.map(|told| told.send(()));
+            key
+        });
+    }
+
+    fn delivered(&mut self, delivered: Result<Key, task::JoinError>) {
+        match delivered {
+            Ok(key) => drop(self.held.remove(&key)),
+            Err(error) => tracing::error!(%error, "a delivery panicked; the next start begins it anew"),
+        }
+    }
+
+    // ---- what backends say ----
 
     fn ordered(&mut self, backend: usize, order: Option<(JobId, bool)>) {
         // What was missed is in the answers to a renewal.
@@ -401,117 +588,96 @@ impl<E: Executor> Table<E> {
     }
 
     fn renew_all(&mut self) {
+        self.renewals.next_round();
         for backend in 0..self.agent.backends.len() {
             self.renew(backend);
         }
     }
 
-    /// Sends a renewal of everything that is held for one backend, unless one is on its way.
     fn renew(&mut self, index: usize) {
         let held = self.held.iter().filter(|((of, _), _)| *of == index);
-        let leases: Vec<_> = held.map(|((_, attempt), held)| (*attempt, held.token)).collect();
-        if leases.is_empty() || std::mem::replace(&mut self.renews[index], true) {
-            return;
-        }
-        let backend = Arc::clone(&self.agent.backends[index]);
-        let limit = lease(backend.as_ref()).as_duration() / 3;
-        self.renewing.push(Box::pin(async move {
-            // The lease counts from here, when the renewal is sent: an answer that was long on its way must not stretch it.
-            let sent = Instant::now();
-            let answer = tokio::time::timeout(limit, backend.renew(&leases)).await.unwrap_or_else(|_| {
-                let message = format!("no answer within {} ms", limit.as_millis());
-                Err(BackendError { retry: crate::net::Retry::Transient, message })
-            });
-            (index, sent, leases, answer)
-        }));
+        self.renewals.send(index, held.map(|((_, attempt), held)| (*attempt, held.token)).collect());
     }
 
-    fn renewed(
-        &mut self,
-        index: usize,
-        sent: Instant,
-        leases: &[(AttemptId, LeaseToken)],
-        answer: Result<Vec<Renewed>, BackendError>,
-    ) {
-        self.renews[index] = false;
-        let backend = &self.agent.backends[index];
-        let answers = match answer {
-            Ok(answers) => answers,
-            Err(error) => {
-                return tracing::error!(backend = backend.name(), %error, "leases could not be renewed");
-            }
-        };
-        let left = Millis::from(lease(backend.as_ref()).as_duration().saturating_sub(sent.elapsed()));
-        for ((attempt, _), answer) in leases.iter().zip(answers) {
-            let Some(held) = self.held.get(&(index, *attempt)) else { continue };
+    fn renewed(&self, index: usize, left: Millis, answers: Vec<(AttemptId, Renewed)>) {
+        for (attempt, answer) in answers {
+            let Some(held) = self.held.get(&(index, attempt)) else { continue };
             match answer {
                 Renewed::Renewed { cancel_requested, .. } => {
-                    tell(*attempt, held, Orders::Renewed(left));
+                    tell(attempt, held, Orders::Renewed(left));
                     if cancel_requested {
                         // It does not say whether the cancel was forced; one that was, and came, is not weakened by this.
-                        tell(*attempt, held, Orders::Stop { reason: StopReason::Cancel, force: false });
+                        tell(attempt, held, Orders::Stop { reason: StopReason::Cancel, force: false });
                     }
                 }
-                Renewed::Refused => tell(*attempt, held, Orders::Stop { reason: StopReason::Lease, force: false }),
+                Renewed::Refused => tell(attempt, held, Orders::Stop { reason: StopReason::Lease, force: false }),
             }
         }
     }
 
-    fn stop_all(&self, reason: StopReason) {
+    // ---- the end ----
+
+    fn stop(&self) -> Stop {
+        Stop { until: Instant::now() + self.agent.settings.drain_timeout, forced: None }
+    }
+
+    /// Nothing is left to wait for. Claims end with the drain; what they have brought nevertheless is given back.
+    fn idle(&self) -> bool {
+        self.runners.is_empty() && self.deliveries.is_empty() && self.claims.is_empty() && self.chores.is_empty()
+    }
+
+    fn give_back_waiting(&mut self) {
+        for Waiting { backend: index, claim, .. } in std::mem::take(&mut self.waiting) {
+            let (attempt, token) = (claim.attempt, claim.token);
+            self.held.remove(&(index, attempt));
+            let backend = Arc::clone(&self.agent.backends[index]);
+            self.chores.push(Box::pin(async move {
+                if let Err(error) = backend.release(attempt, token, "agent_draining").await {
+                    tracing::error!(%error, %attempt, "could not be given back; its lease will run out");
+                }
+            }));
+        }
+    }
+
+    fn force(&self, stop: &mut Option<Stop>) {
+        let jobs = self.runners.len();
+        tracing::warn!(jobs, "jobs that still run are ended");
         for ((_, attempt), held) in &self.held {
-            tell(*attempt, held, Orders::Stop { reason, force: false });
+            tell(*attempt, held, Orders::Stop { reason: StopReason::Drain, force: false });
         }
+        let until = Instant::now() + self.agent.settings.grace.as_duration() + FORCED_SLACK;
+        *stop = Some(Stop { until, forced: Some(jobs) });
     }
 
-    /// Gives back what has not started, lets the rest end, and ends it when the time is over.
-    async fn drain(mut self, mut renew_at: Instant, force: CancellationToken) -> Drained {
-        let waiting: Vec<Waiting> = self.waiting.drain(..).collect();
-        for one in &waiting {
-            self.held.remove(&(one.backend, one.claim.attempt));
-        }
-        join_all(waiting.iter().map(|one| self.agent.give_back(one))).await;
-        let mut until = Instant::now() + self.agent.settings.drain_timeout;
-        let mut forced = 0;
-        while !self.runners.is_empty() {
-            self.publish(true);
-            tokio::select! {
-                () = force.cancelled(), if forced == 0 => {
-                    forced = self.held.len();
-                    self.stop_all(StopReason::Drain);
-                    until = Instant::now() + self.agent.settings.grace.as_duration() + FORCED_SLACK;
-                }
-                () = tokio::time::sleep_until(until) => {
-                    if forced > 0 {
-                        let held: Vec<String> = self.held.keys().map(|(_, attempt)| attempt.to_string()).collect();
-                        tracing::error!(?held, "left running; the next start removes their cells");
-                        return Drained::Forced(forced);
-                    }
-                    forced = self.held.len();
-                    tracing::warn!(jobs = forced, "drain time is over; jobs that still run are ended");
-                    self.stop_all(StopReason::Drain);
-                    until = Instant::now() + self.agent.settings.grace.as_duration() + FORCED_SLACK;
-                }
-                Some((index, order)) = self.orders.recv() => self.ordered(index, order),
-                Some((index, sent, leases, answer)) = self.renewing.next() => self.renewed(index, sent, &leases, answer),
-                () = tokio::time::sleep_until(renew_at) => {
-                    self.renew_all();
-                    renew_at = Instant::now() + self.renew_pause();
-                }
-                Some(ended) = self.runners.join_next_with_id() => { self.ended(ended); }
+    /// What is to be said when the drain's time is over; nothing the first time, while jobs run.
+    fn time_is_over(&self, stop: &mut Option<Stop>) -> Option<Drained> {
+        let forced = stop.as_ref().and_then(|stop| stop.forced);
+        if self.runners.is_empty() {
+            let undelivered = self.deliveries.len();
+            let forced = forced.filter(|jobs| *jobs > 0).map(Drained::Forced);
+            if undelivered > 0 {
+                tracing::error!(undelivered, "ends that their backends have not got; the next start delivers them");
             }
+            let otherwise = if undelivered > 0 { Drained::Undelivered(undelivered) } else { Drained::Clean };
+            return Some(forced.unwrap_or(otherwise));
         }
-        self.publish(true);
-        if forced > 0 { Drained::Forced(forced) } else { Drained::Clean }
+        let jobs = forced?;
+        let left: Vec<String> = self.tasks.values().map(|(_, attempt)| attempt.to_string()).collect();
+        tracing::error!(?left, "left running; the next start settles them");
+        Some(Drained::Forced(jobs))
     }
 }
 
-fn lease(backend: &dyn Backend) -> Millis {
-    backend.capabilities().lease.unwrap_or(OWN_LEASE)
+async fn until(stop: Option<&Stop>) {
+    match stop {
+        Some(stop) => tokio::time::sleep_until(stop.until).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn tell(attempt: AttemptId, held: &Held, order: Orders) {
     // Full: the runner is busy making its cell, and reads them in order as soon as it can; the next renewal repeats what
-    // matters. Closed: it has just ended.
+    // matters. Closed: it has ended.
     if let Err(mpsc::error::TrySendError::Full(order)) = held.orders.try_send(order) {
         tracing::debug!(%attempt, ?order, "runner has too many orders waiting");
     }

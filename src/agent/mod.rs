@@ -1,11 +1,15 @@
 //! Claims jobs and runs them.
 //!
 //! [`dispatcher`] is the one task that owns the table of what runs; it never awaits a job. [`runner`] takes one attempt
-//! from its claim to its report; [`claims`] shares free slots between backends. Must never know what kind of cell a job
-//! runs in, or where its backend is.
+//! from its claim to its end, [`delivery`] the end to its backend; [`claims`] shares free slots between backends, [`renewals`] keeps
+//! leases, [`recovery`] decides what becomes of what an earlier process left. Must never know what kind of cell a job runs in,
+//! or where its backend is.
 
 mod claims;
+mod delivery;
 mod dispatcher;
+mod recovery;
+mod renewals;
 mod runner;
 mod score;
 

@@ -1,83 +1,109 @@
-//! One attempt, from its claim to its report. Every way out goes through a report or gives the job back.
+//! One attempt, from its claim to its end. Every way out is journaled: an end that has to reach the backend, or the job goes back.
+//!
+//! Owns the order of things: the intent before the cell, the word that the job may run before the warden gets it, the end before
+//! the warden is let go. So whatever the moment at which this process dies, the next one knows what to do.
 
+use super::delivery::Delivery;
 use crate::admission::Permit;
-use crate::backend::{Backend, BackendError};
+use crate::backend::Backend;
 use crate::executor::warden::{Conversation, Finished, Orders, Progress, StopReason, converse};
-use crate::executor::{Cell, CellOrder, Executor, NoCell};
-use crate::job::{AttemptId, Cause, LeaseToken, LogTotals, Phase, Report, UnixMillis, Verdict};
+use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Present};
+use crate::job::{Cause, Ending, LogTotals, Phase, Report, UnixMillis, Verdict};
+use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
-use crate::net::{Retry, pauses};
-use crate::protocol::agent::{Reported, Step};
+use crate::net::pauses;
+use crate::protocol::agent::Step;
 use crate::telemetry::Metrics;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
-/// First and last pause between tries to report.
-const REPORT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// How long a report is tried. After it the lease has run out and the backend hands the job out again or gives it up.
-const REPORT_LIMIT: Duration = Duration::from_secs(120);
 /// A report that takes longer does not keep the cell any more.
 const REPORT_FIRST: Duration = Duration::from_millis(500);
+/// First and longest pause between tries to take over a cell.
+const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
 
 pub(super) struct Runner<E: Executor> {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) executor: Arc<E>,
+    pub(super) journal: Arc<dyn Journal>,
     pub(super) logs: LogStore,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) id: AttemptId,
-    pub(super) token: LeaseToken,
+    pub(super) entry: Entry,
     pub(super) reconnect: Duration,
+    /// Takes the end, for its delivery. Full: the runner waits with its cell, and nothing else does.
+    pub(super) ends: mpsc::Sender<End>,
 }
 
 /// What an admitted attempt runs with.
 pub(super) struct Attempt {
     pub(super) order: CellOrder,
     pub(super) permit: Permit,
+    /// The cell that an earlier process made for it.
+    pub(super) adopted: Option<Present>,
+}
+
+/// An end to be delivered.
+pub(super) struct End {
+    pub(super) delivery: Delivery,
+    /// Told when it is delivered.
+    pub(super) told: Option<oneshot::Sender<()>>,
 }
 
 /// What became of an attempt.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// Its end was reported, or nobody wants the report any more; `well` when no failure of the agent's own ended it.
-    Reported { well: bool },
+    /// It has ended; `well` when no failure of the agent's own ended it.
+    Ended { well: bool },
     /// It never started and went back to the queue.
     GivenBack,
-    /// The same, because no cells can be made here now.
-    NoCells { reason: String },
+    /// The same, because nothing can be begun here now.
+    Unable { reason: String },
 }
+
+/// A cell that was made, or found again, and what its warden is talked to by.
+type Made<C> = (C, Option<Link>);
 
 impl<E: Executor> Runner<E> {
     /// Runs it. `attempt` is an error when admission refused the job.
     pub(super) async fn run(self, attempt: Result<Attempt, Cause>, orders: mpsc::Receiver<Orders>) -> Outcome {
+        let id = self.entry.key.attempt;
         // A job's id is 128 bits, as a trace's is: the one is the other.
-        let trace_id = self.id.job.simple();
-        let span = tracing::info_span!("attempt", job_id = %self.id.job, attempt = self.id.attempt, trace_id);
-        async move {
+        let trace_id = id.job.simple();
+        let span = tracing::info_span!("attempt", job_id = %id.job, attempt = id.attempt, trace_id);
+        let run = async move {
             match attempt {
-                Ok(Attempt { order, permit }) => {
-                    let outcome = self.in_a_cell(order, orders).await;
+                Ok(Attempt { order, permit, adopted }) => {
+                    let outcome = match adopted {
+                        None => self.begin(order, orders).await,
+                        Some(present) => self.go_on(order, &present, orders).await,
+                    };
                     // What was reserved is free when the cell is gone, not before.
                     drop(permit);
                     outcome
                 }
-                Err(cause) => self.finish(self.never_ran(cause)).await,
+                Err(cause) => self.end(never_ran(&self.entry, cause), None).await,
             }
-        }
-        .instrument(span)
-        .await
+        };
+        run.instrument(span).await
     }
 
-    async fn in_a_cell(&self, order: CellOrder, mut orders: mpsc::Receiver<Orders>) -> Outcome {
+    async fn begin(mut self, order: CellOrder, mut orders: mpsc::Receiver<Orders>) -> Outcome {
         // The intent, before the first effect outside: the cell's name derives from the attempt.
-        let intent = self.backend.advance(self.id, self.token, Phase::Preparing, UnixMillis::now(), "cell_intent");
-        match intent.await {
+        if let Err(error) = self.journal.put(&self.entry).await {
+            return self.unable("intent_not_journaled", error.to_string()).await;
+        }
+        let (attempt, token) = (self.entry.key.attempt, self.entry.token);
+        match self.backend.advance(attempt, token, Phase::Preparing, UnixMillis::now(), "cell_intent").await {
             Ok(Step::Applied | Step::AlreadyThere) => {}
             Ok(Step::Refused) => {
                 tracing::warn!("the lease is not ours any more; nothing was started");
+                self.forget().await;
                 return Outcome::GivenBack;
             }
             Err(error) => {
@@ -86,7 +112,7 @@ impl<E: Executor> Runner<E> {
                 return Outcome::GivenBack;
             }
         }
-        let asked = std::time::Instant::now();
+        let asked = Instant::now();
         // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
         let mut stop = None;
         let acquired = {
@@ -99,35 +125,69 @@ impl<E: Executor> Runner<E> {
             }
         };
         if let Some(reason) = stop {
-            let report = self.finish(self.never_ran(stopped(reason)));
-            let Ok((cell, link)) = acquired else { return report.await };
-            drop(link);
-            let outcome = report.await;
-            cell.destroy().await;
-            return outcome;
+            let made = acquired.ok().map(|(cell, link)| (cell, Some(link)));
+            return self.end(never_ran(&self.entry, stopped(reason)), made).await;
         }
         let (cell, link) = match acquired {
             Ok(made) => made,
-            Err(NoCell::Failed(cause)) => return self.finish(self.never_ran(cause)).await,
-            Err(NoCell::Unavailable(reason)) => {
-                self.give_back("no_cell").await;
-                return Outcome::NoCells { reason };
-            }
+            Err(NoCell::Failed(cause)) => return self.end(never_ran(&self.entry, cause), None).await,
+            Err(NoCell::Unavailable(reason)) => return self.unable("no_cell", reason).await,
         };
         self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
-        let (logs, id) = (self.logs.clone(), self.id);
-        let writer = tokio::task::spawn_blocking(move || logs.create(id)).await.expect("creating a log does not panic");
-        let writer = match writer {
-            Ok(writer) => writer,
-            Err(error) => {
-                drop(link);
-                cell.destroy().await;
-                return self.finish(self.never_ran(Cause::LogStoreFailed { reason: error.to_string() })).await;
+        // From here on the job may run: nobody who finds this entry may hand it out again.
+        self.entry.stage = Stage::Committed;
+        if let Err(error) = self.journal.put(&self.entry).await {
+            drop(link);
+            cell.destroy().await;
+            return self.unable("start_not_journaled", error.to_string()).await;
+        }
+        self.talk(order, (cell, Some(link)), orders).await
+    }
+
+    /// Goes on where an earlier process was.
+    async fn go_on(mut self, order: CellOrder, present: &Present, orders: mpsc::Receiver<Orders>) -> Outcome {
+        // Before the first word to the warden: the session numbers of this process are above those of the last one.
+        self.entry.generation += 1;
+        if let Err(error) = self.journal.put(&self.entry).await {
+            // The next process would choose from the same numbers, and is heard some links later.
+            tracing::error!(%error, "that the cell is taken over could not be journaled");
+        }
+        let until = Instant::now() + self.reconnect;
+        let mut pauses = pauses(ADOPT_PAUSES.0, ADOPT_PAUSES.1);
+        let reason = loop {
+            match self.executor.adopt(&order).await {
+                Ok(cell) => {
+                    tracing::info!("its cell runs: going on where the last process was");
+                    return self.talk(order, (cell, None), orders).await;
+                }
+                Err(reason) => {
+                    let pause = pauses.next().unwrap_or(ADOPT_PAUSES.1);
+                    if Instant::now() + pause >= until {
+                        break reason;
+                    }
+                    sleep(pause).await;
+                }
             }
         };
-        self.backend.log_began(self.id, self.token);
+        self.executor.remove(&present.name).await;
+        let reason = format!("it was there when the agent came back, and could not be taken over: {reason}");
+        self.end(lost(&self.entry, reason), None).await
+    }
+
+    async fn talk(self, order: CellOrder, (cell, link): Made<E::Cell>, orders: mpsc::Receiver<Orders>) -> Outcome {
+        let (logs, id) = (self.logs.clone(), self.entry.key.attempt);
+        let writer = tokio::task::spawn_blocking(move || logs.create(id)).await.expect("creating a log does not panic");
+        let log = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                let cause = Cause::LogStoreFailed { reason: error.to_string() };
+                return self.end(never_ran(&self.entry, cause), Some((cell, link))).await;
+            }
+        };
+        self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
-        let conversation = Conversation { order: &order, log: writer, orders, reconnect: self.reconnect };
+        let (reconnect, generation) = (self.reconnect, self.entry.generation);
+        let conversation = Conversation { order: &order, log, orders, reconnect, generation };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {
@@ -136,48 +196,83 @@ impl<E: Executor> Runner<E> {
         });
         let tell = async {
             while let Some(at) = noted.recv().await {
-                if let Err(error) = self.backend.advance(self.id, self.token, Phase::Running, at, "started").await {
+                if let Err(error) = self.backend.advance(id, self.entry.token, Phase::Running, at, "started").await {
                     tracing::warn!(%error, "the backend does not take that the job runs");
                 }
             }
         };
         let (finished, ()) = tokio::join!(talk, tell);
         self.count(&finished);
-        // The report first, since somebody waits for it; but a backend that is slow does not keep the cell.
-        let (told, tells) = oneshot::channel::<()>();
-        let tell = async {
-            let outcome = self.finish(self.report(finished)).await;
-            drop(told);
-            outcome
-        };
-        let clean = async {
-            let _ = tokio::time::timeout(REPORT_FIRST, tells).await;
-            cell.destroy().await;
-        };
-        tokio::join!(tell, clean).0
-    }
-
-    fn never_ran(&self, cause: Cause) -> Report {
-        Report {
-            attempt: self.id,
-            cause,
-            started_at: None,
-            ended_at: UnixMillis::now(),
-            usage: None,
-            receipt: Vec::new(),
-            log: LogTotals { complete: true, ..LogTotals::default() },
-        }
-    }
-
-    fn report(&self, finished: Finished) -> Report {
-        Report {
-            attempt: self.id,
+        let farewell = finished.farewell;
+        let report = Report {
+            attempt: id,
             cause: finished.cause,
             started_at: finished.started_at,
             ended_at: UnixMillis::now(),
             usage: finished.usage,
             receipt: finished.receipt,
             log: finished.log,
+        };
+        self.end_with(report, Some((cell, None)), farewell.say()).await
+    }
+
+    async fn end(&self, report: Report, made: Option<Made<E::Cell>>) -> Outcome {
+        self.end_with(report, made, std::future::ready(())).await
+    }
+
+    /// Journals the end, has it delivered, and removes the cell; `farewell` is for when the end is safe.
+    async fn end_with(
+        &self,
+        report: Report,
+        made: Option<Made<E::Cell>>,
+        farewell: impl Future<Output = ()>,
+    ) -> Outcome {
+        let ending = Ending::from(report.cause.clone());
+        tracing::info!(verdict = ending.verdict.name(), cause = report.cause.code(), reason = %ending.message, "attempt ended");
+        self.metrics.jobs_ended_total.with_label_values(&[ending.verdict.name()]).inc();
+        if let Some(usage) = &report.usage {
+            let seconds = usage.wall.as_duration().as_secs_f64();
+            self.metrics.job_duration_seconds.with_label_values(&[ending.verdict.name()]).observe(seconds);
+        }
+        let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..self.entry.clone() };
+        let journaled = self.journal.put(&entry).await;
+        let (backend, journal) = (Arc::clone(&self.backend), Arc::clone(&self.journal));
+        let (told, delivered) = oneshot::channel();
+        let delivery = Delivery { backend, journal, entry, report, again: false };
+        // Closed: the agent goes without its table, as in a crash; the journal has the end.
+        let _ = self.ends.send(End { delivery, told: Some(told) }).await;
+        if let Some((cell, link)) = made {
+            drop(link);
+            match journaled {
+                // The report first, since somebody waits for it; but a backend that is slow does not keep the cell.
+                Ok(()) => drop(timeout(REPORT_FIRST, delivered).await),
+                Err(error) => {
+                    tracing::error!(%error, "the end cannot be journaled; the cell keeps it until the backend has it");
+                    let _ = delivered.await;
+                }
+            }
+            farewell.await;
+            cell.destroy().await;
+        }
+        Outcome::Ended { well: ending.verdict != Verdict::CellError }
+    }
+
+    async fn unable(&self, code: &str, reason: String) -> Outcome {
+        tracing::error!(%reason, code, "nothing was started; the job goes back");
+        self.give_back(code).await;
+        Outcome::Unable { reason }
+    }
+
+    async fn give_back(&self, code: &str) {
+        if let Err(error) = self.backend.release(self.entry.key.attempt, self.entry.token, code).await {
+            tracing::error!(%error, "the job could not be given back; its lease will run out");
+        }
+        self.forget().await;
+    }
+
+    async fn forget(&self) {
+        if let Err(error) = self.journal.remove(&self.entry.key).await {
+            tracing::error!(%error, "an entry stays in the journal; the next start settles it");
         }
     }
 
@@ -188,58 +283,24 @@ impl<E: Executor> Runner<E> {
         self.metrics.wire_skipped_bytes_total.inc_by(finished.skipped_bytes);
         self.metrics.reattach_total.inc_by(u64::from(finished.reattached));
     }
+}
 
-    /// Passes on the output that is still here, then reports until the backend has it, with growing pauses.
-    async fn finish(&self, mut report: Report) -> Outcome {
-        let ending = crate::job::Ending::from(report.cause.clone());
-        tracing::info!(verdict = ending.verdict.name(), cause = report.cause.code(), reason = %ending.message, "attempt ended");
-        self.metrics.jobs_ended_total.with_label_values(&[ending.verdict.name()]).inc();
-        if let Some(usage) = &report.usage {
-            let seconds = usage.wall.as_duration().as_secs_f64();
-            self.metrics.job_duration_seconds.with_label_values(&[ending.verdict.name()]).observe(seconds);
-        }
-        // The end leaves last: whoever sees it can read all of the output.
-        if report.log.frames > 0 && !self.backend.flush_log(self.id, report.log.frames).await {
-            tracing::error!("the backend does not have all of the output; the report says so");
-            report.log.complete = false;
-        }
-        match self.deliver(&report).await {
-            Ok(Reported::Applied | Reported::AlreadyEnded) => {}
-            Ok(Reported::Unknown) => {
-                tracing::warn!("the backend does not want the report: the lease is not ours any more");
-            }
-            Err(error) => tracing::error!(%error, "the report could not be delivered; the lease will run out"),
-        }
-        self.backend.log_done(self.id);
-        Outcome::Reported { well: ending.verdict != Verdict::CellError }
+/// The end of an attempt that nothing of ran.
+fn never_ran(entry: &Entry, cause: Cause) -> Report {
+    Report {
+        attempt: entry.key.attempt,
+        cause,
+        started_at: None,
+        ended_at: UnixMillis::now(),
+        usage: None,
+        receipt: Vec::new(),
+        log: LogTotals { complete: true, ..LogTotals::default() },
     }
+}
 
-    async fn deliver(&self, report: &Report) -> Result<Reported, BackendError> {
-        let until = tokio::time::Instant::now() + REPORT_LIMIT;
-        let mut pauses = pauses(REPORT_PAUSES.0, REPORT_PAUSES.1);
-        loop {
-            let error = match self.backend.report(report, self.token).await {
-                Ok(reported) => return Ok(reported),
-                Err(error) => error,
-            };
-            let pause = match error.retry {
-                Retry::Never => return Err(error),
-                Retry::Transient => pauses.next().unwrap_or(REPORT_PAUSES.1),
-                Retry::Throttled(pause) => pause,
-            };
-            if tokio::time::Instant::now() + pause >= until {
-                return Err(error);
-            }
-            tracing::warn!(%error, "report failed; trying again");
-            tokio::time::sleep(pause).await;
-        }
-    }
-
-    async fn give_back(&self, reason: &str) {
-        if let Err(error) = self.backend.release(self.id, self.token, reason).await {
-            tracing::error!(%error, "the job could not be given back; its lease will run out");
-        }
-    }
+/// The end of an attempt that may have run, and whose cell is gone.
+pub(super) fn lost(entry: &Entry, reason: String) -> Report {
+    Report { log: LogTotals::default(), ..never_ran(entry, Cause::CellLost { reason }) }
 }
 
 /// Waits for an order to stop; renewals mean nothing before there is a warden.

@@ -5,6 +5,7 @@ use crate::backend::simulated::Simulated;
 use crate::backend::{Backend, Embedded, Local, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
 use crate::job::{AttemptId, ByteSize, Capacity, Cause, Cpus, Job, JobId, JobSpec, Millis, Phase, SpecRules, Verdict};
+use crate::journal::{Journal, MemoryJournal};
 use crate::logstore::LogStore;
 use crate::queue::{AnyStore, Canceled, MemoryStore, SqliteStore, Submitted};
 use crate::telemetry::Metrics;
@@ -17,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 struct Stage {
     backend: Arc<Embedded>,
     executor: Scripted,
+    journal: MemoryJournal,
     drain: CancellationToken,
     force: CancellationToken,
     agent: JoinHandle<Drained>,
     status: tokio::sync::watch::Receiver<Status>,
+    slots: u32,
     _dir: tempfile::TempDir,
 }
 
@@ -33,7 +36,20 @@ fn stage_on(slots: u32, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Sta
     let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
     let queue = QueueSettings { max_queued: 100, lease: Millis::from_secs(60), max_attempts: 3 };
     let backend = Embedded::new(store(dir.path()), logs, queue);
-    let executor = Scripted::default();
+    let (executor, journal) = (Scripted::default(), MemoryJournal::default());
+    let (drain, force) = (CancellationToken::new(), CancellationToken::new());
+    let (agent, status) = start(slots, &backend, &executor, &journal, (&drain, &force));
+    Stage { backend, executor, journal, drain, force, agent, status, slots, _dir: dir }
+}
+
+/// A process of the agent.
+fn start(
+    slots: u32,
+    backend: &Arc<Embedded>,
+    executor: &Scripted,
+    journal: &MemoryJournal,
+    (drain, force): (&CancellationToken, &CancellationToken),
+) -> (JoinHandle<Drained>, tokio::sync::watch::Receiver<Status>) {
     let settings = AgentSettings {
         // It has not the preset that it says: what a backend hands out by mistake is refused by the agent.
         announcement: crate::protocol::agent::Announcement {
@@ -48,13 +64,11 @@ fn stage_on(slots: u32, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Sta
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
     };
-    let local: Arc<dyn Backend> = Arc::new(Local::new(Arc::clone(&backend), "a"));
+    let local: Arc<dyn Backend> = Arc::new(Local::new(Arc::clone(backend), "a"));
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
-    let agent = Agent::new(vec![local], Arc::new(executor.clone()), logs, settings, metrics);
+    let agent = Agent::new(vec![local], Arc::new(executor.clone()), Arc::new(journal.clone()), logs, settings, metrics);
     let status = agent.status();
-    let (drain, force) = (CancellationToken::new(), CancellationToken::new());
-    let agent = crate::supervise::spawn("agent", agent.run(drain.clone(), force.clone()));
-    Stage { backend, executor, drain, force, agent, status, _dir: dir }
+    (crate::supervise::spawn("agent", agent.run(drain.clone(), force.clone())), status)
 }
 
 impl Stage {
@@ -94,6 +108,14 @@ impl Stage {
         reader.read(1, 1 << 20).expect("reads").iter().flat_map(|frame| frame.bytes.to_vec()).collect()
     }
 
+    /// The process dies, as by `kill -9`, and another one is started.
+    async fn crash(&mut self) {
+        self.agent.abort();
+        let _ = (&mut self.agent).await;
+        let tokens = (&self.drain, &self.force);
+        (self.agent, self.status) = start(self.slots, &self.backend, &self.executor, &self.journal, tokens);
+    }
+
     /// Drains, and checks that nothing is left.
     async fn close(self) -> Drained {
         self.drain.cancel();
@@ -101,6 +123,7 @@ impl Stage {
         let world = self.executor.world();
         assert!(world.cells.is_empty(), "left behind: {:?}", world.cells);
         assert!(world.started.values().all(|times| *times == 1), "started twice: {:?}", world.started);
+        assert!(self.journal.entries().await.expect("reads").is_empty(), "entries are left");
         drained
     }
 }
@@ -367,7 +390,8 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         presets: crate::admission::Presets::new(),
     };
     let seen = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
-    let agent = Agent::new(seen, Arc::new(executor.clone()), logs, settings, Arc::new(Metrics::new()));
+    let journal = Arc::new(MemoryJournal::default());
+    let agent = Agent::new(seen, Arc::new(executor.clone()), journal, logs, settings, Arc::new(Metrics::new()));
     let drain = CancellationToken::new();
     // Minutes: longer than the lease that the agent gives its own cells, which it has to renew by itself.
     for backend in &backends {
@@ -392,4 +416,63 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
     drain.cancel();
     assert_eq!(agent.await.expect("ends"), Drained::Clean);
     assert!(executor.world().started.values().all(|times| *times == 1));
+}
+
+/// Wherever the process dies, the next one goes on: the job runs once, its output is whole, its end is told once.
+#[tokio::test(start_paused = true)]
+async fn a_job_survives_its_agent() {
+    let mut stage = stage(2);
+    let id = stage.submit(&["sleep", "600000"]).await;
+    stage.phase(id, Phase::Running).await;
+    for _ in 0..5 {
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        stage.crash().await;
+    }
+    let job = stage.ended(id).await;
+    assert_eq!(job.ending.expect("ended").cause, Cause::ExitCode { exit_code: 0 });
+    assert_eq!((job.attempt, stage.executor.world().made), (1, 1));
+    stage.close().await;
+}
+
+/// The same at any moment of a job that writes: every millisecond of its way is died at once.
+#[tokio::test(start_paused = true)]
+async fn an_agent_may_die_at_any_moment() {
+    let mut stage = stage(2);
+    let expiry = crate::supervise::spawn("expiry", Arc::clone(&stage.backend).run_expiry(stage.force.clone()));
+    for after in (0..230).step_by(7) {
+        let id = stage.submit(&["cut", "21"]).await;
+        tokio::time::sleep(Duration::from_millis(after)).await;
+        stage.crash().await;
+        let job = stage.ended(id).await;
+        assert_eq!(job.ending.expect("ended").cause, Cause::ExitCode { exit_code: 0 }, "after {after} ms");
+        assert!(job.log.complete, "after {after} ms");
+        let mut reader = stage.backend.logs().reader(AttemptId::new(id, job.attempt)).expect("has a log");
+        let log: Vec<u8> =
+            reader.read(1, 1 << 20).expect("reads").iter().flat_map(|frame| frame.bytes.to_vec()).collect();
+        assert_eq!(log, (1..=21).flat_map(line).collect::<Vec<u8>>(), "after {after} ms");
+    }
+    stage.force.cancel();
+    expiry.await.expect("ends");
+    stage.close().await;
+}
+
+/// A cell that is gone when the agent comes back: the job may have run, and is not run again by it.
+#[tokio::test(start_paused = true)]
+async fn a_cell_that_died_with_its_agent_is_reported_as_lost() {
+    let mut stage = stage(2);
+    let (gone, over) = (stage.submit(&["sleep", "600000"]).await, stage.submit(&["sleep", "600000"]).await);
+    for id in [gone, over] {
+        stage.phase(id, Phase::Running).await;
+    }
+    stage.agent.abort();
+    stage.executor.world().cells.remove(&AttemptId::new(gone, 1).to_string());
+    stage.executor.world().cells.insert(AttemptId::new(over, 1).to_string(), false);
+    stage.executor.world().cells.insert("a stray".to_owned(), true);
+    stage.crash().await;
+    for id in [gone, over] {
+        let job = stage.ended(id).await;
+        assert!(matches!(job.ending.expect("ended").cause, Cause::CellLost { .. }));
+        assert!(!job.log.complete);
+    }
+    stage.close().await;
 }

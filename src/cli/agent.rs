@@ -5,6 +5,7 @@ use super::service::{Parts, Signals, exit_code, run_agent};
 use super::{Failure, node};
 use crate::backend::{Backend, Http, HttpSettings};
 use crate::config::{BackendConfig, Config};
+use crate::journal::MemoryJournal;
 use crate::logstore::LogStore;
 use crate::server::{admin_router, serve};
 use crate::supervise::spawn;
@@ -62,7 +63,8 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         println!("  health   http://{address}/healthz");
     }
 
-    let parts = Parts { config: &config, home: &home, seccomp, backends, logs, metrics, health: &health };
+    let journal = Arc::new(MemoryJournal::default());
+    let parts = Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health };
     let drained = run_agent(parts, &signals).await;
     stop.cancel();
     let _ = admin.await;

@@ -6,6 +6,7 @@ use crate::backend::conformance::{Suite, desk::EmbeddedDesk, tests::passes};
 use crate::backend::{Ask, Backend, Embedded, Http, HttpSettings, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
 use crate::job::{AttemptId, ByteSize, Capacity, Cpus, JobId, JobSpec, Millis, SpecRules, Verdict};
+use crate::journal::MemoryJournal;
 use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::agent::Announcement;
 use crate::queue::{AnyStore, SqliteStore, Submitted};
@@ -109,7 +110,9 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
     };
-    let agent = Agent::new(vec![backend], Arc::new(executor.clone()), logs, settings, Arc::new(Metrics::new()));
+    let journal = Arc::new(MemoryJournal::default());
+    let agent =
+        Agent::new(vec![backend], Arc::new(executor.clone()), journal, logs, settings, Arc::new(Metrics::new()));
     let drain = CancellationToken::new();
     let agent = spawn("agent", agent.run(drain.clone(), CancellationToken::new()));
     Running { executor, agent, drain, stop, spool }

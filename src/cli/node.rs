@@ -7,6 +7,7 @@ use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::config::Config;
 use crate::executor::docker::{DockerExecutor, DockerSettings, Engine, EngineError, SECCOMP_DEFAULT, Shape};
 use crate::job::{Capacity, OwnerId, SpecRules};
+use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
@@ -98,6 +99,7 @@ pub(crate) fn agent(
     logs: LogStore,
     owner: &OwnerId,
     executor: Arc<DockerExecutor>,
+    journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
 ) -> Agent<DockerExecutor> {
     let preset = |(name, preset): (&String, &crate::config::PresetConfig)| {
@@ -123,5 +125,5 @@ pub(crate) fn agent(
         presets,
     };
     metrics.slots.set(i64::from(config.agent.slots));
-    Agent::new(backends, executor, logs, settings, metrics)
+    Agent::new(backends, executor, journal, logs, settings, metrics)
 }

@@ -7,6 +7,7 @@ use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::executor::docker::DockerExecutor;
+use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::supervise::spawn;
 use crate::telemetry::{Component, Health, Metrics, State};
@@ -69,6 +70,7 @@ pub(super) struct Parts<'a> {
     pub(super) home: &'a Home,
     pub(super) seccomp: String,
     pub(super) backends: Vec<Arc<dyn Backend>>,
+    pub(super) journal: Arc<dyn Journal>,
     pub(super) logs: LogStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: &'a Health,
@@ -77,7 +79,7 @@ pub(super) struct Parts<'a> {
 /// Waits for the engine, cleans up behind an earlier run, and runs the agent. `None` when there never was an engine. Errors:
 /// another agent uses the engine.
 pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Option<Drained>, Failure> {
-    let Parts { config, home, seccomp, backends, logs, metrics, health } = parts;
+    let Parts { config, home, seccomp, backends, journal, logs, metrics, health } = parts;
     let removals_stop = CancellationToken::new();
     let (executor, lock) = tokio::select! {
         reached = reach_engine(config, home, seccomp, removals_stop.clone(), health) => reached?,
@@ -85,7 +87,7 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Opt
     };
     health.set(Component::Engine, State::Ok);
     let executor = Arc::new(executor);
-    let agent = node::agent(config, backends, logs, &home.owner, Arc::clone(&executor), metrics);
+    let agent = node::agent(config, backends, logs, &home.owner, Arc::clone(&executor), journal, metrics);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
     health.set(Component::Agent, State::Ok);
     let drained = agent.run(signals.drain.clone(), signals.force.clone()).await;
@@ -103,6 +105,10 @@ pub(super) fn exit_code(drained: Option<Drained>) -> u8 {
     match drained {
         Some(Drained::Forced(jobs)) => {
             tracing::warn!(jobs, "stopped; jobs were ended before their time");
+            TEMPORARY
+        }
+        Some(Drained::Undelivered(ends)) => {
+            tracing::warn!(ends, "stopped; the next start delivers what could not be told");
             TEMPORARY
         }
         Some(Drained::Clean) | None => {
@@ -129,13 +135,8 @@ async fn reach_engine(
                         let lock = id.map(|id| lock_engine(&id)).transpose()?;
                         let owner = home.owner.clone();
                         let executor = node::executor(config, engine, seccomp.clone(), owner, stop.clone());
-                        match executor.sweep().await {
-                            Ok(swept) => {
-                                tracing::info!(host = %config.docker.host, swept, "engine answers");
-                                return Ok((executor, lock));
-                            }
-                            Err(error) => error.short(),
-                        }
+                        tracing::info!(host = %config.docker.host, "engine answers");
+                        return Ok((executor, lock));
                     }
                     Err(error) => error.short(),
                 }

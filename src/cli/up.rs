@@ -7,6 +7,7 @@ use super::{Failure, node};
 use crate::backend::{Backend, Local};
 use crate::config::Config;
 use crate::job::SpecRules;
+use crate::journal::MemoryJournal;
 use crate::telemetry::{Component, Health, Metrics};
 use std::sync::Arc;
 
@@ -22,7 +23,8 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
             .await?;
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&api.backend), &config.agent.name))];
     let logs = api.backend.logs().clone();
-    let parts = Parts { config: &config, home: &home, seccomp, backends, logs, metrics, health: &health };
+    let journal = Arc::new(MemoryJournal::default());
+    let parts = Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health };
     let drained = run_agent(parts, &signals).await;
     api.stop(&home).await;
     Ok(exit_code(drained?))

@@ -55,6 +55,17 @@ pub enum Seen {
     Gone(String),
 }
 
+/// A cell of this installation, or what is left of one, that whoever runs it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Its name, for [`Executor::remove`].
+    pub name: String,
+    /// Whose it is; `None` for what was made beside cells, and for a name that is no attempt's.
+    pub attempt: Option<AttemptId>,
+    /// It runs: a warden is in it.
+    pub running: bool,
+}
+
 /// Why there is no cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoCell {
@@ -75,6 +86,16 @@ pub trait Executor: Send + Sync + 'static {
     /// Makes a cell in which a warden waits for its spec, and the first link to it. Errors: why not; nothing is left
     /// behind then.
     fn acquire(&self, order: &CellOrder) -> impl Future<Output = Result<(Self::Cell, Link), NoCell>> + Send;
+
+    /// What there is of this installation. Errors: whoever runs the cells does not answer.
+    fn present(&self) -> impl Future<Output = Result<Vec<Present>, String>> + Send;
+
+    /// The running cell that an earlier process made for this attempt, without a link. Errors: whoever runs it does not answer,
+    /// or does not have it.
+    fn adopt(&self, order: &CellOrder) -> impl Future<Output = Result<Self::Cell, String>> + Send;
+
+    /// Removes a cell of an earlier process, with all that runs in it. A removal that fails is tried again in the background.
+    fn remove(&self, name: &str) -> impl Future<Output = ()> + Send;
 }
 
 /// One cell, used by one attempt.

@@ -1,7 +1,7 @@
 //! An executor for tests: its cells are tasks in this process that speak the wire as a warden does, and misbehave on
 //! demand. No engine, no waiting: it runs under a paused clock.
 
-use super::{Cell, CellOrder, Executor, Link, NoCell, Seen};
+use super::{Cell, CellOrder, Executor, Link, NoCell, Present, Seen};
 use crate::job::{Cause, Program};
 use crate::protocol::wire::{CellSpec, Decoder, Exit, ExitKind, FromWarden, Mismatch, ToWarden, WardenState};
 use futures_util::stream;
@@ -59,6 +59,8 @@ pub(crate) struct World {
     pub(crate) started: BTreeMap<String, u32>,
     /// No cell can be made, and why.
     pub(crate) unavailable: Option<String>,
+    /// What the wardens remember, by attempt.
+    wardens: BTreeMap<String, Arc<Mutex<Memory>>>,
 }
 
 /// The executor.
@@ -117,9 +119,36 @@ impl Executor for Scripted {
         let mut world = self.world();
         assert!(world.cells.insert(attempt, true).is_none(), "no attempt has two cells");
         world.made += 1;
+        world.wardens.insert(cell.attempt.clone(), Arc::clone(&cell.memory));
         drop(world);
         let link = cell.link();
         Ok((cell, link))
+    }
+
+    async fn present(&self) -> Result<Vec<Present>, String> {
+        let world = self.world();
+        if let Some(reason) = &world.unavailable {
+            return Err(reason.clone());
+        }
+        let present = |(name, running): (&String, &bool)| Present {
+            name: name.clone(),
+            attempt: name.parse().ok(),
+            running: *running,
+        };
+        Ok(world.cells.iter().map(present).collect())
+    }
+
+    async fn adopt(&self, order: &CellOrder) -> Result<ScriptedCell, String> {
+        let attempt = order.attempt.to_string();
+        let memory = self.world().wardens.get(&attempt).cloned().ok_or("no such cell")?;
+        let spec = CellSpec { attempt: attempt.clone(), ..CellSpec::default() };
+        Ok(ScriptedCell { executor: self.clone(), attempt, play: Play::of(order), spec, memory })
+    }
+
+    async fn remove(&self, name: &str) {
+        let mut world = self.world();
+        world.cells.remove(name);
+        world.wardens.remove(name);
     }
 }
 
@@ -145,7 +174,7 @@ impl Cell for ScriptedCell {
     }
 
     async fn destroy(self) {
-        self.executor.world().cells.remove(&self.attempt);
+        self.executor.remove(&self.attempt).await;
     }
 }
 

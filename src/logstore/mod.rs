@@ -18,9 +18,9 @@ pub use reader::LogReader;
 pub use record::{Frame, FrameRef, Stream};
 pub use writer::{Appended, LogWriter};
 
-use crate::job::{AttemptId, JobId};
-use std::collections::HashMap;
+use crate::job::{AttemptId, JobId, LogTotals};
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -188,6 +188,30 @@ impl LogStore {
         if dir.is_dir() { Ok(LogReader::new(dir, attempt, self.live.clone())) } else { Err(LogError::Missing(attempt)) }
     }
 
+    /// What a log holds that nobody writes any more; nothing where there is none or it cannot be read. It is not complete: whoever
+    /// wrote it came to no proper end.
+    pub fn left(&self, attempt: AttemptId) -> LogTotals {
+        if !self.dir(attempt).is_dir() {
+            return LogTotals::default();
+        }
+        let totals = self.create(attempt).map(LogWriter::finish);
+        totals.unwrap_or_else(|error| {
+            tracing::error!(%error, %attempt, "what is left of a log cannot be read");
+            LogTotals::default()
+        })
+    }
+
+    /// Deletes all logs but those of these attempts, and what else lies there. Errors: file system.
+    pub fn keep_only(&self, attempts: &HashSet<AttemptId>) -> Result<(), LogError> {
+        let kept: HashSet<PathBuf> = attempts.iter().map(|attempt| self.dir(*attempt)).collect();
+        for path in logs_below(&self.root)? {
+            if !kept.contains(&path) {
+                std::fs::remove_dir_all(&path).map_err(LogError::io(&path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Deletes all logs of a job; one that has none is fine. Errors: file system, or one of them is being written.
     pub fn remove(&self, job: JobId) -> Result<(), LogError> {
         if let Some(attempt) = self.live.map().keys().find(|attempt| attempt.job == job) {
@@ -225,6 +249,22 @@ impl LogStore {
     pub fn subscribe(&self, attempt: AttemptId) -> Option<watch::Receiver<Tail>> {
         self.live.map().get(&attempt).cloned()
     }
+}
+
+/// The folders of all attempts.
+fn logs_below(root: &Path) -> Result<Vec<PathBuf>, LogError> {
+    let mut found = vec![root.to_owned()];
+    for _ in ["first letters", "jobs", "attempts"] {
+        let mut below = Vec::new();
+        for dir in found {
+            for entry in std::fs::read_dir(&dir).map_err(LogError::io(&dir))? {
+                let path = entry.map_err(LogError::io(&dir))?.path();
+                below.extend(path.is_dir().then_some(path));
+            }
+        }
+        found = below;
+    }
+    Ok(found)
 }
 
 /// A segment that is larger gets a successor.

@@ -4,7 +4,7 @@
 use crate::executor::Link;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateBody, VolumeCreateRequest};
+use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum, VolumeCreateRequest};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
     ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
@@ -104,6 +104,14 @@ impl ContainerState {
     }
 }
 
+/// A container of a list.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) name: String,
+    pub(super) labels: HashMap<String, String>,
+    pub(super) running: bool,
+}
+
 /// A connection to one engine.
 #[derive(Clone)]
 pub struct Engine {
@@ -167,12 +175,12 @@ impl Engine {
         Ok((version, info))
     }
 
-    /// Whether an image is there.
     /// The engine's own id, the same for everybody who uses it.
     pub async fn id(&self) -> Result<Option<String>, EngineError> {
         Ok(self.call("info", self.limit, self.docker.info()).await?.id.filter(|id| !id.is_empty()))
     }
 
+    /// Whether an image is there.
     pub(super) async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
         match self.call("inspect image", self.limit, self.docker.inspect_image(image)).await {
             Ok(_) => Ok(true),
@@ -244,12 +252,31 @@ impl Engine {
         }
     }
 
-    /// Names of all containers, running or not, that carry the label `key=value`.
-    pub(super) async fn list_labelled(&self, key: &str, value: &str) -> Result<Vec<String>, EngineError> {
+    /// The user that a container's processes have, as it was given at its making.
+    pub(super) async fn user(&self, name: &str) -> Result<String, EngineError> {
+        let found = self.call("inspect", self.limit, self.docker.inspect_container(name, None)).await?;
+        Ok(found.config.and_then(|config| config.user).unwrap_or_default())
+    }
+
+    /// All containers, running or not, that carry the label `key=value`.
+    pub(super) async fn list_labelled(&self, key: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
         let filters = HashMap::from([("label".to_owned(), vec![format!("{key}={value}")])]);
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let found = self.call("list", self.limit, self.docker.list_containers(Some(options))).await?;
-        Ok(found.into_iter().filter_map(|container| container.id).collect())
+        let listed = |container: bollard::models::ContainerSummary| {
+            // The engine puts a slash before a name.
+            let name = container.names.unwrap_or_default().first().map(|name| name.trim_start_matches('/').to_owned());
+            Some(Listed {
+                name: name.or(container.id)?,
+                labels: container.labels.unwrap_or_default(),
+                // A paused one goes on when whoever paused it lets it.
+                running: matches!(
+                    container.state,
+                    Some(ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::PAUSED)
+                ),
+            })
+        };
+        Ok(found.into_iter().filter_map(listed).collect())
     }
 
     pub(super) async fn create_volume(&self, name: &str, labels: HashMap<String, String>) -> Result<(), EngineError> {

@@ -16,7 +16,7 @@ pub use engine::{Engine, EngineError};
 pub use probe::{EngineFacts, probe};
 pub use volume::{WARDEN, warden_build};
 
-use super::{Cell, CellOrder, Executor, Link, NoCell, Seen};
+use super::{Cell, CellOrder, Executor, Link, NoCell, Present, Seen};
 use crate::job::{Cause, OwnerId};
 use crate::protocol::wire;
 use std::sync::Arc;
@@ -77,12 +77,6 @@ impl DockerExecutor {
         &self.inner.engine
     }
 
-    /// Removes every container that carries this installation's label: at a start, they are from an agent that is gone.
-    /// Errors: the engine does not answer.
-    pub async fn sweep(&self) -> Result<usize, EngineError> {
-        sweep::sweep(&self.inner.engine, &self.inner.owner).await
-    }
-
     /// Waits, for at most `limit`, until every removal that is under way is done.
     pub async fn settled(&self, limit: Duration) -> bool {
         self.inner.removals.settled(limit).await
@@ -117,7 +111,7 @@ impl Executor for DockerExecutor {
             match start(&cell).await {
                 Ok(link) => return Ok((cell, link)),
                 Err((step, error)) => {
-                    cell.remove().await;
+                    inner.remove(&name).await;
                     if last || !error.says(volume::WARDEN_PATH) {
                         return Err(failed(step, &order.image, &error));
                     }
@@ -126,6 +120,34 @@ impl Executor for DockerExecutor {
             }
         }
         unreachable!("the second try returns")
+    }
+
+    async fn present(&self) -> Result<Vec<Present>, String> {
+        let found = self.inner.engine.list_labelled("jobcell.owner", &self.inner.owner.to_string()).await;
+        Ok(found.map_err(|error| error.short())?.into_iter().map(sweep::present).collect())
+    }
+
+    async fn adopt(&self, order: &CellOrder) -> Result<DockerCell, String> {
+        let inner = &self.inner;
+        let name = order.attempt.cell_name(&inner.owner);
+        let user = inner.engine.user(&name).await.map_err(|error| error.short())?;
+        let number = user.split(':').next().and_then(|number| number.parse().ok());
+        let uid = inner.uids.keep(number.ok_or_else(|| format!("its user is `{user}`"))?);
+        let spec = create::plan(order, &inner.settings.shape, uid.number(), &inner.owner).cell_spec;
+        Ok(DockerCell { inner: Arc::clone(inner), id: name, spec, _uid: uid })
+    }
+
+    async fn remove(&self, name: &str) {
+        self.inner.remove(name).await;
+    }
+}
+
+impl Inner {
+    async fn remove(&self, name: &str) {
+        if let Err(error) = self.engine.remove(name).await {
+            tracing::warn!(cell = name, error = %error.short(), "cell could not be removed now; will be tried again");
+            self.removals.later(name.to_owned());
+        }
     }
 }
 
@@ -158,15 +180,6 @@ pub struct DockerCell {
     _uid: uids::Uid,
 }
 
-impl DockerCell {
-    async fn remove(&self) {
-        if let Err(error) = self.inner.engine.remove(&self.id).await {
-            tracing::warn!(cell = %self.id, error = %error.short(), "cell could not be removed now; will be tried again");
-            self.inner.removals.later(self.id.clone());
-        }
-    }
-}
-
 impl Cell for DockerCell {
     fn cell_spec(&self) -> &wire::CellSpec {
         &self.spec
@@ -190,6 +203,6 @@ impl Cell for DockerCell {
     }
 
     async fn destroy(self) {
-        self.remove().await;
+        self.inner.remove(&self.id).await;
     }
 }

@@ -1,8 +1,9 @@
-//! Removal of what is ours: at the agent's start everything that a dead one left, and while it runs every cell whose
-//! removal failed the first time.
+//! Removal of what is ours: reads from a container's labels whose it is, and tries again, in the background, to remove every cell
+//! whose removal failed the first time.
 
-use super::engine::{Engine, EngineError};
-use crate::job::OwnerId;
+use super::engine::{Engine, Listed};
+use crate::executor::Present;
+use crate::job::AttemptId;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -12,15 +13,15 @@ const MOST_WAITING: usize = 1024;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Removes every container with the owner's label; answers how many there were.
-pub(super) async fn sweep(engine: &Engine, owner: &OwnerId) -> Result<usize, EngineError> {
-    let found = engine.list_labelled("jobcell.owner", &owner.to_string()).await?;
-    for container in &found {
-        tracing::info!(%container, "removing a container that an earlier run left");
-        engine.kill(container).await?;
-        engine.remove(container).await?;
-    }
-    Ok(found.len())
+/// What a container with our label is.
+pub(super) fn present(found: Listed) -> Present {
+    let label = |name: &str| found.labels.get(name).map(String::as_str);
+    let attempt = || {
+        let attempt: u32 = label("jobcell.attempt")?.parse().ok().filter(|attempt| *attempt > 0)?;
+        let part = label("jobcell.part")?.parse().ok()?;
+        Some(AttemptId { job: label("jobcell.job")?.parse().ok()?, attempt, part })
+    };
+    Present { attempt: attempt(), name: found.name, running: found.running }
 }
 
 /// Tries again, in the background, to remove what could not be removed.

@@ -41,6 +41,14 @@ impl Uids {
     }
 }
 
+impl Uids {
+    /// One that a cell of an earlier process has already.
+    pub(super) fn keep(&self, number: u32) -> Uid {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).taken.insert(number);
+        Uid { number, pool: Arc::clone(&self.0) }
+    }
+}
+
 impl Uid {
     pub(super) fn number(&self) -> u32 {
         self.number
@@ -65,6 +73,10 @@ mod tests {
         assert!(uids.take().is_none());
         drop(held);
         assert_eq!(uids.take().expect("free again").number(), 100);
+        assert_eq!(uids.take().expect("free").number(), 101);
+        let kept = uids.keep(102);
+        assert_eq!(uids.take().expect("free").number(), 100, "the kept one is passed over");
+        drop(kept);
         assert_eq!(uids.take().expect("free").number(), 101);
     }
 }

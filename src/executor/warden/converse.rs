@@ -22,6 +22,10 @@ use tokio::time::Instant;
 const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
 /// Payload of one spec chunk.
 const CHUNK_BYTES: usize = 32 * 1024;
+/// For a warden to take its leave.
+const FAREWELL: Duration = Duration::from_millis(100);
+/// Each process that talks to a warden has so many session numbers to itself, above those of the processes before it.
+const EPOCHS: u32 = 1 << 24;
 /// First and last pause between tries to attach again.
 const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -63,6 +67,32 @@ pub struct Finished {
     pub skipped_bytes: u64,
     /// Links made after the first one.
     pub reattached: u32,
+    /// Lets the warden go.
+    pub farewell: Farewell,
+}
+
+/// The warden keeps the end of its job, for this process or the next one, until it is told that somebody has it safe.
+pub struct Farewell {
+    input: Option<LinkInput>,
+    close: Vec<u8>,
+}
+
+impl std::fmt::Debug for Farewell {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Farewell").finish_non_exhaustive()
+    }
+}
+
+impl Farewell {
+    /// Says it, if the link takes it now; the cell is removed in any case.
+    pub async fn say(self) {
+        let Some(mut input) = self.input else { return };
+        let said = async {
+            input.write_all(&self.close).await?;
+            input.flush().await
+        };
+        let _ = tokio::time::timeout(FAREWELL, said).await;
+    }
 }
 
 /// What a conversation needs besides the cell.
@@ -75,6 +105,8 @@ pub struct Conversation<'a> {
     pub orders: mpsc::Receiver<Orders>,
     /// How long whoever runs the cell may be away before the cell is given up.
     pub reconnect: Duration,
+    /// How many processes have talked to this warden before.
+    pub generation: u32,
 }
 
 enum Done {
@@ -102,6 +134,8 @@ struct Talk<'a, C: Cell> {
     /// The epoch of the first link.
     first_epoch: u32,
     links: u32,
+    /// There was a process before this one.
+    resumed: bool,
     output: Option<LinkOutput>,
     input: Option<LinkInput>,
     decoder: Decoder,
@@ -118,15 +152,15 @@ struct Talk<'a, C: Cell> {
     over: Option<Over>,
 }
 
-/// Talks to the warden of `cell` until the job has ended and its output is stored, or the cell is lost. Never fails:
-/// every way to end is a cause. `progress` is called in order and must not block.
+/// Talks to the warden of `cell` until the job has ended and its output is stored, or the cell is lost. Without a first link it goes
+/// on where an earlier process was. Never fails: every way to end is a cause. `progress` is called in order and must not block.
 pub async fn converse<C: Cell + Sync>(
     cell: &C,
-    first: Link,
+    first: Option<Link>,
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation } = conversation;
     let began = Instant::now();
     let session = Session::new(
         order.attempt.to_string(),
@@ -140,9 +174,10 @@ pub async fn converse<C: Cell + Sync>(
         reconnect,
         session,
         began,
-        epoch: random_below(1 << 30),
+        epoch: generation.min(u32::MAX / EPOCHS) * EPOCHS + random_below(EPOCHS / 2),
         first_epoch: 0,
         links: 0,
+        resumed: first.is_none(),
         output: None,
         input: None,
         decoder: Decoder::new(),
@@ -156,7 +191,13 @@ pub async fn converse<C: Cell + Sync>(
         started_at: None,
         over: None,
     };
-    talk.linked(first, &mut progress);
+    match first {
+        Some(first) => talk.linked(first, &mut progress),
+        None => {
+            talk.session = talk.session.resumed();
+            talk.tasks.push(Box::pin(reattach(cell, reconnect)));
+        }
+    }
     let mut orders_open = true;
     while talk.over.is_none() {
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
@@ -247,7 +288,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     fn linked(&mut self, link: Link, progress: &mut impl FnMut(Progress)) {
         self.unlink();
         // Unguessable, so that output which a torn stream shows as if it were frames cannot pass for the warden's.
-        self.epoch += 1 + random_below(1 << 20);
+        self.epoch = self.epoch.saturating_add(1 + random_below(1 << 8));
         self.links += 1;
         if self.links == 1 {
             self.first_epoch = self.epoch;
@@ -390,15 +431,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     }
 
     async fn finish(mut self) -> Finished {
-        // A close that is queued is sent if the link takes it now; the cell is removed in any case.
-        if let Some(input) = &mut self.input {
-            let rest = &self.to_send[self.sent..];
-            let _ = tokio::time::timeout(Duration::from_millis(100), async {
-                input.write_all(rest).await?;
-                input.flush().await
-            })
-            .await;
-        }
+        // What is half sent has to be whole before anything else is understood.
+        let mut close = self.to_send.split_off(self.sent);
+        ToWarden::Close.encode(self.epoch, &mut close);
+        let farewell = Farewell { input: self.input.take(), close };
         self.unlink();
         while self.writer.is_none() {
             match self.tasks.next().await {
@@ -412,8 +448,12 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         let mut log = tokio::task::spawn_blocking(move || writer.finish()).await.expect("finishing does not panic");
         let receipt = self.session.receipt().to_vec();
         let spec = &self.order.spec;
+        let mut started_at = self.started_at;
         let (cause, usage) = match &over {
             Over::Exited(exit) => {
+                if self.resumed && exit.started_us > 0 {
+                    started_at = Some(UnixMillis::new(exit.started_us / 1000));
+                }
                 log.complete = log.frames == exit.last_seq
                     && log.stdout.bytes == exit.stdout_bytes
                     && log.stderr.bytes == exit.stderr_bytes;
@@ -422,18 +462,19 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             }
             Over::Broken(cause) => {
                 // Nothing can be missing where nothing ever ran.
-                log.complete = self.started_at.is_none();
+                log.complete = self.started_at.is_none() && !self.resumed;
                 (cause.clone(), None)
             }
         };
         Finished {
             cause,
-            started_at: self.started_at,
+            started_at,
             usage,
             receipt,
             log,
             skipped_bytes: self.skipped,
             reattached: self.links.saturating_sub(1),
+            farewell,
         }
     }
 }

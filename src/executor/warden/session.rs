@@ -4,7 +4,7 @@
 //!            ┌──────────── cut / lost frames: attach again, higher epoch ───────────┐
 //!            ▼                                                                      │
 //!  greeting ─hello(waiting)─► committed ─started─► running ─exit─► draining ─all stored─► over
-//!      └─────hello(running|ended)────────────────────┘                   (close is sent)
+//!      └─────hello(running|ended)────────────────────┘
 //! ```
 //!
 //! Owns the sequence numbers and the deadlines. Must never do I/O or read a clock: `now` is milliseconds since the
@@ -178,6 +178,13 @@ impl Session {
         }
     }
 
+    /// A session that goes on where that of an earlier process was: there is no link yet, and it takes as long as it takes to
+    /// find out whether there can be one.
+    pub(super) fn resumed(mut self) -> Self {
+        self.state = State::Greeting { until: u64::MAX };
+        self
+    }
+
     /// The isolation facts of the last hello.
     pub(super) fn receipt(&self) -> &[(String, String)] {
         &self.receipt
@@ -306,7 +313,6 @@ impl Session {
             FromWarden::Refused { mismatches } => {
                 let mismatches =
                     mismatches.into_iter().map(|m| MismatchLine { key: m.key, wanted: m.wanted, got: m.got }).collect();
-                self.send(ToWarden::Close, actions);
                 self.over(Over::Broken(Cause::CellWeaker { mismatches }), actions);
             }
             FromWarden::Started { .. } => {
@@ -321,7 +327,7 @@ impl Session {
                     }
                     self.state = State::Draining(exit);
                 }
-                self.close_when_stored(actions);
+                self.over_when_stored(actions);
                 // The exit comes after the last output: if something is missing now, it was lost on the way.
                 if let State::Draining(exit) = &self.state
                     && self.received < exit.last_seq
@@ -369,14 +375,14 @@ impl Session {
             self.acked = self.stored;
             self.send(ToWarden::Ack { seq: self.stored }, actions);
         }
-        self.close_when_stored(actions);
+        self.over_when_stored(actions);
     }
 
-    fn close_when_stored(&mut self, actions: &mut VecDeque<Action>) {
+    /// The warden keeps the end until it is told to close, and that is for whoever has put the end where it is safe.
+    fn over_when_stored(&mut self, actions: &mut VecDeque<Action>) {
         let State::Draining(exit) = &self.state else { return };
         if self.stored >= exit.last_seq {
             let exit = exit.clone();
-            self.send(ToWarden::Close, actions);
             self.over(Over::Exited(exit), actions);
         }
     }

@@ -1,0 +1,94 @@
+//! The way of a report to its backend: the output first, then the report, for as long as it takes. The journal keeps the report
+//! until the backend has it, so a delivery may be dropped at any moment, and the next process begins it anew.
+
+use crate::backend::{Backend, BackendError};
+use crate::job::Report;
+use crate::journal::{Entry, Journal};
+use crate::net::{Retry, pauses};
+use crate::protocol::agent::{AttemptStanding, Reported};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// First and longest pause between tries to report. The longest is short beside an outage that is worth the word, and long beside
+/// what a try costs a backend.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+/// Between tries after a plain no. An operator has to put something right: a key, a version, a full disk.
+const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// A journal that does not take the end of an entry is asked again after this.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(5);
+
+/// An end on its way.
+pub(super) struct Delivery {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) entry: Entry,
+    pub(super) report: Report,
+    /// An earlier process may have delivered it already.
+    pub(super) again: bool,
+}
+
+impl Delivery {
+    /// Ends when the backend has the report, or does not want it any more.
+    pub(super) async fn run(self) {
+        let (attempt, token) = (self.entry.key.attempt, self.entry.token);
+        let mut report = self.report.clone();
+        if !self.settled().await {
+            if report.log.frames > 0 {
+                if self.again {
+                    self.backend.log_began(attempt, token);
+                }
+                // The end leaves last: whoever sees it can read all of the output.
+                if !self.backend.flush_log(attempt, report.log.frames).await {
+                    tracing::error!(%attempt, "the backend does not have all of the output; the report says so");
+                    report.log.complete = false;
+                }
+            }
+            self.deliver(&report).await;
+        }
+        self.backend.log_done(attempt);
+        // Until it is gone, another process would deliver again: harmless, and still not left at that.
+        while let Err(error) = self.journal.remove(&self.entry.key).await {
+            tracing::error!(%error, %attempt, "the end is delivered, and its entry stays for the moment");
+            tokio::time::sleep(JOURNAL_PAUSE).await;
+        }
+    }
+
+    /// A backend that takes every report twice is asked before one is given again.
+    async fn settled(&self) -> bool {
+        if !self.again || self.backend.capabilities().fenced_end {
+            return false;
+        }
+        let mut pauses = pauses(PAUSES.0, PAUSES.1);
+        loop {
+            match self.backend.lookup(&[(self.entry.key.attempt, self.entry.token)]).await {
+                Ok(standings) => return standings.first() == Some(&AttemptStanding::Ended),
+                Err(error) => self.pause(&error, &mut pauses).await,
+            }
+        }
+    }
+
+    async fn deliver(&self, report: &Report) {
+        let mut pauses = pauses(PAUSES.0, PAUSES.1);
+        loop {
+            match self.backend.report(report, self.entry.token).await {
+                Ok(Reported::Applied | Reported::AlreadyEnded) => return,
+                Ok(Reported::Unknown) => {
+                    let attempt = report.attempt;
+                    return tracing::warn!(%attempt, "the backend does not want the report: the lease is not ours any more");
+                }
+                Err(error) => self.pause(&error, &mut pauses).await,
+            }
+        }
+    }
+
+    async fn pause(&self, error: &BackendError, pauses: &mut (impl Iterator<Item = Duration> + Send)) {
+        let pause = match error.retry {
+            Retry::Never => REFUSED_PAUSE,
+            Retry::Transient => pauses.next().unwrap_or(PAUSES.1),
+            Retry::Throttled(pause) => pause,
+        };
+        let (attempt, backend) = (self.entry.key.attempt, self.backend.name());
+        tracing::warn!(%attempt, backend, %error, again_in = ?pause, "the end could not be delivered yet");
+        tokio::time::sleep(pause).await;
+    }
+}

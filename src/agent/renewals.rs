@@ -1,0 +1,86 @@
+//! Renewals in flight: when the next ones are due, and what is left of a lease when one was answered.
+
+use crate::backend::{Backend, BackendError};
+use crate::job::{AttemptId, LeaseToken, Millis};
+use crate::net::Retry;
+use crate::protocol::agent::Renewed;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What a warden is promised at a time for a job whose backend has no leases; renewed by the agent alone, so that the job ends
+/// when the agent is gone.
+const OWN_LEASE: Millis = Millis::from_secs(60);
+/// Renewals are never closer together.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
+
+type Leases = Vec<(AttemptId, LeaseToken)>;
+type Answered = (usize, Instant, Leases, Result<Vec<Renewed>, BackendError>);
+
+/// How long a lease of this backend is.
+pub(super) fn lease(backend: &dyn Backend) -> Millis {
+    backend.capabilities().lease.unwrap_or(OWN_LEASE)
+}
+
+/// The renewals.
+pub(super) struct Renewals {
+    backends: Vec<Arc<dyn Backend>>,
+    /// At most one for each backend.
+    flying: FuturesUnordered<BoxFuture<'static, Answered>>,
+    under_way: Vec<bool>,
+    /// When the last round began.
+    round: Instant,
+}
+
+impl Renewals {
+    pub(super) fn new(backends: &[Arc<dyn Backend>]) -> Self {
+        let under_way = vec![false; backends.len()];
+        Self { backends: backends.to_vec(), flying: FuturesUnordered::new(), under_way, round: Instant::now() }
+    }
+
+    /// When the next round is due: after a third of the shortest lease, so that two may fail before it runs out. Asked anew each
+    /// time: a backend elsewhere says its lease when it is first reached.
+    pub(super) fn due(&self) -> Instant {
+        let shortest = self.backends.iter().map(|backend| lease(backend.as_ref())).min().unwrap_or(OWN_LEASE);
+        self.round + (shortest.as_duration() / 3).max(SHORTEST_PAUSE)
+    }
+
+    /// A round begins.
+    pub(super) fn next_round(&mut self) {
+        self.round = Instant::now();
+    }
+
+    /// Sends a renewal of what is held for one backend, unless one is on its way.
+    pub(super) fn send(&mut self, index: usize, leases: Leases) {
+        if leases.is_empty() || std::mem::replace(&mut self.under_way[index], true) {
+            return;
+        }
+        let backend = Arc::clone(&self.backends[index]);
+        let limit = lease(backend.as_ref()).as_duration() / 3;
+        self.flying.push(Box::pin(async move {
+            // The lease counts from here, when the renewal is sent: an answer that was long on its way must not stretch it.
+            let sent = Instant::now();
+            let answer = tokio::time::timeout(limit, backend.renew(&leases)).await.unwrap_or_else(|_| {
+                let message = format!("no answer within {} ms", limit.as_millis());
+                Err(BackendError { retry: Retry::Transient, message })
+            });
+            (index, sent, leases, answer)
+        }));
+    }
+
+    /// The next answer: whose, what is left of its lease, and what it says of each attempt. Pending when none is on its way.
+    pub(super) async fn answer(&mut self) -> (usize, Millis, Vec<(AttemptId, Renewed)>) {
+        let Some((index, sent, leases, answer)) = self.flying.next().await else { return std::future::pending().await };
+        self.under_way[index] = false;
+        let backend = self.backends[index].as_ref();
+        let left = Millis::from(lease(backend).as_duration().saturating_sub(sent.elapsed()));
+        let answers = answer.unwrap_or_else(|error| {
+            tracing::error!(backend = backend.name(), %error, "leases could not be renewed");
+            Vec::new()
+        });
+        (index, left, leases.into_iter().map(|(attempt, _)| attempt).zip(answers).collect())
+    }
+}
