@@ -7,7 +7,7 @@
 use super::claims::{BackendState, Claims};
 use super::delivery::Delivery;
 use super::recovery::{Plan, plan};
-use super::renewals::Renewals;
+use super::renewals::{Renewals, usable};
 use super::runner::{Attempt, End, Outcome, Runner, lost};
 use super::score::Score;
 use crate::admission::{Ledger, Permit, Presets, resolve};
@@ -144,6 +144,7 @@ struct Table<E: Executor> {
 struct Waiting {
     backend: usize,
     claim: Grant,
+    at: Instant,
     orders: mpsc::Receiver<Orders>,
 }
 
@@ -276,7 +277,7 @@ impl<E: Executor> Table<E> {
                     None => self.force(&mut stop),
                 },
                 Some((index, order)) = self.orders.recv() => self.ordered(index, order),
-                (index, left, answers) = self.renewals.answer() => self.renewed(index, left, answers),
+                (index, until, answers) = self.renewals.answer() => self.renewed(index, until, answers),
                 () = tokio::time::sleep_until(renew_at) => self.renew_all(),
                 Some(end) = self.ends.1.recv() => self.deliver(end),
                 Some(delivered) = self.deliveries.join_next() => self.delivered(delivered),
@@ -399,7 +400,7 @@ impl<E: Executor> Table<E> {
         let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
         self.held.insert((index, entry.key.attempt), Held { token: entry.token, orders: sender });
         let permit = self.ledger.keep(entry.spec.resources());
-        self.start(index, entry, Ok(permit), Some(present), orders);
+        self.start(index, entry, Ok(permit), (Some(present), None), orders);
     }
 
     // ---- what is claimed and runs ----
@@ -458,7 +459,7 @@ impl<E: Executor> Table<E> {
                 tell(claim.attempt, &held, Orders::Stop { reason: StopReason::Cancel, force: *force });
             }
             self.held.insert(key, held);
-            self.waiting.push_back(Waiting { backend, claim, orders });
+            self.waiting.push_back(Waiting { backend, claim, at: Instant::now(), orders });
         }
         self.early.retain(|(of, _), _| *of != backend);
     }
@@ -474,11 +475,11 @@ impl<E: Executor> Table<E> {
                     None => return,
                 },
             };
-            let Some(Waiting { backend: index, claim, orders }) = self.waiting.pop_front() else { return };
+            let Some(Waiting { backend: index, claim, at, orders }) = self.waiting.pop_front() else { return };
             let Grant { attempt, token, spec } = claim;
             let key = EntryKey { backend: self.agent.backends[index].name().to_owned(), attempt };
             let entry = Entry { key, token, generation: 0, spec, stage: Stage::Intent };
-            self.start(index, entry, permit, None, orders);
+            self.start(index, entry, permit, (None, Some(at)), orders);
         }
     }
 
@@ -487,7 +488,7 @@ impl<E: Executor> Table<E> {
         index: usize,
         entry: Entry,
         permit: Result<Permit, Cause>,
-        adopted: Option<Present>,
+        (adopted, claimed): (Option<Present>, Option<Instant>),
         orders: mpsc::Receiver<Orders>,
     ) {
         let settings = Arc::clone(&self.agent.settings);
@@ -502,9 +503,10 @@ impl<E: Executor> Table<E> {
                 image,
                 argv,
                 grace: settings.grace,
-                lease: super::renewals::lease(backend.as_ref()),
+                lease: usable(backend.as_ref()).into(),
             };
-            Ok(Attempt { order, permit, adopted })
+            let lease_until = claimed.map(|at| at + usable(backend.as_ref()));
+            Ok(Attempt { order, permit, adopted, lease_until })
         });
         let key = (index, entry.key.attempt);
         let runner = Runner {
@@ -599,12 +601,12 @@ impl<E: Executor> Table<E> {
         self.renewals.send(index, held.map(|((_, attempt), held)| (*attempt, held.token)).collect());
     }
 
-    fn renewed(&self, index: usize, left: Millis, answers: Vec<(AttemptId, Renewed)>) {
+    fn renewed(&self, index: usize, until: Instant, answers: Vec<(AttemptId, Renewed)>) {
         for (attempt, answer) in answers {
             let Some(held) = self.held.get(&(index, attempt)) else { continue };
             match answer {
                 Renewed::Renewed { cancel_requested, .. } => {
-                    tell(attempt, held, Orders::Renewed(left));
+                    tell(attempt, held, Orders::Renewed(until));
                     if cancel_requested {
                         // It does not say whether the cancel was forced; one that was, and came, is not weakened by this.
                         tell(attempt, held, Orders::Stop { reason: StopReason::Cancel, force: false });

@@ -20,9 +20,19 @@ const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
 type Leases = Vec<(AttemptId, LeaseToken)>;
 type Answered = (usize, Instant, Leases, Result<Vec<Renewed>, BackendError>);
 
+/// An agent that lost its backend ends its jobs so long before they may be handed out again: for the stop ladder, and for what
+/// an answer takes on its way.
+const MARGIN: Duration = Duration::from_secs(5);
+
 /// How long a lease of this backend is.
-pub(super) fn lease(backend: &dyn Backend) -> Millis {
-    backend.capabilities().lease.unwrap_or(OWN_LEASE)
+fn lease(backend: &dyn Backend) -> Duration {
+    backend.capabilities().lease.unwrap_or(OWN_LEASE).as_duration()
+}
+
+/// How much of it a job may use.
+pub(super) fn usable(backend: &dyn Backend) -> Duration {
+    let lease = lease(backend);
+    lease - MARGIN.min(lease / 4)
 }
 
 /// The renewals.
@@ -44,8 +54,9 @@ impl Renewals {
     /// When the next round is due: after a third of the shortest lease, so that two may fail before it runs out. Asked anew each
     /// time: a backend elsewhere says its lease when it is first reached.
     pub(super) fn due(&self) -> Instant {
-        let shortest = self.backends.iter().map(|backend| lease(backend.as_ref())).min().unwrap_or(OWN_LEASE);
-        self.round + (shortest.as_duration() / 3).max(SHORTEST_PAUSE)
+        let shortest =
+            self.backends.iter().map(|backend| lease(backend.as_ref())).min().unwrap_or(OWN_LEASE.as_duration());
+        self.round + (shortest / 3).max(SHORTEST_PAUSE)
     }
 
     /// A round begins.
@@ -59,7 +70,7 @@ impl Renewals {
             return;
         }
         let backend = Arc::clone(&self.backends[index]);
-        let limit = lease(backend.as_ref()).as_duration() / 3;
+        let limit = lease(backend.as_ref()) / 3;
         self.flying.push(Box::pin(async move {
             // The lease counts from here, when the renewal is sent: an answer that was long on its way must not stretch it.
             let sent = Instant::now();
@@ -71,16 +82,16 @@ impl Renewals {
         }));
     }
 
-    /// The next answer: whose, what is left of its lease, and what it says of each attempt. Pending when none is on its way.
-    pub(super) async fn answer(&mut self) -> (usize, Millis, Vec<(AttemptId, Renewed)>) {
+    /// The next answer: whose, until when its jobs may run, and what it says of each attempt. Pending when none is on its way.
+    pub(super) async fn answer(&mut self) -> (usize, Instant, Vec<(AttemptId, Renewed)>) {
         let Some((index, sent, leases, answer)) = self.flying.next().await else { return std::future::pending().await };
         self.under_way[index] = false;
         let backend = self.backends[index].as_ref();
-        let left = Millis::from(lease(backend).as_duration().saturating_sub(sent.elapsed()));
+        let until = sent + usable(backend);
         let answers = answer.unwrap_or_else(|error| {
             tracing::error!(backend = backend.name(), %error, "leases could not be renewed");
             Vec::new()
         });
-        (index, left, leases.into_iter().map(|(attempt, _)| attempt).zip(answers).collect())
+        (index, until, leases.into_iter().map(|(attempt, _)| attempt).zip(answers).collect())
     }
 }

@@ -46,6 +46,8 @@ pub(super) struct Attempt {
     pub(super) permit: Permit,
     /// The cell that an earlier process made for it.
     pub(super) adopted: Option<Present>,
+    /// Until when the right to run it lasts, unless it is renewed; for an adopted one its warden knows.
+    pub(super) lease_until: Option<Instant>,
 }
 
 /// An end to be delivered.
@@ -78,9 +80,9 @@ impl<E: Executor> Runner<E> {
         let span = tracing::info_span!("attempt", job_id = %id.job, attempt = id.attempt, trace_id);
         let run = async move {
             match attempt {
-                Ok(Attempt { order, permit, adopted }) => {
+                Ok(Attempt { order, permit, adopted, lease_until }) => {
                     let outcome = match adopted {
-                        None => self.begin(order, orders).await,
+                        None => self.begin(order, lease_until, orders).await,
                         Some(present) => self.go_on(order, &present, orders).await,
                     };
                     // What was reserved is free when the cell is gone, not before.
@@ -93,7 +95,12 @@ impl<E: Executor> Runner<E> {
         run.instrument(span).await
     }
 
-    async fn begin(mut self, order: CellOrder, mut orders: mpsc::Receiver<Orders>) -> Outcome {
+    async fn begin(
+        mut self,
+        order: CellOrder,
+        mut lease_until: Option<Instant>,
+        mut orders: mpsc::Receiver<Orders>,
+    ) -> Outcome {
         // The intent, before the first effect outside: the cell's name derives from the attempt.
         if let Err(error) = self.journal.put(&self.entry).await {
             return self.unable("intent_not_journaled", error.to_string()).await;
@@ -120,7 +127,12 @@ impl<E: Executor> Runner<E> {
             loop {
                 tokio::select! {
                     acquired = &mut acquire => break acquired,
-                    reason = stop_order(&mut orders), if stop.is_none() => stop = Some(reason),
+                    order = orders.recv(), if stop.is_none() && !orders.is_closed() => match order {
+                        // Nothing runs yet that a grace could be for.
+                        Some(Orders::Stop { reason, .. }) => stop = Some(reason),
+                        Some(Orders::Renewed(until)) => lease_until = Some(until),
+                        None => {}
+                    },
                 }
             }
         };
@@ -141,7 +153,7 @@ impl<E: Executor> Runner<E> {
             cell.destroy().await;
             return self.unable("start_not_journaled", error.to_string()).await;
         }
-        self.talk(order, (cell, Some(link)), orders).await
+        self.talk(order, (cell, Some(link)), lease_until, orders).await
     }
 
     /// Goes on where an earlier process was.
@@ -158,7 +170,7 @@ impl<E: Executor> Runner<E> {
             match self.executor.adopt(&order).await {
                 Ok(cell) => {
                     tracing::info!("its cell runs: going on where the last process was");
-                    return self.talk(order, (cell, None), orders).await;
+                    return self.talk(order, (cell, None), None, orders).await;
                 }
                 Err(reason) => {
                     let pause = pauses.next().unwrap_or(ADOPT_PAUSES.1);
@@ -174,7 +186,13 @@ impl<E: Executor> Runner<E> {
         self.end(lost(&self.entry, reason), None).await
     }
 
-    async fn talk(self, order: CellOrder, (cell, link): Made<E::Cell>, orders: mpsc::Receiver<Orders>) -> Outcome {
+    async fn talk(
+        self,
+        order: CellOrder,
+        (cell, link): Made<E::Cell>,
+        lease_until: Option<Instant>,
+        orders: mpsc::Receiver<Orders>,
+    ) -> Outcome {
         let (logs, id) = (self.logs.clone(), self.entry.key.attempt);
         let writer = tokio::task::spawn_blocking(move || logs.create(id)).await.expect("creating a log does not panic");
         let log = match writer {
@@ -187,7 +205,8 @@ impl<E: Executor> Runner<E> {
         self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
-        let conversation = Conversation { order: &order, log, orders, reconnect, generation };
+        let lease = lease_until.map(|until| until.saturating_duration_since(Instant::now()));
+        let conversation = Conversation { order: &order, log, orders, reconnect, generation, lease };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {
@@ -301,18 +320,6 @@ fn never_ran(entry: &Entry, cause: Cause) -> Report {
 /// The end of an attempt that may have run, and whose cell is gone.
 pub(super) fn lost(entry: &Entry, reason: String) -> Report {
     Report { log: LogTotals::default(), ..never_ran(entry, Cause::CellLost { reason }) }
-}
-
-/// Waits for an order to stop; renewals mean nothing before there is a warden.
-async fn stop_order(orders: &mut mpsc::Receiver<Orders>) -> StopReason {
-    loop {
-        match orders.recv().await {
-            // Nothing runs yet that a grace could be for.
-            Some(Orders::Stop { reason, .. }) => return reason,
-            Some(Orders::Renewed(_)) => {}
-            None => std::future::pending().await,
-        }
-    }
 }
 
 fn stopped(reason: StopReason) -> Cause {

@@ -122,9 +122,11 @@ impl Shared {
         let until = Instant::now() + limit;
         let mut pause = pauses(PAUSES.0, PAUSES.1);
         loop {
-            let error = match self.call(what, request, TRY).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
+            // A session may have to be made first, and that takes longer than a try.
+            let error = match tokio::time::timeout_at(until, self.call(what, request, TRY)).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => error,
+                Err(_) => return Err(transient(format!("{what}: no answer within {} s", limit.as_secs()))),
             };
             let wait = match error.retry {
                 Retry::Never => return Err(error),
@@ -146,6 +148,8 @@ impl Shared {
         request: &Q,
         limit: Duration,
     ) -> Result<A, (Option<String>, BackendError)> {
+        // Before the clock starts: our own wait for our own limit says nothing about the backend.
+        self.rate.until_ready().await;
         let admission = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).ask(Instant::now());
         if let Admission::Refuse(wait) = admission {
             let message =
@@ -153,7 +157,6 @@ impl Shared {
             return Err((None, transient(message)));
         }
         let sent = tokio::time::timeout(limit, async {
-            self.rate.until_ready().await;
             let url = format!("{}/v1/agent/{what}", self.settings.url);
             let mut call = self.http.post(url).bearer_auth(&self.settings.key).timeout(limit).json(request);
             if let Some(session) = session {

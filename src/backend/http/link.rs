@@ -43,8 +43,10 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         };
         let Err(reason) = ended;
+        shared.uplink().cut();
+        shared.progress.send_modify(|count| *count = count.wrapping_add(1));
         // A connection that brought something was a good one, however short.
-        if *shared.progress.borrow() != before {
+        if *shared.progress.borrow() != before.wrapping_add(1) {
             pause = pauses(PAUSES.0, PAUSES.1);
             well = true;
         }
@@ -83,7 +85,6 @@ async fn session(shared: &Arc<Shared>) -> Result<std::convert::Infallible, Strin
         Ok(Err(error)) => return Err(error.to_string()),
     };
     tracing::debug!(backend = %shared.settings.name, "the log stream is open");
-    shared.uplink().connected();
     let (sink, stream) = socket.split();
     Link { shared, stream, writing: None, sink: Some(sink), reader: None, ping: false, status: true }.run().await
 }

@@ -30,7 +30,8 @@ const ORDERS: usize = 256;
 const SMALL: Duration = Duration::from_secs(15);
 /// On top of a claim's wait.
 const CLAIM_SLACK: Duration = Duration::from_secs(15);
-/// A flush in which nothing becomes durable for so long is given up: the end is reported with a log that is not complete.
+/// A flush to a backend that is there, and in which nothing becomes durable for so long, is given up: the end is reported with a
+/// log that is not complete.
 const FLUSH_STALL: Duration = Duration::from_secs(60);
 /// A lease as long as this is assumed until the backend has said its own.
 const UNKNOWN_LEASE: Millis = Millis::from_secs(60);
@@ -148,10 +149,13 @@ impl Http {
                 state.number += 1;
                 state.open = true;
             }
-            let (wait, load) = (Millis::from(ask.wait), ask.load.clone());
-            let mut request = ClaimRequest { number: state.number, free: ask.free, max: ask.max, wait, load };
+            // One that decides for everybody whether the backend is back must not take its time.
+            let wait = if self.breaker() == "admit" { ask.wait } else { Duration::ZERO };
+            let load = ask.load.clone();
+            let mut request =
+                ClaimRequest { number: state.number, free: ask.free, max: ask.max, wait: wait.into(), load };
             let answer = tokio::select! {
-                answer = self.shared.under::<_, ClaimAnswer>(&session, "claim", &request, ask.wait + CLAIM_SLACK) => answer,
+                answer = self.shared.under::<_, ClaimAnswer>(&session, "claim", &request, wait + CLAIM_SLACK) => answer,
                 () = stop.cancelled() => {
                     // What this number has brought, if anything, and nothing more.
                     (request.max, request.wait) = (0, Millis::new(0));
@@ -288,18 +292,27 @@ impl Backend for Http {
             self.shared.poke.notify_one();
             let (mut at, mut until) = (None, tokio::time::Instant::now() + FLUSH_STALL);
             loop {
-                match self.shared.uplink().flushing(attempt, last) {
+                let state = self.shared.uplink().flushing(attempt, last);
+                match state {
                     Flushing::Durable => return true,
                     Flushing::Never => return false,
-                    Flushing::At(durable) if at != Some(durable) => {
+                    // However long a backend is away, its output is kept for it.
+                    Flushing::Away => at = None,
+                    Flushing::At(durable) if at == Some(durable) => {}
+                    Flushing::At(durable) => {
                         at = Some(durable);
                         until = tokio::time::Instant::now() + FLUSH_STALL;
                     }
-                    Flushing::At(_) => {}
                 }
-                if !matches!(tokio::time::timeout_at(until, progress.changed()).await, Ok(Ok(()))) {
-                    tracing::error!(%attempt, backend = self.name(), "output could not be passed on in time");
-                    return false;
+                tokio::select! {
+                    changed = progress.changed() => match changed {
+                        Ok(()) => {}
+                        Err(_) => return false,
+                    },
+                    () = tokio::time::sleep_until(until), if state != Flushing::Away => {
+                        tracing::error!(%attempt, backend = self.name(), "output could not be passed on in time");
+                        return false;
+                    }
                 }
             }
         })

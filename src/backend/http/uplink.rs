@@ -41,6 +41,8 @@ struct Channel {
 /// How a flush stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flushing {
+    /// The backend cannot be reached.
+    Away,
     /// So far; it goes on.
     At(u64),
     /// Done.
@@ -113,13 +115,14 @@ impl Uplink {
         match self.channels.values().find(|channel| channel.attempt == attempt) {
             _ if last == 0 => Flushing::Durable,
             Some(channel) if channel.durable >= last => Flushing::Durable,
+            Some(Channel { state: State::Closed, .. }) => Flushing::Away,
             Some(channel) if channel.state != State::Refused => Flushing::At(channel.durable),
             Some(_) | None => Flushing::Never,
         }
     }
 
-    /// A new connection: nothing is open on it.
-    pub(super) fn connected(&mut self) {
+    /// The connection is gone: nothing is open until there is a new one.
+    pub(super) fn cut(&mut self) {
         self.closing.clear();
         for channel in self.channels.values_mut().filter(|channel| channel.state != State::Refused) {
             channel.state = State::Closed;
@@ -260,11 +263,12 @@ mod tests {
         let channel = open(&mut uplink, 0);
         uplink.sent(channel, 1, 10, 100);
         uplink.heard(&ToAgent::Durable { channel, durable: 4 });
-        uplink.connected();
+        uplink.cut();
         // A late word of the old connection.
         uplink.heard(&ToAgent::Durable { channel, durable: 10 });
-        assert_eq!(uplink.flushing(attempt(1), 10), Flushing::At(4));
+        assert_eq!(uplink.flushing(attempt(1), 10), Flushing::Away);
         assert_eq!(open(&mut uplink, 6), channel);
+        assert_eq!(uplink.flushing(attempt(1), 10), Flushing::At(6));
         assert!(matches!(uplink.next(|_| 10), Some(Next::Output { from: 7, .. })));
         uplink.sent(channel, 7, 10, 40);
         uplink.flush(attempt(1), 10);
@@ -282,7 +286,7 @@ mod tests {
         uplink.add(attempt(1), LeaseToken(1));
         let channel = open(&mut uplink, 0);
         uplink.heard(&ToAgent::Refused { channel, reason: "lease".into() });
-        uplink.connected();
+        uplink.cut();
         assert_eq!((uplink.next(|_| 10), uplink.flushing(attempt(1), 10)), (None, Flushing::Never));
         assert_eq!(uplink.flushing(attempt(1), 0), Flushing::Durable, "nothing was written");
     }

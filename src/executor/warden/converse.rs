@@ -39,8 +39,8 @@ pub enum Orders {
         /// At once, without a grace.
         force: bool,
     },
-    /// The lease was renewed; this much of it is left.
-    Renewed(crate::job::Millis),
+    /// The right to run the job lasts until then.
+    Renewed(Instant),
 }
 
 /// What a conversation tells the runner while it goes on.
@@ -107,6 +107,8 @@ pub struct Conversation<'a> {
     pub reconnect: Duration,
     /// How many processes have talked to this warden before.
     pub generation: u32,
+    /// How long the right to run the job lasts, unless it is renewed; `None` when that is the warden's to know.
+    pub lease: Option<Duration>,
 }
 
 enum Done {
@@ -160,14 +162,17 @@ pub async fn converse<C: Cell + Sync>(
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect, generation } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation, lease } = conversation;
     let began = Instant::now();
-    let session = Session::new(
+    let mut session = Session::new(
         order.attempt.to_string(),
         log.totals().frames,
         order.grace.as_u64(),
         order.spec.timeout().as_u64(),
     );
+    if let Some(lease) = lease {
+        session = session.leased(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+    }
     let mut talk = Talk {
         cell,
         order,
@@ -214,7 +219,10 @@ pub async fn converse<C: Cell + Sync>(
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
             order = orders.recv(), if orders_open => match order {
                 Some(Orders::Stop { reason, force }) => talk.on(Input::Stop { reason, force }, &mut progress),
-                Some(Orders::Renewed(left)) => talk.on(Input::Renewed(left.as_u64()), &mut progress),
+                Some(Orders::Renewed(until)) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    talk.on(Input::Renewed(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)), &mut progress);
+                }
                 None => orders_open = false,
             },
             () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),

@@ -147,6 +147,8 @@ pub(super) struct Session {
     /// Absolute; the warden enforces it first, this is the second lock.
     wall_until: Option<u64>,
     wall_ms: u64,
+    /// Absolute. The warden has the same clock; this is for one that does not keep to it.
+    lease_until: Option<u64>,
     next_ping: u64,
     unanswered: Option<(u64, u64)>,
     nonce: u64,
@@ -171,11 +173,18 @@ impl Session {
             grace_ms,
             wall_until: None,
             wall_ms,
+            lease_until: None,
             next_ping: PING_MS,
             unanswered: None,
             nonce: 0,
             receipt: Vec::new(),
         }
+    }
+
+    /// The right to run the job lasts so long, unless it is renewed.
+    pub(super) fn leased(mut self, left_ms: u64) -> Self {
+        self.lease_until = Some(left_ms);
+        self
     }
 
     /// A session that goes on where that of an earlier process was: there is no link yet, and it takes as long as it takes to
@@ -197,11 +206,19 @@ impl Session {
             State::Running | State::Draining(_) | State::Over => None,
         };
         let ping = self.unanswered.map_or(self.next_ping, |(_, due)| due);
-        [state, self.kill_at, self.wall_guard(), Some(ping)].into_iter().flatten().min().unwrap_or(ping)
+        [state, self.kill_at, self.wall_guard(), self.lease_guard(), Some(ping)]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(ping)
     }
 
     fn wall_guard(&self) -> Option<u64> {
         self.wall_until.filter(|_| self.stop.is_none())
+    }
+
+    fn lease_guard(&self) -> Option<u64> {
+        self.lease_until.filter(|_| self.stop.is_none_or(|stop| stop < StopReason::Lease))
     }
 
     /// Takes one input at `now` and says what to do, in order.
@@ -219,7 +236,10 @@ impl Session {
             Input::Stale => self.fruitless = 0,
             Input::Stored(seq) => self.stored_up_to(seq, &mut actions),
             Input::Stop { reason, force } => self.stop_for(reason, force, now, &mut actions),
-            Input::Renewed(remaining_ms) => self.send(ToWarden::Lease { remaining_ms }, &mut actions),
+            Input::Renewed(remaining_ms) => {
+                self.lease_until = Some(now.saturating_add(remaining_ms));
+                self.send(ToWarden::Lease { remaining_ms }, &mut actions);
+            }
             Input::Tick => self.tick(now, &mut actions),
         }
         actions
@@ -356,6 +376,10 @@ impl Session {
         // The warden's own clock comes first; the slack is for its ladder to finish.
         self.wall_until = Some(now.saturating_add(self.wall_ms).saturating_add(STOP_SLACK_MS));
         actions.push_back(Action::Started);
+        // The warden counts from its commit, and the lease began earlier.
+        if let Some(until) = self.lease_until {
+            self.send(ToWarden::Lease { remaining_ms: until.saturating_sub(now) }, actions);
+        }
     }
 
     fn output(&mut self, seq: u64, now: u64, actions: &mut VecDeque<Action>) {
@@ -423,6 +447,9 @@ impl Session {
         }
         if self.wall_guard().is_some_and(|until| now >= until) {
             self.stop_for(StopReason::Timeout, false, now, actions);
+        }
+        if self.lease_guard().is_some_and(|until| now >= until) {
+            self.stop_for(StopReason::Lease, false, now, actions);
         }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = Some(now + STOP_SLACK_MS);

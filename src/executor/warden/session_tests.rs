@@ -290,3 +290,18 @@ proptest! {
         prop_assert!(ended, "it never ends: {session:?}");
     }
 }
+
+#[test]
+fn a_lease_that_runs_out_ends_the_job_and_a_renewal_puts_it_off() {
+    let mut session = session().leased(10_000);
+    session.on(Input::Attached, 0);
+    session.on(hello(WardenState::Waiting), 1);
+    let lease = |remaining_ms| Action::Send(ToWarden::Lease { remaining_ms });
+    assert_eq!(session.on(started(), 4_000), [Action::Started, lease(6_000)], "the warden counts from its own start");
+    session.on(Input::Renewed(9_000), 6_000);
+    session.on(Input::Tick, 14_999);
+    assert_eq!(session.stop, None);
+    let actions = session.on(Input::Tick, 15_000);
+    assert!(matches!(actions[0], Action::Send(ToWarden::Stop { reason: 5, .. })), "{actions:?}");
+    assert!(session.wake_at() > 15_000, "it is not asked again");
+}
