@@ -4,20 +4,19 @@
 //! others is in flight beside everything else, and what it tells a runner goes through a bounded channel by `try_send`; a
 //! runner that is too busy to take it is told again.
 
-use super::claims::{BackendState, Claims};
-use super::delivery::Delivery;
-use super::recovery::{Plan, plan};
+use super::claims::Claims;
 use super::renewals::{Renewals, usable};
-use super::runner::{Attempt, End, Outcome, Runner, lost};
+use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
-use crate::admission::{Ledger, Permit, Presets, resolve};
+use super::settings::{AgentSettings, Drained, Status};
+use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, StopReason};
 use crate::executor::{CellOrder, Executor, Present};
-use crate::job::{AttemptId, Capacity, Cause, JobId, LeaseToken, Millis, Report};
-use crate::journal::{Entry, EntryKey, Journal, JournalError, Stage};
+use crate::job::{AttemptId, Cause, JobId, LeaseToken};
+use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
-use crate::protocol::agent::{Announcement, Load, Renewed};
+use crate::protocol::agent::{Load, Renewed};
 use crate::telemetry::Metrics;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -32,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Orders to one runner that may wait. A runner takes them within milliseconds; one that cannot is told again at the
 /// next renewal.
-const ORDERS_PER_RUNNER: usize = 8;
+pub(super) const ORDERS_PER_RUNNER: usize = 8;
 /// Orders of all backends that may wait. One more is learnt from the next renewal.
 const ORDERS: usize = 256;
 /// Ends that may wait to be taken over; a runner that has one more waits.
@@ -42,84 +41,37 @@ const MOST_UNDELIVERED: usize = 1000;
 /// Cancels remembered while a claim is under way. One more is learnt from the next renewal.
 const MOST_EARLY: usize = 256;
 /// Between two looks at the executor, and after it was seen to be unavailable.
-const PROBE_PAUSE: Duration = Duration::from_secs(5);
-/// Cells of an earlier process that are removed at the same time.
-const REMOVALS: usize = 4;
+pub(super) const PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// On top of the grace, for runners to report and clean up when the drain time is over.
 const FORCED_SLACK: Duration = Duration::from_secs(15);
 
-/// How the agent behaves.
-#[derive(Debug, Clone)]
-pub struct AgentSettings {
-    /// What backends are told of it.
-    pub announcement: Announcement,
-    /// What it has to give.
-    pub capacity: Capacity,
-    /// Most jobs in one claim.
-    pub claim_batch: u32,
-    /// Between TERM and KILL.
-    pub grace: Millis,
-    /// How long running jobs may go on after a stop was asked for.
-    pub drain_timeout: Duration,
-    /// How long whoever runs a cell may be away before the cell is given up.
-    pub reconnect: Duration,
-    /// Language environments.
-    pub presets: Presets,
-}
-
-/// What an agent is doing, for health and status.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Status {
-    /// Attempts that it runs, or is about to.
-    pub held: usize,
-    /// Ends that its backends have not got yet.
-    pub undelivered: usize,
-    /// Why it makes no cells, if so.
-    pub unavailable: Option<String>,
-    /// It claims no more.
-    pub draining: bool,
-    /// How claims go, by the backends' names.
-    pub backends: Vec<(String, BackendState)>,
-}
-
-/// How a drain went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Drained {
-    /// Every job ended by itself.
-    Clean,
-    /// Some were ended; the number.
-    Forced(usize),
-    /// Every job ended by itself, and the ends of some have not reached their backends; the next start delivers them.
-    Undelivered(usize),
-}
-
 /// An agent.
 pub struct Agent<E: Executor> {
-    backends: Vec<Arc<dyn Backend>>,
-    executor: Arc<E>,
-    journal: Arc<dyn Journal>,
-    logs: LogStore,
-    settings: Arc<AgentSettings>,
-    metrics: Arc<Metrics>,
-    status: watch::Sender<Status>,
+    pub(super) backends: Vec<Arc<dyn Backend>>,
+    pub(super) executor: Arc<E>,
+    pub(super) journal: Arc<dyn Journal>,
+    pub(super) logs: LogStore,
+    pub(super) settings: Arc<AgentSettings>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) status: watch::Sender<Status>,
 }
 
 /// Which backend, by its place, and which of its attempts.
-type Key = (usize, AttemptId);
+pub(super) type Key = (usize, AttemptId);
 /// A job whose end a backend asks for, and whether at once; `None` when some were missed.
 type Ordered = (usize, Option<(JobId, bool)>);
 
-struct Held {
-    token: LeaseToken,
+pub(super) struct Held {
+    pub(super) token: LeaseToken,
     /// To its runner; closed when it has ended and is being delivered. The lease is renewed until its backend has the end.
-    orders: mpsc::Sender<Orders>,
+    pub(super) orders: mpsc::Sender<Orders>,
 }
 
-struct Table<E: Executor> {
-    agent: Agent<E>,
-    ledger: Ledger,
+pub(super) struct Table<E: Executor> {
+    pub(super) agent: Agent<E>,
+    pub(super) ledger: Ledger,
     claims: Claims,
-    held: BTreeMap<Key, Held>,
+    pub(super) held: BTreeMap<Key, Held>,
     /// Claimed, and waiting for cores or memory; in order. Claims are never larger than the free slots, so this is
     /// bounded by them.
     waiting: VecDeque<Waiting>,
@@ -128,12 +80,12 @@ struct Table<E: Executor> {
     tasks: HashMap<task::Id, Key>,
     /// Jobs whose end was asked for while a claim was under way, and whether at once: it may be about to bring them.
     early: HashMap<(usize, JobId), bool>,
-    renewals: Renewals,
+    pub(super) renewals: Renewals,
     orders: mpsc::Receiver<Ordered>,
     ends: (mpsc::Sender<End>, mpsc::Receiver<End>),
-    deliveries: JoinSet<Key>,
+    pub(super) deliveries: JoinSet<Key>,
     /// Jobs on their way back, and cells of an earlier process on their way out.
-    chores: FuturesUnordered<BoxFuture<'static, ()>>,
+    pub(super) chores: FuturesUnordered<BoxFuture<'static, ()>>,
     /// At most one.
     probing: FuturesUnordered<BoxFuture<'static, Result<(), String>>>,
     /// Bring the orders; end with the table.
@@ -204,7 +156,7 @@ impl<E: Executor> Agent<E> {
         table.run(drain, force).await
     }
 
-    fn set_unavailable(&self, unavailable: Option<String>) {
+    pub(super) fn set_unavailable(&self, unavailable: Option<String>) {
         self.status.send_if_modified(|status| {
             if status.unavailable == unavailable {
                 return false;
@@ -216,12 +168,6 @@ impl<E: Executor> Agent<E> {
             status.unavailable = unavailable;
             true
         });
-    }
-
-    /// What an earlier process left.
-    async fn left(&self) -> Result<(Vec<Entry>, Vec<Present>), String> {
-        let entries = self.journal.entries().await.map_err(|error: JournalError| error.to_string())?;
-        Ok((entries, self.executor.present().await?))
     }
 }
 
@@ -299,108 +245,6 @@ impl<E: Executor> Table<E> {
                 () = tokio::time::sleep_until(pause_over), if stop.is_none() => {}
             }
         }
-    }
-
-    // ---- what an earlier process left ----
-
-    /// Settles it, and says whether that could be begun before the drain.
-    async fn recover(&mut self, drain: &CancellationToken) -> bool {
-        let (entries, present) = loop {
-            match self.agent.left().await {
-                Ok(left) => break left,
-                Err(reason) => self.agent.set_unavailable(Some(reason)),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(PROBE_PAUSE) => {}
-                () = drain.cancelled() => return false,
-            }
-        };
-        let Plan { adopt, deliver, give_back, lost: gone, remove } = plan(entries, present);
-        if !(adopt.is_empty() && deliver.is_empty() && give_back.is_empty() && gone.is_empty() && remove.is_empty()) {
-            let (adopt, deliver, give_back) = (adopt.len(), deliver.len(), give_back.len());
-            let (lost, remove) = (gone.len(), remove.len());
-            tracing::info!(adopt, deliver, give_back, lost, remove, "settling what an earlier run left");
-        }
-        let executor = Arc::clone(&self.agent.executor);
-        self.chores.push(Box::pin(async move {
-            let remove = futures_util::stream::iter(remove);
-            remove
-                .for_each_concurrent(REMOVALS, |cell| {
-                    let executor = &executor;
-                    async move { executor.remove(&cell.name).await }
-                })
-                .await;
-        }));
-        for entry in give_back {
-            self.give_back_left(entry);
-        }
-        for (entry, reason) in gone {
-            let mut report = lost(&entry, reason.to_owned());
-            let (logs, attempt) = (self.agent.logs.clone(), entry.key.attempt);
-            report.log = task::spawn_blocking(move || logs.left(attempt)).await.unwrap_or_default();
-            let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..entry };
-            if let Err(error) = self.agent.journal.put(&entry).await {
-                tracing::error!(%error, attempt = %entry.key.attempt, "that it was lost cannot be journaled; it is told all the same");
-            }
-            self.deliver_left(entry, report);
-        }
-        for entry in deliver {
-            if let Stage::Ended(report) = &entry.stage {
-                let report = Report::clone(report);
-                self.deliver_left(entry, report);
-            }
-        }
-        for (entry, present) in adopt {
-            self.adopt(entry, present);
-        }
-        self.renew_all();
-        true
-    }
-
-    /// The backend of an entry. One that is not in the settings any more cannot be told anything.
-    fn backend_of(&self, key: &EntryKey) -> Option<usize> {
-        let found = self.agent.backends.iter().position(|backend| backend.name() == key.backend);
-        if found.is_none() {
-            let (backend, attempt) = (&key.backend, key.attempt);
-            tracing::error!(%backend, %attempt, "its backend is not in the settings any more; it is kept until it is there again");
-        }
-        found
-    }
-
-    fn give_back_left(&mut self, entry: Entry) {
-        let Some(index) = self.backend_of(&entry.key) else { return };
-        let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
-        self.chores.push(Box::pin(async move {
-            let attempt = entry.key.attempt;
-            match backend.release(attempt, entry.token, "agent_restarted").await {
-                Ok(_) => drop(journal.remove(&entry.key).await),
-                // The entry stays: the next start tries again, when its lease has long run out.
-                Err(error) => tracing::error!(%error, %attempt, "could not be given back; its lease will run out"),
-            }
-        }));
-    }
-
-    fn deliver_left(&mut self, entry: Entry, report: Report) {
-        let Some(index) = self.backend_of(&entry.key) else { return };
-        let key = (index, entry.key.attempt);
-        self.held.insert(key, Held { token: entry.token, orders: mpsc::channel(1).0 });
-        let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
-        let delivery = Delivery { backend, journal, entry, report, again: true };
-        self.deliveries.spawn(async move {
-            delivery.run().await;
-            key
-        });
-    }
-
-    fn adopt(&mut self, entry: Entry, present: Present) {
-        let Some(index) = self.backend_of(&entry.key) else {
-            let executor = Arc::clone(&self.agent.executor);
-            return self.chores.push(Box::pin(async move { executor.remove(&present.name).await }));
-        };
-        let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
-        self.held.insert((index, entry.key.attempt), Held { token: entry.token, orders: sender });
-        let permit = self.ledger.keep(entry.spec.resources());
-        self.start(index, entry, Ok(permit), (Some(present), None), orders);
     }
 
     // ---- what is claimed and runs ----
@@ -483,7 +327,7 @@ impl<E: Executor> Table<E> {
         }
     }
 
-    fn start(
+    pub(super) fn start(
         &mut self,
         index: usize,
         entry: Entry,
@@ -589,7 +433,7 @@ impl<E: Executor> Table<E> {
         }
     }
 
-    fn renew_all(&mut self) {
+    pub(super) fn renew_all(&mut self) {
         self.renewals.next_round();
         for backend in 0..self.agent.backends.len() {
             self.renew(backend);

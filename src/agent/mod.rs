@@ -2,7 +2,7 @@
 //!
 //! [`dispatcher`] is the one task that owns the table of what runs; it never awaits a job. [`runner`] takes one attempt
 //! from its claim to its end, [`delivery`] the end to its backend; [`claims`] shares free slots between backends, [`renewals`] keeps
-//! leases, [`recovery`] decides what becomes of what an earlier process left. Must never know what kind of cell a job runs in,
+//! leases, [`recovery`] decides what becomes of what an earlier process left, and [`settle`] does it. Must never know what kind of cell a job runs in,
 //! or where its backend is.
 
 mod claims;
@@ -12,9 +12,12 @@ mod recovery;
 mod renewals;
 mod runner;
 mod score;
+mod settings;
+mod settle;
 
 pub use claims::BackendState;
-pub use dispatcher::{Agent, AgentSettings, Drained, Status};
+pub use dispatcher::Agent;
+pub use settings::{AgentSettings, Drained, Status};
 
 #[cfg(test)]
 mod tests;

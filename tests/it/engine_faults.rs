@@ -168,28 +168,3 @@ async fn a_killed_cell_and_a_removed_volume_are_survived() {
     assert_eq!(up.text(&job, "stdout").await, "after\n", "{job}");
     up.stop().await;
 }
-
-#[tokio::test]
-async fn what_an_earlier_run_left_is_removed_at_the_start_and_nothing_else() {
-    let Some(host) = engine() else { return };
-    let mut up = Up::start(&host, "").await;
-    let job = up.submit(&json!({"preset": "bash", "script": "sleep 600"})).await;
-    up.phase(&job, "running").await;
-    let other = docker(&host, &["create", "--label", "jobcell.owner=00000000", "jobcell/bash:1", "true"]);
-    up.signal("-KILL");
-    up.exit_code().await;
-    assert_eq!(up.containers().len(), 1);
-    let again = tokio::process::Command::new(super::stage::JOBCELL)
-        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(up.data())
-        .env("DOCKER_HOST", &host)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .expect("starts");
-    until("the sweep", || async { up.containers().is_empty().then_some(()) }).await;
-    drop(again);
-    assert!(docker(&host, &["ps", "--all", "--quiet", "--no-trunc"]).contains(&other));
-    docker(&host, &["rm", &other]);
-}

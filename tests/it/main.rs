@@ -14,6 +14,7 @@ mod listing;
 mod openapi;
 mod output;
 mod ranks;
+mod recovery;
 mod stage;
 mod verbs;
 mod warden;

@@ -79,22 +79,7 @@ impl Up {
         let dir = tempfile::tempdir().expect("a folder");
         let config = dir.path().join("config.yaml");
         std::fs::write(&config, settings).expect("writes");
-        let log = std::fs::File::create(dir.path().join("up.log")).expect("creates");
-        let child = Command::new(JOBCELL)
-            .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(dir.path().join("data"))
-            .arg("--config")
-            .arg(&config)
-            .env("DOCKER_HOST", host)
-            // Many of them use one engine at the same time.
-            .env("JOBCELL_DOCKER__SHARED", "true")
-            .env("RUST_LOG", "info")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("clones"))
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("starts");
+        let child = spawn_up(host, dir.path());
         let data = dir.path().join("data");
         let url = until("the endpoint file", || async { read(&data.join("endpoint")) }).await;
         let key = read(&data.join("admin.key")).expect("the key is there before the endpoint");
@@ -196,6 +181,25 @@ impl Up {
         found.lines().map(str::to_owned).collect()
     }
 
+    /// Ends it as a crash does, and starts another one on the same data directory.
+    pub(crate) async fn crash(&mut self) {
+        self.kill().await;
+        self.revive().await;
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) async fn kill(&mut self) {
+        self.signal("-KILL");
+        self.exit_code().await;
+        std::fs::remove_file(self.data().join("endpoint")).expect("it was there");
+    }
+
+    /// Starts another one on the same data directory, and waits until its API answers.
+    pub(crate) async fn revive(&mut self) {
+        self.child = spawn_up(&self.host, self.dir.path());
+        self.url = until("the endpoint file", || async { read(&self.data().join("endpoint")) }).await;
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().expect("runs").to_string();
         let sent = std::process::Command::new("kill").args([signal, &pid]).status().expect("kill runs");
@@ -221,6 +225,25 @@ impl Up {
         let run = Command::new(JOBCELL).arg("--data-dir").arg(data).args(args).stdin(Stdio::null()).output();
         tokio::time::timeout(PATIENCE, run).await.expect("ends in time").expect("runs")
     }
+}
+
+fn spawn_up(host: &str, dir: &Path) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(dir.join("up.log")).expect("opens");
+    Command::new(JOBCELL)
+        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(dir.join("data"))
+        .arg("--config")
+        .arg(dir.join("config.yaml"))
+        .env("DOCKER_HOST", host)
+        // Many of them use one engine at the same time.
+        .env("JOBCELL_DOCKER__SHARED", "true")
+        .env("RUST_LOG", "info")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("clones"))
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts")
 }
 
 fn read(path: &Path) -> Option<String> {

@@ -1,0 +1,52 @@
+//! What an agent is told at its start, and what it tells of itself.
+
+use super::claims::BackendState;
+use crate::admission::Presets;
+use crate::job::{Capacity, Millis};
+use crate::protocol::agent::Announcement;
+use std::time::Duration;
+
+/// How the agent behaves.
+#[derive(Debug, Clone)]
+pub struct AgentSettings {
+    /// What backends are told of it.
+    pub announcement: Announcement,
+    /// What it has to give.
+    pub capacity: Capacity,
+    /// Most jobs in one claim.
+    pub claim_batch: u32,
+    /// Between TERM and KILL.
+    pub grace: Millis,
+    /// How long running jobs may go on after a stop was asked for.
+    pub drain_timeout: Duration,
+    /// How long whoever runs a cell may be away before the cell is given up.
+    pub reconnect: Duration,
+    /// Language environments.
+    pub presets: Presets,
+}
+
+/// What an agent is doing, for health and status.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Status {
+    /// Attempts that it runs, or is about to.
+    pub held: usize,
+    /// Ends that its backends have not got yet.
+    pub undelivered: usize,
+    /// Why it makes no cells, if so.
+    pub unavailable: Option<String>,
+    /// It claims no more.
+    pub draining: bool,
+    /// How claims go, by the backends' names.
+    pub backends: Vec<(String, BackendState)>,
+}
+
+/// How a drain went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every job ended by itself.
+    Clean,
+    /// Some were ended; the number.
+    Forced(usize),
+    /// Every job ended by itself, and the ends of some have not reached their backends; the next start delivers them.
+    Undelivered(usize),
+}
