@@ -206,6 +206,11 @@ impl<E: Executor> Table<E> {
                 Some(stop) => {
                     self.give_back_waiting();
                     self.publish(true);
+                    if self.agent.settings.handover && self.claims.is_empty() && self.chores.is_empty() {
+                        let (jobs, undelivered) = (self.runners.len(), self.deliveries.len());
+                        tracing::info!(jobs, undelivered, "left to the next start");
+                        return Drained::HandedOver(jobs);
+                    }
                     if self.idle() {
                         return stop.forced.filter(|jobs| *jobs > 0).map_or(Drained::Clean, Drained::Forced);
                     }

@@ -17,6 +17,8 @@ pub struct AgentSettings {
     pub claim_batch: u32,
     /// Between TERM and KILL.
     pub grace: Millis,
+    /// Running jobs are left for the next process when this one is told to stop.
+    pub handover: bool,
     /// How long running jobs may go on after a stop was asked for.
     pub drain_timeout: Duration,
     /// How long whoever runs a cell may be away before the cell is given up.
@@ -47,6 +49,8 @@ pub enum Drained {
     Clean,
     /// Some were ended; the number.
     Forced(usize),
+    /// Some run on, for the next start; the number.
+    HandedOver(usize),
     /// Every job ended by itself, and the ends of some have not reached their backends; the next start delivers them.
     Undelivered(usize),
 }

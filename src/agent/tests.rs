@@ -23,7 +23,7 @@ struct Stage {
     force: CancellationToken,
     agent: JoinHandle<Drained>,
     status: tokio::sync::watch::Receiver<Status>,
-    slots: u32,
+    how: (u32, bool),
     _dir: tempfile::TempDir,
 }
 
@@ -32,19 +32,24 @@ fn stage(slots: u32) -> Stage {
 }
 
 fn stage_on(slots: u32, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Stage {
+    stage_with(slots, false, store)
+}
+
+fn stage_with(slots: u32, handover: bool, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Stage {
     let dir = tempfile::tempdir().expect("a folder");
     let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
     let queue = QueueSettings { max_queued: 100, lease: Millis::from_secs(60), max_attempts: 3 };
     let backend = Embedded::new(store(dir.path()), logs, queue);
     let (executor, journal) = (Scripted::default(), MemoryJournal::default());
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());
-    let (agent, status) = start(slots, &backend, &executor, &journal, (&drain, &force));
-    Stage { backend, executor, journal, drain, force, agent, status, slots, _dir: dir }
+    let how = (slots, handover);
+    let (agent, status) = start(how, &backend, &executor, &journal, (&drain, &force));
+    Stage { backend, executor, journal, drain, force, agent, status, how, _dir: dir }
 }
 
 /// A process of the agent.
 fn start(
-    slots: u32,
+    (slots, handover): (u32, bool),
     backend: &Arc<Embedded>,
     executor: &Scripted,
     journal: &MemoryJournal,
@@ -60,6 +65,7 @@ fn start(
         capacity: Capacity { slots, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) },
         claim_batch: 16,
         grace: Millis::from_secs(2),
+        handover,
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
@@ -111,9 +117,11 @@ impl Stage {
     /// The process dies, as by `kill -9`, and another one is started.
     async fn crash(&mut self) {
         self.agent.abort();
-        let _ = (&mut self.agent).await;
+        if !self.agent.is_finished() {
+            let _ = (&mut self.agent).await;
+        }
         let tokens = (&self.drain, &self.force);
-        (self.agent, self.status) = start(self.slots, &self.backend, &self.executor, &self.journal, tokens);
+        (self.agent, self.status) = start(self.how, &self.backend, &self.executor, &self.journal, tokens);
     }
 
     /// Drains, and checks that nothing is left.
@@ -385,6 +393,7 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         capacity,
         claim_batch: 16,
         grace: Millis::from_secs(2),
+        handover: false,
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
@@ -474,5 +483,20 @@ async fn a_cell_that_died_with_its_agent_is_reported_as_lost() {
         assert!(matches!(job.ending.expect("ended").cause, Cause::CellLost { .. }));
         assert!(!job.log.complete);
     }
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn jobs_are_handed_over_to_the_next_process() {
+    let mut stage = stage_with(2, true, |_| AnyStore::Memory(MemoryStore::new()));
+    let id = stage.submit(&["sleep", "300000"]).await;
+    stage.phase(id, Phase::Running).await;
+    stage.drain.cancel();
+    assert_eq!((&mut stage.agent).await.expect("ends"), Drained::HandedOver(1));
+    stage.drain = CancellationToken::new();
+    stage.crash().await;
+    let job = stage.ended(id).await;
+    assert_eq!((job.ending.expect("ended").cause, job.attempt), (Cause::ExitCode { exit_code: 0 }, 1));
+    assert_eq!(stage.executor.world().made, 1);
     stage.close().await;
 }

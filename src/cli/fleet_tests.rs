@@ -106,6 +106,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         capacity,
         claim_batch: 16,
         grace: Millis::from_secs(2),
+        handover: false,
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),

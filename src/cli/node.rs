@@ -120,6 +120,7 @@ pub(crate) fn agent(
         capacity,
         claim_batch: config.queue.claim_batch,
         grace: config.agent.grace,
+        handover: config.agent.handover,
         drain_timeout: config.agent.drain_timeout.as_duration(),
         reconnect: config.docker.reconnect_timeout.as_duration(),
         presets,

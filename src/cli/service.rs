@@ -107,6 +107,10 @@ pub(super) fn exit_code(drained: Option<Drained>) -> u8 {
             tracing::warn!(jobs, "stopped; jobs were ended before their time");
             TEMPORARY
         }
+        Some(Drained::HandedOver(jobs)) => {
+            tracing::info!(jobs, "stopped; the next start goes on with the jobs that run");
+            0
+        }
         Some(Drained::Undelivered(ends)) => {
             tracing::warn!(ends, "stopped; the next start delivers what could not be told");
             TEMPORARY

@@ -78,6 +78,8 @@ pub struct AgentConfig {
     pub cpu: Cpus,
     /// Memory of all jobs together.
     pub memory: ByteSize,
+    /// Running jobs are left for the next process when the agent stops.
+    pub handover: bool,
     /// For running jobs when the agent stops.
     pub drain_timeout: Millis,
     /// Between TERM and KILL.
@@ -162,6 +164,7 @@ pub(super) fn check(
             slots: r.number("agent.slots"),
             cpu: r.cores("agent.cpu"),
             memory: r.size("agent.memory"),
+            handover: r.handover(),
             drain_timeout: r.duration("agent.drain_timeout"),
             grace: r.duration("agent.grace"),
         },
@@ -326,6 +329,15 @@ impl Reader<'_> {
             self.bad(path, reason, "write an address such as 127.0.0.1:7807");
             none
         })
+    }
+
+    fn handover(&mut self) -> bool {
+        let text = self.text("agent.drain_mode");
+        if !["wait", "handover", ""].contains(&text.as_str()) {
+            let reason = format!("`{}` is no way to stop", crate::job::shown(&text));
+            self.bad("agent.drain_mode", reason, "write wait or handover");
+        }
+        text == "handover"
     }
 
     fn log_format(&mut self) -> LogFormat {

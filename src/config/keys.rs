@@ -165,6 +165,12 @@ pub(super) static KEYS: &[Key] = &[
         "Memory that all running jobs together may ask for. Default: all of the host's.",
     ),
     key(
+        "agent.drain_mode",
+        Kind::Choice(&["wait", "handover"]),
+        |_| json!("wait"),
+        "What becomes of running jobs when the agent is told to stop. wait: they may end within drain_timeout, then they are ended. handover: they run on, and the next start goes on with them; it has to come before their leases run out.",
+    ),
+    key(
         "agent.drain_timeout",
         Kind::Duration(Millis::new(0), WEEK),
         |_| json!("30s"),
