@@ -352,8 +352,8 @@ impl Embedded {
     }
 
     /// Renews leases; the answers come in the order asked.
-    pub async fn renew(&self, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewed>, StoreError> {
-        let answers = self.store.renew(leases, self.settings.lease, UnixMillis::now()).await?;
+    pub async fn renew(&self, agent: &str, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewed>, StoreError> {
+        let answers = self.store.renew(agent, leases, self.settings.lease, UnixMillis::now()).await?;
         let shown = |answer| match answer {
             Renewal::Renewed { until, cancel_requested } => Renewed::Renewed { until, cancel_requested },
             Renewal::Refused => Renewed::Refused,
@@ -362,8 +362,12 @@ impl Embedded {
     }
 
     /// How attempts stand, for one who says that they are theirs; in the order asked.
-    pub async fn lookup(&self, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<AttemptStanding>, StoreError> {
-        let standings = self.store.lookup(leases).await?;
+    pub async fn lookup(
+        &self,
+        agent: &str,
+        leases: &[(AttemptId, LeaseToken)],
+    ) -> Result<Vec<AttemptStanding>, StoreError> {
+        let standings = self.store.lookup(agent, leases).await?;
         let shown = |standing| match standing {
             Standing::Held => AttemptStanding::Held,
             Standing::Ended => AttemptStanding::Ended,
@@ -375,22 +379,22 @@ impl Embedded {
     /// Tells that an attempt entered a phase.
     pub async fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Result<Step, StoreError> {
-        let applied = self.store.advance(attempt, token, phase, at, reason).await?;
-        self.changed(attempt.job, false);
+        let applied = self.store.advance(agent, lease, phase, at, reason).await?;
+        self.changed(lease.0.job, false);
         Ok(step(applied))
     }
 
     /// Gives a terminal report, of an agent that wrote the output into this log store itself.
-    pub async fn report(&self, report: &Report, token: LeaseToken) -> Result<Reported, StoreError> {
-        let completion = self.store.complete(report, token, UnixMillis::now()).await?;
+    pub async fn report(&self, agent: &str, report: &Report, token: LeaseToken) -> Result<Reported, StoreError> {
+        let completion = self.store.complete(agent, report, token, UnixMillis::now()).await?;
         if let Completion::Applied(job) = &completion {
-            self.waiting.freed(job.agent.as_deref().unwrap_or_default(), job.spec.resources());
+            self.waiting.freed(agent, job.spec.resources());
         }
         self.changed(report.attempt.job, true);
         self.made_room();
@@ -403,9 +407,14 @@ impl Embedded {
 
     /// Gives a terminal report, of an agent elsewhere. What its log holds is what was received here, recomputed; the log is only
     /// called complete when both agree.
-    pub async fn report_from_afar(&self, mut report: Report, token: LeaseToken) -> Result<Reported, StoreError> {
+    pub async fn report_from_afar(
+        &self,
+        agent: &str,
+        mut report: Report,
+        token: LeaseToken,
+    ) -> Result<Reported, StoreError> {
         let attempt = report.attempt;
-        if self.lookup(&[(attempt, token)]).await? == [AttemptStanding::Held] {
+        if self.lookup(agent, &[(attempt, token)]).await? == [AttemptStanding::Held] {
             let intake = Arc::clone(&self.intake);
             let received = tokio::task::spawn_blocking(move || intake.finish(attempt));
             report.log = match received.await.expect("ending a log does not panic") {
@@ -416,14 +425,20 @@ impl Embedded {
                 }
             };
         }
-        self.report(&report, token).await
+        self.report(agent, &report, token).await
     }
 
     /// Opens the log of an attempt that runs elsewhere, and says which frame of it is durable; `None` when the attempt is not the
     /// asker's. Errors: the queue or the log fails.
-    pub async fn open_log(&self, attempt: AttemptId, token: LeaseToken) -> Result<Option<u64>, IntakeError> {
-        let held =
-            || async { Ok::<_, IntakeError>(self.lookup(&[(attempt, token)]).await? == [AttemptStanding::Held]) };
+    pub async fn open_log(
+        &self,
+        agent: &str,
+        attempt: AttemptId,
+        token: LeaseToken,
+    ) -> Result<Option<u64>, IntakeError> {
+        let held = || async {
+            Ok::<_, IntakeError>(self.lookup(agent, &[(attempt, token)]).await? == [AttemptStanding::Held])
+        };
         if !held().await? {
             return Ok(None);
         }
@@ -444,10 +459,10 @@ impl Embedded {
     }
 
     /// Gives back an attempt that never started.
-    pub async fn release(&self, attempt: AttemptId, token: LeaseToken, reason: &str) -> Result<Step, StoreError> {
-        let applied = self.store.release(attempt, token, UnixMillis::now(), reason).await?;
+    pub async fn release(&self, agent: &str, lease: (AttemptId, LeaseToken), reason: &str) -> Result<Step, StoreError> {
+        let applied = self.store.release(agent, lease, UnixMillis::now(), reason).await?;
         // A release ends a job whose end was asked for.
-        self.changed(attempt.job, true);
+        self.changed(lease.0.job, true);
         self.waiting.wake_all();
         Ok(step(applied))
     }

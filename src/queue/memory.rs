@@ -162,50 +162,57 @@ impl Store for MemoryStore {
 
     async fn renew(
         &self,
+        agent: &str,
         leases: &[(AttemptId, LeaseToken)],
         lease: Millis,
         now: UnixMillis,
     ) -> Result<Vec<Renewal>, StoreError> {
         let mut tables = self.tables();
-        let one = |(attempt, token): &(AttemptId, LeaseToken)| {
-            tables.change(attempt.job, |row| row.renew(*attempt, *token, lease, now)).unwrap_or(Renewal::Refused)
+        let one = |held: &(AttemptId, LeaseToken)| {
+            tables.change(held.0.job, |row| row.renew(agent, *held, lease, now)).unwrap_or(Renewal::Refused)
         };
         Ok(leases.iter().map(one).collect())
     }
 
     async fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        let applied = self.tables().change(attempt.job, |row| row.advance(attempt, token, phase, at, reason));
+        let applied = self.tables().change(lease.0.job, |row| row.advance(agent, lease, phase, at, reason));
         Ok(applied.unwrap_or(Applied::Refused))
     }
 
-    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
-        let completion = self.tables().change(report.attempt.job, |row| row.complete(report, token, now));
+    async fn complete(
+        &self,
+        agent: &str,
+        report: &Report,
+        token: LeaseToken,
+        now: UnixMillis,
+    ) -> Result<Completion, StoreError> {
+        let completion = self.tables().change(report.attempt.job, |row| row.complete(agent, report, token, now));
         Ok(completion.unwrap_or(Completion::Unknown))
     }
 
     async fn release(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        let applied = self.tables().change(attempt.job, |row| row.release(attempt, token, now, reason));
+        let applied = self.tables().change(lease.0.job, |row| row.release(agent, lease, now, reason));
         Ok(applied.unwrap_or(Applied::Refused))
     }
 
-    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+    async fn lookup(&self, agent: &str, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
         let tables = self.tables();
         let one = |(attempt, token): &(AttemptId, LeaseToken)| {
             let row = tables.by_id.get(&attempt.job).and_then(|seq| tables.rows.get(seq));
-            row.map_or(Standing::Unknown, |row| row.standing(*attempt, *token))
+            row.map_or(Standing::Unknown, |row| row.standing(agent, *attempt, *token))
         };
         Ok(attempts.iter().map(one).collect())
     }

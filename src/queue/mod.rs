@@ -257,23 +257,25 @@ pub trait Store: Send + Sync + 'static {
     fn claim(&self, ask: ClaimAsk) -> impl Future<Output = Result<Claims, StoreError>> + Send;
     /// Why a job waits; `None` for one that is not queued.
     fn place(&self, id: JobId) -> impl Future<Output = Result<Option<Place>, StoreError>> + Send;
-    /// One answer for each lease, in order.
+    /// One answer for each lease, in order. Here and below, `agent` is who says so: what is somebody else's is refused.
     fn renew(
         &self,
+        agent: &str,
         leases: &[(AttemptId, LeaseToken)],
         lease: Millis,
         now: UnixMillis,
     ) -> impl Future<Output = Result<Vec<Renewal>, StoreError>> + Send;
     fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
     fn complete(
         &self,
+        agent: &str,
         report: &Report,
         token: LeaseToken,
         now: UnixMillis,
@@ -281,14 +283,15 @@ pub trait Store: Send + Sync + 'static {
     /// Gives back what never started; the try does not count, and its number is not used again.
     fn release(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
     /// One answer for each, in order. Changes nothing.
     fn lookup(
         &self,
+        agent: &str,
         attempts: &[(AttemptId, LeaseToken)],
     ) -> impl Future<Output = Result<Vec<Standing>, StoreError>> + Send;
     fn cancel(&self, id: JobId, now: UnixMillis) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
@@ -357,36 +360,43 @@ impl Store for AnyStore {
     }
     async fn renew(
         &self,
+        agent: &str,
         leases: &[(AttemptId, LeaseToken)],
         lease: Millis,
         now: UnixMillis,
     ) -> Result<Vec<Renewal>, StoreError> {
-        either!(self, store => store.renew(leases, lease, now))
+        either!(self, store => store.renew(agent, leases, lease, now))
     }
     async fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        either!(self, store => store.advance(attempt, token, phase, at, reason))
+        either!(self, store => store.advance(agent, lease, phase, at, reason))
     }
-    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
-        either!(self, store => store.complete(report, token, now))
+    async fn complete(
+        &self,
+        agent: &str,
+        report: &Report,
+        token: LeaseToken,
+        now: UnixMillis,
+    ) -> Result<Completion, StoreError> {
+        either!(self, store => store.complete(agent, report, token, now))
     }
     async fn release(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        either!(self, store => store.release(attempt, token, now, reason))
+        either!(self, store => store.release(agent, lease, now, reason))
     }
-    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
-        either!(self, store => store.lookup(attempts))
+    async fn lookup(&self, agent: &str, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+        either!(self, store => store.lookup(agent, attempts))
     }
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
         either!(self, store => store.cancel(id, now))

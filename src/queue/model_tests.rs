@@ -10,10 +10,12 @@ enum Op {
     Submit(i32, Option<u8>),
     /// How many, by which of several agents, with how much memory free.
     Claim(u32, usize, u64),
-    Renew(usize),
-    Advance(usize, usize),
-    Complete(usize),
-    Release(usize),
+    /// Of which claim; these and the next ones also say whether the holder asks, or a stranger who knows everything.
+    Renew(usize, bool),
+    Advance(usize, usize, bool),
+    Complete(usize, bool),
+    Release(usize, bool),
+    Lookup(usize, bool),
     Cancel(usize),
     Expire,
     Extend,
@@ -49,13 +51,15 @@ fn filter() -> impl Strategy<Value = ListFilter> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
+    let claim = || (0usize..20, prop::bool::weighted(0.8));
     prop_oneof![
         3 => (-2..=2, prop::option::of(0u8..4)).prop_map(|(priority, key)| Op::Submit(priority, key)),
         3 => (1u32..4, 0usize..3, 50u64..1500).prop_map(|(max, agent, mib)| Op::Claim(max, agent, mib)),
-        1 => (0usize..20).prop_map(Op::Renew),
-        3 => (0usize..20, 0usize..6).prop_map(|(claim, phase)| Op::Advance(claim, phase)),
-        2 => (0usize..20).prop_map(Op::Complete),
-        1 => (0usize..20).prop_map(Op::Release),
+        1 => claim().prop_map(|(claim, holder)| Op::Renew(claim, holder)),
+        3 => (claim(), 0usize..6).prop_map(|((claim, holder), phase)| Op::Advance(claim, phase, holder)),
+        2 => claim().prop_map(|(claim, holder)| Op::Complete(claim, holder)),
+        1 => claim().prop_map(|(claim, holder)| Op::Release(claim, holder)),
+        1 => claim().prop_map(|(claim, holder)| Op::Lookup(claim, holder)),
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
         1 => Just(Op::Extend),
@@ -71,8 +75,11 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Runs one operation on a store; the answer as text is what must agree.
-async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: &mut Vec<Claim>) -> String {
-    let held = |n: usize| claims.get(n % claims.len().max(1)).map(|claim| (claim.attempt, claim.token));
+async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: &mut Vec<(String, Claim)>) -> String {
+    let held = |n: usize, holder: bool| {
+        let (agent, claim) = claims.get(n % claims.len().max(1))?;
+        Some((if holder { agent.clone() } else { "stranger".to_owned() }, (claim.attempt, claim.token)))
+    };
     match op {
         Op::Submit(..) => format!("{:?}", store.submit(jobs.last().expect("made").clone(), 6).await),
         Op::Claim(max, agent, mib) => {
@@ -91,28 +98,54 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             assert!(asked <= mib << 20 && found.len() <= *max as usize);
             for claim in &found {
                 assert!(profile.as_ref().is_none_or(|profile| suits(&claim.spec, profile)), "{:?}", claim.spec);
-                assert!(claims.iter().all(|before| before.token < claim.token), "tokens only grow");
-                assert!(claims.iter().all(|before| before.attempt != claim.attempt), "an attempt is handed out once");
+                assert!(claims.iter().all(|(_, before)| before.token < claim.token), "tokens only grow");
+                assert!(
+                    claims.iter().all(|(_, before)| before.attempt != claim.attempt),
+                    "an attempt is handed out once"
+                );
             }
             let text = format!("{found:?} {held_back}");
-            claims.extend(found);
+            claims.extend(found.into_iter().map(|claim| (format!("agent {agent}"), claim)));
             text
         }
-        Op::Renew(n) => {
-            format!("{:?}", store.renew(&held(*n).into_iter().collect::<Vec<_>>(), Millis::new(50), at(now)).await)
-        }
-        Op::Advance(n, phase) => match held(*n) {
-            Some((attempt, token)) => {
-                format!("{:?}", store.advance(attempt, token, Phase::ALL[*phase], at(now), "test").await)
+        Op::Renew(n, holder) => match held(*n, *holder) {
+            Some((agent, lease)) => {
+                let renewed = store.renew(&agent, &[lease], Millis::new(50), at(now)).await.expect("answers");
+                assert!(*holder || renewed == [Renewal::Refused]);
+                format!("{renewed:?}")
             }
             None => String::new(),
         },
-        Op::Complete(n) => match held(*n) {
-            Some((attempt, token)) => format!("{:?}", store.complete(&report(attempt), token, at(now)).await),
+        Op::Advance(n, phase, holder) => match held(*n, *holder) {
+            Some((agent, lease)) => {
+                let applied = store.advance(&agent, lease, Phase::ALL[*phase], at(now), "test").await.expect("answers");
+                assert!(*holder || applied == Applied::Refused);
+                format!("{applied:?}")
+            }
             None => String::new(),
         },
-        Op::Release(n) => match held(*n) {
-            Some((attempt, token)) => format!("{:?}", store.release(attempt, token, at(now), "test").await),
+        Op::Complete(n, holder) => match held(*n, *holder) {
+            Some((agent, (attempt, token))) => {
+                let ended = store.complete(&agent, &report(attempt), token, at(now)).await.expect("answers");
+                assert!(*holder || ended == Completion::Unknown);
+                format!("{ended:?}")
+            }
+            None => String::new(),
+        },
+        Op::Release(n, holder) => match held(*n, *holder) {
+            Some((agent, lease)) => {
+                let applied = store.release(&agent, lease, at(now), "test").await.expect("answers");
+                assert!(*holder || applied == Applied::Refused);
+                format!("{applied:?}")
+            }
+            None => String::new(),
+        },
+        Op::Lookup(n, holder) => match held(*n, *holder) {
+            Some((agent, lease)) => {
+                let standings = store.lookup(&agent, &[lease]).await.expect("answers");
+                assert!(*holder || standings == [Standing::Unknown]);
+                format!("{standings:?}")
+            }
             None => String::new(),
         },
         Op::Cancel(n) => match jobs.get(n % jobs.len().max(1)) {

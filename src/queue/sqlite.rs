@@ -62,6 +62,7 @@ impl SqliteStore {
 /// Claims on their way to whoever asked. If nobody takes them (a caller in a `select!` went another way), they go back to the
 /// queue at once, instead of waiting for their leases to run out with nobody knowing of them.
 struct Handed {
+    agent: String,
     claims: Vec<Claim>,
     now: UnixMillis,
     writer: Poster,
@@ -75,15 +76,15 @@ impl Handed {
 
 impl Drop for Handed {
     fn drop(&mut self) {
-        let (claims, now) = (std::mem::take(&mut self.claims), self.now);
+        let (claims, now, agent) = (std::mem::take(&mut self.claims), self.now, std::mem::take(&mut self.agent));
         if claims.is_empty() {
             return;
         }
         tracing::debug!(jobs = claims.len(), "claims that nobody took go back to the queue");
         self.writer.post(move |db| {
             for claim in &claims {
-                let id = claim.attempt.job;
-                change_row(db, id, |row| row.release(claim.attempt, claim.token, now, "claim_not_taken"))?;
+                let lease = (claim.attempt, claim.token);
+                change_row(db, lease.0.job, |row| row.release(&agent, lease, now, "claim_not_taken"))?;
             }
             Ok(())
         });
@@ -147,6 +148,7 @@ impl Store for SqliteStore {
 
     async fn claim(&self, ask: ClaimAsk) -> Result<Claims, StoreError> {
         let (writer, now, groups) = (self.writer.poster(), ask.now, Arc::clone(&self.groups));
+        let agent = ask.agent.clone();
         let claim = move |db: &Connection| {
             // Ends: each further round has set at least one job aside.
             let (chosen, held_back) = loop {
@@ -166,7 +168,7 @@ impl Store for SqliteStore {
             }
             Ok(Claims { claims, held_back })
         };
-        let handed = move |claims: Claims| (claims.held_back, Handed { claims: claims.claims, now, writer });
+        let handed = move |claims: Claims| (claims.held_back, Handed { agent, claims: claims.claims, now, writer });
         let (held_back, handed) = self.writer.run_then(claim, handed).await?;
         Ok(Claims { claims: handed.take(), held_back })
     }
@@ -187,15 +189,16 @@ impl Store for SqliteStore {
 
     async fn renew(
         &self,
+        agent: &str,
         leases: &[(AttemptId, LeaseToken)],
         lease: Millis,
         now: UnixMillis,
     ) -> Result<Vec<Renewal>, StoreError> {
-        let leases = leases.to_vec();
+        let (agent, leases) = (agent.to_owned(), leases.to_vec());
         self.writer
             .run(move |db| {
-                let one = |(attempt, token): (AttemptId, LeaseToken)| {
-                    let renewed = change_row(db, attempt.job, |row| row.renew(attempt, token, lease, now))?;
+                let one = |held: (AttemptId, LeaseToken)| {
+                    let renewed = change_row(db, held.0.job, |row| row.renew(&agent, held, lease, now))?;
                     Ok(renewed.unwrap_or(Renewal::Refused))
                 };
                 leases.into_iter().map(one).collect()
@@ -205,43 +208,49 @@ impl Store for SqliteStore {
 
     async fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        let reason = reason.to_owned();
-        let applied = self.change(attempt.job, move |row| row.advance(attempt, token, phase, at, &reason)).await?;
+        let (agent, reason) = (agent.to_owned(), reason.to_owned());
+        let applied = self.change(lease.0.job, move |row| row.advance(&agent, lease, phase, at, &reason)).await?;
         Ok(applied.unwrap_or(Applied::Refused))
     }
 
-    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
-        let report = report.clone();
-        let completion = self.change(report.attempt.job, move |row| row.complete(&report, token, now)).await?;
+    async fn complete(
+        &self,
+        agent: &str,
+        report: &Report,
+        token: LeaseToken,
+        now: UnixMillis,
+    ) -> Result<Completion, StoreError> {
+        let (agent, report) = (agent.to_owned(), report.clone());
+        let completion = self.change(report.attempt.job, move |row| row.complete(&agent, &report, token, now)).await?;
         Ok(completion.unwrap_or(Completion::Unknown))
     }
 
     async fn release(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        let reason = reason.to_owned();
-        let applied = self.change(attempt.job, move |row| row.release(attempt, token, now, &reason)).await?;
+        let (agent, reason) = (agent.to_owned(), reason.to_owned());
+        let applied = self.change(lease.0.job, move |row| row.release(&agent, lease, now, &reason)).await?;
         Ok(applied.unwrap_or(Applied::Refused))
     }
 
-    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
-        let attempts = attempts.to_vec();
+    async fn lookup(&self, agent: &str, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+        let (agent, attempts) = (agent.to_owned(), attempts.to_vec());
         // By the writer: what was claimed or reported a moment ago counts.
         self.writer
             .run(move |db| {
                 let one = |(attempt, token): (AttemptId, LeaseToken)| {
                     let row = rows::load(db, attempt.job)?;
-                    Ok(row.map_or(Standing::Unknown, |row| row.standing(attempt, token)))
+                    Ok(row.map_or(Standing::Unknown, |row| row.standing(&agent, attempt, token)))
                 };
                 attempts.into_iter().map(one).collect()
             })

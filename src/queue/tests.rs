@@ -79,13 +79,16 @@ async fn a_late_holder_is_refused_and_a_duplicate_report_is_answered() {
     let second = store.claim(ask(1, 200)).await.expect("claims").claims.remove(0);
     assert!(second.token > first.token && second.attempt.attempt == 2);
     assert_eq!(
-        store.complete(&report(first.attempt), first.token, at(210)).await.expect("answers"),
+        store.complete("a", &report(first.attempt), first.token, at(210)).await.expect("answers"),
         Completion::Unknown
     );
-    let renewed = store.renew(&[(first.attempt, first.token)], Millis::new(100), at(210)).await.expect("answers");
+    let renewed = store.renew("a", &[(first.attempt, first.token)], Millis::new(100), at(210)).await.expect("answers");
     assert_eq!(renewed, [Renewal::Refused]);
-    assert!(matches!(store.complete(&report(second.attempt), second.token, at(220)).await, Ok(Completion::Applied(_))));
-    let again = store.complete(&report(second.attempt), second.token, at(230)).await.expect("answers");
+    assert!(matches!(
+        store.complete("a", &report(second.attempt), second.token, at(220)).await,
+        Ok(Completion::Applied(_))
+    ));
+    let again = store.complete("a", &report(second.attempt), second.token, at(230)).await.expect("answers");
     assert_eq!(again, Completion::AlreadyEnded);
 }
 
@@ -119,7 +122,10 @@ async fn a_reopened_file_has_everything_and_a_newer_one_is_refused() {
     let found = store.get(job.id).await.expect("reads").expect("is there");
     assert_eq!((found.phase, found.spec.priority(), found.history.len()), (Phase::Claimed, 3, 2));
     assert_eq!(store.counts().await.expect("counts").claimed, 1);
-    assert!(matches!(store.complete(&report(claim.attempt), claim.token, at(5)).await, Ok(Completion::Applied(_))));
+    assert!(matches!(
+        store.complete("a", &report(claim.attempt), claim.token, at(5)).await,
+        Ok(Completion::Applied(_))
+    ));
     drop(store);
     let db = rusqlite::Connection::open(&path).expect("opens");
     db.pragma_update(None, "user_version", 99).expect("sets");
@@ -148,7 +154,7 @@ async fn a_released_try_does_not_count_and_its_number_is_not_used_again() {
         for number in 1..=4 {
             let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
             assert_eq!(claim.attempt.attempt, number);
-            let back = || store.release(claim.attempt, claim.token, at(1), "no_cell");
+            let back = || store.release("a", (claim.attempt, claim.token), at(1), "no_cell");
             assert_eq!(back().await.expect("answers"), Applied::Applied);
             assert_eq!(back().await.expect("answers again"), Applied::AlreadyThere);
         }
@@ -169,7 +175,7 @@ async fn a_renewal_never_makes_a_lease_shorter() {
     let (_dir, store) = sqlite();
     store.submit(new(1, 0, None), 10).await.expect("submits");
     let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
-    let renewed = store.renew(&[(claim.attempt, claim.token)], Millis::new(1), at(10)).await.expect("renews");
+    let renewed = store.renew("a", &[(claim.attempt, claim.token)], Millis::new(1), at(10)).await.expect("renews");
     assert_eq!(renewed, [Renewal::Renewed { until: at(100), cancel_requested: false }]);
 }
 
@@ -179,7 +185,7 @@ async fn a_history_stays_short() {
     let Ok(Submitted::Created(job)) = store.submit(new(1, 0, None), 10).await else { panic!("not created") };
     for _ in 0..100 {
         let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
-        let back = store.release(claim.attempt, claim.token, at(1), "no_cell").await.expect("answers");
+        let back = store.release("a", (claim.attempt, claim.token), at(1), "no_cell").await.expect("answers");
         assert_eq!(back, Applied::Applied);
     }
     let history = store.get(job.id).await.expect("reads").expect("is there").history;
@@ -197,12 +203,12 @@ async fn a_claim_that_nobody_takes_goes_back_to_the_queue() {
         assert!(futures_util::poll!(&mut claim).is_pending());
         for _ in 0..round % 10 {
             // An operation behind it was answered, so this one was too.
-            store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
+            store.renew("a", &[], Millis::new(1), at(0)).await.expect("answers");
         }
         drop(claim);
         // Everything posted before this is done when it is answered.
-        store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
-        store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
+        store.renew("a", &[], Millis::new(1), at(0)).await.expect("answers");
+        store.renew("a", &[], Millis::new(1), at(0)).await.expect("answers");
         let counts = store.counts().await.expect("counts");
         assert_eq!((counts.queued, counts.claimed), (1, 0), "round {round}");
     }
@@ -283,4 +289,37 @@ async fn a_damaged_page_is_found_on_opening() {
     std::fs::write(&path, bytes).expect("writes");
     let error = SqliteStore::open(&path).expect_err("damaged").to_string();
     assert!(error.contains("it is damaged") && error.contains("queue.db"), "{error}");
+}
+
+/// Tokens are consecutive numbers: whoever guesses one has nothing by it.
+#[tokio::test]
+async fn an_attempt_is_its_holders_alone_whoever_knows_the_token() {
+    let (_dir, file) = sqlite();
+    for store in [AnyStore::Sqlite(file), AnyStore::Memory(MemoryStore::new())] {
+        let Ok(Submitted::Created(job)) = store.submit(new(1, 0, None), 10).await else { panic!("not created") };
+        let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
+        let (lease, other) = ((claim.attempt, claim.token), "b");
+        let before = store.get(job.id).await.expect("reads");
+        assert_eq!(store.lookup(other, &[lease]).await.expect("answers"), [Standing::Unknown]);
+        let renewed = store.renew(other, &[lease], Millis::new(9999), at(1)).await.expect("answers");
+        assert_eq!(renewed, [Renewal::Refused]);
+        let step = store.advance(other, lease, Phase::Running, at(1), "x").await.expect("answers");
+        assert_eq!(step, Applied::Refused);
+        assert_eq!(store.release(other, lease, at(1), "x").await.expect("answers"), Applied::Refused);
+        let ended = store.complete(other, &report(claim.attempt), claim.token, at(1)).await.expect("answers");
+        assert_eq!(ended, Completion::Unknown);
+        assert_eq!(store.get(job.id).await.expect("reads"), before);
+        assert_eq!(store.next_expiry().await.expect("reads"), Some(at(100)));
+        // Its own, it still is.
+        assert_eq!(store.lookup("a", &[lease]).await.expect("answers"), [Standing::Held]);
+        assert!(matches!(
+            store.complete("a", &report(claim.attempt), claim.token, at(2)).await,
+            Ok(Completion::Applied(_))
+        ));
+        let told = store.lookup(other, &[lease]).await.expect("answers");
+        assert_eq!(
+            (told, store.lookup("a", &[lease]).await.expect("answers")),
+            (vec![Standing::Unknown], vec![Standing::Ended])
+        );
+    }
 }

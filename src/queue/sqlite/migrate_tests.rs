@@ -176,7 +176,8 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
         // The holder of a running job goes on with the token it has, and what waits is claimed in its order.
         let now = UnixMillis::new(1_700_000_015_000);
         let running = AttemptId::new(jobs[7].id, 1);
-        let renewed = store.renew(&[(running, LeaseToken(8))], Millis::new(1000), now).await.expect("renews");
+        let holder = jobs[7].agent.as_deref().expect("has one");
+        let renewed = store.renew(holder, &[(running, LeaseToken(8))], Millis::new(1000), now).await.expect("renews");
         assert!(matches!(renewed[..], [Renewal::Renewed { .. }]));
         let report = Report {
             attempt: running,
@@ -187,7 +188,7 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
             receipt: Vec::new(),
             log: crate::job::LogTotals::default(),
         };
-        let completion = store.complete(&report, LeaseToken(8), now).await.expect("completes");
+        let completion = store.complete(holder, &report, LeaseToken(8), now).await.expect("completes");
         assert!(matches!(completion, Completion::Applied(job) if job.spec.name() == Some("running")));
         let ask = ClaimAsk { agent: "b".into(), max: 5, lease: Millis::new(1000), now, ..ask(5, 0) };
         let claims = store.claim(ask).await.expect("claims").claims;

@@ -158,7 +158,14 @@ impl Serving<'_> {
                 if self.channels.insert(channel, sender).is_some() {
                     return Err(format!("channel {channel} is open already"));
                 }
-                let task = Channel { app: self.app.clone(), channel, holding, work, say: self.say.clone() };
+                let task = Channel {
+                    app: self.app.clone(),
+                    agent: self.agent.to_owned(),
+                    channel,
+                    holding,
+                    work,
+                    say: self.say.clone(),
+                };
                 self.tasks.spawn(task.run());
                 Ok(())
             }
@@ -187,6 +194,7 @@ impl Serving<'_> {
 
 struct Channel {
     app: App,
+    agent: String,
     channel: u32,
     holding: Holding,
     work: mpsc::Receiver<Work>,
@@ -205,7 +213,7 @@ impl Channel {
     /// Until it is closed. Errors end the connection: the agent comes again, and goes on behind what is durable.
     async fn run(mut self) -> Result<(), String> {
         let Holding { attempt, token } = self.holding;
-        match self.app.backend.open_log(attempt, token).await {
+        match self.app.backend.open_log(&self.agent, attempt, token).await {
             Ok(Some(durable)) => self.say(ToAgent::Opened { channel: self.channel, durable }).await,
             Ok(None) => {
                 self.refuse("the attempt is not this agent's (any more)").await;
