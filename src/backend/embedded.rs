@@ -2,10 +2,8 @@
 
 use super::explain::{Explanation, explain};
 use super::waiting::Waiting;
-use super::{Ask, Intake, IntakeError, Roster};
-use crate::job::{
-    AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, LogTotals, Millis, Phase, Report, UnixMillis,
-};
+use super::{Ask, Intake, Roster};
+use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
@@ -121,7 +119,7 @@ impl Embedded {
         self.settings.max_queued
     }
 
-    fn changed(&self, job: JobId, ended: bool) {
+    pub(super) fn changed(&self, job: JobId, ended: bool) {
         // Nobody listening is fine.
         let _ = self.changes.send(Change { job, ended });
     }
@@ -386,7 +384,9 @@ impl Embedded {
         reason: &str,
     ) -> Result<Step, StoreError> {
         let applied = self.store.advance(agent, lease, phase, at, reason).await?;
-        self.changed(lease.0.job, false);
+        if applied == Applied::Applied {
+            self.changed(lease.0.job, false);
+        }
         Ok(step(applied))
     }
 
@@ -395,9 +395,9 @@ impl Embedded {
         let completion = self.store.complete(agent, report, token, UnixMillis::now()).await?;
         if let Completion::Applied(job) = &completion {
             self.waiting.freed(agent, job.spec.resources());
+            self.changed(job.id, true);
+            self.made_room();
         }
-        self.changed(report.attempt.job, true);
-        self.made_room();
         Ok(match completion {
             Completion::Applied(_) => Reported::Applied,
             Completion::AlreadyEnded => Reported::AlreadyEnded,
@@ -405,65 +405,16 @@ impl Embedded {
         })
     }
 
-    /// Gives a terminal report, of an agent elsewhere. What its log holds is what was received here, recomputed; the log is only
-    /// called complete when both agree.
-    pub async fn report_from_afar(
-        &self,
-        agent: &str,
-        mut report: Report,
-        token: LeaseToken,
-    ) -> Result<Reported, StoreError> {
-        let attempt = report.attempt;
-        if self.lookup(agent, &[(attempt, token)]).await? == [AttemptStanding::Held] {
-            let intake = Arc::clone(&self.intake);
-            let received = tokio::task::spawn_blocking(move || intake.finish(attempt));
-            report.log = match received.await.expect("ending a log does not panic") {
-                Ok(received) => agreed(&report.log, received),
-                Err(error) => {
-                    tracing::error!(%error, %attempt, "the log could not be ended");
-                    LogTotals { complete: false, ..report.log }
-                }
-            };
-        }
-        self.report(agent, &report, token).await
-    }
-
-    /// Opens the log of an attempt that runs elsewhere, and says which frame of it is durable; `None` when the attempt is not the
-    /// asker's. Errors: the queue or the log fails.
-    pub async fn open_log(
-        &self,
-        agent: &str,
-        attempt: AttemptId,
-        token: LeaseToken,
-    ) -> Result<Option<u64>, IntakeError> {
-        let held = || async {
-            Ok::<_, IntakeError>(self.lookup(agent, &[(attempt, token)]).await? == [AttemptStanding::Held])
-        };
-        if !held().await? {
-            return Ok(None);
-        }
-        let intake = Arc::clone(&self.intake);
-        let opened = tokio::task::spawn_blocking(move || intake.open(attempt)).await;
-        let durable = opened.expect("opening a log does not panic")?;
-        if !held().await? {
-            // Lost in between, and so perhaps opened after the end.
-            let intake = Arc::clone(&self.intake);
-            tokio::task::spawn_blocking(move || intake.abandon(attempt.job))
-                .await
-                .expect("ending a log does not panic");
-            return Ok(None);
-        }
-        // Viewers who came before the log look again.
-        self.changed(attempt.job, false);
-        Ok(Some(durable))
-    }
-
     /// Gives back an attempt that never started.
     pub async fn release(&self, agent: &str, lease: (AttemptId, LeaseToken), reason: &str) -> Result<Step, StoreError> {
         let applied = self.store.release(agent, lease, UnixMillis::now(), reason).await?;
-        // A release ends a job whose end was asked for.
-        self.changed(lease.0.job, true);
-        self.waiting.wake_all();
+        if applied == Applied::Applied {
+            self.close_logs(lease.0).await;
+            // A release ends a job whose end was asked for.
+            self.changed(lease.0.job, true);
+            // The job is there again, and so is what it would have used.
+            self.waiting.wake_all();
+        }
         Ok(step(applied))
     }
 
@@ -483,38 +434,46 @@ impl Embedded {
             Ok(leases) => tracing::info!(leases, "jobs are held by agents; each has a full lease from now on"),
             Err(error) => tracing::error!(%error, "leases could not be extended"),
         }
+        let mut failed = false;
         loop {
-            let now = UnixMillis::now();
-            let pause = match self.store.next_expiry().await {
-                Ok(Some(at)) => at.since(now).as_duration().min(EXPIRY_PAUSE),
-                Ok(None) => EXPIRY_PAUSE,
-                Err(error) => {
-                    tracing::error!(%error, "queue cannot be read");
-                    EXPIRY_PAUSE
-                }
-            };
+            let next = self.store.next_expiry().await.unwrap_or_else(|error| {
+                tracing::error!(%error, "queue cannot be read");
+                None
+            });
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(expiry_pause(next, failed, UnixMillis::now())) => {}
                 () = stop.cancelled() => return,
             }
-            match self.store.expire(UnixMillis::now(), self.settings.max_attempts).await {
+            let expired = self.store.expire(UnixMillis::now(), self.settings.max_attempts).await;
+            failed = expired.is_err();
+            match expired {
                 Ok(expired) => {
                     for one in expired {
-                        let (id, ended) = match one {
-                            Expired::Requeued(id) => (id, false),
-                            Expired::Ended(job) => (job.id, true),
-                        };
-                        tracing::warn!(job_id = %id, ended, "its agent was lost");
-                        let intake = Arc::clone(&self.intake);
-                        let closed = tokio::task::spawn_blocking(move || intake.abandon(id));
-                        closed.await.expect("ending a log does not panic");
-                        self.changed(id, ended);
-                        self.waiting.wake_all();
+                        self.lost(one).await;
                     }
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
             }
         }
+    }
+
+    async fn lost(&self, expired: Expired) {
+        let (attempt, ended) = match expired {
+            Expired::Requeued(attempt) => (attempt, false),
+            Expired::Ended(job) => (AttemptId::new(job.id, job.attempt), true),
+        };
+        tracing::warn!(%attempt, ended, "its agent was lost");
+        self.close_logs(attempt).await;
+        self.changed(attempt.job, ended);
+        self.waiting.wake_all();
+    }
+}
+
+/// How long the expiry task sleeps. A lease that is due and cannot be settled stays due: that is not tried again at once.
+pub(super) fn expiry_pause(next: Option<UnixMillis>, failed: bool, now: UnixMillis) -> Duration {
+    match next {
+        Some(at) if !failed => at.since(now).as_duration().min(EXPIRY_PAUSE),
+        Some(_) | None => EXPIRY_PAUSE,
     }
 }
 
@@ -524,15 +483,4 @@ fn step(applied: Applied) -> Step {
         Applied::AlreadyThere => Step::AlreadyThere,
         Applied::Refused => Step::Refused,
     }
-}
-
-/// What was received, called complete only when it is what was sent.
-fn agreed(sent: &LogTotals, received: LogTotals) -> LogTotals {
-    let same = sent.frames == received.frames && sent.stdout == received.stdout && sent.stderr == received.stderr;
-    if !same && sent.complete {
-        tracing::warn!(sent = sent.frames, received = received.frames, "a log has not arrived whole");
-    }
-    // A job that never ran has no output, and no hashes on the agent's side.
-    let none = sent.frames == 0 && received.frames == 0;
-    LogTotals { complete: sent.complete && (same || none), ..if none { sent.clone() } else { received } }
 }

@@ -211,8 +211,8 @@ pub enum Canceled {
 /// A lease that ran out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Expired {
-    /// The job is queued again.
-    Requeued(JobId),
+    /// The job is queued again, after this attempt.
+    Requeued(AttemptId),
     /// No try was left, or its end was asked for.
     Ended(Box<Job>),
 }

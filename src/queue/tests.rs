@@ -235,7 +235,7 @@ async fn a_job_that_cannot_be_read_delays_no_other() {
     let store = SqliteStore::open(&path).expect("opens");
     let claims = store.claim(ask(1, 1)).await.expect("claims").claims;
     assert_eq!(claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), [ids[3]]);
-    assert_eq!(store.expire(at(1000), 3).await.expect("expires"), [Expired::Requeued(ids[3])]);
+    assert_eq!(store.expire(at(1000), 3).await.expect("expires"), [Expired::Requeued(AttemptId::new(ids[3], 1))]);
     assert_eq!(store.next_expiry().await.expect("reads"), None);
     let all = store.list(ListFilter { limit: 10, ..ListFilter::default() }).await.expect("lists");
     assert_eq!(all.len(), 4, "a list does not need what cannot be read");

@@ -220,7 +220,7 @@ impl Row {
             self.enter(Phase::Queued, now, "lease_expired");
             self.job.started_at = None;
             self.lease = None;
-            return Some(Expired::Requeued(self.job.id));
+            return Some(Expired::Requeued(AttemptId::new(self.job.id, self.job.attempt)));
         }
         Some(Expired::Ended(Box::new(self.job.clone())))
     }

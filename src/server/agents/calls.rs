@@ -1,7 +1,7 @@
 //! The calls of the agent protocol. Each can be made again with the same effect.
 
 use super::keys::AgentName;
-use crate::backend::{Ask, SessionError};
+use crate::backend::{Ask, IntakeError, SessionError};
 use crate::job::UnixMillis;
 use crate::protocol::agent::{
     Advance, Announcement, ClaimAnswer, ClaimRequest, Claimed, Holding, Holdings, LookupAnswer, OLDEST, Register,
@@ -256,7 +256,13 @@ pub(super) async fn report(
     let ReportRequest { token, report } = read(&body)?;
     // Goes on when the agent hangs up: the log may have been ended already.
     let task = spawn("report", async move { app.backend.report_from_afar(&agent, report, token).await });
-    let outcome = task.await.unwrap_or(Err(StoreError::Closed))?;
+    let outcome = match task.await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(IntakeError::Queue(error))) => return Err(error.into()),
+        // The same report is being taken in: the agent asks again, and hears what became of it.
+        Ok(Err(error)) => return Err(ProblemDocument::new("unavailable", error.to_string()).retry_after(1)),
+        Err(_) => return Err(StoreError::Closed.into()),
+    };
     Ok(Json(ReportAnswer { outcome }))
 }
 

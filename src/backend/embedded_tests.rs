@@ -1,0 +1,129 @@
+//! The embedded backend's rules that need no agent.
+
+use super::embedded::expiry_pause;
+use super::*;
+use crate::job::JobId;
+use crate::job::{Capacity, Cause, Cpus, LogTotals, Millis, SpecRules};
+use crate::logstore::{FrameRef, LogError, LogStore, Stream};
+use crate::protocol::record::Record;
+use crate::queue::{AnyStore, MemoryStore, Submitted};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+struct Here {
+    backend: Arc<Embedded>,
+    _dir: tempfile::TempDir,
+}
+
+impl Here {
+    fn new(lease: Millis) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
+        let settings = QueueSettings { max_queued: 100, lease, max_attempts: 3 };
+        Self { backend: Embedded::new(AnyStore::Memory(MemoryStore::new()), logs, settings), _dir: dir }
+    }
+
+    async fn submit(&self, more: &Value) -> JobId {
+        let mut document = json!({"image": "x", "command": ["x"]});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            document[key] = value.clone();
+        }
+        let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
+        match self.backend.submit(spec).await.expect("submits") {
+            Submitted::Created(job) => job.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn claim(&self, agent: &str) -> (AttemptId, LeaseToken) {
+        let claims = self.backend.claim(agent, &ask(Duration::ZERO), &CancellationToken::new()).await;
+        let claim = claims.expect("claims").remove(0);
+        (claim.attempt, claim.token)
+    }
+
+    /// Claims a job, and receives a byte of its output.
+    async fn with_output(&self) -> (AttemptId, LeaseToken) {
+        self.submit(&json!({})).await;
+        let (attempt, token) = self.claim("a").await;
+        assert_eq!(self.backend.open_log("a", attempt, token).await.expect("opens"), Some(0));
+        let record = Record { seq: 1, time_us: 1, stream: 1, bytes: b"x" };
+        self.backend.intake().append(attempt, &[record]).expect("appends");
+        (attempt, token)
+    }
+
+    fn is_open(&self, attempt: AttemptId) -> bool {
+        self.backend.logs().subscribe(attempt).is_some()
+    }
+}
+
+fn ask(wait: Duration) -> Ask {
+    let free = Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: crate::job::ByteSize::from_mib(8192) };
+    Ask { max: 1, free, wait, load: Load::default() }
+}
+
+/// The report of an agent whose log has the one byte.
+fn report(attempt: AttemptId) -> Report {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut writer = LogStore::open(dir.path(), 1 << 20).expect("opens").create(attempt).expect("creates");
+    writer.append(&[FrameRef { seq: 1, stream: Stream::Stdout, time_us: 1, bytes: b"x" }]).expect("appends");
+    Report {
+        attempt,
+        cause: Cause::ExitCode { exit_code: 0 },
+        started_at: None,
+        ended_at: UnixMillis::now(),
+        usage: None,
+        receipt: Vec::new(),
+        log: LogTotals { complete: true, ..writer.finish() },
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_an_attempt_closes_its_log_and_older_ones_only() {
+    let here = Here::new(Millis::from_secs(60));
+    let (first, token) = here.with_output().await;
+    here.backend.release("b", (first, token), "test").await.expect("answers");
+    assert!(here.is_open(first), "a stranger's word closes nothing");
+    here.backend.release("a", (first, token), "test").await.expect("releases");
+    assert!(!here.is_open(first));
+    let (second, token) = here.claim("a").await;
+    here.backend.open_log("a", second, token).await.expect("opens");
+    here.backend.close_logs(first).await;
+    assert!(here.is_open(second), "it is not over");
+}
+
+#[tokio::test]
+async fn a_log_that_was_opened_beside_the_report_is_closed_with_it() {
+    let here = Here::new(Millis::from_secs(60));
+    let (attempt, token) = here.with_output().await;
+    // As when the stream opens it again behind the finish: the end is written down, and the log is open.
+    here.backend.report("a", &report(attempt), token).await.expect("reports");
+    assert!(here.is_open(attempt));
+    let again = here.backend.report_from_afar("a", report(attempt), token).await.expect("answers");
+    assert_eq!((again, here.is_open(attempt)), (Reported::AlreadyEnded, false));
+}
+
+#[tokio::test]
+async fn a_report_that_comes_twice_at_once_is_not_taken_in_without_its_log() {
+    let here = Here::new(Millis::from_secs(60));
+    let (attempt, token) = here.with_output().await;
+    here.backend.intake().finish(attempt).expect("ends");
+    // The first copy of the report still ends the log.
+    let ending = here.backend.logs().create(attempt).expect("goes on");
+    let second = here.backend.report_from_afar("a", report(attempt), token).await;
+    assert!(matches!(second, Err(IntakeError::Log(LogError::Busy(_)))), "{second:?}");
+    ending.finish();
+    let reported = here.backend.report_from_afar("a", report(attempt), token).await.expect("answers");
+    let job = here.backend.get(attempt.job).await.expect("reads").expect("is there");
+    assert_eq!((reported, job.log.complete, job.log.frames), (Reported::Applied, true, 1));
+}
+
+#[test]
+fn expiry_sleeps_until_the_next_lease_is_due_and_does_not_spin_when_it_cannot_be_settled() {
+    let now = UnixMillis::new(1_000_000);
+    let long = Duration::from_secs(5);
+    assert_eq!(expiry_pause(Some(UnixMillis::new(1_000_300)), false, now), Duration::from_millis(300));
+    assert_eq!(expiry_pause(Some(UnixMillis::new(9_000_000)), false, now), long);
+    assert_eq!(expiry_pause(Some(UnixMillis::new(1)), false, now), Duration::ZERO);
+    assert_eq!(expiry_pause(Some(UnixMillis::new(1)), true, now), long);
+    assert_eq!(expiry_pause(None, false, now), long);
+}
