@@ -35,12 +35,14 @@ pub struct QueueSettings {
 }
 
 /// What an agent is told without having asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// End this job.
     Cancel {
         /// Which.
         job: JobId,
+        /// The agent that holds it, where several listen. `None`: whoever hears this.
+        holder: Option<String>,
         /// At once, without a grace. The queue does not keep this: who misses the order gives the grace after all.
         force: bool,
     },
@@ -213,7 +215,7 @@ impl Embedded {
                 None => backend.store.cancel(id, now).await?,
             };
             // A job that has changed is told of like one that has ended: nothing was done.
-            backend.canceled(id, CancelMark::from(&canceled), force);
+            backend.canceled(id, &CancelMark::from(&canceled), force);
             Ok(canceled)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
@@ -231,7 +233,7 @@ impl Embedded {
             for some in ids.chunks(CANCEL_BATCH) {
                 let told = backend.store.cancel_many(some, UnixMillis::now()).await?;
                 for (id, mark) in some.iter().copied().zip(told) {
-                    backend.canceled(id, mark, force);
+                    backend.canceled(id, &mark, force);
                     marks.push((id, mark));
                 }
             }
@@ -240,10 +242,10 @@ impl Embedded {
         task.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    fn canceled(&self, id: JobId, mark: CancelMark, force: bool) {
+    fn canceled(&self, id: JobId, mark: &CancelMark, force: bool) {
         match mark {
-            CancelMark::Requested => {
-                let _ = self.orders.send(Order::Cancel { job: id, force });
+            CancelMark::Requested { holder } => {
+                let _ = self.orders.send(Order::Cancel { job: id, holder: holder.clone(), force });
                 self.changed(id, false);
             }
             CancelMark::Ended => self.changed(id, true),

@@ -127,3 +127,18 @@ fn expiry_sleeps_until_the_next_lease_is_due_and_does_not_spin_when_it_cannot_be
     assert_eq!(expiry_pause(Some(UnixMillis::new(1)), true, now), long);
     assert_eq!(expiry_pause(None, false, now), long);
 }
+
+#[tokio::test]
+async fn an_order_names_the_holder_of_its_job() {
+    let here = Here::new(Millis::from_secs(60));
+    let mut orders = here.backend.orders();
+    here.submit(&json!({})).await;
+    here.submit(&json!({})).await;
+    let (one, two) = (here.claim("a").await.0.job, here.claim("b").await.0.job);
+    here.backend.cancel(one).await.expect("cancels");
+    here.backend.cancel_many(vec![two], true).await.expect("cancels");
+    for (job, holder, force) in [(one, "a", false), (two, "b", true)] {
+        let wanted = Order::Cancel { job, holder: Some(holder.to_owned()), force };
+        assert_eq!(orders.try_recv().expect("was told"), wanted);
+    }
+}
