@@ -75,6 +75,7 @@ fn ask() -> ClaimAsk {
     ClaimAsk {
         agent: AGENT.to_owned(),
         profile: Some(profile),
+        peers: Vec::new(),
         free: capacity,
         max: 1,
         lease: Millis::from_secs(60),

@@ -81,6 +81,8 @@ pub struct Embedded {
     held_back: AtomicBool,
     /// Counts what made room.
     ends: AtomicU64,
+    /// Counts what left the queue.
+    departures: AtomicU64,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
 }
@@ -92,8 +94,8 @@ impl Embedded {
         let (orders, _) = broadcast::channel(ORDERS);
         let intake = Arc::new(Intake::new(logs.clone()));
         let (roster, waiting, held_back) = (Roster::default(), Waiting::default(), AtomicBool::new(false));
-        let ends = AtomicU64::new(0);
-        Arc::new(Self { store, logs, settings, intake, roster, waiting, held_back, ends, changes, orders })
+        let (ends, departures) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { store, logs, settings, intake, roster, waiting, held_back, ends, departures, changes, orders })
     }
 
     /// Where output is kept. An agent in this process writes here too.
@@ -131,18 +133,22 @@ impl Embedded {
     /// Takes a job in. Goes on to its end when the caller is dropped (a client that hangs up): a job that was taken in
     /// without a word to the agent would wait for the next one.
     pub async fn submit(self: &Arc<Self>, spec: JobSpec) -> Result<Submitted, StoreError> {
-        self.take_in(spec, None).await
+        self.take_in(spec, None, UnixMillis::now()).await
     }
 
     /// Takes in a job that does another one again.
     pub async fn retry(self: &Arc<Self>, job: Job) -> Result<Submitted, StoreError> {
-        self.take_in(job.spec.without_idempotency_key(), Some(job.id)).await
+        self.take_in(job.spec.without_idempotency_key(), Some(job.id), UnixMillis::now()).await
     }
 
-    async fn take_in(self: &Arc<Self>, spec: JobSpec, retry_of: Option<JobId>) -> Result<Submitted, StoreError> {
+    pub(super) async fn take_in(
+        self: &Arc<Self>,
+        spec: JobSpec,
+        retry_of: Option<JobId>,
+        at: UnixMillis,
+    ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
-            let at = UnixMillis::now();
             let job = NewJob { id: JobId::new(at), spec, at, retry_of };
             let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
             if let Submitted::Created(job) = &submitted {
@@ -248,7 +254,10 @@ impl Embedded {
                 let _ = self.orders.send(Order::Cancel { job: id, holder: holder.clone(), force });
                 self.changed(id, false);
             }
-            CancelMark::Ended => self.changed(id, true),
+            CancelMark::Ended => {
+                self.changed(id, true);
+                self.left(&[id]);
+            }
             CancelMark::AlreadyEnded | CancelMark::Unknown => {}
         }
     }
@@ -295,9 +304,11 @@ impl Embedded {
             let max = self.share(ask.max, place.row_length()).await?;
             let (lease, now, agent, profile) =
                 (self.settings.lease, UnixMillis::now(), agent.to_owned(), profile.clone());
-            let asked = ClaimAsk { agent, profile, free: place.free(), max, lease, now };
-            let ends = self.ends.load(Ordering::SeqCst);
-            let Claims { claims, held_back } = self.store.claim(asked).await?;
+            let (free, peers) = (place.free(), place.peers());
+            let asked = ClaimAsk { agent, profile, peers, free, max, lease, now };
+            let (ends, departures) = (self.ends.load(Ordering::SeqCst), self.departures.load(Ordering::SeqCst));
+            let Claims { claims, held_back, reserves } = self.store.claim(asked).await?;
+            place.reserves(reserves);
             if held_back {
                 self.held_back.store(true, Ordering::SeqCst);
             }
@@ -306,14 +317,17 @@ impl Embedded {
                     self.changed(claim.attempt.job, false);
                 }
                 drop(place);
+                self.left(&claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>());
                 if claims.len() == max as usize {
                     // There may be more than was taken; whoever else waits looks too.
                     self.waiting.wake_all();
                 }
                 return Ok(claims);
             }
-            if held_back && self.ends.load(Ordering::SeqCst) != ends {
-                // Something ended between the look and the flag.
+            let ended = held_back && self.ends.load(Ordering::SeqCst) != ends;
+            let left = reserves.is_some() && self.departures.load(Ordering::SeqCst) != departures;
+            if ended || left {
+                // Between the look and the flag, or the note of what room is kept for.
                 continue;
             }
             // It was woken for a job that is not for it at the moment; somebody else may have room.
@@ -332,6 +346,12 @@ impl Embedded {
         if self.held_back.swap(false, Ordering::SeqCst) {
             self.waiting.wake_all();
         }
+    }
+
+    /// These jobs left the queue: an agent that kept its room for one of them hands it to others now.
+    fn left(&self, jobs: &[JobId]) {
+        self.departures.fetch_add(1, Ordering::SeqCst);
+        self.waiting.left(jobs);
     }
 
     /// Why a job stands where it stands; `None` when there is no such job.

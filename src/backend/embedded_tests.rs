@@ -3,7 +3,7 @@
 use super::embedded::expiry_pause;
 use super::*;
 use crate::job::JobId;
-use crate::job::{Capacity, Cause, Cpus, LogTotals, Millis, SpecRules};
+use crate::job::{ByteSize, Capacity, Cause, Cpus, LogTotals, Millis, SpecRules};
 use crate::logstore::{FrameRef, LogError, LogStore, Stream};
 use crate::protocol::record::Record;
 use crate::queue::{AnyStore, MemoryStore, Submitted};
@@ -24,12 +24,16 @@ impl Here {
     }
 
     async fn submit(&self, more: &Value) -> JobId {
+        self.submit_at(more, UnixMillis::now()).await
+    }
+
+    async fn submit_at(&self, more: &Value, at: UnixMillis) -> JobId {
         let mut document = json!({"image": "x", "command": ["x"]});
         for (key, value) in more.as_object().into_iter().flatten() {
             document[key] = value.clone();
         }
         let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
-        match self.backend.submit(spec).await.expect("submits") {
+        match self.backend.take_in(spec, None, at).await.expect("submits") {
             Submitted::Created(job) => job.id,
             other => panic!("{other:?}"),
         }
@@ -57,7 +61,7 @@ impl Here {
 }
 
 fn ask(wait: Duration) -> Ask {
-    let free = Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: crate::job::ByteSize::from_mib(8192) };
+    let free = Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: ByteSize::from_mib(8192) };
     Ask { max: 1, free, wait, load: Load::default() }
 }
 
@@ -140,5 +144,50 @@ async fn an_order_names_the_holder_of_its_job() {
     for (job, holder, force) in [(one, "a", false), (two, "b", true)] {
         let wanted = Order::Cancel { job, holder: Some(holder.to_owned()), force };
         assert_eq!(orders.try_recv().expect("was told"), wanted);
+    }
+}
+
+fn who(memory: u64) -> Announcement {
+    let capacity = Capacity { memory: ByteSize::from_mib(memory), ..ask(Duration::ZERO).free };
+    Announcement { capacity, ..Announcement::default() }
+}
+
+/// Two agents wait; one keeps its room for a job that is too large for what is free, and is not to sleep on when that job is gone.
+#[tokio::test(start_paused = true)]
+async fn whoever_keeps_room_for_a_job_looks_again_when_it_leaves_the_queue() {
+    for ending in ["canceled", "claimed", "taken over"] {
+        let here = Here::new(Millis::from_secs(60));
+        for name in ["full", "other"] {
+            here.backend.roster().enter_local(name, who(8192), UnixMillis::now());
+        }
+        let long_ago = UnixMillis::new(UnixMillis::now().as_u64() - 60_000);
+        let large = here.submit_at(&json!({"resources": {"memory": "4GiB"}, "priority": 5}), long_ago).await;
+        let small = here.submit(&json!({"resources": {"memory": "64MiB"}})).await;
+        let stop = CancellationToken::new();
+        let waits = |agent: &'static str, mib: u64, seconds| {
+            let (backend, stop) = (Arc::clone(&here.backend), stop.clone());
+            let mut ask = ask(Duration::from_secs(seconds));
+            ask.free.memory = ByteSize::from_mib(mib);
+            crate::supervise::spawn("waits", async move { backend.claim(agent, &ask, &stop).await.expect("claims") })
+        };
+        let began = tokio::time::Instant::now();
+        let first = waits("full", 1024, 600);
+        // Both sleep: time only goes on when everybody waits for something.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!first.is_finished(), "{ending}: the room is kept");
+        match ending {
+            "canceled" => drop(here.backend.cancel(large).await.expect("cancels")),
+            "claimed" => {
+                let claims = waits("other", 8192, 0).await.expect("ends");
+                assert_eq!(claims[0].attempt.job, large);
+            }
+            _ => {
+                // More of it fits there; nothing behind it is for that one now, and everything for the first one.
+                assert!(waits("other", 2048, 30).await.expect("ends").is_empty());
+            }
+        }
+        let claims = first.await.expect("ends");
+        assert_eq!(claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), [small], "{ending}");
+        assert!(began.elapsed() < Duration::from_secs(40), "{ending}: it slept on");
     }
 }

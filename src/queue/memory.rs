@@ -138,6 +138,7 @@ impl Store for MemoryStore {
         }
         let (running, groups) = (tables.running(), tables.groups.clone());
         let choice = routing::choose(queues.into_values().collect(), Asker::from(&ask), &running, &groups);
+        let reserves = choice.reserves.map(|seq| tables.rows[&seq].job.id);
         let mut claims = Vec::new();
         for seq in choice.jobs {
             let id = tables.rows[&seq].job.id;
@@ -145,7 +146,7 @@ impl Store for MemoryStore {
             let token = LeaseToken(tables.last_token);
             claims.extend(tables.change(id, |row| row.claim(&ask.agent, token, ask.lease, ask.now)));
         }
-        Ok(Claims { claims, held_back: choice.held_back })
+        Ok(Claims { claims, held_back: choice.held_back, reserves })
     }
 
     async fn place(&self, id: JobId) -> Result<Option<Place>, StoreError> {

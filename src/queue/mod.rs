@@ -16,7 +16,7 @@ pub use batch::{Batch, CancelMark};
 pub use daily::{Day, Ended};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
-pub use routing::{Groups, Obstacle, Profile};
+pub use routing::{Groups, Obstacle, Peer, Profile};
 pub use sqlite::SqliteStore;
 
 use crate::job::{AttemptId, Capacity, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
@@ -88,6 +88,8 @@ pub struct ClaimAsk {
     pub agent: String,
     /// What it can do. `None` when nobody knows: it gets whatever is next.
     pub profile: Option<Profile>,
+    /// Others that wait for work: a job that lacks room is waited for by one agent only.
+    pub peers: Vec<Peer>,
     /// What is free there.
     pub free: Capacity,
     /// How many at most.
@@ -105,6 +107,8 @@ pub struct Claims {
     pub claims: Vec<Claim>,
     /// Something that suits the agent was left in the queue for the moment, for want of room or because of what runs elsewhere.
     pub held_back: bool,
+    /// The job that the agent keeps its room for: nothing behind it is handed out there.
+    pub reserves: Option<JobId>,
 }
 
 /// Why a queued job waits, as far as the queue knows.

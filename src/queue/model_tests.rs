@@ -92,8 +92,20 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
                 capacity: Capacity { memory: ByteSize::from_mib(1000), ..capacity },
             });
             let free = Capacity { slots: 3, memory: ByteSize::from_mib(*mib), ..capacity };
-            let ask = ClaimAsk { agent: format!("agent {agent}"), profile: profile.clone(), free, ..ask(*max, now) };
-            let Claims { claims: found, held_back } = store.claim(ask).await.expect("claims");
+            // Sometimes there is another one that waits, and is roomier.
+            let peers = profile.iter().filter(|_| mib % 3 == 0).map(|profile| Peer {
+                agent: "peer".to_owned(),
+                profile: profile.clone(),
+                free: Capacity { memory: ByteSize::from_mib(mib % 1000), ..capacity },
+            });
+            let ask = ClaimAsk {
+                agent: format!("agent {agent}"),
+                profile: profile.clone(),
+                peers: peers.collect(),
+                free,
+                ..ask(*max, now)
+            };
+            let Claims { claims: found, held_back, reserves } = store.claim(ask).await.expect("claims");
             let asked: u64 = found.iter().map(|claim| claim.spec.resources().memory.as_u64()).sum();
             assert!(asked <= mib << 20 && found.len() <= *max as usize);
             for claim in &found {
@@ -104,7 +116,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
                     "an attempt is handed out once"
                 );
             }
-            let text = format!("{found:?} {held_back}");
+            let text = format!("{found:?} {held_back} {reserves:?}");
             claims.extend(found.into_iter().map(|claim| (format!("agent {agent}"), claim)));
             text
         }

@@ -6,9 +6,11 @@
 use crate::job::{ByteSize, Capacity, Cpus, JobSpec, Millis, Source, UnixMillis, Wanted};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// A job that would fit the agent, and has waited so long for room, is waited for: nothing behind it is handed out before.
+/// A job that has waited so long, and lacks nothing but room, is waited for by one agent: nothing behind it is handed out there
+/// before.
 const RESERVE_AFTER: Millis = Millis::from_secs(30);
 
 /// Labels of jobs with the most jobs that may run at the same time with one value of it.
@@ -198,6 +200,15 @@ impl Shape {
         found
     }
 
+    /// How much of it there is room for, in thousandths of what it asks for; more than that counts no more.
+    fn covered(&self, free: Capacity) -> u64 {
+        let part = |free: u64, asked: u64| (free.saturating_mul(1000) / asked.max(1)).min(1000);
+        let (cpu, memory) = (u64::from(self.cpu.as_milli()), self.memory.as_u64());
+        part(u64::from(free.cpu.as_milli()), cpu)
+            .min(part(free.memory.as_u64(), memory))
+            .min(part(u64::from(free.slots), 1))
+    }
+
     fn room(&self, free: Capacity) -> Option<Obstacle> {
         let lacks = |resource| Some(Obstacle::NoRoom { resource });
         if free.slots == 0 {
@@ -253,15 +264,29 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    fn order(&self) -> (std::cmp::Reverse<i32>, u64) {
-        (std::cmp::Reverse(self.priority), self.seq)
+    fn order(&self) -> (Reverse<i32>, u64) {
+        (Reverse(self.priority), self.seq)
     }
+}
+
+/// An agent that waits for work beside the one that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub agent: String,
+    /// What it can do.
+    pub profile: Profile,
+    /// What is free there.
+    pub free: Capacity,
 }
 
 /// Who asks, and for what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) agent: &'a str,
+    /// `None`: nobody knows whether it will ever have room for something, so it waits for nothing.
+    pub(super) profile: Option<&'a Profile>,
+    pub(super) peers: &'a [Peer],
     pub(super) free: Capacity,
     pub(super) max: u32,
     pub(super) now: UnixMillis,
@@ -269,7 +294,25 @@ pub(super) struct Asker<'a> {
 
 impl<'a> From<&'a super::ClaimAsk> for Asker<'a> {
     fn from(ask: &'a super::ClaimAsk) -> Self {
-        Self { agent: &ask.agent, free: ask.free, max: ask.max, now: ask.now }
+        Self {
+            agent: &ask.agent,
+            profile: ask.profile.as_ref(),
+            peers: &ask.peers,
+            free: ask.free,
+            max: ask.max,
+            now: ask.now,
+        }
+    }
+}
+
+impl Asker<'_> {
+    /// Whether a job that lacks room here is waited for here: on the one of all agents that wait where most of it fits already.
+    /// Each of them comes to the same answer by itself.
+    fn reserves(&self, shape: &Shape) -> bool {
+        let here = (shape.covered(self.free), Reverse(self.agent));
+        let better =
+            |peer: &Peer| (shape.covered(peer.free), Reverse(peer.agent.as_str())) > here && shape.suits(&peer.profile);
+        self.profile.is_some_and(|profile| shape.suits(profile)) && !self.peers.iter().any(better)
     }
 }
 
@@ -280,6 +323,8 @@ pub(super) struct Choice {
     pub(super) jobs: Vec<u64>,
     /// Something that suits the agent was left for later: it is to look again when something ends.
     pub(super) held_back: bool,
+    /// The job that the agent keeps its room for.
+    pub(super) reserves: Option<u64>,
 }
 
 /// Chooses. `queues` has the first jobs of each shape that suits the agent, in order, at least `max` of each where there are so many.
@@ -291,14 +336,15 @@ pub(super) fn choose(
 ) -> Choice {
     let (mut choice, mut running, mut free) = (Choice::default(), running.clone(), ask.free);
     let minds_others = queues.iter().any(|(shape, _)| shape.minds_others());
-    // A job that has waited for room long enough holds back everything behind it.
-    let mut limit = None;
-    for (shape, jobs) in &queues {
-        let Some(first) = jobs.first() else { continue };
-        if shape.room(free).is_some() && ask.now.since(first.submitted_at) >= RESERVE_AFTER {
-            limit = Some(limit.map_or(first.order(), |limit: (_, _)| limit.min(first.order())));
-        }
-    }
+    // The first job that this agent keeps its room for holds back everything behind it.
+    let reserved = queues.iter().filter_map(|(shape, jobs)| {
+        let first = jobs.first().filter(|first| ask.now.since(first.submitted_at) >= RESERVE_AFTER)?;
+        let in_the_way = shape.passing(free, ask.agent, &running, groups);
+        // What waits for others to end is not helped by room.
+        (matches!(in_the_way[..], [Obstacle::NoRoom { .. }]) && ask.reserves(shape)).then(|| first.order())
+    });
+    let limit = reserved.min();
+    choice.reserves = limit.map(|(_, seq)| seq);
     let mut heads: Vec<(Shape, std::collections::VecDeque<Candidate>)> =
         queues.into_iter().map(|(shape, jobs)| (shape, jobs.into())).collect();
     while choice.jobs.len() < ask.max as usize {
@@ -351,8 +397,12 @@ mod tests {
         Capacity { slots, cpu: Cpus::from_milli(cpu * 1000), memory: ByteSize::from_mib(mib) }
     }
 
+    fn large() -> Profile {
+        Profile { presets: vec!["bash".into()], capacity: room(99, 99, 99_999), ..Profile::default() }
+    }
+
     fn asker(free: Capacity, max: u32) -> Asker<'static> {
-        Asker { agent: "a", free, max, now: UnixMillis::new(1_000_000) }
+        Asker { agent: "a", profile: None, peers: &[], free, max, now: UnixMillis::new(1_000_000) }
     }
 
     #[test]
@@ -395,10 +445,45 @@ mod tests {
             vec![(small.clone(), vec![job(2, 0, 1), job(5, 0, 1)]), (large.clone(), vec![job(3, 5, 1), job(4, 0, 1)])];
         let choice = choose(queues.clone(), asker(room(8, 5, 9999), 8), &Running::default(), &none);
         assert_eq!((choice.jobs, choice.held_back), (vec![3, 2, 5], true), "the second large one does not fit");
-        // It has waited long enough: what is behind it waits too.
-        let queues = vec![(small, vec![job(2, 0, 1), job(5, 0, 1)]), (large, vec![job(4, 0, 31)])];
-        let choice = choose(queues, asker(room(8, 2, 9999), 8), &Running::default(), &none);
-        assert_eq!((choice.jobs, choice.held_back), (vec![2], true));
+    }
+
+    #[test]
+    fn a_job_that_lacks_only_room_for_long_is_waited_for_by_one_agent() {
+        let groups = Groups::from([("team".to_owned(), 1)]);
+        let small = shape(&json!({}), &groups);
+        let three = json!({"cpu": 3, "memory": "64MiB"});
+        let behind = |first: &Value, waited| {
+            let large = shape(first, &groups);
+            vec![(small.clone(), vec![job(2, 0, 1), job(5, 0, 1)]), (large, vec![job(4, 0, waited)])]
+        };
+        let (large, here) = (json!({"resources": three}), large());
+        let ask = Asker { profile: Some(&here), ..asker(room(8, 2, 9999), 8) };
+        let running = Running::default();
+        let told = |choice: Choice| (choice.jobs, choice.held_back, choice.reserves);
+        assert_eq!(told(choose(behind(&large, 31), ask, &running, &groups)), (vec![2], true, Some(4)));
+        assert_eq!(told(choose(behind(&large, 29), ask, &running, &groups)), (vec![2, 5], true, None));
+        // Somebody of whom nobody knows whether it ever fits does not wait for it.
+        let unknown = Asker { profile: None, ..ask };
+        assert_eq!(told(choose(behind(&large, 31), unknown, &running, &groups)), (vec![2, 5], true, None));
+        // Only where most of it fits already, and of two alike at the first by name.
+        let peer = |agent: &str, free, profile| [Peer { agent: agent.to_owned(), profile, free }];
+        for (peers, reserves) in [
+            (peer("b", room(1, 2, 9999), here.clone()), true),
+            (peer("0", room(1, 2, 9999), here.clone()), false),
+            (peer("b", room(1, 9, 9999), here.clone()), false),
+            (peer("b", room(0, 9, 9999), here.clone()), true),
+            (peer("0", room(1, 1, 9999), here.clone()), true),
+            (peer("b", room(1, 9, 9999), Profile::default()), true),
+        ] {
+            let choice = choose(behind(&large, 31), Asker { peers: &peers, ..ask }, &running, &groups);
+            assert_eq!(choice.reserves.is_some(), reserves, "{peers:?}");
+        }
+        // Room would not help it.
+        let mut running = Running::default();
+        running.add("b", "team", "x", 1);
+        let grouped = json!({"resources": three, "labels": {"team": "x"}});
+        let choice = choose(behind(&grouped, 31), ask, &running, &groups);
+        assert_eq!((choice.held_back, choice.reserves), (true, None));
     }
 
     #[test]

@@ -151,13 +151,13 @@ impl Store for SqliteStore {
         let agent = ask.agent.clone();
         let claim = move |db: &Connection| {
             // Ends: each further round has set at least one job aside.
-            let (chosen, held_back) = loop {
+            let (chosen, held_back, reserves) = loop {
                 let queues = shapes::waiting(db, ask.profile.as_ref(), ask.max)?;
                 let minds_others = queues.iter().any(|(shape, _)| shape.minds_others());
                 let running = if minds_others { shapes::running(db)? } else { Running::default() };
                 let choice = routing::choose(queues, Asker::from(&ask), &running, &groups);
                 if let Some(chosen) = rows::chosen(db, &choice.jobs)? {
-                    break (chosen, choice.held_back);
+                    break (chosen, choice.held_back, choice.reserves);
                 }
             };
             let mut claims = Vec::with_capacity(chosen.len());
@@ -166,11 +166,15 @@ impl Store for SqliteStore {
                 claims.push(row.claim(&ask.agent, token, ask.lease, ask.now));
                 rows::save(db, &row)?;
             }
-            Ok(Claims { claims, held_back })
+            let reserves = reserves.map(|seq| rows::id(db, seq)).transpose()?.flatten();
+            Ok(Claims { claims, held_back, reserves })
         };
-        let handed = move |claims: Claims| (claims.held_back, Handed { agent, claims: claims.claims, now, writer });
-        let (held_back, handed) = self.writer.run_then(claim, handed).await?;
-        Ok(Claims { claims: handed.take(), held_back })
+        let handed = move |mut found: Claims| {
+            let claims = std::mem::take(&mut found.claims);
+            (found, Handed { agent, claims, now, writer })
+        };
+        let (found, handed) = self.writer.run_then(claim, handed).await?;
+        Ok(Claims { claims: handed.take(), ..found })
     }
 
     async fn place(&self, id: JobId) -> Result<Option<Place>, StoreError> {

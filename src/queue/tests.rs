@@ -28,7 +28,7 @@ pub(super) fn new(ms: u64, priority: i32, key: Option<&str>) -> NewJob {
 
 pub(super) fn ask(max: u32, ms: u64) -> ClaimAsk {
     let free = Capacity { slots: 1000, cpu: Cpus::from_milli(1_000_000), memory: ByteSize::from_mib(1_000_000) };
-    ClaimAsk { agent: "a".into(), profile: None, free, max, lease: Millis::new(100), now: at(ms) }
+    ClaimAsk { agent: "a".into(), profile: None, peers: Vec::new(), free, max, lease: Millis::new(100), now: at(ms) }
 }
 
 pub(super) fn report(attempt: AttemptId) -> Report {

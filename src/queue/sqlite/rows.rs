@@ -99,6 +99,12 @@ pub(super) fn load(db: &Connection, id: JobId) -> rusqlite::Result<Option<Row>> 
     db.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?.query_row([id.to_string()], row).optional()
 }
 
+/// The id of a job by its place; `None` when it cannot be read.
+pub(super) fn id(db: &Connection, place: u64) -> rusqlite::Result<Option<JobId>> {
+    let mut found = db.prepare_cached("SELECT id FROM jobs WHERE seq = ?1")?;
+    Ok(found.query_row([place], |row| row.get::<_, String>(0)).optional()?.and_then(|id| id.parse().ok()))
+}
+
 pub(super) fn by_key(db: &Connection, key: &str) -> rusqlite::Result<Option<Row>> {
     db.prepare_cached(&format!("{SELECT} WHERE idempotency_key = ?1"))?.query_row([key], row).optional()
 }
