@@ -3,7 +3,7 @@
 use super::batch;
 use super::daily::{Day, Days};
 use super::list::Sieve;
-use super::routing::{self, Asker, Candidate, Running, Shape};
+use super::routing::{self, Asker, Candidate, Glance, Look, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Groups,
@@ -12,6 +12,7 @@ use super::{
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The store.
@@ -132,12 +133,14 @@ impl Store for MemoryStore {
         let mut tables = self.tables();
         let mut queues: BTreeMap<String, (Shape, Vec<Candidate>)> = BTreeMap::new();
         for (shape, candidate) in tables.waiting() {
-            if ask.profile.as_ref().is_none_or(|profile| shape.suits(profile)) {
-                queues.entry(shape.name()).or_insert((shape, Vec::new())).1.push(candidate);
-            }
+            queues.entry(shape.name()).or_insert((shape, Vec::new())).1.push(candidate);
         }
+        let mut queues: Vec<_> = queues.into_values().collect();
+        queues.sort_by_key(|(_, jobs)| jobs[0].order());
         let (running, groups) = (tables.running(), tables.groups.clone());
-        let choice = routing::choose(queues.into_values().collect(), Asker::from(&ask), &running, &groups);
+        let mut glance = Glance::new(Asker::from(&ask), &groups);
+        queues.retain(|(shape, _)| glance.at(shape, || Ok::<_, Infallible>(&running)) == Ok(Look::Take));
+        let choice = routing::choose(queues, Asker::from(&ask), &running, &groups);
         let reserves = choice.reserves.map(|seq| tables.rows[&seq].job.id);
         let mut claims = Vec::new();
         for seq in choice.jobs {
@@ -146,7 +149,7 @@ impl Store for MemoryStore {
             let token = LeaseToken(tables.last_token);
             claims.extend(tables.change(id, |row| row.claim(&ask.agent, token, ask.lease, ask.now)));
         }
-        Ok(Claims { claims, held_back: choice.held_back, reserves })
+        Ok(Claims { claims, held_back: choice.held_back || glance.held_back, reserves })
     }
 
     async fn place(&self, id: JobId) -> Result<Option<Place>, StoreError> {

@@ -437,4 +437,6 @@ impl Store for AnyStore {
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]
+mod routing_tests;
+#[cfg(test)]
 mod tests;

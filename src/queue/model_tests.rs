@@ -214,6 +214,12 @@ fn total(numbers: &impl Serialize) -> u64 {
     json.as_object().expect("a map").values().filter_map(serde_json::Value::as_u64).sum()
 }
 
+/// Shapes whose first queued job is another one than they say, and ended jobs that still have a shape.
+pub(super) const WRONG_HEADS: &str = "SELECT count(*) FROM shapes WHERE (head_priority, head_seq) IS NOT
+    (SELECT priority, seq FROM jobs WHERE shape = shapes.id AND phase = 'queued' AND parked IS NULL
+     ORDER BY priority DESC, seq LIMIT 1)
+    OR EXISTS (SELECT 1 FROM jobs WHERE phase = 'ended' AND shape = shapes.id)";
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
@@ -222,7 +228,8 @@ proptest! {
         runtime.block_on(async {
             let groups = Groups::from([("team".to_owned(), 4)]);
             let dir = tempfile::tempdir().expect("a folder");
-            let file = SqliteStore::open_with_groups(&dir.path().join("queue.db"), groups.clone()).expect("opens");
+            let path = dir.path().join("queue.db");
+            let file = SqliteStore::open_with_groups(&path, groups.clone()).expect("opens");
             let memory = MemoryStore::with_groups(groups);
             let (mut now, mut jobs, mut first, mut second) = (0, Vec::new(), Vec::new(), Vec::new());
             for op in &ops {
@@ -246,6 +253,9 @@ proptest! {
                 let two = apply(&memory, op, now, &jobs, &mut second).await;
                 assert_eq!(one, two, "{op:?}");
             }
+            let db = rusqlite::Connection::open(&path).expect("opens");
+            let wrong: u32 = db.query_row(WRONG_HEADS, [], |row| row.get(0)).expect("reads");
+            assert_eq!(wrong, 0, "each shape knows its first queued job");
             for job in &jobs {
                 assert_eq!(file.get(job.id).await.expect("reads"), memory.get(job.id).await.expect("reads"));
             }

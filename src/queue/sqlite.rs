@@ -13,7 +13,7 @@ mod worker;
 
 use super::batch;
 use super::daily::Day;
-use super::routing::{self, Asker, Running, Shape};
+use super::routing::{self, Asker, Glance, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Groups, ListFilter,
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 use worker::{Poster, Worker};
@@ -152,12 +153,11 @@ impl Store for SqliteStore {
         let claim = move |db: &Connection| {
             // Ends: each further round has set at least one job aside.
             let (chosen, held_back, reserves) = loop {
-                let queues = shapes::waiting(db, ask.profile.as_ref(), ask.max)?;
-                let minds_others = queues.iter().any(|(shape, _)| shape.minds_others());
-                let running = if minds_others { shapes::running(db)? } else { Running::default() };
-                let choice = routing::choose(queues, Asker::from(&ask), &running, &groups);
+                let (running, mut glance) = (OnceCell::new(), Glance::new(Asker::from(&ask), &groups));
+                let queues = shapes::waiting(db, &mut glance, &running, ask.max)?;
+                let choice = routing::choose(queues, Asker::from(&ask), running.get_or_init(Running::default), &groups);
                 if let Some(chosen) = rows::chosen(db, &choice.jobs)? {
-                    break (chosen, choice.held_back, choice.reserves);
+                    break (chosen, choice.held_back || glance.held_back, choice.reserves);
                 }
             };
             let mut claims = Vec::with_capacity(chosen.len());

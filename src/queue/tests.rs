@@ -323,3 +323,81 @@ async fn an_attempt_is_its_holders_alone_whoever_knows_the_token() {
         );
     }
 }
+
+/// A queue in which each job is of a shape of its own: a claim looks at so many of them, and nobody waits behind what is not for
+/// this agent or waits for others.
+#[tokio::test]
+async fn shapes_without_end_are_looked_at_from_the_front_and_hide_nothing_that_can_run() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("queue.db");
+    let groups = Groups::from([("user".to_owned(), 1)]);
+    let file = SqliteStore::open_with_groups(&path, groups.clone()).expect("opens");
+    let job = |ms: u64, user: u64, zone: &str| {
+        let document = json!({"image": "x", "command": ["x"], "labels": {"user": format!("u{user}")}, "priority": user % 3,
+            "requires": {"labels": {"zone": zone}}});
+        let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
+        NewJob { id: JobId::new(at(ms)), spec, at: at(ms), retry_of: None }
+    };
+    // Elsewhere, then two of each user, then one of somebody else.
+    let mut jobs: Vec<NewJob> = (0..200).map(|n| job(n, n, "us")).collect();
+    jobs.extend((200..600).map(|n| job(n, n % 200, "eu")));
+    jobs.push(job(600, 999, "eu"));
+    let last = jobs[600].id;
+    let profile =
+        Profile { labels: [("zone".into(), "eu".into())].into(), capacity: ask(1, 0).free, ..Profile::default() };
+    for store in [AnyStore::Sqlite(file), AnyStore::Memory(MemoryStore::with_groups(groups.clone()))] {
+        store.submit_all(jobs.clone(), 1000, false).await.expect("submits");
+        let mut users = std::collections::BTreeSet::new();
+        let mut order = Vec::new();
+        for _ in 0..200 {
+            let asked = ClaimAsk { profile: Some(profile.clone()), ..ask(1, 700) };
+            let found = store.claim(asked).await.expect("claims");
+            assert!(found.held_back, "there is more");
+            let claim = &found.claims[0];
+            order.push((claim.spec.priority(), std::cmp::Reverse(claim.attempt.job)));
+            assert!(users.insert(claim.spec.labels()["user"].clone()), "one of each");
+        }
+        assert!(order.windows(2).all(|two| two[0] > two[1]), "by priority, then by age");
+        // Every user but the last has one that runs, and that one's job is behind all of theirs that wait.
+        let asked = ClaimAsk { profile: Some(profile.clone()), ..ask(5, 700) };
+        let found = store.claim(asked).await.expect("claims").claims;
+        assert_eq!(found.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), [last]);
+    }
+    // Shapes that nobody has any more go when the file is opened.
+    let shapes = || {
+        let db = rusqlite::Connection::open(&path).expect("opens");
+        db.query_row("SELECT count(*) FROM shapes", [], |row| row.get::<_, u32>(0)).expect("reads")
+    };
+    assert_eq!(shapes(), 401);
+    let store = SqliteStore::open_with_groups(&path, groups.clone()).expect("opens again");
+    for elsewhere in &jobs[..200] {
+        store.cancel(elsewhere.id, at(800)).await.expect("cancels");
+    }
+    drop(store);
+    let store = SqliteStore::open_with_groups(&path, groups).expect("opens again");
+    assert_eq!(shapes(), 201);
+    assert_eq!(store.counts().await.expect("counts").queued, 200);
+}
+
+#[tokio::test]
+async fn one_claim_decides_about_a_bounded_number_of_shapes() {
+    let (_dir, file) = sqlite();
+    let most = routing::MOST_SHAPES;
+    for store in [AnyStore::Sqlite(file), AnyStore::Memory(MemoryStore::new())] {
+        let job = |n: usize| {
+            let memory = format!("{}MiB", 64 + n);
+            let document = json!({"image": "x", "command": ["x"], "resources": {"memory": memory}});
+            let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
+            NewJob { id: JobId::new(at(n as u64)), spec, at: at(n as u64), retry_of: None }
+        };
+        let jobs: Vec<NewJob> = (0..most + 10).map(job).collect();
+        let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+        store.submit_all(jobs, 1000, false).await.expect("submits");
+        let mut found = store.claim(ask(1000, 500)).await.expect("claims");
+        assert_eq!((found.claims.len(), found.held_back), (most, true));
+        let rest = store.claim(ask(1000, 500)).await.expect("claims");
+        assert_eq!((rest.claims.len(), rest.held_back), (10, false));
+        found.claims.extend(rest.claims);
+        assert_eq!(found.claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), ids);
+    }
+}

@@ -126,6 +126,24 @@ fn without_room_for_a_backup_nothing_is_done() {
     assert_eq!(dump(&path), before);
 }
 
+#[tokio::test]
+async fn shapes_of_before_learn_their_first_jobs() {
+    let (_dir, path) = old(1);
+    let db = open_with(&path, &STEPS[..5]).expect("opens");
+    let name = Shape::of(&crate::queue::tests::spec(0, None), &Groups::new()).name();
+    db.execute("INSERT INTO shapes (name) VALUES (?1), ('one that nobody has')", [name]).expect("writes");
+    db.execute_batch("UPDATE jobs SET shape = 1; UPDATE routing SET groups = '{}'").expect("writes");
+    drop(db);
+    let store = SqliteStore::open(&path).expect("opens");
+    let db = Connection::open(&path).expect("opens");
+    let left: u32 = db.query_row("SELECT count(*) FROM shapes", [], |row| row.get(0)).expect("reads");
+    let wrong: u32 = db.query_row(crate::queue::model_tests::WRONG_HEADS, [], |row| row.get(0)).expect("reads");
+    assert_eq!((left, wrong), (1, 0));
+    let claims = store.claim(ask(5, 0)).await.expect("claims").claims;
+    let order: Vec<_> = claims.iter().map(|claim| (-claim.spec.priority(), claim.attempt.job)).collect();
+    assert!(order.len() == 2 && order.is_sorted(), "{order:?}");
+}
+
 /// The file of version 1 has a job in every phase.
 #[tokio::test]
 async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {

@@ -138,7 +138,7 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let job = &row.job;
     let cause = job.ending.as_ref().map(|ending| json(&ending.cause)).transpose()?;
     db.prepare_cached(
-        "UPDATE jobs SET phase = ?2, token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
+        "UPDATE jobs SET phase = ?2, shape = iif(?2 = 'ended', NULL, shape), token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
          started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12 WHERE id = ?1",
     )?
     .execute(params![
