@@ -66,12 +66,16 @@ fn ms(span: Duration) -> f64 {
     span.as_secs_f64() * 1e3
 }
 
+/// Who claims, and reports.
+const AGENT: &str = "bench";
+
 fn ask() -> ClaimAsk {
     let capacity = Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: ByteSize::from_mib(16_384) };
     let profile = Profile { presets: vec!["bash".to_owned()], capacity, ..Profile::default() };
     ClaimAsk {
-        agent: "bench".into(),
+        agent: AGENT.to_owned(),
         profile: Some(profile),
+        peers: Vec::new(),
         free: capacity,
         max: 1,
         lease: Millis::from_secs(60),
@@ -190,7 +194,7 @@ async fn whole(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
         receipt: Vec::new(),
         log: LogTotals::default(),
     };
-    store.complete(&report, claim.token, UnixMillis::now()).await?;
+    store.complete(AGENT, &report, claim.token, UnixMillis::now()).await?;
     Ok(())
 }
 

@@ -175,7 +175,7 @@ impl<E: Executor> Agent<E> {
 async fn listen(index: usize, mut orders: broadcast::Receiver<Order>, to: mpsc::Sender<Ordered>) {
     loop {
         let order = match orders.recv().await {
-            Ok(Order::Cancel { job, force }) => Some((job, force)),
+            Ok(Order::Cancel { job, force, .. }) => Some((job, force)),
             Err(broadcast::error::RecvError::Lagged(_)) => None,
             Err(broadcast::error::RecvError::Closed) => return,
         };

@@ -2,10 +2,8 @@
 
 use super::explain::{Explanation, explain};
 use super::waiting::Waiting;
-use super::{Ask, Intake, IntakeError, Roster};
-use crate::job::{
-    AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, LogTotals, Millis, Phase, Report, UnixMillis,
-};
+use super::{Ask, Intake, Roster};
+use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
@@ -37,12 +35,14 @@ pub struct QueueSettings {
 }
 
 /// What an agent is told without having asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     /// End this job.
     Cancel {
         /// Which.
         job: JobId,
+        /// The agent that holds it, where several listen. `None`: whoever hears this.
+        holder: Option<String>,
         /// At once, without a grace. The queue does not keep this: who misses the order gives the grace after all.
         force: bool,
     },
@@ -81,6 +81,8 @@ pub struct Embedded {
     held_back: AtomicBool,
     /// Counts what made room.
     ends: AtomicU64,
+    /// Counts what left the queue.
+    departures: AtomicU64,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
 }
@@ -92,8 +94,8 @@ impl Embedded {
         let (orders, _) = broadcast::channel(ORDERS);
         let intake = Arc::new(Intake::new(logs.clone()));
         let (roster, waiting, held_back) = (Roster::default(), Waiting::default(), AtomicBool::new(false));
-        let ends = AtomicU64::new(0);
-        Arc::new(Self { store, logs, settings, intake, roster, waiting, held_back, ends, changes, orders })
+        let (ends, departures) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { store, logs, settings, intake, roster, waiting, held_back, ends, departures, changes, orders })
     }
 
     /// Where output is kept. An agent in this process writes here too.
@@ -121,7 +123,7 @@ impl Embedded {
         self.settings.max_queued
     }
 
-    fn changed(&self, job: JobId, ended: bool) {
+    pub(super) fn changed(&self, job: JobId, ended: bool) {
         // Nobody listening is fine.
         let _ = self.changes.send(Change { job, ended });
     }
@@ -131,18 +133,22 @@ impl Embedded {
     /// Takes a job in. Goes on to its end when the caller is dropped (a client that hangs up): a job that was taken in
     /// without a word to the agent would wait for the next one.
     pub async fn submit(self: &Arc<Self>, spec: JobSpec) -> Result<Submitted, StoreError> {
-        self.take_in(spec, None).await
+        self.take_in(spec, None, UnixMillis::now()).await
     }
 
     /// Takes in a job that does another one again.
     pub async fn retry(self: &Arc<Self>, job: Job) -> Result<Submitted, StoreError> {
-        self.take_in(job.spec.without_idempotency_key(), Some(job.id)).await
+        self.take_in(job.spec.without_idempotency_key(), Some(job.id), UnixMillis::now()).await
     }
 
-    async fn take_in(self: &Arc<Self>, spec: JobSpec, retry_of: Option<JobId>) -> Result<Submitted, StoreError> {
+    pub(super) async fn take_in(
+        self: &Arc<Self>,
+        spec: JobSpec,
+        retry_of: Option<JobId>,
+        at: UnixMillis,
+    ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
-            let at = UnixMillis::now();
             let job = NewJob { id: JobId::new(at), spec, at, retry_of };
             let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
             if let Submitted::Created(job) = &submitted {
@@ -215,7 +221,7 @@ impl Embedded {
                 None => backend.store.cancel(id, now).await?,
             };
             // A job that has changed is told of like one that has ended: nothing was done.
-            backend.canceled(id, CancelMark::from(&canceled), force);
+            backend.canceled(id, &CancelMark::from(&canceled), force);
             Ok(canceled)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
@@ -233,7 +239,7 @@ impl Embedded {
             for some in ids.chunks(CANCEL_BATCH) {
                 let told = backend.store.cancel_many(some, UnixMillis::now()).await?;
                 for (id, mark) in some.iter().copied().zip(told) {
-                    backend.canceled(id, mark, force);
+                    backend.canceled(id, &mark, force);
                     marks.push((id, mark));
                 }
             }
@@ -242,13 +248,16 @@ impl Embedded {
         task.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    fn canceled(&self, id: JobId, mark: CancelMark, force: bool) {
+    fn canceled(&self, id: JobId, mark: &CancelMark, force: bool) {
         match mark {
-            CancelMark::Requested => {
-                let _ = self.orders.send(Order::Cancel { job: id, force });
+            CancelMark::Requested { holder } => {
+                let _ = self.orders.send(Order::Cancel { job: id, holder: holder.clone(), force });
                 self.changed(id, false);
             }
-            CancelMark::Ended => self.changed(id, true),
+            CancelMark::Ended => {
+                self.changed(id, true);
+                self.left(&[id]);
+            }
             CancelMark::AlreadyEnded | CancelMark::Unknown => {}
         }
     }
@@ -295,9 +304,11 @@ impl Embedded {
             let max = self.share(ask.max, place.row_length()).await?;
             let (lease, now, agent, profile) =
                 (self.settings.lease, UnixMillis::now(), agent.to_owned(), profile.clone());
-            let asked = ClaimAsk { agent, profile, free: place.free(), max, lease, now };
-            let ends = self.ends.load(Ordering::SeqCst);
-            let Claims { claims, held_back } = self.store.claim(asked).await?;
+            let (free, peers) = (place.free(), place.peers());
+            let asked = ClaimAsk { agent, profile, peers, free, max, lease, now };
+            let (ends, departures) = (self.ends.load(Ordering::SeqCst), self.departures.load(Ordering::SeqCst));
+            let Claims { claims, held_back, reserves } = self.store.claim(asked).await?;
+            place.reserves(reserves);
             if held_back {
                 self.held_back.store(true, Ordering::SeqCst);
             }
@@ -306,14 +317,17 @@ impl Embedded {
                     self.changed(claim.attempt.job, false);
                 }
                 drop(place);
+                self.left(&claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>());
                 if claims.len() == max as usize {
                     // There may be more than was taken; whoever else waits looks too.
                     self.waiting.wake_all();
                 }
                 return Ok(claims);
             }
-            if held_back && self.ends.load(Ordering::SeqCst) != ends {
-                // Something ended between the look and the flag.
+            let ended = held_back && self.ends.load(Ordering::SeqCst) != ends;
+            let left = reserves.is_some() && self.departures.load(Ordering::SeqCst) != departures;
+            if ended || left {
+                // Between the look and the flag, or the note of what room is kept for.
                 continue;
             }
             // It was woken for a job that is not for it at the moment; somebody else may have room.
@@ -334,6 +348,12 @@ impl Embedded {
         }
     }
 
+    /// These jobs left the queue: an agent that kept its room for one of them hands it to others now.
+    fn left(&self, jobs: &[JobId]) {
+        self.departures.fetch_add(1, Ordering::SeqCst);
+        self.waiting.left(jobs);
+    }
+
     /// Why a job stands where it stands; `None` when there is no such job.
     pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, StoreError> {
         let Some(job) = self.store.get(id).await? else { return Ok(None) };
@@ -352,8 +372,8 @@ impl Embedded {
     }
 
     /// Renews leases; the answers come in the order asked.
-    pub async fn renew(&self, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewed>, StoreError> {
-        let answers = self.store.renew(leases, self.settings.lease, UnixMillis::now()).await?;
+    pub async fn renew(&self, agent: &str, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewed>, StoreError> {
+        let answers = self.store.renew(agent, leases, self.settings.lease, UnixMillis::now()).await?;
         let shown = |answer| match answer {
             Renewal::Renewed { until, cancel_requested } => Renewed::Renewed { until, cancel_requested },
             Renewal::Refused => Renewed::Refused,
@@ -362,8 +382,12 @@ impl Embedded {
     }
 
     /// How attempts stand, for one who says that they are theirs; in the order asked.
-    pub async fn lookup(&self, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<AttemptStanding>, StoreError> {
-        let standings = self.store.lookup(leases).await?;
+    pub async fn lookup(
+        &self,
+        agent: &str,
+        leases: &[(AttemptId, LeaseToken)],
+    ) -> Result<Vec<AttemptStanding>, StoreError> {
+        let standings = self.store.lookup(agent, leases).await?;
         let shown = |standing| match standing {
             Standing::Held => AttemptStanding::Held,
             Standing::Ended => AttemptStanding::Ended,
@@ -375,25 +399,27 @@ impl Embedded {
     /// Tells that an attempt entered a phase.
     pub async fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Result<Step, StoreError> {
-        let applied = self.store.advance(attempt, token, phase, at, reason).await?;
-        self.changed(attempt.job, false);
+        let applied = self.store.advance(agent, lease, phase, at, reason).await?;
+        if applied == Applied::Applied {
+            self.changed(lease.0.job, false);
+        }
         Ok(step(applied))
     }
 
     /// Gives a terminal report, of an agent that wrote the output into this log store itself.
-    pub async fn report(&self, report: &Report, token: LeaseToken) -> Result<Reported, StoreError> {
-        let completion = self.store.complete(report, token, UnixMillis::now()).await?;
+    pub async fn report(&self, agent: &str, report: &Report, token: LeaseToken) -> Result<Reported, StoreError> {
+        let completion = self.store.complete(agent, report, token, UnixMillis::now()).await?;
         if let Completion::Applied(job) = &completion {
-            self.waiting.freed(job.agent.as_deref().unwrap_or_default(), job.spec.resources());
+            self.waiting.freed(agent, job.spec.resources());
+            self.changed(job.id, true);
+            self.made_room();
         }
-        self.changed(report.attempt.job, true);
-        self.made_room();
         Ok(match completion {
             Completion::Applied(_) => Reported::Applied,
             Completion::AlreadyEnded => Reported::AlreadyEnded,
@@ -401,54 +427,16 @@ impl Embedded {
         })
     }
 
-    /// Gives a terminal report, of an agent elsewhere. What its log holds is what was received here, recomputed; the log is only
-    /// called complete when both agree.
-    pub async fn report_from_afar(&self, mut report: Report, token: LeaseToken) -> Result<Reported, StoreError> {
-        let attempt = report.attempt;
-        if self.lookup(&[(attempt, token)]).await? == [AttemptStanding::Held] {
-            let intake = Arc::clone(&self.intake);
-            let received = tokio::task::spawn_blocking(move || intake.finish(attempt));
-            report.log = match received.await.expect("ending a log does not panic") {
-                Ok(received) => agreed(&report.log, received),
-                Err(error) => {
-                    tracing::error!(%error, %attempt, "the log could not be ended");
-                    LogTotals { complete: false, ..report.log }
-                }
-            };
-        }
-        self.report(&report, token).await
-    }
-
-    /// Opens the log of an attempt that runs elsewhere, and says which frame of it is durable; `None` when the attempt is not the
-    /// asker's. Errors: the queue or the log fails.
-    pub async fn open_log(&self, attempt: AttemptId, token: LeaseToken) -> Result<Option<u64>, IntakeError> {
-        let held =
-            || async { Ok::<_, IntakeError>(self.lookup(&[(attempt, token)]).await? == [AttemptStanding::Held]) };
-        if !held().await? {
-            return Ok(None);
-        }
-        let intake = Arc::clone(&self.intake);
-        let opened = tokio::task::spawn_blocking(move || intake.open(attempt)).await;
-        let durable = opened.expect("opening a log does not panic")?;
-        if !held().await? {
-            // Lost in between, and so perhaps opened after the end.
-            let intake = Arc::clone(&self.intake);
-            tokio::task::spawn_blocking(move || intake.abandon(attempt.job))
-                .await
-                .expect("ending a log does not panic");
-            return Ok(None);
-        }
-        // Viewers who came before the log look again.
-        self.changed(attempt.job, false);
-        Ok(Some(durable))
-    }
-
     /// Gives back an attempt that never started.
-    pub async fn release(&self, attempt: AttemptId, token: LeaseToken, reason: &str) -> Result<Step, StoreError> {
-        let applied = self.store.release(attempt, token, UnixMillis::now(), reason).await?;
-        // A release ends a job whose end was asked for.
-        self.changed(attempt.job, true);
-        self.waiting.wake_all();
+    pub async fn release(&self, agent: &str, lease: (AttemptId, LeaseToken), reason: &str) -> Result<Step, StoreError> {
+        let applied = self.store.release(agent, lease, UnixMillis::now(), reason).await?;
+        if applied == Applied::Applied {
+            self.close_logs(lease.0).await;
+            // A release ends a job whose end was asked for.
+            self.changed(lease.0.job, true);
+            // The job is there again, and so is what it would have used.
+            self.waiting.wake_all();
+        }
         Ok(step(applied))
     }
 
@@ -468,38 +456,46 @@ impl Embedded {
             Ok(leases) => tracing::info!(leases, "jobs are held by agents; each has a full lease from now on"),
             Err(error) => tracing::error!(%error, "leases could not be extended"),
         }
+        let mut failed = false;
         loop {
-            let now = UnixMillis::now();
-            let pause = match self.store.next_expiry().await {
-                Ok(Some(at)) => at.since(now).as_duration().min(EXPIRY_PAUSE),
-                Ok(None) => EXPIRY_PAUSE,
-                Err(error) => {
-                    tracing::error!(%error, "queue cannot be read");
-                    EXPIRY_PAUSE
-                }
-            };
+            let next = self.store.next_expiry().await.unwrap_or_else(|error| {
+                tracing::error!(%error, "queue cannot be read");
+                None
+            });
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(expiry_pause(next, failed, UnixMillis::now())) => {}
                 () = stop.cancelled() => return,
             }
-            match self.store.expire(UnixMillis::now(), self.settings.max_attempts).await {
+            let expired = self.store.expire(UnixMillis::now(), self.settings.max_attempts).await;
+            failed = expired.is_err();
+            match expired {
                 Ok(expired) => {
                     for one in expired {
-                        let (id, ended) = match one {
-                            Expired::Requeued(id) => (id, false),
-                            Expired::Ended(job) => (job.id, true),
-                        };
-                        tracing::warn!(job_id = %id, ended, "its agent was lost");
-                        let intake = Arc::clone(&self.intake);
-                        let closed = tokio::task::spawn_blocking(move || intake.abandon(id));
-                        closed.await.expect("ending a log does not panic");
-                        self.changed(id, ended);
-                        self.waiting.wake_all();
+                        self.lost(one).await;
                     }
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
             }
         }
+    }
+
+    async fn lost(&self, expired: Expired) {
+        let (attempt, ended) = match expired {
+            Expired::Requeued(attempt) => (attempt, false),
+            Expired::Ended(job) => (AttemptId::new(job.id, job.attempt), true),
+        };
+        tracing::warn!(%attempt, ended, "its agent was lost");
+        self.close_logs(attempt).await;
+        self.changed(attempt.job, ended);
+        self.waiting.wake_all();
+    }
+}
+
+/// How long the expiry task sleeps. A lease that is due and cannot be settled stays due: that is not tried again at once.
+pub(super) fn expiry_pause(next: Option<UnixMillis>, failed: bool, now: UnixMillis) -> Duration {
+    match next {
+        Some(at) if !failed => at.since(now).as_duration().min(EXPIRY_PAUSE),
+        Some(_) | None => EXPIRY_PAUSE,
     }
 }
 
@@ -509,15 +505,4 @@ fn step(applied: Applied) -> Step {
         Applied::AlreadyThere => Step::AlreadyThere,
         Applied::Refused => Step::Refused,
     }
-}
-
-/// What was received, called complete only when it is what was sent.
-fn agreed(sent: &LogTotals, received: LogTotals) -> LogTotals {
-    let same = sent.frames == received.frames && sent.stdout == received.stdout && sent.stderr == received.stderr;
-    if !same && sent.complete {
-        tracing::warn!(sent = sent.frames, received = received.frames, "a log has not arrived whole");
-    }
-    // A job that never ran has no output, and no hashes on the agent's side.
-    let none = sent.frames == 0 && received.frames == 0;
-    LogTotals { complete: sent.complete && (same || none), ..if none { sent.clone() } else { received } }
 }

@@ -4,7 +4,7 @@
 //! connections of one attempt (an old one that is not known to be dead yet) write through the same lock, and a frame that is
 //! there already is passed over. Blocking: callers use blocking threads.
 
-use crate::job::{AttemptId, JobId, LogTotals};
+use crate::job::{AttemptId, LogTotals};
 use crate::logstore::{FrameRef, LogError, LogStore, LogWriter, Stream};
 use crate::protocol::record::Record;
 use std::collections::HashMap;
@@ -94,12 +94,13 @@ impl Intake {
         })
     }
 
-    /// Ends whatever is open of a job: its agent was lost, or gave it back.
-    pub fn abandon(&self, job: JobId) {
-        let attempts: Vec<AttemptId> = self.map().keys().filter(|attempt| attempt.job == job).copied().collect();
+    /// Ends what is open of a job, up to this attempt: it is over. A newer attempt may have begun already, and goes on.
+    pub fn abandon(&self, over: AttemptId) {
+        let is_over = |open: &&AttemptId| open.job == over.job && open.attempt <= over.attempt;
+        let attempts: Vec<AttemptId> = self.map().keys().filter(is_over).copied().collect();
         for attempt in attempts {
             if let Err(error) = self.finish(attempt) {
-                tracing::error!(%error, %attempt, "the log of a lost attempt could not be ended");
+                tracing::error!(%error, %attempt, "the log of an attempt that is over could not be ended");
             }
         }
     }

@@ -59,12 +59,12 @@ impl Backend for Local {
     fn renew<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<Renewed>> {
         Box::pin(async move {
             self.backend.roster().heard(&self.agent, None, UnixMillis::now());
-            Ok(self.backend.renew(leases).await?)
+            Ok(self.backend.renew(&self.agent, leases).await?)
         })
     }
 
     fn lookup<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<AttemptStanding>> {
-        Box::pin(async move { Ok(self.backend.lookup(leases).await?) })
+        Box::pin(async move { Ok(self.backend.lookup(&self.agent, leases).await?) })
     }
 
     fn advance<'a>(
@@ -75,15 +75,15 @@ impl Backend for Local {
         at: UnixMillis,
         reason: &'a str,
     ) -> Answer<'a, Step> {
-        Box::pin(async move { Ok(self.backend.advance(attempt, token, phase, at, reason).await?) })
+        Box::pin(async move { Ok(self.backend.advance(&self.agent, (attempt, token), phase, at, reason).await?) })
     }
 
     fn report<'a>(&'a self, report: &'a Report, token: LeaseToken) -> Answer<'a, Reported> {
-        Box::pin(async move { Ok(self.backend.report(report, token).await?) })
+        Box::pin(async move { Ok(self.backend.report(&self.agent, report, token).await?) })
     }
 
     fn release<'a>(&'a self, attempt: AttemptId, token: LeaseToken, reason: &'a str) -> Answer<'a, Step> {
-        Box::pin(async move { Ok(self.backend.release(attempt, token, reason).await?) })
+        Box::pin(async move { Ok(self.backend.release(&self.agent, (attempt, token), reason).await?) })
     }
 
     fn orders(&self) -> broadcast::Receiver<Order> {

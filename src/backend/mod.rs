@@ -4,8 +4,11 @@
 //! owns the queue and the log store, wakes whoever waits, and hands cancels on; [`Local`] is the agent's door to it. [`Http`] is a
 //! jobcell server elsewhere. Must never know how a job runs.
 
+mod afar;
 pub mod conformance;
 mod embedded;
+#[cfg(test)]
+mod embedded_tests;
 mod explain;
 mod http;
 mod intake;

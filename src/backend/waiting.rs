@@ -1,7 +1,7 @@
 //! Agents that wait for work, in the order they came. Each submit wakes the first one that it suits and that was not woken yet.
 
-use crate::job::{ByteSize, Capacity, Cpus, JobSpec, Resources};
-use crate::queue::{Profile, suits};
+use crate::job::{ByteSize, Capacity, Cpus, JobId, JobSpec, Resources};
+use crate::queue::{Peer, Profile, suits};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +20,8 @@ struct Waiter {
     profile: Option<Profile>,
     /// What it has free: what it said, and what has ended there since.
     free: Mutex<Capacity>,
+    /// The job that it keeps its room for.
+    reserves: Mutex<Option<JobId>>,
     woken: AtomicBool,
     notify: Notify,
 }
@@ -28,6 +30,14 @@ impl Waiter {
     fn wake(&self) {
         self.woken.store(true, Ordering::Release);
         self.notify.notify_one();
+    }
+
+    fn reserves(&self) -> MutexGuard<'_, Option<JobId>> {
+        self.reserves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn free(&self) -> MutexGuard<'_, Capacity> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -46,8 +56,9 @@ impl Waiting {
 
     /// Takes a place at the end.
     pub(super) fn enter(&self, agent: &str, profile: Option<Profile>, free: Capacity) -> Place<'_> {
-        let (woken, notify) = (AtomicBool::new(false), Notify::new());
-        let waiter = Arc::new(Waiter { agent: agent.to_owned(), profile, free: Mutex::new(free), woken, notify });
+        let (reserves, woken, notify) = (Mutex::default(), AtomicBool::new(false), Notify::new());
+        let (agent, free) = (agent.to_owned(), Mutex::new(free));
+        let waiter = Arc::new(Waiter { agent, profile, free, reserves, woken, notify });
         self.row().push_back(Arc::clone(&waiter));
         Place { waiting: self, waiter, was_woken: AtomicBool::new(false) }
     }
@@ -80,10 +91,16 @@ impl Waiting {
         }
     }
 
+    /// These jobs are not in the queue any more: whoever kept room for one of them looks again.
+    pub(super) fn left(&self, jobs: &[JobId]) {
+        let kept = |waiter: &&Arc<Waiter>| waiter.reserves().is_some_and(|job| jobs.contains(&job));
+        self.row().iter().filter(kept).for_each(|waiter| waiter.wake());
+    }
+
     /// Something has ended at this agent: a claim of its that waits has more room than it said.
     pub(super) fn freed(&self, agent: &str, resources: Resources) {
         for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
-            let mut free = waiter.free.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut free = waiter.free();
             free.cpu = Cpus::from_milli(free.cpu.as_milli().saturating_add(resources.cpu.as_milli()));
             free.memory = ByteSize::new(free.memory.as_u64().saturating_add(resources.memory.as_u64()));
         }
@@ -93,7 +110,26 @@ impl Waiting {
 impl Place<'_> {
     /// What the agent has free.
     pub(super) fn free(&self) -> Capacity {
-        *self.waiter.free.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.waiter.free()
+    }
+
+    /// Others that wait, as far as it is known what they can do.
+    pub(super) fn peers(&self) -> Vec<Peer> {
+        let row = self.waiting.row();
+        let others = row.iter().filter(|waiter| waiter.agent != self.waiter.agent);
+        let peer = |waiter: &Arc<Waiter>| {
+            let profile = waiter.profile.clone()?;
+            Some(Peer { agent: waiter.agent.clone(), profile, free: *waiter.free() })
+        };
+        others.filter_map(peer).collect()
+    }
+
+    /// It has looked, and keeps its room for this job. Whoever kept theirs for it may let go: they look again.
+    pub(super) fn reserves(&self, job: Option<JobId>) {
+        *self.waiter.reserves() = job;
+        let row = self.waiting.row();
+        let others = row.iter().filter(|waiter| waiter.agent != self.waiter.agent);
+        others.filter(|waiter| job.is_some() && *waiter.reserves() == job).for_each(|waiter| waiter.wake());
     }
 
     /// How many wait, this one included.

@@ -16,12 +16,15 @@ pub enum Batch {
 }
 
 /// What a cancel of one among many came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CancelMark {
     /// It was still queued and has ended.
     Ended,
     /// An agent holds it and is told.
-    Requested,
+    Requested {
+        /// Which one.
+        holder: Option<String>,
+    },
     /// It had ended before.
     AlreadyEnded,
     /// There is no such job.
@@ -32,7 +35,7 @@ impl From<&Canceled> for CancelMark {
     fn from(canceled: &Canceled) -> Self {
         match canceled {
             Canceled::Ended(_) => Self::Ended,
-            Canceled::Requested(_) => Self::Requested,
+            Canceled::Requested(job) => Self::Requested { holder: job.agent.clone() },
             Canceled::AlreadyEnded(_) | Canceled::Changed(_) => Self::AlreadyEnded,
             Canceled::Unknown => Self::Unknown,
         }

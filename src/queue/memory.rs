@@ -3,7 +3,7 @@
 use super::batch;
 use super::daily::{Day, Days};
 use super::list::Sieve;
-use super::routing::{self, Asker, Candidate, Running, Shape};
+use super::routing::{self, Asker, Candidate, Glance, Look, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Groups,
@@ -12,6 +12,7 @@ use super::{
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The store.
@@ -132,12 +133,15 @@ impl Store for MemoryStore {
         let mut tables = self.tables();
         let mut queues: BTreeMap<String, (Shape, Vec<Candidate>)> = BTreeMap::new();
         for (shape, candidate) in tables.waiting() {
-            if ask.profile.as_ref().is_none_or(|profile| shape.suits(profile)) {
-                queues.entry(shape.name()).or_insert((shape, Vec::new())).1.push(candidate);
-            }
+            queues.entry(shape.name()).or_insert((shape, Vec::new())).1.push(candidate);
         }
+        let mut queues: Vec<_> = queues.into_values().collect();
+        queues.sort_by_key(|(_, jobs)| jobs[0].order());
         let (running, groups) = (tables.running(), tables.groups.clone());
-        let choice = routing::choose(queues.into_values().collect(), Asker::from(&ask), &running, &groups);
+        let mut glance = Glance::new(Asker::from(&ask), &groups);
+        queues.retain(|(shape, _)| glance.at(shape, || Ok::<_, Infallible>(&running)) == Ok(Look::Take));
+        let choice = routing::choose(queues, Asker::from(&ask), &running, &groups);
+        let reserves = choice.reserves.map(|seq| tables.rows[&seq].job.id);
         let mut claims = Vec::new();
         for seq in choice.jobs {
             let id = tables.rows[&seq].job.id;
@@ -145,7 +149,7 @@ impl Store for MemoryStore {
             let token = LeaseToken(tables.last_token);
             claims.extend(tables.change(id, |row| row.claim(&ask.agent, token, ask.lease, ask.now)));
         }
-        Ok(Claims { claims, held_back: choice.held_back })
+        Ok(Claims { claims, held_back: choice.held_back || glance.held_back, reserves })
     }
 
     async fn place(&self, id: JobId) -> Result<Option<Place>, StoreError> {
@@ -162,50 +166,57 @@ impl Store for MemoryStore {
 
     async fn renew(
         &self,
+        agent: &str,
         leases: &[(AttemptId, LeaseToken)],
         lease: Millis,
         now: UnixMillis,
     ) -> Result<Vec<Renewal>, StoreError> {
         let mut tables = self.tables();
-        let one = |(attempt, token): &(AttemptId, LeaseToken)| {
-            tables.change(attempt.job, |row| row.renew(*attempt, *token, lease, now)).unwrap_or(Renewal::Refused)
+        let one = |held: &(AttemptId, LeaseToken)| {
+            tables.change(held.0.job, |row| row.renew(agent, *held, lease, now)).unwrap_or(Renewal::Refused)
         };
         Ok(leases.iter().map(one).collect())
     }
 
     async fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        let applied = self.tables().change(attempt.job, |row| row.advance(attempt, token, phase, at, reason));
+        let applied = self.tables().change(lease.0.job, |row| row.advance(agent, lease, phase, at, reason));
         Ok(applied.unwrap_or(Applied::Refused))
     }
 
-    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
-        let completion = self.tables().change(report.attempt.job, |row| row.complete(report, token, now));
+    async fn complete(
+        &self,
+        agent: &str,
+        report: &Report,
+        token: LeaseToken,
+        now: UnixMillis,
+    ) -> Result<Completion, StoreError> {
+        let completion = self.tables().change(report.attempt.job, |row| row.complete(agent, report, token, now));
         Ok(completion.unwrap_or(Completion::Unknown))
     }
 
     async fn release(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        let applied = self.tables().change(attempt.job, |row| row.release(attempt, token, now, reason));
+        let applied = self.tables().change(lease.0.job, |row| row.release(agent, lease, now, reason));
         Ok(applied.unwrap_or(Applied::Refused))
     }
 
-    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+    async fn lookup(&self, agent: &str, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
         let tables = self.tables();
         let one = |(attempt, token): &(AttemptId, LeaseToken)| {
             let row = tables.by_id.get(&attempt.job).and_then(|seq| tables.rows.get(seq));
-            row.map_or(Standing::Unknown, |row| row.standing(*attempt, *token))
+            row.map_or(Standing::Unknown, |row| row.standing(agent, *attempt, *token))
         };
         Ok(attempts.iter().map(one).collect())
     }

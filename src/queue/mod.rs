@@ -16,7 +16,7 @@ pub use batch::{Batch, CancelMark};
 pub use daily::{Day, Ended};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
-pub use routing::{Groups, Obstacle, Profile};
+pub use routing::{Groups, Obstacle, Peer, Profile};
 pub use sqlite::SqliteStore;
 
 use crate::job::{AttemptId, Capacity, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
@@ -88,6 +88,8 @@ pub struct ClaimAsk {
     pub agent: String,
     /// What it can do. `None` when nobody knows: it gets whatever is next.
     pub profile: Option<Profile>,
+    /// Others that wait for work: a job that lacks room is waited for by one agent only.
+    pub peers: Vec<Peer>,
     /// What is free there.
     pub free: Capacity,
     /// How many at most.
@@ -105,6 +107,8 @@ pub struct Claims {
     pub claims: Vec<Claim>,
     /// Something that suits the agent was left in the queue for the moment, for want of room or because of what runs elsewhere.
     pub held_back: bool,
+    /// The job that the agent keeps its room for: nothing behind it is handed out there.
+    pub reserves: Option<JobId>,
 }
 
 /// Why a queued job waits, as far as the queue knows.
@@ -211,8 +215,8 @@ pub enum Canceled {
 /// A lease that ran out.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Expired {
-    /// The job is queued again.
-    Requeued(JobId),
+    /// The job is queued again, after this attempt.
+    Requeued(AttemptId),
     /// No try was left, or its end was asked for.
     Ended(Box<Job>),
 }
@@ -257,23 +261,25 @@ pub trait Store: Send + Sync + 'static {
     fn claim(&self, ask: ClaimAsk) -> impl Future<Output = Result<Claims, StoreError>> + Send;
     /// Why a job waits; `None` for one that is not queued.
     fn place(&self, id: JobId) -> impl Future<Output = Result<Option<Place>, StoreError>> + Send;
-    /// One answer for each lease, in order.
+    /// One answer for each lease, in order. Here and below, `agent` is who says so: what is somebody else's is refused.
     fn renew(
         &self,
+        agent: &str,
         leases: &[(AttemptId, LeaseToken)],
         lease: Millis,
         now: UnixMillis,
     ) -> impl Future<Output = Result<Vec<Renewal>, StoreError>> + Send;
     fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
     fn complete(
         &self,
+        agent: &str,
         report: &Report,
         token: LeaseToken,
         now: UnixMillis,
@@ -281,14 +287,15 @@ pub trait Store: Send + Sync + 'static {
     /// Gives back what never started; the try does not count, and its number is not used again.
     fn release(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
     /// One answer for each, in order. Changes nothing.
     fn lookup(
         &self,
+        agent: &str,
         attempts: &[(AttemptId, LeaseToken)],
     ) -> impl Future<Output = Result<Vec<Standing>, StoreError>> + Send;
     fn cancel(&self, id: JobId, now: UnixMillis) -> impl Future<Output = Result<Canceled, StoreError>> + Send;
@@ -357,36 +364,43 @@ impl Store for AnyStore {
     }
     async fn renew(
         &self,
+        agent: &str,
         leases: &[(AttemptId, LeaseToken)],
         lease: Millis,
         now: UnixMillis,
     ) -> Result<Vec<Renewal>, StoreError> {
-        either!(self, store => store.renew(leases, lease, now))
+        either!(self, store => store.renew(agent, leases, lease, now))
     }
     async fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        either!(self, store => store.advance(attempt, token, phase, at, reason))
+        either!(self, store => store.advance(agent, lease, phase, at, reason))
     }
-    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
-        either!(self, store => store.complete(report, token, now))
+    async fn complete(
+        &self,
+        agent: &str,
+        report: &Report,
+        token: LeaseToken,
+        now: UnixMillis,
+    ) -> Result<Completion, StoreError> {
+        either!(self, store => store.complete(agent, report, token, now))
     }
     async fn release(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        either!(self, store => store.release(attempt, token, now, reason))
+        either!(self, store => store.release(agent, lease, now, reason))
     }
-    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
-        either!(self, store => store.lookup(attempts))
+    async fn lookup(&self, agent: &str, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+        either!(self, store => store.lookup(agent, attempts))
     }
     async fn cancel(&self, id: JobId, now: UnixMillis) -> Result<Canceled, StoreError> {
         either!(self, store => store.cancel(id, now))
@@ -422,5 +436,7 @@ impl Store for AnyStore {
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod routing_tests;
 #[cfg(test)]
 mod tests;

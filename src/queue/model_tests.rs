@@ -10,10 +10,12 @@ enum Op {
     Submit(i32, Option<u8>),
     /// How many, by which of several agents, with how much memory free.
     Claim(u32, usize, u64),
-    Renew(usize),
-    Advance(usize, usize),
-    Complete(usize),
-    Release(usize),
+    /// Of which claim; these and the next ones also say whether the holder asks, or a stranger who knows everything.
+    Renew(usize, bool),
+    Advance(usize, usize, bool),
+    Complete(usize, bool),
+    Release(usize, bool),
+    Lookup(usize, bool),
     Cancel(usize),
     Expire,
     Extend,
@@ -49,13 +51,15 @@ fn filter() -> impl Strategy<Value = ListFilter> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
+    let claim = || (0usize..20, prop::bool::weighted(0.8));
     prop_oneof![
         3 => (-2..=2, prop::option::of(0u8..4)).prop_map(|(priority, key)| Op::Submit(priority, key)),
         3 => (1u32..4, 0usize..3, 50u64..1500).prop_map(|(max, agent, mib)| Op::Claim(max, agent, mib)),
-        1 => (0usize..20).prop_map(Op::Renew),
-        3 => (0usize..20, 0usize..6).prop_map(|(claim, phase)| Op::Advance(claim, phase)),
-        2 => (0usize..20).prop_map(Op::Complete),
-        1 => (0usize..20).prop_map(Op::Release),
+        1 => claim().prop_map(|(claim, holder)| Op::Renew(claim, holder)),
+        3 => (claim(), 0usize..6).prop_map(|((claim, holder), phase)| Op::Advance(claim, phase, holder)),
+        2 => claim().prop_map(|(claim, holder)| Op::Complete(claim, holder)),
+        1 => claim().prop_map(|(claim, holder)| Op::Release(claim, holder)),
+        1 => claim().prop_map(|(claim, holder)| Op::Lookup(claim, holder)),
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
         1 => Just(Op::Extend),
@@ -71,8 +75,11 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 /// Runs one operation on a store; the answer as text is what must agree.
-async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: &mut Vec<Claim>) -> String {
-    let held = |n: usize| claims.get(n % claims.len().max(1)).map(|claim| (claim.attempt, claim.token));
+async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: &mut Vec<(String, Claim)>) -> String {
+    let held = |n: usize, holder: bool| {
+        let (agent, claim) = claims.get(n % claims.len().max(1))?;
+        Some((if holder { agent.clone() } else { "stranger".to_owned() }, (claim.attempt, claim.token)))
+    };
     match op {
         Op::Submit(..) => format!("{:?}", store.submit(jobs.last().expect("made").clone(), 6).await),
         Op::Claim(max, agent, mib) => {
@@ -85,34 +92,72 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
                 capacity: Capacity { memory: ByteSize::from_mib(1000), ..capacity },
             });
             let free = Capacity { slots: 3, memory: ByteSize::from_mib(*mib), ..capacity };
-            let ask = ClaimAsk { agent: format!("agent {agent}"), profile: profile.clone(), free, ..ask(*max, now) };
-            let Claims { claims: found, held_back } = store.claim(ask).await.expect("claims");
+            // Sometimes there is another one that waits, and is roomier.
+            let peers = profile.iter().filter(|_| mib % 3 == 0).map(|profile| Peer {
+                agent: "peer".to_owned(),
+                profile: profile.clone(),
+                free: Capacity { memory: ByteSize::from_mib(mib % 1000), ..capacity },
+            });
+            let ask = ClaimAsk {
+                agent: format!("agent {agent}"),
+                profile: profile.clone(),
+                peers: peers.collect(),
+                free,
+                ..ask(*max, now)
+            };
+            let Claims { claims: found, held_back, reserves } = store.claim(ask).await.expect("claims");
             let asked: u64 = found.iter().map(|claim| claim.spec.resources().memory.as_u64()).sum();
             assert!(asked <= mib << 20 && found.len() <= *max as usize);
             for claim in &found {
                 assert!(profile.as_ref().is_none_or(|profile| suits(&claim.spec, profile)), "{:?}", claim.spec);
-                assert!(claims.iter().all(|before| before.token < claim.token), "tokens only grow");
-                assert!(claims.iter().all(|before| before.attempt != claim.attempt), "an attempt is handed out once");
+                assert!(claims.iter().all(|(_, before)| before.token < claim.token), "tokens only grow");
+                assert!(
+                    claims.iter().all(|(_, before)| before.attempt != claim.attempt),
+                    "an attempt is handed out once"
+                );
             }
-            let text = format!("{found:?} {held_back}");
-            claims.extend(found);
+            let text = format!("{found:?} {held_back} {reserves:?}");
+            claims.extend(found.into_iter().map(|claim| (format!("agent {agent}"), claim)));
             text
         }
-        Op::Renew(n) => {
-            format!("{:?}", store.renew(&held(*n).into_iter().collect::<Vec<_>>(), Millis::new(50), at(now)).await)
-        }
-        Op::Advance(n, phase) => match held(*n) {
-            Some((attempt, token)) => {
-                format!("{:?}", store.advance(attempt, token, Phase::ALL[*phase], at(now), "test").await)
+        Op::Renew(n, holder) => match held(*n, *holder) {
+            Some((agent, lease)) => {
+                let renewed = store.renew(&agent, &[lease], Millis::new(50), at(now)).await.expect("answers");
+                assert!(*holder || renewed == [Renewal::Refused]);
+                format!("{renewed:?}")
             }
             None => String::new(),
         },
-        Op::Complete(n) => match held(*n) {
-            Some((attempt, token)) => format!("{:?}", store.complete(&report(attempt), token, at(now)).await),
+        Op::Advance(n, phase, holder) => match held(*n, *holder) {
+            Some((agent, lease)) => {
+                let applied = store.advance(&agent, lease, Phase::ALL[*phase], at(now), "test").await.expect("answers");
+                assert!(*holder || applied == Applied::Refused);
+                format!("{applied:?}")
+            }
             None => String::new(),
         },
-        Op::Release(n) => match held(*n) {
-            Some((attempt, token)) => format!("{:?}", store.release(attempt, token, at(now), "test").await),
+        Op::Complete(n, holder) => match held(*n, *holder) {
+            Some((agent, (attempt, token))) => {
+                let ended = store.complete(&agent, &report(attempt), token, at(now)).await.expect("answers");
+                assert!(*holder || ended == Completion::Unknown);
+                format!("{ended:?}")
+            }
+            None => String::new(),
+        },
+        Op::Release(n, holder) => match held(*n, *holder) {
+            Some((agent, lease)) => {
+                let applied = store.release(&agent, lease, at(now), "test").await.expect("answers");
+                assert!(*holder || applied == Applied::Refused);
+                format!("{applied:?}")
+            }
+            None => String::new(),
+        },
+        Op::Lookup(n, holder) => match held(*n, *holder) {
+            Some((agent, lease)) => {
+                let standings = store.lookup(&agent, &[lease]).await.expect("answers");
+                assert!(*holder || standings == [Standing::Unknown]);
+                format!("{standings:?}")
+            }
             None => String::new(),
         },
         Op::Cancel(n) => match jobs.get(n % jobs.len().max(1)) {
@@ -169,6 +214,12 @@ fn total(numbers: &impl Serialize) -> u64 {
     json.as_object().expect("a map").values().filter_map(serde_json::Value::as_u64).sum()
 }
 
+/// Shapes whose first queued job is another one than they say, and ended jobs that still have a shape.
+pub(super) const WRONG_HEADS: &str = "SELECT count(*) FROM shapes WHERE (head_priority, head_seq) IS NOT
+    (SELECT priority, seq FROM jobs WHERE shape = shapes.id AND phase = 'queued' AND parked IS NULL
+     ORDER BY priority DESC, seq LIMIT 1)
+    OR EXISTS (SELECT 1 FROM jobs WHERE phase = 'ended' AND shape = shapes.id)";
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
@@ -177,7 +228,8 @@ proptest! {
         runtime.block_on(async {
             let groups = Groups::from([("team".to_owned(), 4)]);
             let dir = tempfile::tempdir().expect("a folder");
-            let file = SqliteStore::open_with_groups(&dir.path().join("queue.db"), groups.clone()).expect("opens");
+            let path = dir.path().join("queue.db");
+            let file = SqliteStore::open_with_groups(&path, groups.clone()).expect("opens");
             let memory = MemoryStore::with_groups(groups);
             let (mut now, mut jobs, mut first, mut second) = (0, Vec::new(), Vec::new(), Vec::new());
             for op in &ops {
@@ -201,6 +253,9 @@ proptest! {
                 let two = apply(&memory, op, now, &jobs, &mut second).await;
                 assert_eq!(one, two, "{op:?}");
             }
+            let db = rusqlite::Connection::open(&path).expect("opens");
+            let wrong: u32 = db.query_row(WRONG_HEADS, [], |row| row.get(0)).expect("reads");
+            assert_eq!(wrong, 0, "each shape knows its first queued job");
             for job in &jobs {
                 assert_eq!(file.get(job.id).await.expect("reads"), memory.get(job.id).await.expect("reads"));
             }

@@ -1,15 +1,21 @@
 //! Which queued jobs an agent gets. Pure: both stores gather the same facts and let this decide.
 //!
 //! Queued jobs that ask for the same are of one *shape*, and what is decided is decided for shapes: a queue of ten thousand
-//! jobs has a handful of them, so a claim never walks over jobs that it cannot hand out.
+//! jobs has a handful of them, so a claim never walks over jobs that it cannot hand out. A queue in which every job is of a
+//! shape of its own has too many to look at: [`Glance`] bounds it.
 
 use crate::job::{ByteSize, Capacity, Cpus, JobSpec, Millis, Source, UnixMillis, Wanted};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-/// A job that would fit the agent, and has waited so long for room, is waited for: nothing behind it is handed out before.
+/// A job that has waited so long, and lacks nothing but room, is waited for by one agent: nothing behind it is handed out there
+/// before.
 const RESERVE_AFTER: Millis = Millis::from_secs(30);
+
+/// Shapes that one claim decides about: far more than a queue has whose jobs are alike, and few enough to answer at once.
+pub(super) const MOST_SHAPES: usize = 128;
 
 /// Labels of jobs with the most jobs that may run at the same time with one value of it.
 pub type Groups = BTreeMap<String, u32>;
@@ -198,6 +204,15 @@ impl Shape {
         found
     }
 
+    /// How much of it there is room for, in thousandths of what it asks for; more than that counts no more.
+    fn covered(&self, free: Capacity) -> u64 {
+        let part = |free: u64, asked: u64| (free.saturating_mul(1000) / asked.max(1)).min(1000);
+        let (cpu, memory) = (u64::from(self.cpu.as_milli()), self.memory.as_u64());
+        part(u64::from(free.cpu.as_milli()), cpu)
+            .min(part(free.memory.as_u64(), memory))
+            .min(part(u64::from(free.slots), 1))
+    }
+
     fn room(&self, free: Capacity) -> Option<Obstacle> {
         let lacks = |resource| Some(Obstacle::NoRoom { resource });
         if free.slots == 0 {
@@ -214,6 +229,13 @@ impl Shape {
     /// Why this agent does not get it now, because of what runs.
     pub(super) fn passing(&self, free: Capacity, agent: &str, running: &Running, groups: &Groups) -> Vec<Obstacle> {
         let mut found: Vec<Obstacle> = self.room(free).into_iter().collect();
+        found.extend(self.others(agent, running, groups));
+        found
+    }
+
+    /// Why this agent does not get it, however much room it has.
+    fn others(&self, agent: &str, running: &Running, groups: &Groups) -> Vec<Obstacle> {
+        let mut found = Vec::new();
         let beside = self.apart.iter().filter(|(label, value)| running.on(agent, label, value) > 0);
         found.extend(beside.map(|(label, value)| Obstacle::Apart { label: label.clone(), value: value.clone() }));
         for (label, value) in &self.groups {
@@ -226,21 +248,33 @@ impl Shape {
     }
 }
 
-/// How many jobs run (or are claimed), by agent, label and value.
+/// How many jobs run (or are claimed), by label and value: in all, and on each agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Running(BTreeMap<(String, String, String), u32>);
+pub(super) struct Running(BTreeMap<(String, String), Jobs>);
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Jobs {
+    all: u32,
+    on: BTreeMap<String, u32>,
+}
 
 impl Running {
     pub(super) fn add(&mut self, agent: &str, label: &str, value: &str, jobs: u32) {
-        *self.0.entry((agent.to_owned(), label.to_owned(), value.to_owned())).or_default() += jobs;
+        let there = self.0.entry((label.to_owned(), value.to_owned())).or_default();
+        there.all += jobs;
+        *there.on.entry(agent.to_owned()).or_default() += jobs;
     }
 
     fn on(&self, agent: &str, label: &str, value: &str) -> u32 {
-        self.0.get(&(agent.to_owned(), label.to_owned(), value.to_owned())).copied().unwrap_or(0)
+        self.with(label, value).and_then(|jobs| jobs.on.get(agent)).copied().unwrap_or(0)
     }
 
     fn anywhere(&self, label: &str, value: &str) -> u32 {
-        self.0.iter().filter(|((_, of, with), _)| of == label && with == value).map(|(_, jobs)| jobs).sum()
+        self.with(label, value).map_or(0, |jobs| jobs.all)
+    }
+
+    fn with(&self, label: &str, value: &str) -> Option<&Jobs> {
+        self.0.get(&(label.to_owned(), value.to_owned()))
     }
 }
 
@@ -253,15 +287,29 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    fn order(&self) -> (std::cmp::Reverse<i32>, u64) {
-        (std::cmp::Reverse(self.priority), self.seq)
+    pub(super) fn order(&self) -> (Reverse<i32>, u64) {
+        (Reverse(self.priority), self.seq)
     }
+}
+
+/// An agent that waits for work beside the one that asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub agent: String,
+    /// What it can do.
+    pub profile: Profile,
+    /// What is free there.
+    pub free: Capacity,
 }
 
 /// Who asks, and for what.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asker<'a> {
     pub(super) agent: &'a str,
+    /// `None`: nobody knows whether it will ever have room for something, so it waits for nothing.
+    pub(super) profile: Option<&'a Profile>,
+    pub(super) peers: &'a [Peer],
     pub(super) free: Capacity,
     pub(super) max: u32,
     pub(super) now: UnixMillis,
@@ -269,7 +317,71 @@ pub(super) struct Asker<'a> {
 
 impl<'a> From<&'a super::ClaimAsk> for Asker<'a> {
     fn from(ask: &'a super::ClaimAsk) -> Self {
-        Self { agent: &ask.agent, free: ask.free, max: ask.max, now: ask.now }
+        Self {
+            agent: &ask.agent,
+            profile: ask.profile.as_ref(),
+            peers: &ask.peers,
+            free: ask.free,
+            max: ask.max,
+            now: ask.now,
+        }
+    }
+}
+
+impl Asker<'_> {
+    /// Whether a job that lacks room here is waited for here: on the one of all agents that wait where most of it fits already.
+    /// Each of them comes to the same answer by itself.
+    fn reserves(&self, shape: &Shape) -> bool {
+        let here = (shape.covered(self.free), Reverse(self.agent));
+        let better =
+            |peer: &Peer| (shape.covered(peer.free), Reverse(peer.agent.as_str())) > here && shape.suits(&peer.profile);
+        self.profile.is_some_and(|profile| shape.suits(profile)) && !self.peers.iter().any(better)
+    }
+}
+
+/// What a claim makes of a shape that it comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Its first jobs are to be decided about.
+    Take,
+    /// It is passed over.
+    Pass,
+    /// This and what comes after it is left for later.
+    Enough,
+}
+
+/// Which shapes a claim decides about, when it comes to them in the order of their first jobs: at most [`MOST_SHAPES`]. What an
+/// agent cannot run, and what waits for others to end, takes nobody's place, so nothing waits behind it. What is left for lack of
+/// places waits behind so many shapes that are all older, or of a higher priority.
+#[derive(Debug)]
+pub(super) struct Glance<'a> {
+    ask: Asker<'a>,
+    groups: &'a Groups,
+    taken: usize,
+    /// Something that suits the agent was passed over or left.
+    pub(super) held_back: bool,
+}
+
+impl<'a> Glance<'a> {
+    pub(super) fn new(ask: Asker<'a>, groups: &'a Groups) -> Self {
+        Self { ask, groups, taken: 0, held_back: false }
+    }
+
+    /// Looks at the next one. `running` is asked only when it matters.
+    pub(super) fn at<E>(&mut self, shape: &Shape, running: impl FnOnce() -> Result<&'a Running, E>) -> Result<Look, E> {
+        if self.ask.profile.is_some_and(|profile| !shape.suits(profile)) {
+            return Ok(Look::Pass);
+        }
+        if self.taken == MOST_SHAPES {
+            self.held_back = true;
+            return Ok(Look::Enough);
+        }
+        if shape.minds_others() && !shape.others(self.ask.agent, running()?, self.groups).is_empty() {
+            self.held_back = true;
+            return Ok(Look::Pass);
+        }
+        self.taken += 1;
+        Ok(Look::Take)
     }
 }
 
@@ -280,9 +392,12 @@ pub(super) struct Choice {
     pub(super) jobs: Vec<u64>,
     /// Something that suits the agent was left for later: it is to look again when something ends.
     pub(super) held_back: bool,
+    /// The job that the agent keeps its room for.
+    pub(super) reserves: Option<u64>,
 }
 
-/// Chooses. `queues` has the first jobs of each shape that suits the agent, in order, at least `max` of each where there are so many.
+/// Chooses. `queues` has the first jobs of each shape that a [`Glance`] took, in order, at least `max` of each where there are so
+/// many.
 pub(super) fn choose(
     queues: Vec<(Shape, Vec<Candidate>)>,
     ask: Asker<'_>,
@@ -291,14 +406,15 @@ pub(super) fn choose(
 ) -> Choice {
     let (mut choice, mut running, mut free) = (Choice::default(), running.clone(), ask.free);
     let minds_others = queues.iter().any(|(shape, _)| shape.minds_others());
-    // A job that has waited for room long enough holds back everything behind it.
-    let mut limit = None;
-    for (shape, jobs) in &queues {
-        let Some(first) = jobs.first() else { continue };
-        if shape.room(free).is_some() && ask.now.since(first.submitted_at) >= RESERVE_AFTER {
-            limit = Some(limit.map_or(first.order(), |limit: (_, _)| limit.min(first.order())));
-        }
-    }
+    // The first job that this agent keeps its room for holds back everything behind it.
+    let reserved = queues.iter().filter_map(|(shape, jobs)| {
+        let first = jobs.first().filter(|first| ask.now.since(first.submitted_at) >= RESERVE_AFTER)?;
+        let in_the_way = shape.passing(free, ask.agent, &running, groups);
+        // What waits for others to end is not helped by room.
+        (matches!(in_the_way[..], [Obstacle::NoRoom { .. }]) && ask.reserves(shape)).then(|| first.order())
+    });
+    let limit = reserved.min();
+    choice.reserves = limit.map(|(_, seq)| seq);
     let mut heads: Vec<(Shape, std::collections::VecDeque<Candidate>)> =
         queues.into_iter().map(|(shape, jobs)| (shape, jobs.into())).collect();
     while choice.jobs.len() < ask.max as usize {
@@ -328,99 +444,4 @@ pub(super) fn choose(
         }
     }
     choice
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::job::SpecRules;
-
-    fn shape(document: &Value, groups: &Groups) -> Shape {
-        let mut spec = json!({"preset": "bash", "script": "x", "resources": {"cpu": 1, "memory": "64MiB"}});
-        for (key, value) in document.as_object().into_iter().flatten() {
-            spec[key] = value.clone();
-        }
-        Shape::of(&JobSpec::check(&spec, &SpecRules::default()).expect("valid"), groups)
-    }
-
-    fn job(seq: u64, priority: i32, waited: u64) -> Candidate {
-        Candidate { seq, priority, submitted_at: UnixMillis::new(1_000_000 - waited * 1000) }
-    }
-
-    fn room(slots: u32, cpu: u32, mib: u64) -> Capacity {
-        Capacity { slots, cpu: Cpus::from_milli(cpu * 1000), memory: ByteSize::from_mib(mib) }
-    }
-
-    fn asker(free: Capacity, max: u32) -> Asker<'static> {
-        Asker { agent: "a", free, max, now: UnixMillis::new(1_000_000) }
-    }
-
-    #[test]
-    fn a_shape_is_read_back_from_its_name() {
-        let groups = Groups::from([("team".to_owned(), 2)]);
-        let requires =
-            json!({"labels": {"zone": "eu", "disk": ["a", "b"], "rack": {"not": ["r"]}}, "apart": ["team", "none"]});
-        let one = shape(&json!({"labels": {"team": "x"}, "requires": requires}), &groups);
-        assert_eq!(Shape::named(&one.name()), Some(one.clone()));
-        assert!(one.minds_others() && !shape(&json!({}), &groups).minds_others());
-        assert_eq!(Shape::named("[]"), None);
-    }
-
-    #[test]
-    fn every_lasting_obstacle_is_told() {
-        let one = shape(
-            &json!({"resources": {"cpu": 8, "memory": "4GiB"}, "requires": {"labels": {"zone": "eu", "disk": "ssd"}}}),
-            &Groups::new(),
-        );
-        let labels = [("zone".to_owned(), "us".to_owned())].into();
-        let profile = Profile { labels, presets: vec![], capacity: room(4, 4, 1024) };
-        let told: Vec<String> = one.lasting(&profile).iter().map(Obstacle::sentence).collect();
-        assert_eq!(
-            told,
-            [
-                "it has no label disk, and ssd is required",
-                "its label zone is us, and eu is required",
-                "it has no preset bash",
-                "8 of cpu are asked for, and it has 4 in all",
-                "4GiB of memory are asked for, and it has 1GiB in all",
-            ]
-        );
-    }
-
-    #[test]
-    fn by_priority_then_age_over_all_shapes_as_far_as_there_is_room() {
-        let none = Groups::new();
-        let (small, large) = (shape(&json!({}), &none), shape(&json!({"resources": {"cpu": 3}}), &none));
-        let queues =
-            vec![(small.clone(), vec![job(2, 0, 1), job(5, 0, 1)]), (large.clone(), vec![job(3, 5, 1), job(4, 0, 1)])];
-        let choice = choose(queues.clone(), asker(room(8, 5, 9999), 8), &Running::default(), &none);
-        assert_eq!((choice.jobs, choice.held_back), (vec![3, 2, 5], true), "the second large one does not fit");
-        // It has waited long enough: what is behind it waits too.
-        let queues = vec![(small, vec![job(2, 0, 1), job(5, 0, 1)]), (large, vec![job(4, 0, 31)])];
-        let choice = choose(queues, asker(room(8, 2, 9999), 8), &Running::default(), &none);
-        assert_eq!((choice.jobs, choice.held_back), (vec![2], true));
-    }
-
-    #[test]
-    fn groups_and_those_that_have_to_be_apart_wait_for_what_runs() {
-        let groups = Groups::from([("team".to_owned(), 2)]);
-        let grouped = shape(&json!({"labels": {"team": "x"}}), &groups);
-        let queues = || vec![(grouped.clone(), vec![job(1, 0, 0), job(2, 0, 0)])];
-        let mut running = Running::default();
-        running.add("b", "team", "x", 1);
-        running.add("b", "team", "y", 5);
-        let choice = choose(queues(), asker(room(8, 8, 9999), 8), &running, &groups);
-        assert_eq!((choice.jobs, choice.held_back), (vec![1], true));
-        running.add("a", "team", "x", 1);
-        let choice = choose(queues(), asker(room(8, 8, 9999), 8), &running, &groups);
-        assert_eq!((choice.jobs, choice.held_back), (vec![], true));
-        let apart = shape(&json!({"labels": {"db": "m"}, "requires": {"apart": ["db"]}}), &Groups::new());
-        let mut running = Running::default();
-        running.add("b", "db", "m", 1);
-        let choice = choose(vec![(apart.clone(), vec![job(1, 0, 0)])], asker(room(8, 8, 9999), 8), &running, &groups);
-        assert_eq!(choice.jobs, [1], "on another agent");
-        running.add("a", "db", "m", 1);
-        let told = apart.passing(room(1, 1, 1024), "a", &running, &groups);
-        assert_eq!(told, [Obstacle::Apart { label: "db".into(), value: "m".into() }]);
-    }
 }

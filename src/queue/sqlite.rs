@@ -13,7 +13,7 @@ mod worker;
 
 use super::batch;
 use super::daily::Day;
-use super::routing::{self, Asker, Running, Shape};
+use super::routing::{self, Asker, Glance, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Groups, ListFilter,
@@ -21,6 +21,7 @@ use super::{
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 use worker::{Poster, Worker};
@@ -62,6 +63,7 @@ impl SqliteStore {
 /// Claims on their way to whoever asked. If nobody takes them (a caller in a `select!` went another way), they go back to the
 /// queue at once, instead of waiting for their leases to run out with nobody knowing of them.
 struct Handed {
+    agent: String,
     claims: Vec<Claim>,
     now: UnixMillis,
     writer: Poster,
@@ -75,15 +77,15 @@ impl Handed {
 
 impl Drop for Handed {
     fn drop(&mut self) {
-        let (claims, now) = (std::mem::take(&mut self.claims), self.now);
+        let (claims, now, agent) = (std::mem::take(&mut self.claims), self.now, std::mem::take(&mut self.agent));
         if claims.is_empty() {
             return;
         }
         tracing::debug!(jobs = claims.len(), "claims that nobody took go back to the queue");
         self.writer.post(move |db| {
             for claim in &claims {
-                let id = claim.attempt.job;
-                change_row(db, id, |row| row.release(claim.attempt, claim.token, now, "claim_not_taken"))?;
+                let lease = (claim.attempt, claim.token);
+                change_row(db, lease.0.job, |row| row.release(&agent, lease, now, "claim_not_taken"))?;
             }
             Ok(())
         });
@@ -147,15 +149,15 @@ impl Store for SqliteStore {
 
     async fn claim(&self, ask: ClaimAsk) -> Result<Claims, StoreError> {
         let (writer, now, groups) = (self.writer.poster(), ask.now, Arc::clone(&self.groups));
+        let agent = ask.agent.clone();
         let claim = move |db: &Connection| {
             // Ends: each further round has set at least one job aside.
-            let (chosen, held_back) = loop {
-                let queues = shapes::waiting(db, ask.profile.as_ref(), ask.max)?;
-                let minds_others = queues.iter().any(|(shape, _)| shape.minds_others());
-                let running = if minds_others { shapes::running(db)? } else { Running::default() };
-                let choice = routing::choose(queues, Asker::from(&ask), &running, &groups);
+            let (chosen, held_back, reserves) = loop {
+                let (running, mut glance) = (OnceCell::new(), Glance::new(Asker::from(&ask), &groups));
+                let queues = shapes::waiting(db, &mut glance, &running, ask.max)?;
+                let choice = routing::choose(queues, Asker::from(&ask), running.get_or_init(Running::default), &groups);
                 if let Some(chosen) = rows::chosen(db, &choice.jobs)? {
-                    break (chosen, choice.held_back);
+                    break (chosen, choice.held_back || glance.held_back, choice.reserves);
                 }
             };
             let mut claims = Vec::with_capacity(chosen.len());
@@ -164,11 +166,15 @@ impl Store for SqliteStore {
                 claims.push(row.claim(&ask.agent, token, ask.lease, ask.now));
                 rows::save(db, &row)?;
             }
-            Ok(Claims { claims, held_back })
+            let reserves = reserves.map(|seq| rows::id(db, seq)).transpose()?.flatten();
+            Ok(Claims { claims, held_back, reserves })
         };
-        let handed = move |claims: Claims| (claims.held_back, Handed { claims: claims.claims, now, writer });
-        let (held_back, handed) = self.writer.run_then(claim, handed).await?;
-        Ok(Claims { claims: handed.take(), held_back })
+        let handed = move |mut found: Claims| {
+            let claims = std::mem::take(&mut found.claims);
+            (found, Handed { agent, claims, now, writer })
+        };
+        let (found, handed) = self.writer.run_then(claim, handed).await?;
+        Ok(Claims { claims: handed.take(), ..found })
     }
 
     async fn place(&self, id: JobId) -> Result<Option<Place>, StoreError> {
@@ -187,15 +193,16 @@ impl Store for SqliteStore {
 
     async fn renew(
         &self,
+        agent: &str,
         leases: &[(AttemptId, LeaseToken)],
         lease: Millis,
         now: UnixMillis,
     ) -> Result<Vec<Renewal>, StoreError> {
-        let leases = leases.to_vec();
+        let (agent, leases) = (agent.to_owned(), leases.to_vec());
         self.writer
             .run(move |db| {
-                let one = |(attempt, token): (AttemptId, LeaseToken)| {
-                    let renewed = change_row(db, attempt.job, |row| row.renew(attempt, token, lease, now))?;
+                let one = |held: (AttemptId, LeaseToken)| {
+                    let renewed = change_row(db, held.0.job, |row| row.renew(&agent, held, lease, now))?;
                     Ok(renewed.unwrap_or(Renewal::Refused))
                 };
                 leases.into_iter().map(one).collect()
@@ -205,43 +212,49 @@ impl Store for SqliteStore {
 
     async fn advance(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        let reason = reason.to_owned();
-        let applied = self.change(attempt.job, move |row| row.advance(attempt, token, phase, at, &reason)).await?;
+        let (agent, reason) = (agent.to_owned(), reason.to_owned());
+        let applied = self.change(lease.0.job, move |row| row.advance(&agent, lease, phase, at, &reason)).await?;
         Ok(applied.unwrap_or(Applied::Refused))
     }
 
-    async fn complete(&self, report: &Report, token: LeaseToken, now: UnixMillis) -> Result<Completion, StoreError> {
-        let report = report.clone();
-        let completion = self.change(report.attempt.job, move |row| row.complete(&report, token, now)).await?;
+    async fn complete(
+        &self,
+        agent: &str,
+        report: &Report,
+        token: LeaseToken,
+        now: UnixMillis,
+    ) -> Result<Completion, StoreError> {
+        let (agent, report) = (agent.to_owned(), report.clone());
+        let completion = self.change(report.attempt.job, move |row| row.complete(&agent, &report, token, now)).await?;
         Ok(completion.unwrap_or(Completion::Unknown))
     }
 
     async fn release(
         &self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
     ) -> Result<Applied, StoreError> {
-        let reason = reason.to_owned();
-        let applied = self.change(attempt.job, move |row| row.release(attempt, token, now, &reason)).await?;
+        let (agent, reason) = (agent.to_owned(), reason.to_owned());
+        let applied = self.change(lease.0.job, move |row| row.release(&agent, lease, now, &reason)).await?;
         Ok(applied.unwrap_or(Applied::Refused))
     }
 
-    async fn lookup(&self, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
-        let attempts = attempts.to_vec();
+    async fn lookup(&self, agent: &str, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
+        let (agent, attempts) = (agent.to_owned(), attempts.to_vec());
         // By the writer: what was claimed or reported a moment ago counts.
         self.writer
             .run(move |db| {
                 let one = |(attempt, token): (AttemptId, LeaseToken)| {
                     let row = rows::load(db, attempt.job)?;
-                    Ok(row.map_or(Standing::Unknown, |row| row.standing(attempt, token)))
+                    Ok(row.map_or(Standing::Unknown, |row| row.standing(&agent, attempt, token)))
                 };
                 attempts.into_iter().map(one).collect()
             })

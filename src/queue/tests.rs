@@ -28,7 +28,7 @@ pub(super) fn new(ms: u64, priority: i32, key: Option<&str>) -> NewJob {
 
 pub(super) fn ask(max: u32, ms: u64) -> ClaimAsk {
     let free = Capacity { slots: 1000, cpu: Cpus::from_milli(1_000_000), memory: ByteSize::from_mib(1_000_000) };
-    ClaimAsk { agent: "a".into(), profile: None, free, max, lease: Millis::new(100), now: at(ms) }
+    ClaimAsk { agent: "a".into(), profile: None, peers: Vec::new(), free, max, lease: Millis::new(100), now: at(ms) }
 }
 
 pub(super) fn report(attempt: AttemptId) -> Report {
@@ -79,13 +79,16 @@ async fn a_late_holder_is_refused_and_a_duplicate_report_is_answered() {
     let second = store.claim(ask(1, 200)).await.expect("claims").claims.remove(0);
     assert!(second.token > first.token && second.attempt.attempt == 2);
     assert_eq!(
-        store.complete(&report(first.attempt), first.token, at(210)).await.expect("answers"),
+        store.complete("a", &report(first.attempt), first.token, at(210)).await.expect("answers"),
         Completion::Unknown
     );
-    let renewed = store.renew(&[(first.attempt, first.token)], Millis::new(100), at(210)).await.expect("answers");
+    let renewed = store.renew("a", &[(first.attempt, first.token)], Millis::new(100), at(210)).await.expect("answers");
     assert_eq!(renewed, [Renewal::Refused]);
-    assert!(matches!(store.complete(&report(second.attempt), second.token, at(220)).await, Ok(Completion::Applied(_))));
-    let again = store.complete(&report(second.attempt), second.token, at(230)).await.expect("answers");
+    assert!(matches!(
+        store.complete("a", &report(second.attempt), second.token, at(220)).await,
+        Ok(Completion::Applied(_))
+    ));
+    let again = store.complete("a", &report(second.attempt), second.token, at(230)).await.expect("answers");
     assert_eq!(again, Completion::AlreadyEnded);
 }
 
@@ -119,7 +122,10 @@ async fn a_reopened_file_has_everything_and_a_newer_one_is_refused() {
     let found = store.get(job.id).await.expect("reads").expect("is there");
     assert_eq!((found.phase, found.spec.priority(), found.history.len()), (Phase::Claimed, 3, 2));
     assert_eq!(store.counts().await.expect("counts").claimed, 1);
-    assert!(matches!(store.complete(&report(claim.attempt), claim.token, at(5)).await, Ok(Completion::Applied(_))));
+    assert!(matches!(
+        store.complete("a", &report(claim.attempt), claim.token, at(5)).await,
+        Ok(Completion::Applied(_))
+    ));
     drop(store);
     let db = rusqlite::Connection::open(&path).expect("opens");
     db.pragma_update(None, "user_version", 99).expect("sets");
@@ -148,7 +154,7 @@ async fn a_released_try_does_not_count_and_its_number_is_not_used_again() {
         for number in 1..=4 {
             let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
             assert_eq!(claim.attempt.attempt, number);
-            let back = || store.release(claim.attempt, claim.token, at(1), "no_cell");
+            let back = || store.release("a", (claim.attempt, claim.token), at(1), "no_cell");
             assert_eq!(back().await.expect("answers"), Applied::Applied);
             assert_eq!(back().await.expect("answers again"), Applied::AlreadyThere);
         }
@@ -169,7 +175,7 @@ async fn a_renewal_never_makes_a_lease_shorter() {
     let (_dir, store) = sqlite();
     store.submit(new(1, 0, None), 10).await.expect("submits");
     let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
-    let renewed = store.renew(&[(claim.attempt, claim.token)], Millis::new(1), at(10)).await.expect("renews");
+    let renewed = store.renew("a", &[(claim.attempt, claim.token)], Millis::new(1), at(10)).await.expect("renews");
     assert_eq!(renewed, [Renewal::Renewed { until: at(100), cancel_requested: false }]);
 }
 
@@ -179,7 +185,7 @@ async fn a_history_stays_short() {
     let Ok(Submitted::Created(job)) = store.submit(new(1, 0, None), 10).await else { panic!("not created") };
     for _ in 0..100 {
         let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
-        let back = store.release(claim.attempt, claim.token, at(1), "no_cell").await.expect("answers");
+        let back = store.release("a", (claim.attempt, claim.token), at(1), "no_cell").await.expect("answers");
         assert_eq!(back, Applied::Applied);
     }
     let history = store.get(job.id).await.expect("reads").expect("is there").history;
@@ -197,12 +203,12 @@ async fn a_claim_that_nobody_takes_goes_back_to_the_queue() {
         assert!(futures_util::poll!(&mut claim).is_pending());
         for _ in 0..round % 10 {
             // An operation behind it was answered, so this one was too.
-            store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
+            store.renew("a", &[], Millis::new(1), at(0)).await.expect("answers");
         }
         drop(claim);
         // Everything posted before this is done when it is answered.
-        store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
-        store.renew(&[], Millis::new(1), at(0)).await.expect("answers");
+        store.renew("a", &[], Millis::new(1), at(0)).await.expect("answers");
+        store.renew("a", &[], Millis::new(1), at(0)).await.expect("answers");
         let counts = store.counts().await.expect("counts");
         assert_eq!((counts.queued, counts.claimed), (1, 0), "round {round}");
     }
@@ -229,7 +235,7 @@ async fn a_job_that_cannot_be_read_delays_no_other() {
     let store = SqliteStore::open(&path).expect("opens");
     let claims = store.claim(ask(1, 1)).await.expect("claims").claims;
     assert_eq!(claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), [ids[3]]);
-    assert_eq!(store.expire(at(1000), 3).await.expect("expires"), [Expired::Requeued(ids[3])]);
+    assert_eq!(store.expire(at(1000), 3).await.expect("expires"), [Expired::Requeued(AttemptId::new(ids[3], 1))]);
     assert_eq!(store.next_expiry().await.expect("reads"), None);
     let all = store.list(ListFilter { limit: 10, ..ListFilter::default() }).await.expect("lists");
     assert_eq!(all.len(), 4, "a list does not need what cannot be read");
@@ -283,4 +289,115 @@ async fn a_damaged_page_is_found_on_opening() {
     std::fs::write(&path, bytes).expect("writes");
     let error = SqliteStore::open(&path).expect_err("damaged").to_string();
     assert!(error.contains("it is damaged") && error.contains("queue.db"), "{error}");
+}
+
+/// Tokens are consecutive numbers: whoever guesses one has nothing by it.
+#[tokio::test]
+async fn an_attempt_is_its_holders_alone_whoever_knows_the_token() {
+    let (_dir, file) = sqlite();
+    for store in [AnyStore::Sqlite(file), AnyStore::Memory(MemoryStore::new())] {
+        let Ok(Submitted::Created(job)) = store.submit(new(1, 0, None), 10).await else { panic!("not created") };
+        let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
+        let (lease, other) = ((claim.attempt, claim.token), "b");
+        let before = store.get(job.id).await.expect("reads");
+        assert_eq!(store.lookup(other, &[lease]).await.expect("answers"), [Standing::Unknown]);
+        let renewed = store.renew(other, &[lease], Millis::new(9999), at(1)).await.expect("answers");
+        assert_eq!(renewed, [Renewal::Refused]);
+        let step = store.advance(other, lease, Phase::Running, at(1), "x").await.expect("answers");
+        assert_eq!(step, Applied::Refused);
+        assert_eq!(store.release(other, lease, at(1), "x").await.expect("answers"), Applied::Refused);
+        let ended = store.complete(other, &report(claim.attempt), claim.token, at(1)).await.expect("answers");
+        assert_eq!(ended, Completion::Unknown);
+        assert_eq!(store.get(job.id).await.expect("reads"), before);
+        assert_eq!(store.next_expiry().await.expect("reads"), Some(at(100)));
+        // Its own, it still is.
+        assert_eq!(store.lookup("a", &[lease]).await.expect("answers"), [Standing::Held]);
+        assert!(matches!(
+            store.complete("a", &report(claim.attempt), claim.token, at(2)).await,
+            Ok(Completion::Applied(_))
+        ));
+        let told = store.lookup(other, &[lease]).await.expect("answers");
+        assert_eq!(
+            (told, store.lookup("a", &[lease]).await.expect("answers")),
+            (vec![Standing::Unknown], vec![Standing::Ended])
+        );
+    }
+}
+
+/// A queue in which each job is of a shape of its own: a claim looks at so many of them, and nobody waits behind what is not for
+/// this agent or waits for others.
+#[tokio::test]
+async fn shapes_without_end_are_looked_at_from_the_front_and_hide_nothing_that_can_run() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("queue.db");
+    let groups = Groups::from([("user".to_owned(), 1)]);
+    let file = SqliteStore::open_with_groups(&path, groups.clone()).expect("opens");
+    let job = |ms: u64, user: u64, zone: &str| {
+        let document = json!({"image": "x", "command": ["x"], "labels": {"user": format!("u{user}")}, "priority": user % 3,
+            "requires": {"labels": {"zone": zone}}});
+        let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
+        NewJob { id: JobId::new(at(ms)), spec, at: at(ms), retry_of: None }
+    };
+    // Elsewhere, then two of each user, then one of somebody else.
+    let mut jobs: Vec<NewJob> = (0..200).map(|n| job(n, n, "us")).collect();
+    jobs.extend((200..600).map(|n| job(n, n % 200, "eu")));
+    jobs.push(job(600, 999, "eu"));
+    let last = jobs[600].id;
+    let profile =
+        Profile { labels: [("zone".into(), "eu".into())].into(), capacity: ask(1, 0).free, ..Profile::default() };
+    for store in [AnyStore::Sqlite(file), AnyStore::Memory(MemoryStore::with_groups(groups.clone()))] {
+        store.submit_all(jobs.clone(), 1000, false).await.expect("submits");
+        let mut users = std::collections::BTreeSet::new();
+        let mut order = Vec::new();
+        for _ in 0..200 {
+            let asked = ClaimAsk { profile: Some(profile.clone()), ..ask(1, 700) };
+            let found = store.claim(asked).await.expect("claims");
+            assert!(found.held_back, "there is more");
+            let claim = &found.claims[0];
+            order.push((claim.spec.priority(), std::cmp::Reverse(claim.attempt.job)));
+            assert!(users.insert(claim.spec.labels()["user"].clone()), "one of each");
+        }
+        assert!(order.windows(2).all(|two| two[0] > two[1]), "by priority, then by age");
+        // Every user but the last has one that runs, and that one's job is behind all of theirs that wait.
+        let asked = ClaimAsk { profile: Some(profile.clone()), ..ask(5, 700) };
+        let found = store.claim(asked).await.expect("claims").claims;
+        assert_eq!(found.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), [last]);
+    }
+    // Shapes that nobody has any more go when the file is opened.
+    let shapes = || {
+        let db = rusqlite::Connection::open(&path).expect("opens");
+        db.query_row("SELECT count(*) FROM shapes", [], |row| row.get::<_, u32>(0)).expect("reads")
+    };
+    assert_eq!(shapes(), 401);
+    let store = SqliteStore::open_with_groups(&path, groups.clone()).expect("opens again");
+    for elsewhere in &jobs[..200] {
+        store.cancel(elsewhere.id, at(800)).await.expect("cancels");
+    }
+    drop(store);
+    let store = SqliteStore::open_with_groups(&path, groups).expect("opens again");
+    assert_eq!(shapes(), 201);
+    assert_eq!(store.counts().await.expect("counts").queued, 200);
+}
+
+#[tokio::test]
+async fn one_claim_decides_about_a_bounded_number_of_shapes() {
+    let (_dir, file) = sqlite();
+    let most = routing::MOST_SHAPES;
+    for store in [AnyStore::Sqlite(file), AnyStore::Memory(MemoryStore::new())] {
+        let job = |n: usize| {
+            let memory = format!("{}MiB", 64 + n);
+            let document = json!({"image": "x", "command": ["x"], "resources": {"memory": memory}});
+            let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
+            NewJob { id: JobId::new(at(n as u64)), spec, at: at(n as u64), retry_of: None }
+        };
+        let jobs: Vec<NewJob> = (0..most + 10).map(job).collect();
+        let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+        store.submit_all(jobs, 1000, false).await.expect("submits");
+        let mut found = store.claim(ask(1000, 500)).await.expect("claims");
+        assert_eq!((found.claims.len(), found.held_back), (most, true));
+        let rest = store.claim(ask(1000, 500)).await.expect("claims");
+        assert_eq!((rest.claims.len(), rest.held_back), (10, false));
+        found.claims.extend(rest.claims);
+        assert_eq!(found.claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), ids);
+    }
 }

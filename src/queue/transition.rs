@@ -68,8 +68,14 @@ impl Row {
         self.lease = None;
     }
 
-    fn held_by(&self, attempt: AttemptId, token: LeaseToken) -> bool {
-        self.lease.is_some_and(|lease| lease.token == token) && self.job.attempt == attempt.attempt && attempt.part == 0
+    /// Its last attempt is this one, and was this agent's.
+    fn was_of(&self, agent: &str, attempt: AttemptId) -> bool {
+        self.job.agent.as_deref() == Some(agent) && self.job.attempt == attempt.attempt && attempt.part == 0
+    }
+
+    /// Tokens are numbers that can be guessed, so they fence an agent against its own past only; against others its name does.
+    fn held_by(&self, agent: &str, attempt: AttemptId, token: LeaseToken) -> bool {
+        self.lease.is_some_and(|lease| lease.token == token) && self.was_of(agent, attempt)
     }
 
     /// Hands it out. Only for a queued one.
@@ -87,8 +93,14 @@ impl Row {
 
     /// Renews a lease, to a later end and never to an earlier one. One that ran out but was not handed out again yet still
     /// counts: the holder is alive.
-    pub(super) fn renew(&mut self, attempt: AttemptId, token: LeaseToken, lease: Millis, now: UnixMillis) -> Renewal {
-        let Some(held) = self.lease.filter(|_| self.held_by(attempt, token)) else { return Renewal::Refused };
+    pub(super) fn renew(
+        &mut self,
+        agent: &str,
+        (attempt, token): (AttemptId, LeaseToken),
+        lease: Millis,
+        now: UnixMillis,
+    ) -> Renewal {
+        let Some(held) = self.lease.filter(|_| self.held_by(agent, attempt, token)) else { return Renewal::Refused };
         let until = held.until.max(now.plus(lease));
         self.lease = Some(Lease { token, until });
         Renewal::Renewed { until, cancel_requested: self.job.cancel_requested }
@@ -97,13 +109,13 @@ impl Row {
     /// Enters a phase on the holder's word.
     pub(super) fn advance(
         &mut self,
-        attempt: AttemptId,
-        token: LeaseToken,
+        agent: &str,
+        (attempt, token): (AttemptId, LeaseToken),
         phase: Phase,
         at: UnixMillis,
         reason: &str,
     ) -> Applied {
-        if !self.held_by(attempt, token) || matches!(phase, Phase::Queued | Phase::Claimed | Phase::Ended) {
+        if !self.held_by(agent, attempt, token) || matches!(phase, Phase::Queued | Phase::Claimed | Phase::Ended) {
             return Applied::Refused;
         }
         if self.job.phase >= phase {
@@ -117,11 +129,11 @@ impl Row {
     }
 
     /// Ends with the holder's report.
-    pub(super) fn complete(&mut self, report: &Report, token: LeaseToken, now: UnixMillis) -> Completion {
-        if self.job.phase == Phase::Ended && self.job.attempt == report.attempt.attempt {
+    pub(super) fn complete(&mut self, agent: &str, report: &Report, token: LeaseToken, now: UnixMillis) -> Completion {
+        if self.job.phase == Phase::Ended && self.was_of(agent, report.attempt) {
             return Completion::AlreadyEnded;
         }
-        if !self.held_by(report.attempt, token) {
+        if !self.held_by(agent, report.attempt, token) {
             return Completion::Unknown;
         }
         self.job.started_at = report.started_at;
@@ -133,12 +145,18 @@ impl Row {
     }
 
     /// Goes back to the queue unstarted; the try does not count, unless its end was asked for.
-    pub(super) fn release(&mut self, attempt: AttemptId, token: LeaseToken, now: UnixMillis, reason: &str) -> Applied {
+    pub(super) fn release(
+        &mut self,
+        agent: &str,
+        (attempt, token): (AttemptId, LeaseToken),
+        now: UnixMillis,
+        reason: &str,
+    ) -> Applied {
         // A number is handed out once, so a queued job with this one was given back (or lost) by this very holder.
-        if self.job.phase == Phase::Queued && self.job.attempt == attempt.attempt && attempt.part == 0 {
+        if self.job.phase == Phase::Queued && self.was_of(agent, attempt) {
             return Applied::AlreadyThere;
         }
-        if !self.held_by(attempt, token) || self.job.phase >= Phase::Running {
+        if !self.held_by(agent, attempt, token) || self.job.phase >= Phase::Running {
             return Applied::Refused;
         }
         self.tries = self.tries.saturating_sub(1);
@@ -152,10 +170,10 @@ impl Row {
     }
 
     /// How an attempt of it stands, for one who says that it is theirs.
-    pub(super) fn standing(&self, attempt: AttemptId, token: LeaseToken) -> Standing {
-        if self.held_by(attempt, token) {
+    pub(super) fn standing(&self, agent: &str, attempt: AttemptId, token: LeaseToken) -> Standing {
+        if self.held_by(agent, attempt, token) {
             Standing::Held
-        } else if self.job.phase == Phase::Ended && self.job.attempt == attempt.attempt && attempt.part == 0 {
+        } else if self.job.phase == Phase::Ended && self.was_of(agent, attempt) {
             Standing::Ended
         } else {
             Standing::Unknown
@@ -202,7 +220,7 @@ impl Row {
             self.enter(Phase::Queued, now, "lease_expired");
             self.job.started_at = None;
             self.lease = None;
-            return Some(Expired::Requeued(self.job.id));
+            return Some(Expired::Requeued(AttemptId::new(self.job.id, self.job.attempt)));
         }
         Some(Expired::Ended(Box::new(self.job.clone())))
     }

@@ -190,7 +190,7 @@ impl Link<'_> {
                 let said: ToAgent = serde_json::from_str(&said).map_err(|error| format!("not understood: {error}"))?;
                 match &said {
                     ToAgent::Cancel { job, force } => {
-                        drop(self.shared.orders.send(Order::Cancel { job: *job, force: *force }));
+                        drop(self.shared.orders.send(Order::Cancel { job: *job, holder: None, force: *force }));
                     }
                     ToAgent::Refused { reason, .. } => {
                         tracing::warn!(backend = %self.shared.settings.name, %reason, "output is not wanted any more");

@@ -126,6 +126,24 @@ fn without_room_for_a_backup_nothing_is_done() {
     assert_eq!(dump(&path), before);
 }
 
+#[tokio::test]
+async fn shapes_of_before_learn_their_first_jobs() {
+    let (_dir, path) = old(1);
+    let db = open_with(&path, &STEPS[..5]).expect("opens");
+    let name = Shape::of(&crate::queue::tests::spec(0, None), &Groups::new()).name();
+    db.execute("INSERT INTO shapes (name) VALUES (?1), ('one that nobody has')", [name]).expect("writes");
+    db.execute_batch("UPDATE jobs SET shape = 1; UPDATE routing SET groups = '{}'").expect("writes");
+    drop(db);
+    let store = SqliteStore::open(&path).expect("opens");
+    let db = Connection::open(&path).expect("opens");
+    let left: u32 = db.query_row("SELECT count(*) FROM shapes", [], |row| row.get(0)).expect("reads");
+    let wrong: u32 = db.query_row(crate::queue::model_tests::WRONG_HEADS, [], |row| row.get(0)).expect("reads");
+    assert_eq!((left, wrong), (1, 0));
+    let claims = store.claim(ask(5, 0)).await.expect("claims").claims;
+    let order: Vec<_> = claims.iter().map(|claim| (-claim.spec.priority(), claim.attempt.job)).collect();
+    assert!(order.len() == 2 && order.is_sorted(), "{order:?}");
+}
+
 /// The file of version 1 has a job in every phase.
 #[tokio::test]
 async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
@@ -176,7 +194,8 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
         // The holder of a running job goes on with the token it has, and what waits is claimed in its order.
         let now = UnixMillis::new(1_700_000_015_000);
         let running = AttemptId::new(jobs[7].id, 1);
-        let renewed = store.renew(&[(running, LeaseToken(8))], Millis::new(1000), now).await.expect("renews");
+        let holder = jobs[7].agent.as_deref().expect("has one");
+        let renewed = store.renew(holder, &[(running, LeaseToken(8))], Millis::new(1000), now).await.expect("renews");
         assert!(matches!(renewed[..], [Renewal::Renewed { .. }]));
         let report = Report {
             attempt: running,
@@ -187,7 +206,7 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
             receipt: Vec::new(),
             log: crate::job::LogTotals::default(),
         };
-        let completion = store.complete(&report, LeaseToken(8), now).await.expect("completes");
+        let completion = store.complete(holder, &report, LeaseToken(8), now).await.expect("completes");
         assert!(matches!(completion, Completion::Applied(job) if job.spec.name() == Some("running")));
         let ask = ClaimAsk { agent: "b".into(), max: 5, lease: Millis::new(1000), now, ..ask(5, 0) };
         let claims = store.claim(ask).await.expect("claims").claims;

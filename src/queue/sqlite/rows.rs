@@ -99,6 +99,12 @@ pub(super) fn load(db: &Connection, id: JobId) -> rusqlite::Result<Option<Row>> 
     db.prepare_cached(&format!("{SELECT} WHERE id = ?1"))?.query_row([id.to_string()], row).optional()
 }
 
+/// The id of a job by its place; `None` when it cannot be read.
+pub(super) fn id(db: &Connection, place: u64) -> rusqlite::Result<Option<JobId>> {
+    let mut found = db.prepare_cached("SELECT id FROM jobs WHERE seq = ?1")?;
+    Ok(found.query_row([place], |row| row.get::<_, String>(0)).optional()?.and_then(|id| id.parse().ok()))
+}
+
 pub(super) fn by_key(db: &Connection, key: &str) -> rusqlite::Result<Option<Row>> {
     db.prepare_cached(&format!("{SELECT} WHERE idempotency_key = ?1"))?.query_row([key], row).optional()
 }
@@ -132,7 +138,7 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let job = &row.job;
     let cause = job.ending.as_ref().map(|ending| json(&ending.cause)).transpose()?;
     db.prepare_cached(
-        "UPDATE jobs SET phase = ?2, token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
+        "UPDATE jobs SET phase = ?2, shape = iif(?2 = 'ended', NULL, shape), token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
          started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12 WHERE id = ?1",
     )?
     .execute(params![

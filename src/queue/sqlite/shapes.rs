@@ -3,12 +3,17 @@
 use super::rows;
 use crate::job::{JobSpec, UnixMillis};
 use crate::queue::Groups;
-use crate::queue::routing::{Candidate, Profile, Running, Shape};
+use crate::queue::routing::{Candidate, Glance, Look, Running, Shape};
 use rusqlite::{Connection, OptionalExtension, params};
+use std::cell::OnceCell;
 
 /// The first jobs of a shape. The condition is that of the partial index, word for word: SQLite uses it only then.
 pub(super) const FIRST: &str = "SELECT seq, priority, submitted_at FROM jobs INDEXED BY shape_order \
      WHERE shape = ?1 AND phase = 'queued' AND parked IS NULL ORDER BY priority DESC, seq LIMIT ?2";
+
+/// Shapes with queued jobs, in the order of their first ones.
+pub(super) const HEADS: &str = "SELECT id, name FROM shapes INDEXED BY shape_heads WHERE head_seq IS NOT NULL \
+     ORDER BY head_priority DESC, head_seq";
 
 /// The number of a shape, given to it when it is new.
 pub(super) fn number(db: &Connection, shape: &Shape) -> rusqlite::Result<i64> {
@@ -22,31 +27,39 @@ pub(super) fn number(db: &Connection, shape: &Shape) -> rusqlite::Result<i64> {
     }
 }
 
-/// The first jobs of each shape that suits the profile, in order, at most `most` of each.
-pub(super) fn waiting(
+/// The first jobs of each shape that the glance takes, at most `most` of each. `running` is filled when it matters.
+pub(super) fn waiting<'a>(
     db: &Connection,
-    profile: Option<&Profile>,
+    glance: &mut Glance<'a>,
+    running: &'a OnceCell<Running>,
     most: u32,
 ) -> rusqlite::Result<Vec<(Shape, Vec<Candidate>)>> {
-    let mut shapes = db.prepare_cached("SELECT id, name FROM shapes INDEXED BY shapes_queued WHERE queued > 0")?;
+    let mut shapes = db.prepare_cached(HEADS)?;
     let shapes = shapes.query_map([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)))?;
     let mut first = db.prepare_cached(FIRST)?;
     let mut queues = Vec::new();
+    let running = || match running.get() {
+        Some(running) => Ok::<_, rusqlite::Error>(running),
+        None => {
+            let found = self::running(db)?;
+            Ok(running.get_or_init(|| found))
+        }
+    };
     for shape in shapes {
         let (number, name) = shape?;
         // A name that is not understood cannot be: whoever opens the file names all of them anew.
         let Some(shape) = Shape::named(&name) else { continue };
-        if profile.is_some_and(|profile| !shape.suits(profile)) {
-            continue;
+        match glance.at(&shape, running)? {
+            Look::Take => {}
+            Look::Pass => continue,
+            Look::Enough => break,
         }
         let candidate = |row: &rusqlite::Row<'_>| {
             let submitted_at = UnixMillis::new(row.get(2)?);
             Ok(Candidate { seq: row.get(0)?, priority: row.get(1)?, submitted_at })
         };
         let jobs: Vec<Candidate> = first.query_map(params![number, most], candidate)?.collect::<Result<_, _>>()?;
-        if !jobs.is_empty() {
-            queues.push((shape, jobs));
-        }
+        queues.push((shape, jobs));
     }
     Ok(queues)
 }
@@ -75,8 +88,16 @@ pub(super) fn ahead(db: &Connection, id: &str) -> rusqlite::Result<u64> {
     .query_row([id], |row| row.get(0))
 }
 
-/// Names the shapes of open jobs that have none, and of all of them when the limits on groups are others than before.
+/// Names the shapes of open jobs that have none, and of all of them when the limits on groups are others than before. Then drops
+/// shapes that no open job has: where each job has one of its own, they would be as many as there ever were jobs.
 pub(super) fn refresh(db: &mut Connection, groups: &Groups) -> rusqlite::Result<()> {
+    // Of each dropped shape, the database would look through all jobs for one that has it.
+    db.pragma_update(None, "foreign_keys", "OFF")?;
+    refreshed(db, groups)?;
+    db.pragma_update(None, "foreign_keys", "ON")
+}
+
+fn refreshed(db: &mut Connection, groups: &Groups) -> rusqlite::Result<()> {
     let now = serde_json::to_string(groups).unwrap_or_default();
     let begun = db.transaction()?;
     let before: String = begun.query_row("SELECT groups FROM routing", [], |row| row.get(0))?;
@@ -98,5 +119,10 @@ pub(super) fn refresh(db: &mut Connection, groups: &Groups) -> rusqlite::Result<
         }
     }
     begun.execute("UPDATE routing SET groups = ?1", [&now])?;
+    begun.execute(
+        "DELETE FROM shapes WHERE id NOT IN \
+         (SELECT shape FROM jobs INDEXED BY open_jobs WHERE phase <> 'ended' AND shape IS NOT NULL)",
+        [],
+    )?;
     begun.commit()
 }

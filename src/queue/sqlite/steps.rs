@@ -14,6 +14,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "revisions", run: |db| db.execute_batch(REVISIONS) },
     Step { what: "days", run: |db| db.execute_batch(DAYS) },
     Step { what: "shapes", run: |db| db.execute_batch(SHAPES) },
+    Step { what: "first jobs of shapes", run: |db| db.execute_batch(HEADS) },
 ];
 
 /// What queued jobs ask for, with how many ask for it. Rows of before have no shape; whoever opens the file gives them one.
@@ -35,6 +36,42 @@ END;
 CREATE TRIGGER shape_leave AFTER UPDATE OF phase, shape ON jobs
 WHEN old.phase = 'queued' AND (new.phase <> 'queued' OR old.shape IS NOT new.shape) BEGIN
     UPDATE shapes SET queued = queued - 1 WHERE id = old.shape;
+END;
+";
+
+/// The first queued job of each shape stands with it, so that shapes can be walked in that order. Ended jobs have none any more.
+const HEADS: &str = "
+DROP TRIGGER shape_insert;
+DROP TRIGGER shape_enter;
+DROP TRIGGER shape_leave;
+DROP INDEX shapes_queued;
+ALTER TABLE shapes DROP COLUMN queued;
+ALTER TABLE shapes ADD COLUMN head_priority INTEGER;
+ALTER TABLE shapes ADD COLUMN head_seq INTEGER;
+UPDATE jobs SET shape = NULL WHERE phase = 'ended';
+UPDATE shapes SET (head_priority, head_seq) =
+    (SELECT priority, seq FROM jobs WHERE shape = shapes.id AND phase = 'queued' AND parked IS NULL
+     ORDER BY priority DESC, seq LIMIT 1);
+CREATE INDEX shape_heads ON shapes (head_priority DESC, head_seq) WHERE head_seq IS NOT NULL;
+CREATE TRIGGER shape_insert AFTER INSERT ON jobs WHEN new.phase = 'queued' AND new.shape IS NOT NULL BEGIN
+    UPDATE shapes SET head_priority = new.priority, head_seq = new.seq
+    WHERE id = new.shape AND (head_seq IS NULL OR head_priority < new.priority
+        OR (head_priority = new.priority AND head_seq > new.seq));
+END;
+CREATE TRIGGER shape_enter AFTER UPDATE OF phase, shape, parked ON jobs
+WHEN new.phase = 'queued' AND new.parked IS NULL AND new.shape IS NOT NULL
+    AND (old.phase <> 'queued' OR old.parked IS NOT NULL OR old.shape IS NOT new.shape) BEGIN
+    UPDATE shapes SET head_priority = new.priority, head_seq = new.seq
+    WHERE id = new.shape AND (head_seq IS NULL OR head_priority < new.priority
+        OR (head_priority = new.priority AND head_seq > new.seq));
+END;
+CREATE TRIGGER shape_leave AFTER UPDATE OF phase, shape, parked ON jobs
+WHEN old.phase = 'queued' AND old.parked IS NULL AND old.shape IS NOT NULL
+    AND (new.phase <> 'queued' OR new.parked IS NOT NULL OR old.shape IS NOT new.shape) BEGIN
+    UPDATE shapes SET (head_priority, head_seq) =
+        (SELECT priority, seq FROM jobs WHERE shape = old.shape AND phase = 'queued' AND parked IS NULL
+         ORDER BY priority DESC, seq LIMIT 1)
+    WHERE id = old.shape AND head_seq = old.seq;
 END;
 ";
 

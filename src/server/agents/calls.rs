@@ -1,7 +1,7 @@
 //! The calls of the agent protocol. Each can be made again with the same effect.
 
 use super::keys::AgentName;
-use crate::backend::{Ask, SessionError};
+use crate::backend::{Ask, IntakeError, SessionError};
 use crate::job::UnixMillis;
 use crate::protocol::agent::{
     Advance, Announcement, ClaimAnswer, ClaimRequest, Claimed, Holding, Holdings, LookupAnswer, OLDEST, Register,
@@ -190,8 +190,12 @@ fn leases(body: &Bytes) -> Result<Vec<(crate::job::AttemptId, crate::job::LeaseT
     params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::Holdings,
     responses((status = 200, description = "The answer", body = schema::RenewAnswer)),
     extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
-pub(super) async fn renew(State(app): State<App>, _: Known, Received(body): Received) -> Answer<RenewAnswer> {
-    let renewals = app.backend.renew(&leases(&body)?).await?;
+pub(super) async fn renew(
+    State(app): State<App>,
+    Known { agent, .. }: Known,
+    Received(body): Received,
+) -> Answer<RenewAnswer> {
+    let renewals = app.backend.renew(&agent, &leases(&body)?).await?;
     Ok(Json(RenewAnswer { renewals }))
 }
 
@@ -200,8 +204,12 @@ pub(super) async fn renew(State(app): State<App>, _: Known, Received(body): Rece
     params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::Holdings,
     responses((status = 200, description = "The answer", body = schema::LookupAnswer)),
     extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
-pub(super) async fn lookup(State(app): State<App>, _: Known, Received(body): Received) -> Answer<LookupAnswer> {
-    let standings = app.backend.lookup(&leases(&body)?).await?;
+pub(super) async fn lookup(
+    State(app): State<App>,
+    Known { agent, .. }: Known,
+    Received(body): Received,
+) -> Answer<LookupAnswer> {
+    let standings = app.backend.lookup(&agent, &leases(&body)?).await?;
     Ok(Json(LookupAnswer { standings }))
 }
 
@@ -210,9 +218,13 @@ pub(super) async fn lookup(State(app): State<App>, _: Known, Received(body): Rec
     params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::Advance,
     responses((status = 200, description = "The answer", body = schema::StepAnswer)),
     extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
-pub(super) async fn advance(State(app): State<App>, _: Known, Received(body): Received) -> Answer<StepAnswer> {
+pub(super) async fn advance(
+    State(app): State<App>,
+    Known { agent, .. }: Known,
+    Received(body): Received,
+) -> Answer<StepAnswer> {
     let Advance { holding: Holding { attempt, token }, phase, at, reason } = read(&body)?;
-    let step = app.backend.advance(attempt, token, phase, at, &short(&reason)).await?;
+    let step = app.backend.advance(&agent, (attempt, token), phase, at, &short(&reason)).await?;
     Ok(Json(StepAnswer { step }))
 }
 
@@ -221,9 +233,13 @@ pub(super) async fn advance(State(app): State<App>, _: Known, Received(body): Re
     params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::Release,
     responses((status = 200, description = "The answer", body = schema::StepAnswer)),
     extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
-pub(super) async fn release(State(app): State<App>, _: Known, Received(body): Received) -> Answer<StepAnswer> {
+pub(super) async fn release(
+    State(app): State<App>,
+    Known { agent, .. }: Known,
+    Received(body): Received,
+) -> Answer<StepAnswer> {
     let Release { holding: Holding { attempt, token }, reason } = read(&body)?;
-    let step = app.backend.release(attempt, token, &short(&reason)).await?;
+    let step = app.backend.release(&agent, (attempt, token), &short(&reason)).await?;
     Ok(Json(StepAnswer { step }))
 }
 
@@ -232,11 +248,21 @@ pub(super) async fn release(State(app): State<App>, _: Known, Received(body): Re
     params(("Jobcell-Session" = String, Header, description = "From the registration")), request_body = schema::ReportRequest,
     responses((status = 200, description = "The answer", body = schema::ReportAnswer)),
     extensions(("x-problems" = json!(["unavailable", "session_unknown"]))))]
-pub(super) async fn report(State(app): State<App>, _: Known, Received(body): Received) -> Answer<ReportAnswer> {
+pub(super) async fn report(
+    State(app): State<App>,
+    Known { agent, .. }: Known,
+    Received(body): Received,
+) -> Answer<ReportAnswer> {
     let ReportRequest { token, report } = read(&body)?;
     // Goes on when the agent hangs up: the log may have been ended already.
-    let task = spawn("report", async move { app.backend.report_from_afar(report, token).await });
-    let outcome = task.await.unwrap_or(Err(StoreError::Closed))?;
+    let task = spawn("report", async move { app.backend.report_from_afar(&agent, report, token).await });
+    let outcome = match task.await {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(IntakeError::Queue(error))) => return Err(error.into()),
+        // The same report is being taken in: the agent asks again, and hears what became of it.
+        Ok(Err(error)) => return Err(ProblemDocument::new("unavailable", error.to_string()).retry_after(1)),
+        Err(_) => return Err(StoreError::Closed.into()),
+    };
     Ok(Json(ReportAnswer { outcome }))
 }
 

@@ -8,7 +8,9 @@ use super::calls::Known;
 use crate::backend::{IntakeError, Order};
 use crate::job::{AttemptId, UnixMillis};
 use crate::logstore::LogError;
-use crate::protocol::agent::{FromAgent, Holding, LONGEST_MESSAGE, MESSAGES, PING_SECONDS, SILENCE_SECONDS, ToAgent};
+use crate::protocol::agent::{
+    FromAgent, Holding, LONGEST_MESSAGE, MESSAGES, PING_SECONDS, SILENCE_SECONDS, ToAgent, WINDOW,
+};
 use crate::protocol::record::read_records;
 use crate::server::App;
 use crate::server::problem::ProblemDocument;
@@ -21,7 +23,7 @@ use futures_util::{SinkExt, StreamExt};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -56,16 +58,51 @@ pub(super) async fn open(
     }))
 }
 
+/// Output of one channel that is received and not written yet. An agent sends while less than its window is not durable, so its
+/// last message may reach past the window. Full: it did not keep to it, and is cut off.
+const ON_THE_WAY: usize = WINDOW + LONGEST_MESSAGE;
+
 /// For one channel.
 enum Work {
-    Output(Bytes),
+    /// With its part of [`ON_THE_WAY`], which is given back when the message was written.
+    Output(Bytes, OwnedSemaphorePermit),
     Flush,
+}
+
+/// A channel's queue, bounded by messages and by bytes.
+struct Lane {
+    work: mpsc::Sender<Work>,
+    bytes: Arc<Semaphore>,
+}
+
+impl Lane {
+    fn new() -> (Self, mpsc::Receiver<Work>) {
+        let (work, taken) = mpsc::channel(2 * MESSAGES);
+        (Self { work, bytes: Arc::new(Semaphore::new(ON_THE_WAY)) }, taken)
+    }
+
+    /// False when it is full. A channel whose task has ended takes everything: nobody wants it.
+    fn output(&self, message: Bytes) -> bool {
+        let size = u32::try_from(message.len()).unwrap_or(u32::MAX);
+        match Arc::clone(&self.bytes).try_acquire_many_owned(size) {
+            Ok(part) => self.give(Work::Output(message, part)),
+            Err(_) => self.work.is_closed(),
+        }
+    }
+
+    fn flush(&self) -> bool {
+        self.give(Work::Flush)
+    }
+
+    fn give(&self, work: Work) -> bool {
+        !matches!(self.work.try_send(work), Err(mpsc::error::TrySendError::Full(_)))
+    }
 }
 
 struct Serving<'a> {
     app: &'a App,
     agent: &'a str,
-    channels: HashMap<u32, mpsc::Sender<Work>>,
+    channels: HashMap<u32, Lane>,
     tasks: JoinSet<Result<(), String>>,
     say: mpsc::Sender<ToAgent>,
 }
@@ -95,10 +132,10 @@ async fn serve(app: &App, agent: &str, session: &str, socket: WebSocket) -> Stri
             Some(said) = saying.recv() => text(&said),
             order = orders.recv() => match order {
                 // Only its holder hears of a job.
-                Ok(Order::Cancel { job, force }) => match app.backend.get(job).await {
-                    Ok(Some(held)) if held.agent.as_deref() == Some(agent) => text(&ToAgent::Cancel { job, force }),
-                    Ok(_) | Err(_) => continue,
-                },
+                Ok(Order::Cancel { job, holder, force }) if holder.as_deref() == Some(agent) => {
+                    text(&ToAgent::Cancel { job, force })
+                }
+                Ok(Order::Cancel { .. }) => continue,
                 // What was missed, the next renewal says.
                 Err(broadcast::error::RecvError::Lagged(_)) => continue,
                 Err(broadcast::error::RecvError::Closed) => return "the backend is gone".to_owned(),
@@ -141,7 +178,7 @@ impl Serving<'_> {
             Message::Binary(bytes) => {
                 let (head, _) = bytes.split_at_checked(4).ok_or("output of no channel")?;
                 let channel = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-                self.give(channel, Work::Output(bytes.slice(4..)))
+                self.give(channel, |lane| lane.output(bytes.slice(4..)))
             }
             Message::Close(_) => Err("closed".to_owned()),
             Message::Ping(_) | Message::Pong(_) => Ok(()),
@@ -154,15 +191,22 @@ impl Serving<'_> {
                 if self.channels.len() >= MOST_CHANNELS {
                     return Err("too many channels".to_owned());
                 }
-                let (sender, work) = mpsc::channel(2 * MESSAGES);
-                if self.channels.insert(channel, sender).is_some() {
+                let (lane, work) = Lane::new();
+                if self.channels.insert(channel, lane).is_some() {
                     return Err(format!("channel {channel} is open already"));
                 }
-                let task = Channel { app: self.app.clone(), channel, holding, work, say: self.say.clone() };
+                let task = Channel {
+                    app: self.app.clone(),
+                    agent: self.agent.to_owned(),
+                    channel,
+                    holding,
+                    work,
+                    say: self.say.clone(),
+                };
                 self.tasks.spawn(task.run());
                 Ok(())
             }
-            FromAgent::Flush { channel } => self.give(channel, Work::Flush),
+            FromAgent::Flush { channel } => self.give(channel, Lane::flush),
             FromAgent::Close { channel } => {
                 self.channels.remove(&channel);
                 Ok(())
@@ -175,18 +219,17 @@ impl Serving<'_> {
     }
 
     /// Output for a channel that is closed or was refused is on its way before the agent knows; it is dropped.
-    fn give(&mut self, channel: u32, work: Work) -> Result<(), String> {
-        match self.channels.get(&channel).map(|queue| queue.try_send(work)) {
-            Some(Err(mpsc::error::TrySendError::Full(_))) => {
-                Err(format!("channel {channel} has more on its way than agreed"))
-            }
-            Some(Ok(()) | Err(mpsc::error::TrySendError::Closed(_))) | None => Ok(()),
+    fn give(&self, channel: u32, work: impl FnOnce(&Lane) -> bool) -> Result<(), String> {
+        if self.channels.get(&channel).is_none_or(work) {
+            return Ok(());
         }
+        Err(format!("channel {channel} has more on its way than agreed"))
     }
 }
 
 struct Channel {
     app: App,
+    agent: String,
     channel: u32,
     holding: Holding,
     work: mpsc::Receiver<Work>,
@@ -205,7 +248,7 @@ impl Channel {
     /// Until it is closed. Errors end the connection: the agent comes again, and goes on behind what is durable.
     async fn run(mut self) -> Result<(), String> {
         let Holding { attempt, token } = self.holding;
-        match self.app.backend.open_log(attempt, token).await {
+        match self.app.backend.open_log(&self.agent, attempt, token).await {
             Ok(Some(durable)) => self.say(ToAgent::Opened { channel: self.channel, durable }).await,
             Ok(None) => {
                 self.refuse("the attempt is not this agent's (any more)").await;
@@ -227,7 +270,7 @@ impl Channel {
             let mut next = first;
             while let Some(work) = next {
                 match work {
-                    Work::Output(bytes) => batch.push(bytes),
+                    Work::Output(message, part) => batch.push((message, part)),
                     Work::Flush => flush = true,
                 }
                 next = self.work.try_recv().ok();
@@ -279,11 +322,11 @@ impl Channel {
 fn store(
     intake: &crate::backend::Intake,
     attempt: AttemptId,
-    batch: &[Bytes],
+    batch: &[(Bytes, OwnedSemaphorePermit)],
     mut unsynced: usize,
     flush: bool,
 ) -> Result<Stored, IntakeError> {
-    for message in batch {
+    for (message, _) in batch {
         let damaged = |what| LogError::Damaged { path: "a message".into(), offset: 0, what };
         intake.append(attempt, &read_records(message).map_err(damaged)?)?;
         unsynced += message.len();
@@ -292,4 +335,30 @@ fn store(
         return Ok(Stored { durable: Some(intake.sync(attempt)?), unsynced: 0 });
     }
     Ok(Stored { durable: None, unsynced })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_takes_a_window_and_a_message_and_not_a_byte_more_until_some_is_written() {
+        let (lane, mut taken) = Lane::new();
+        let message = |size: usize| Bytes::from(vec![0; size]);
+        assert!(lane.output(message(WINDOW - 1)) && lane.output(message(LONGEST_MESSAGE)), "as an agent may send");
+        assert!(lane.output(message(1)) && !lane.output(message(1)));
+        assert!(lane.flush(), "it brings no bytes");
+        drop(taken.try_recv().expect("the first"));
+        assert!(lane.output(message(WINDOW - 1)) && !lane.output(message(1)));
+        // Refused: what is still on its way is dropped, and cuts nobody off.
+        drop(taken);
+        assert!(lane.output(message(LONGEST_MESSAGE)));
+    }
+
+    #[test]
+    fn a_channel_of_tiny_messages_is_bounded_too() {
+        let (lane, _taken) = Lane::new();
+        let sent = (0..).take_while(|_| lane.output(Bytes::from_static(b"x"))).count();
+        assert_eq!(sent, 2 * MESSAGES);
+    }
 }
