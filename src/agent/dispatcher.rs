@@ -5,7 +5,7 @@
 //! runner that is too busy to take it is told again.
 
 use super::claims::Claims;
-use super::renewals::{Renewals, usable};
+use super::renewals::{Renewals, lease, usable};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
@@ -63,6 +63,8 @@ type Ordered = (usize, Option<(JobId, bool)>);
 
 pub(super) struct Held {
     pub(super) token: LeaseToken,
+    /// Term of its lease.
+    pub(super) lease: Duration,
     /// To its runner; closed when it has ended and is being delivered. The lease is renewed until its backend has the end.
     pub(super) orders: mpsc::Sender<Orders>,
 }
@@ -217,7 +219,7 @@ impl<E: Executor> Table<E> {
                 }
             }
             let pause_over = self.claims.pause_over();
-            let renew_at = self.renewals.due();
+            let renew_at = self.renewals.due(self.held.values().map(|held| held.lease));
             tokio::select! {
                 // Claims last: what is held is looked after before more is taken.
                 biased;
@@ -228,7 +230,7 @@ impl<E: Executor> Table<E> {
                     None => self.force(&mut stop),
                 },
                 Some((index, order)) = self.orders.recv() => self.ordered(index, order),
-                (index, until, answers) = self.renewals.answer() => self.renewed(index, until, answers),
+                (index, sent, answers) = self.renewals.answer() => self.renewed(index, sent, answers),
                 () = tokio::time::sleep_until(renew_at) => self.renew_all(),
                 Some(end) = self.ends.1.recv() => self.deliver(end),
                 Some(delivered) = self.deliveries.join_next() => self.delivered(delivered),
@@ -303,7 +305,8 @@ impl<E: Executor> Table<E> {
                 continue;
             }
             let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
-            let held = Held { token: claim.token, orders: sender };
+            let lease = lease(self.agent.backends[backend].as_ref(), &claim.spec);
+            let held = Held { token: claim.token, lease, orders: sender };
             if let Some(force) = self.early.get(&(backend, claim.attempt.job)) {
                 tell(claim.attempt, &held, Orders::Stop { reason: StopReason::Cancel, force: *force });
             }
@@ -342,6 +345,7 @@ impl<E: Executor> Table<E> {
     ) {
         let settings = Arc::clone(&self.agent.settings);
         let backend = Arc::clone(&self.agent.backends[index]);
+        let lease = lease(backend.as_ref(), &entry.spec);
         let attempt = permit.and_then(|permit| {
             let resolved = resolve(&entry.spec, &settings.presets);
             // The warden of a cell that runs already has been told.
@@ -352,9 +356,9 @@ impl<E: Executor> Table<E> {
                 image,
                 argv,
                 grace: settings.grace,
-                lease: usable(backend.as_ref()).into(),
+                lease: usable(lease).into(),
             };
-            let lease_until = claimed.map(|at| at + usable(backend.as_ref()));
+            let lease_until = claimed.map(|at| at + usable(lease));
             Ok(Attempt { order, permit, adopted, lease_until })
         });
         let key = (index, entry.key.attempt);
@@ -446,16 +450,18 @@ impl<E: Executor> Table<E> {
     }
 
     fn renew(&mut self, index: usize) {
-        let held = self.held.iter().filter(|((of, _), _)| *of == index);
-        self.renewals.send(index, held.map(|((_, attempt), held)| (*attempt, held.token)).collect());
+        let held = || self.held.iter().filter(|((of, _), _)| *of == index);
+        let Some(shortest) = held().map(|(_, held)| held.lease).min() else { return };
+        let leases = held().map(|((_, attempt), held)| (*attempt, held.token)).collect();
+        self.renewals.send(index, leases, shortest / 3);
     }
 
-    fn renewed(&self, index: usize, until: Instant, answers: Vec<(AttemptId, Renewed)>) {
+    fn renewed(&self, index: usize, sent: Instant, answers: Vec<(AttemptId, Renewed)>) {
         for (attempt, answer) in answers {
             let Some(held) = self.held.get(&(index, attempt)) else { continue };
             match answer {
                 Renewed::Renewed { cancel_requested, .. } => {
-                    tell(attempt, held, Orders::Renewed(until));
+                    tell(attempt, held, Orders::Renewed(sent + usable(held.lease)));
                     if cancel_requested {
                         // It does not say whether the cancel was forced; one that was, and came, is not weakened by this.
                         tell(attempt, held, Orders::Stop { reason: StopReason::Cancel, force: false });

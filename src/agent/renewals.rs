@@ -1,7 +1,7 @@
 //! Renewals in flight: when the next ones are due, and what is left of a lease when one was answered.
 
 use crate::backend::{Backend, BackendError};
-use crate::job::{AttemptId, LeaseToken, Millis};
+use crate::job::{AttemptId, JobSpec, LeaseToken, Millis};
 use crate::net::Retry;
 use crate::protocol::agent::Renewed;
 use futures_util::StreamExt;
@@ -14,24 +14,20 @@ use tokio::time::Instant;
 /// What a warden is promised at a time for a job whose backend has no leases; renewed by the agent alone, so that the job ends
 /// when the agent is gone.
 const OWN_LEASE: Millis = Millis::from_secs(60);
-/// Renewals are never closer together.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(50);
-
-type Leases = Vec<(AttemptId, LeaseToken)>;
-type Answered = (usize, Instant, Leases, Result<Vec<Renewed>, BackendError>);
-
+/// Renewals are never closer together, and never further apart: their answers also tell of a cancel that was missed.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(20));
 /// An agent that lost its backend ends its jobs so long before they may be handed out again: for the stop ladder, and for what
 /// an answer takes on its way.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// How long a lease of this backend is.
-fn lease(backend: &dyn Backend) -> Duration {
-    backend.capabilities().lease.unwrap_or(OWN_LEASE).as_duration()
+/// How long a lease of this job is: its own `lost_after`, or what the backend has for all.
+pub(super) fn lease(backend: &dyn Backend, spec: &JobSpec) -> Duration {
+    let capable = backend.capabilities().lease;
+    capable.map_or(OWN_LEASE, |lease| spec.lost_after().unwrap_or(lease)).as_duration()
 }
 
-/// How much of it a job may use.
-pub(super) fn usable(backend: &dyn Backend) -> Duration {
-    let lease = lease(backend);
+/// How much of a lease a job may use.
+pub(super) fn usable(lease: Duration) -> Duration {
     lease - MARGIN.min(lease / 4)
 }
 
@@ -51,12 +47,10 @@ impl Renewals {
         Self { backends: backends.to_vec(), flying: FuturesUnordered::new(), under_way, round: Instant::now() }
     }
 
-    /// When the next round is due: after a third of the shortest lease, so that two may fail before it runs out. Asked anew each
-    /// time: a backend elsewhere says its lease when it is first reached.
-    pub(super) fn due(&self) -> Instant {
-        let shortest =
-            self.backends.iter().map(|backend| lease(backend.as_ref())).min().unwrap_or(OWN_LEASE.as_duration());
-        self.round + (shortest / 3).max(SHORTEST_PAUSE)
+    /// When the next round is due: after a third of the shortest lease, so that two may fail before it runs out.
+    pub(super) fn due(&self, leases: impl Iterator<Item = Duration>) -> Instant {
+        let shortest = leases.min().unwrap_or(PAUSES.1);
+        self.round + (shortest / 3).clamp(PAUSES.0, PAUSES.1)
     }
 
     /// A round begins.
@@ -65,12 +59,11 @@ impl Renewals {
     }
 
     /// Sends a renewal of what is held for one backend, unless one is on its way.
-    pub(super) fn send(&mut self, index: usize, leases: Leases) {
+    pub(super) fn send(&mut self, index: usize, leases: Leases, limit: Duration) {
         if leases.is_empty() || std::mem::replace(&mut self.under_way[index], true) {
             return;
         }
         let backend = Arc::clone(&self.backends[index]);
-        let limit = lease(backend.as_ref()) / 3;
         self.flying.push(Box::pin(async move {
             // The lease counts from here, when the renewal is sent: an answer that was long on its way must not stretch it.
             let sent = Instant::now();
@@ -82,16 +75,15 @@ impl Renewals {
         }));
     }
 
-    /// The next answer: whose, until when its jobs may run, and what it says of each attempt. Pending when none is on its way.
+    /// The next answer: whose, when it was asked for, and what it says of each attempt. Pending when none is on its way.
     pub(super) async fn answer(&mut self) -> (usize, Instant, Vec<(AttemptId, Renewed)>) {
         let Some((index, sent, leases, answer)) = self.flying.next().await else { return std::future::pending().await };
         self.under_way[index] = false;
         let backend = self.backends[index].as_ref();
-        let until = sent + usable(backend);
         let answers = answer.unwrap_or_else(|error| {
             tracing::error!(backend = backend.name(), %error, "leases could not be renewed");
             Vec::new()
         });
-        (index, until, leases.into_iter().map(|(attempt, _)| attempt).zip(answers).collect())
+        (index, sent, leases.into_iter().map(|(attempt, _)| attempt).zip(answers).collect())
     }
 }

@@ -3,6 +3,7 @@
 use super::delivery::Delivery;
 use super::dispatcher::{Agent, Held, ORDERS_PER_RUNNER, PROBE_PAUSE, Table};
 use super::recovery::{Plan, plan};
+use super::renewals::lease;
 use super::runner::lost;
 use crate::executor::{Executor, Present};
 use crate::job::Report;
@@ -105,7 +106,8 @@ impl<E: Executor> Table<E> {
     fn deliver_left(&mut self, entry: Entry, report: Report) {
         let Some(index) = self.backend_of(&entry.key) else { return };
         let key = (index, entry.key.attempt);
-        self.held.insert(key, Held { token: entry.token, orders: mpsc::channel(1).0 });
+        let lease = lease(self.agent.backends[index].as_ref(), &entry.spec);
+        self.held.insert(key, Held { token: entry.token, lease, orders: mpsc::channel(1).0 });
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
         let delivery = Delivery { backend, journal, entry, report, again: true };
         self.deliveries.spawn(async move {
@@ -120,7 +122,8 @@ impl<E: Executor> Table<E> {
             return self.chores.push(Box::pin(async move { executor.remove(&present.name).await }));
         };
         let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
-        self.held.insert((index, entry.key.attempt), Held { token: entry.token, orders: sender });
+        let lease = lease(self.agent.backends[index].as_ref(), &entry.spec);
+        self.held.insert((index, entry.key.attempt), Held { token: entry.token, lease, orders: sender });
         let permit = self.ledger.keep(entry.spec.resources());
         self.start(index, entry, Ok(permit), (Some(present), None), orders);
     }

@@ -1,6 +1,7 @@
 //! The backend in the same process as its agent.
 
 use super::explain::{Explanation, explain};
+use super::steady::SteadyClock;
 use super::waiting::Waiting;
 use super::{Ask, Intake, Roster};
 use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
@@ -28,7 +29,7 @@ const EXPIRY_PAUSE: Duration = Duration::from_secs(5);
 pub struct QueueSettings {
     /// Jobs that may wait; a submit beyond it is refused.
     pub max_queued: u64,
-    /// Term of a lease.
+    /// Term of a lease of a job that does not say its own.
     pub lease: Millis,
     /// Tries after which a job whose agents were all lost is given up.
     pub max_attempts: u32,
@@ -451,11 +452,8 @@ impl Embedded {
     pub async fn run_expiry(self: Arc<Self>, stop: CancellationToken) {
         // While this process was not there nobody could renew: what was held gets a full term, so a short absence takes no job
         // from its agent.
-        match self.store.extend(UnixMillis::now().plus(self.settings.lease)).await {
-            Ok(0) => {}
-            Ok(leases) => tracing::info!(leases, "jobs are held by agents; each has a full lease from now on"),
-            Err(error) => tracing::error!(%error, "leases could not be extended"),
-        }
+        let mut extended = self.extend().await;
+        let mut clock = SteadyClock::new();
         let mut failed = false;
         loop {
             let next = self.store.next_expiry().await.unwrap_or_else(|error| {
@@ -466,6 +464,16 @@ impl Embedded {
                 () = tokio::time::sleep(expiry_pause(next, failed, UnixMillis::now())) => {}
                 () = stop.cancelled() => return,
             }
+            // Leases are kept in wall time. When that is set, they mean something else, and nobody is lost by it.
+            if let Some(set) = clock.was_set() {
+                tracing::warn!(by_seconds = set, "the host's clock was set; each lease has a full term from now on");
+                extended = false;
+            }
+            if !extended {
+                extended = self.extend().await;
+                failed = !extended;
+                continue;
+            }
             let expired = self.store.expire(UnixMillis::now(), self.settings.max_attempts).await;
             failed = expired.is_err();
             match expired {
@@ -475,6 +483,21 @@ impl Embedded {
                     }
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
+            }
+        }
+    }
+
+    /// Gives every lease a full term; true when that is done.
+    async fn extend(&self) -> bool {
+        match self.store.extend(self.settings.lease, UnixMillis::now()).await {
+            Ok(0) => true,
+            Ok(leases) => {
+                tracing::info!(leases, "jobs are held by agents; each has a full lease from now on");
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "leases could not be extended; none runs out before they are");
+                false
             }
         }
     }

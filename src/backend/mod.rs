@@ -16,6 +16,7 @@ mod local;
 mod roster;
 #[cfg(test)]
 pub(crate) mod simulated;
+mod steady;
 mod waiting;
 
 pub use embedded::{Change, Embedded, Order, QueueSettings, Waited};

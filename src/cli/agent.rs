@@ -1,11 +1,11 @@
 //! `jobcell agent`: claims from servers elsewhere and runs jobs here.
 
 use super::home::Home;
-use super::service::{Parts, Signals, exit_code, run_agent};
+use super::service::{Parts, Signals, exit_code, journal, run_agent};
 use super::{Failure, node};
 use crate::backend::{Backend, Http, HttpSettings};
 use crate::config::{BackendConfig, Config};
-use crate::journal::MemoryJournal;
+use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::server::{admin_router, serve};
 use crate::supervise::spawn;
@@ -29,10 +29,12 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
     let seccomp = node::seccomp(&config)?;
     let home = Home::open(&config.data_dir)?;
     let spool = home.path("spool");
-    // What an earlier run did not pass on; its jobs are given out again.
-    let _ = std::fs::remove_dir_all(&spool);
-    let logs = LogStore::open(&spool, config.logs_sync_every.as_u64())
-        .map_err(|error| Failure::unavailable(format!("{}: {error}", spool.display())))?;
+    let unusable = |error| Failure::unavailable(format!("{}: {error}", spool.display()));
+    let logs = LogStore::open(&spool, config.logs_sync_every.as_u64()).map_err(unusable)?;
+    // Output of attempts that nobody remembers will never be passed on.
+    let journal = journal(&home)?;
+    let entries = journal.entries().await.map_err(|error| Failure::unavailable(error.to_string()))?;
+    logs.keep_only(&entries.iter().map(|entry| entry.key.attempt).collect()).map_err(unusable)?;
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Engine, Component::Agent, Component::Backend]);
     let signals = Signals::listen()?;
@@ -63,7 +65,6 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         println!("  health   http://{address}/healthz");
     }
 
-    let journal = Arc::new(MemoryJournal::default());
     let parts = Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health };
     let drained = run_agent(parts, &signals).await;
     stop.cancel();

@@ -7,7 +7,8 @@ use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::executor::docker::DockerExecutor;
-use crate::journal::Journal;
+use crate::job::UnixMillis;
+use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
 use crate::supervise::spawn;
 use crate::telemetry::{Component, Health, Metrics, State};
@@ -98,6 +99,16 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Opt
     removals_stop.cancel();
     drop(lock);
     Ok(Some(drained))
+}
+
+/// The agent's journal. What of it is damaged is kept and told of. Errors: a newer version wrote it, or it cannot be written.
+pub(super) fn journal(home: &Home) -> Result<Arc<SqliteJournal>, Failure> {
+    let opened = SqliteJournal::open(&home.path("journal.db"), UnixMillis::now());
+    let Opened { journal, damage } = opened.map_err(|error| Failure::unavailable(error.to_string()))?;
+    for damage in damage {
+        tracing::error!("{damage}");
+    }
+    Ok(Arc::new(journal))
 }
 
 /// The exit code that says how a stop went.

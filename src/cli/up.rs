@@ -2,12 +2,11 @@
 
 use super::api::Api;
 use super::home::Home;
-use super::service::{Parts, Signals, exit_code, run_agent};
+use super::service::{Parts, Signals, exit_code, journal, run_agent};
 use super::{Failure, node};
 use crate::backend::{Backend, Local};
 use crate::config::Config;
 use crate::job::SpecRules;
-use crate::journal::MemoryJournal;
 use crate::telemetry::{Component, Health, Metrics};
 use std::sync::Arc;
 
@@ -23,7 +22,7 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
             .await?;
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&api.backend), &config.agent.name))];
     let logs = api.backend.logs().clone();
-    let journal = Arc::new(MemoryJournal::default());
+    let journal = journal(&home)?;
     let parts = Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health };
     let drained = run_agent(parts, &signals).await;
     api.stop(&home).await;

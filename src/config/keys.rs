@@ -111,8 +111,8 @@ pub(super) static KEYS: &[Key] = &[
     key(
         "queue.lease",
         Kind::Duration(SECOND, DAY),
-        |_| json!("60s"),
-        "How long a claimed job is an agent's without a renewal; renewed every third of it.",
+        |_| json!("5m"),
+        "How long a claimed job is an agent's without a renewal: so long it runs on when the agent cannot reach the server, and after it another agent may get it. A job's lost_after comes first.",
     ),
     key(
         "queue.max_attempts",

@@ -104,6 +104,8 @@ pub struct JobSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<String>,
     timeout: Millis,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost_after: Option<Millis>,
     resources: Resources,
     network: NetworkMode,
     labels: BTreeMap<String, String>,
@@ -180,6 +182,11 @@ impl JobSpec {
     /// Wall-clock limit from the job's start.
     pub fn timeout(&self) -> Millis {
         self.timeout
+    }
+    /// How long an agent that cannot reach its backend may hold the job: so long the job runs on without a word, and after it
+    /// another agent may get it. Without it, the backend's own setting.
+    pub fn lost_after(&self) -> Option<Millis> {
+        self.lost_after
     }
     /// Limits.
     pub fn resources(&self) -> Resources {

@@ -26,6 +26,10 @@ impl UnixMillis {
     }
     /// The wall clock. The only clock read in this room, here so that everybody reads the same one.
     pub fn now() -> Self {
+        #[cfg(test)]
+        if let Some(at) = virtual_now() {
+            return at;
+        }
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
@@ -237,6 +241,19 @@ macro_rules! serde_by_text {
     )*};
 }
 serde_by_text!(Millis, ByteSize, Cpus);
+
+/// In a test whose runtime has a paused clock, wall time goes with it: leases run out when the test lets time pass.
+#[cfg(test)]
+fn virtual_now() -> Option<UnixMillis> {
+    static BEGAN: std::sync::OnceLock<(UnixMillis, std::time::Instant)> = std::sync::OnceLock::new();
+    tokio::runtime::Handle::try_current().ok()?;
+    let (wall, instant) = BEGAN.get_or_init(|| {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        (UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)), std::time::Instant::now())
+    });
+    let elapsed = tokio::time::Instant::now().into_std().saturating_duration_since(*instant);
+    Some(wall.plus(elapsed.into()))
+}
 
 #[cfg(test)]
 mod tests {

@@ -243,10 +243,10 @@ impl Store for MemoryStore {
         Ok(held.into_iter().filter_map(|id| tables.change(id, |row| row.expire(now, max_attempts)).flatten()).collect())
     }
 
-    async fn extend(&self, until: UnixMillis) -> Result<u64, StoreError> {
+    async fn extend(&self, lease: Millis, now: UnixMillis) -> Result<u64, StoreError> {
         let mut tables = self.tables();
-        let leases = tables.rows.values_mut().filter_map(|row| row.lease.as_mut());
-        Ok(leases.map(|lease| lease.until = lease.until.max(until)).count() as u64)
+        let held = tables.rows.values_mut().filter(|row| row.lease.is_some());
+        Ok(held.map(|row| row.extend(lease, now)).count() as u64)
     }
 
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {

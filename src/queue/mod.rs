@@ -319,8 +319,9 @@ pub trait Store: Send + Sync + 'static {
         now: UnixMillis,
         max_attempts: u32,
     ) -> impl Future<Output = Result<Vec<Expired>, StoreError>> + Send;
-    /// Gives every lease at least until then, and says how many there are: after a time in which nobody could renew.
-    fn extend(&self, until: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    /// Gives every lease a full term from now on, and says how many there are: after a time in which nobody could renew, and when
+    /// the clock was set.
+    fn extend(&self, lease: Millis, now: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
     fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
     /// Newest first.
     fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<JobSummary>, StoreError>> + Send;
@@ -414,8 +415,8 @@ impl Store for AnyStore {
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         either!(self, store => store.expire(now, max_attempts))
     }
-    async fn extend(&self, until: UnixMillis) -> Result<u64, StoreError> {
-        either!(self, store => store.extend(until))
+    async fn extend(&self, lease: Millis, now: UnixMillis) -> Result<u64, StoreError> {
+        either!(self, store => store.extend(lease, now))
     }
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         either!(self, store => store.get(id))

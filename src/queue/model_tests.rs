@@ -191,7 +191,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             format!("{:?}", store.cancel_many(&ids, at(now)).await)
         }
         Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
-        Op::Extend => format!("{:?}", store.extend(at(now + 70)).await),
+        Op::Extend => format!("{:?}", store.extend(Millis::new(70), at(now)).await),
         Op::Wait(_) => String::new(),
         Op::List(filter, before) => {
             // A job that was refused is not there: a cursor that leads nowhere.

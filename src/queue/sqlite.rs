@@ -296,11 +296,15 @@ impl Store for SqliteStore {
             .await
     }
 
-    async fn extend(&self, until: UnixMillis) -> Result<u64, StoreError> {
+    async fn extend(&self, lease: Millis, now: UnixMillis) -> Result<u64, StoreError> {
         self.writer
             .run(move |db| {
-                let all = "UPDATE jobs SET lease_until = max(lease_until, ?1) WHERE lease_until IS NOT NULL AND parked IS NULL";
-                db.prepare_cached(all)?.execute([until.as_u64()]).map(|leases| leases as u64)
+                let mut held = rows::leased(db)?;
+                for row in &mut held {
+                    row.extend(lease, now);
+                    rows::save(db, row)?;
+                }
+                Ok(held.len() as u64)
             })
             .await
     }

@@ -78,6 +78,17 @@ impl Row {
         self.lease.is_some_and(|lease| lease.token == token) && self.was_of(agent, attempt)
     }
 
+    /// Term of its leases: its own, or the queue's.
+    fn term(&self, lease: Millis) -> Millis {
+        self.job.spec.lost_after().unwrap_or(lease)
+    }
+
+    /// Gives its holder a full term from now on, whatever the clock said before.
+    pub(super) fn extend(&mut self, lease: Millis, now: UnixMillis) {
+        let until = now.plus(self.term(lease));
+        self.lease = self.lease.map(|held| Lease { until, ..held });
+    }
+
     /// Hands it out. Only for a queued one.
     pub(super) fn claim(&mut self, agent: &str, token: LeaseToken, lease: Millis, now: UnixMillis) -> Claim {
         self.job.attempt += 1;
@@ -85,7 +96,7 @@ impl Row {
         self.job.agent = Some(agent.to_owned());
         self.job.started_at = None;
         self.enter(Phase::Claimed, now, "claimed");
-        let until = now.plus(lease);
+        let until = now.plus(self.term(lease));
         self.lease = Some(Lease { token, until });
         let attempt = AttemptId::new(self.job.id, self.job.attempt);
         Claim { attempt, token, spec: self.job.spec.clone(), lease_until: until }
@@ -101,7 +112,7 @@ impl Row {
         now: UnixMillis,
     ) -> Renewal {
         let Some(held) = self.lease.filter(|_| self.held_by(agent, attempt, token)) else { return Renewal::Refused };
-        let until = held.until.max(now.plus(lease));
+        let until = held.until.max(now.plus(self.term(lease)));
         self.lease = Some(Lease { token, until });
         Renewal::Renewed { until, cancel_requested: self.job.cancel_requested }
     }

@@ -16,6 +16,8 @@ const MAX_ARGS: usize = 1024;
 const MAX_LABELS: usize = 64;
 const MAX_NAME_CHARS: usize = 128;
 const PRIORITIES: std::ops::RangeInclusive<i64> = -100..=100;
+/// Shorter than a few answers of a backend it would be lost without a reason.
+const LOST_AFTERS: std::ops::RangeInclusive<Millis> = Millis::from_secs(1)..=Millis::from_secs(7 * 24 * 3600);
 const TIMEOUTS: std::ops::RangeInclusive<Millis> = Millis::new(100)..=Millis::from_secs(7 * 24 * 3600);
 const DEFAULT_TIMEOUT: Millis = Millis::from_secs(3600);
 /// Below this nothing starts; above it is a typing error on any host.
@@ -58,6 +60,14 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             format!("choose between {} and {}", TIMEOUTS.start(), TIMEOUTS.end()),
         );
     }
+    let lost_after = fields.parsed::<Millis>("lost_after", "5m", p);
+    if let Some(span) = lost_after.filter(|span| !LOST_AFTERS.contains(span)) {
+        p.add(
+            "lost_after",
+            format!("{span} is out of range"),
+            format!("choose between {} and {}", LOST_AFTERS.start(), LOST_AFTERS.end()),
+        );
+    }
     let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
     network(&mut fields, p);
     let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
@@ -79,6 +89,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             env,
             stdin,
             timeout,
+            lost_after,
             resources,
             network: NetworkMode::None,
             labels,

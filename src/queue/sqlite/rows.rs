@@ -202,11 +202,21 @@ pub(super) fn next_token(db: &Connection) -> rusqlite::Result<LeaseToken> {
 
 /// Held jobs whose lease is over, the oldest jobs first.
 pub(super) fn expired(db: &Connection, now: UnixMillis) -> rusqlite::Result<Vec<Row>> {
+    held(db, now, Some(EXPIRE_BATCH))
+}
+
+/// All held jobs: no more than all agents together have slots.
+pub(super) fn leased(db: &Connection) -> rusqlite::Result<Vec<Row>> {
+    held(db, UnixMillis::new(i64::MAX.unsigned_abs()), None)
+}
+
+fn held(db: &Connection, until: UnixMillis, most: Option<u32>) -> rusqlite::Result<Vec<Row>> {
     let query = format!(
         "{SELECT} WHERE lease_until IS NOT NULL AND parked IS NULL AND lease_until <= ?1 ORDER BY jobs.seq LIMIT ?2"
     );
     let mut statement = db.prepare_cached(&query)?;
-    let mut found = statement.query(params![now.as_u64(), EXPIRE_BATCH])?;
+    // A negative limit is none.
+    let mut found = statement.query(params![until.as_u64(), most.map_or(-1, i64::from)])?;
     let mut good = Vec::new();
     while let Some(found) = found.next()? {
         match readable(row(found))? {

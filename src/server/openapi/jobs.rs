@@ -267,6 +267,8 @@ pub(crate) struct JobSpec {
     #[schema(nullable = false)]
     stdin: Option<String>,
     timeout: Span,
+    #[schema(nullable = false)]
+    lost_after: Option<Span>,
     resources: Resources,
     network: Network,
     labels: BTreeMap<String, String>,
@@ -409,6 +411,8 @@ pub(crate) struct NewJob {
     stdin: Option<String>,
     /// Default `10m`.
     timeout: Option<TextOrNumber>,
+    /// How long an agent that cannot reach the server may hold the job; default: the server's `queue.lease`.
+    lost_after: Option<TextOrNumber>,
     resources: Option<NewResources>,
     network: Option<Network>,
     labels: Option<BTreeMap<String, TextOrNumber>>,
