@@ -6,7 +6,7 @@
 //! | rank | room | what it owns |
 //! |---|---|---|
 //! | 0 | [`job`] | pure values: ids, units, the checked spec, phases, endings |
-//! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`], [`net`] | settings, wires, metrics and health, named tasks, retries and breakers |
+//! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`], [`net`], [`database`] | settings, wires, metrics and health, named tasks, retries and breakers, SQLite files |
 //! | 2 | [`queue`], [`logstore`], [`journal`] | the durable queue, the append-only logs, what an agent remembers |
 //! | 3 | [`backend`] | where jobs come from and results go |
 //! | 5 | [`executor`], [`admission`] | cells and the talk with their wardens; what fits |
@@ -18,6 +18,7 @@ pub mod agent;
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod database;
 pub mod executor;
 pub mod job;
 pub mod journal;

@@ -13,11 +13,17 @@
 //!    └────────────never ran───────────────────────┘
 //! ```
 
+mod damage;
+#[cfg(test)]
+pub(crate) mod failing;
 mod memory;
+mod sqlite;
 #[cfg(test)]
 mod tests;
 
+pub use damage::{Damage, DamagedEntry};
 pub use memory::MemoryJournal;
+pub use sqlite::{Opened, SqliteJournal};
 
 use crate::job::{AttemptId, JobSpec, LeaseToken, Report};
 use futures_util::future::BoxFuture;

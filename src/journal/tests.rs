@@ -1,5 +1,6 @@
-//! What every journal has to keep to.
+//! What every journal has to keep to, and what the failing one does beyond it.
 
+use super::failing::{Call, FailingJournal, When};
 use super::*;
 use crate::job::{Cause, JobId, LogTotals, SpecRules, UnixMillis};
 use serde_json::json;
@@ -45,4 +46,72 @@ pub(super) async fn keeps_entries(journal: &dyn Journal) {
 #[tokio::test]
 async fn the_one_in_memory_keeps_entries() {
     keeps_entries(&MemoryJournal::default()).await;
+}
+
+#[tokio::test]
+async fn the_failing_one_keeps_entries_when_nothing_is_planned() {
+    let journal = FailingJournal::new(MemoryJournal::default());
+    keeps_entries(&journal).await;
+    let counts = [Call::Entries, Call::Put, Call::Remove, Call::Write].map(|call| journal.count(call));
+    assert_eq!(counts, [3, 4, 2, 6]);
+}
+
+#[tokio::test]
+async fn a_call_that_is_to_fail_does_so_on_the_side_that_was_planned() {
+    let one = entry(1, Stage::Intent);
+    for (when, kept) in [(When::Before, 0), (When::After, 1)] {
+        let memory = MemoryJournal::default();
+        let journal = FailingJournal::new(memory.clone()).fail_at(Call::Put, 2, when).fail_at(Call::Entries, 1, when);
+        journal.put(&entry(2, Stage::Intent)).await.expect("the first one is not concerned");
+        journal.put(&one).await.expect_err("planned");
+        journal.entries().await.expect_err("planned");
+        assert_eq!(journal.entries().await.expect("only the first one").len(), 1 + kept);
+        journal.remove(&one.key).await.expect("not concerned");
+        assert_eq!(memory.entries().await.expect("reads").len(), 1);
+    }
+    let journal = FailingJournal::new(MemoryJournal::default()).fail_at(Call::Remove, 1, When::Before);
+    journal.put(&one).await.expect("not concerned");
+    journal.remove(&one.key).await.expect_err("planned");
+    assert_eq!(journal.inner().entries().await.expect("reads"), [one]);
+}
+
+/// A process that goes one job's way, with its last moment at each record, on each side of it.
+#[tokio::test]
+async fn after_its_last_moment_nothing_is_answered_or_done() {
+    let intent = entry(1, Stage::Intent);
+    let committed = Entry { stage: Stage::Committed, ..intent.clone() };
+    let over = ended(&committed);
+    let states = [vec![], vec![intent.clone()], vec![committed.clone()], vec![over.clone()], vec![]];
+    for n in 1..=4 {
+        for when in [When::Before, When::After] {
+            let journal = FailingJournal::new(MemoryJournal::default()).crash_at(n as u32, when);
+            let process = async {
+                for step in [&intent, &committed, &over] {
+                    journal.put(step).await.expect("writes");
+                }
+                journal.remove(&intent.key).await.expect("writes");
+            };
+            tokio::select! {
+                () = process => panic!("it outlived its last moment"),
+                () = journal.crashed() => {}
+            }
+            assert_eq!(journal.count(Call::Write), n as u32);
+            // Whatever else of the process had not heard of it yet.
+            let late = entry(2, Stage::Intent);
+            let other = journal.clone();
+            assert!(futures_util::poll!(other.put(&late)).is_pending());
+            assert!(futures_util::poll!(other.entries()).is_pending());
+            let left = journal.inner().entries().await.expect("reads");
+            assert_eq!(left, states[if when == When::Before { n - 1 } else { n }], "{n} {when:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_process_can_die_while_it_reads() {
+    let journal = FailingJournal::new(MemoryJournal::default()).crash_at_call(Call::Entries, 1, When::Before);
+    journal.put(&entry(1, Stage::Intent)).await.expect("writes");
+    assert!(futures_util::poll!(std::pin::pin!(journal.crashed())).is_pending());
+    assert!(futures_util::poll!(journal.entries()).is_pending());
+    journal.crashed().await;
 }

@@ -4,12 +4,10 @@
 //! an answer is given after the commit. Another thread reads, so a list never waits behind a sync.
 
 mod list;
-mod migrate;
 mod open;
 mod rows;
 mod shapes;
 mod steps;
-mod worker;
 
 use super::batch;
 use super::daily::Day;
@@ -19,12 +17,14 @@ use super::{
     Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Groups, ListFilter,
     NewJob, Place, Renewal, Standing, Store, StoreError, Submitted,
 };
+use crate::database::{self, Poster};
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
-use worker::{Poster, Worker};
+
+type Worker = database::Worker<StoreError>;
 
 /// The store.
 #[derive(Debug)]

@@ -3,13 +3,14 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 15] = [
+const RANKS: [(&str, u8); 16] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
     ("telemetry", 1),
     ("supervise", 1),
     ("net", 1),
+    ("database", 1),
     ("queue", 2),
     ("journal", 2),
     ("logstore", 2),
@@ -26,7 +27,7 @@ const CONFINED: [(&str, &[&str]); 9] = [
     ("bollard", &["src/executor/docker"]),
     ("figment", &["src/config"]),
     ("axum", &["src/server"]),
-    ("rusqlite", &["src/queue"]),
+    ("rusqlite", &["src/database", "src/queue", "src/journal"]),
     ("tokio_tungstenite", &["src/cli", "src/backend/http"]),
     ("reqwest", &["src/cli", "src/backend/http"]),
     ("backon", &["src/net"]),

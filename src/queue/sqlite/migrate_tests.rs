@@ -1,9 +1,9 @@
 //! Files of older versions, kept as they were written, are opened as they would be on somebody's disk.
 
-use super::migrate::Step;
 use super::open::open_with;
 use super::steps::STEPS;
 use super::*;
+use crate::database::Step;
 use crate::job::Verdict;
 use crate::queue::tests::ask;
 use std::os::unix::fs::PermissionsExt;

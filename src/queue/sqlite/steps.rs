@@ -3,7 +3,7 @@
 //! A step that was released is never edited, and never reads a job as the program of today does: what a row means may
 //! change after it. A row that a step cannot read is passed over: it must not keep the others from going on.
 
-use super::migrate::Step;
+use crate::database::Step;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 

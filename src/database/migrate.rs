@@ -4,27 +4,27 @@
 //! so a file is of one version or of another and never between them. Knows versions and files, and nothing of what the
 //! steps do.
 
-use super::open::{APPLICATION_ID, failed, refused};
-use crate::queue::StoreError;
+use super::open::{Kind, failed, refused};
+use super::{Error, Obstacle, with_suffix};
 use rusqlite::{Connection, TransactionBehavior};
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// One step of the schema, from its version to the next.
-pub(super) struct Step {
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
     /// What it brings, for the log and for errors.
-    pub(super) what: &'static str,
+    pub what: &'static str,
     /// Makes it, inside a transaction.
-    pub(super) run: fn(&Connection) -> rusqlite::Result<()>,
+    pub run: fn(&Connection) -> rusqlite::Result<()>,
 }
 
 /// Makes the steps that the file lacks. Errors: a newer file, a backup or a step that failed; the file is as it was.
-pub(super) fn bring_up(db: &mut Connection, path: &Path, steps: &[Step]) -> Result<(), StoreError> {
-    let known = steps.len();
-    let found = version(db).map_err(|error| refused(path, &error))?;
+pub(super) fn bring_up(db: &mut Connection, path: &Path, kind: &Kind<'_>) -> Result<(), Error> {
+    let known = kind.steps.len();
+    let found = version(db).map_err(|error| refused(kind, path, &error))?;
     if found == known {
         return Ok(());
     }
@@ -36,46 +36,43 @@ pub(super) fn bring_up(db: &mut Connection, path: &Path, steps: &[Step]) -> Resu
         back_up(db, &kept).map_err(|reason| {
             let reason =
                 format!("its schema version {found} is to be taken to {known}, and no backup can be made: {reason}");
-            failed(path, reason, "make room and see that the folder is writable; nothing was changed")
+            let fix = "make room and see that the folder is writable; nothing was changed";
+            failed(path, Obstacle::Outside, reason, fix)
         })?;
-        tracing::info!(from = found, to = known, backup = %kept.display(), "the queue file is taken to a newer schema");
+        let (backup, file) = (kept.display(), path.display());
+        tracing::info!(from = found, to = known, %backup, %file, "the {} is taken to a newer schema", kind.name);
     }
-    forward(db, steps).map_err(|(made, error)| {
-        let what = steps.get(made).map_or("the end", |step| step.what);
+    forward(db, kind).map_err(|(made, error)| {
+        let what = kind.steps.get(made).map_or("the end", |step| step.what);
         let reason = format!("schema version {found} could not be taken to {known}; it failed at `{what}`: {error}");
-        failed(path, reason, "make room if the disk is full, else run the program that wrote it; nothing was changed")
+        let fix = "make room if the disk is full, else run the program that wrote it; nothing was changed";
+        failed(path, Obstacle::Outside, reason, fix)
     })
 }
 
-fn version(db: &Connection) -> rusqlite::Result<usize> {
+pub(super) fn version(db: &Connection) -> rusqlite::Result<usize> {
     // A negative number would be nobody's; it is refused as a newer one.
     db.query_row("PRAGMA user_version", [], |row| row.get(0))
         .map(|found: i64| usize::try_from(found).unwrap_or(usize::MAX))
 }
 
 /// Makes every step in one transaction. Errors: how many steps the file had behind it when one failed, and why.
-fn forward(db: &mut Connection, steps: &[Step]) -> Result<(), (usize, rusqlite::Error)> {
+fn forward(db: &mut Connection, kind: &Kind<'_>) -> Result<(), (usize, rusqlite::Error)> {
     let begun = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|error| (0, error))?;
     // Looked at again under the lock: another process may have been quicker.
     let found = version(&begun).map_err(|error| (0, error))?;
-    for (made, step) in steps.iter().enumerate().skip(found) {
+    for (made, step) in kind.steps.iter().enumerate().skip(found) {
         (step.run)(&begun).map_err(|error| (made, error))?;
     }
     let marked = begun
-        .pragma_update(None, "application_id", APPLICATION_ID)
-        .and_then(|()| begun.pragma_update(None, "user_version", steps.len().max(found)));
-    marked.and_then(|()| begun.commit()).map_err(|error| (steps.len(), error))
+        .pragma_update(None, "application_id", kind.application_id)
+        .and_then(|()| begun.pragma_update(None, "user_version", kind.steps.len().max(found)));
+    marked.and_then(|()| begun.commit()).map_err(|error| (kind.steps.len(), error))
 }
 
 /// Where the file of this version is kept.
 fn backup_path(path: &Path, version: usize) -> PathBuf {
     with_suffix(path, &format!(".v{version}.bak"))
-}
-
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    PathBuf::from(name)
 }
 
 /// Copies the whole database to `kept`, which is either there whole and on the disk or not at all. One of an earlier try,
@@ -98,7 +95,7 @@ fn back_up(db: &Connection, kept: &Path) -> Result<(), String> {
 }
 
 /// A file from the future: run that program, or go back to the newest backup that this one can read.
-fn newer(path: &Path, found: usize, known: usize) -> StoreError {
+fn newer(path: &Path, found: usize, known: usize) -> Error {
     let reason = format!("it has schema version {found}, and this program knows up to {known}");
     let backup = (1..=known).rev().map(|version| backup_path(path, version)).find(|kept| kept.exists());
     let fix = match backup {
@@ -112,5 +109,5 @@ fn newer(path: &Path, found: usize, known: usize) -> StoreError {
             "run the newer program again, or start with another data_dir; no backup from before is beside it".to_owned()
         }
     };
-    failed(path, reason, fix)
+    failed(path, Obstacle::Newer, reason, fix)
 }
