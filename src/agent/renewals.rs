@@ -20,6 +20,9 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// an answer takes on its way.
 const MARGIN: Duration = Duration::from_secs(5);
 
+type Leases = Vec<(AttemptId, LeaseToken)>;
+type Answered = (usize, Instant, Leases, Result<Vec<Renewed>, BackendError>);
+
 /// How long a lease of this job is: its own `lost_after`, or what the backend has for all.
 pub(super) fn lease(backend: &dyn Backend, spec: &JobSpec) -> Duration {
     let capable = backend.capabilities().lease;
