@@ -208,7 +208,7 @@ impl<E: Executor> Table<E> {
                 Some(stop) => {
                     self.give_back_waiting();
                     self.publish(true);
-                    if self.agent.settings.handover && self.claims.is_empty() && self.chores.is_empty() {
+                    if self.agent.settings.handover && self.can_hand_over() {
                         let (jobs, undelivered) = (self.runners.len(), self.deliveries.len());
                         tracing::info!(jobs, undelivered, "left to the next start");
                         return Drained::HandedOver(jobs);
@@ -481,6 +481,12 @@ impl<E: Executor> Table<E> {
     /// Nothing is left to wait for. Claims end with the drain; what they have brought nevertheless is given back.
     fn idle(&self) -> bool {
         self.runners.is_empty() && self.deliveries.is_empty() && self.claims.is_empty() && self.chores.is_empty()
+    }
+
+    /// Nothing is half done but what the next process expects: a runner that hears no orders any more removes its cell.
+    fn can_hand_over(&self) -> bool {
+        let cleans_up = |key| self.held.get(key).is_none_or(|held: &Held| held.orders.is_closed());
+        self.claims.is_empty() && self.chores.is_empty() && !self.tasks.values().any(cleans_up)
     }
 
     fn give_back_waiting(&mut self) {

@@ -1,7 +1,10 @@
 //! The process dies, and another one goes on: same job, same bytes, one end.
 
-use super::stage::{Up, cause, docker, engine, id, until};
+use super::stage::{JOBCELL, PATIENCE, Up, cause, docker, engine, id, read, said, until};
 use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Stdio;
+use tokio::process::{Child, Command};
 
 /// What a job of so many lines writes.
 fn lines(count: u32) -> String {
@@ -62,7 +65,7 @@ async fn many_short_jobs_survive_an_agent_that_is_killed_again_and_again() {
     let mut jobs = Vec::new();
     for _ in 0..24 {
         let script = "for ((i = 1; i <= 2000; i++)); do echo line $i; done";
-        let spec = json!({"preset": "bash", "script": script, "resources": {"cpu": "250m", "memory": "64MiB"}});
+        let spec = json!({"preset": "bash", "script": script, "resources": {"cpu": 0.25, "memory": "64MiB"}});
         jobs.push(up.submit(&spec).await);
     }
     let ended = async |up: &Up| up.get("/v1/jobs?phase=ended&limit=100").await["jobs"].as_array().map_or(0, Vec::len);
@@ -107,5 +110,176 @@ async fn a_cell_that_is_gone_is_lost_and_a_stray_is_removed_and_others_are_left_
     let path = format!("/v1/jobs/{}/cancel", id(&job));
     assert!(up.call(reqwest::Method::POST, &path, None).await.status().is_success());
     assert_eq!(cause(&up.ended(&job).await), "canceled");
+    up.stop().await;
+}
+
+/// A server and an agent as processes of their own, on loopback.
+struct Pair {
+    dir: tempfile::TempDir,
+    host: String,
+    url: String,
+    server: Child,
+    agent: Child,
+}
+
+impl Pair {
+    async fn start(host: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let server = process(dir.path(), "server", host, &["server", "--listen", "127.0.0.1:0"]);
+        let url = until("the server", || async { read(&dir.path().join("server/endpoint")) }).await;
+        let key = cli(dir.path(), &["agents", "add", "one"]).await;
+        std::fs::write(dir.path().join("one.key"), &key).expect("writes");
+        let agent = Self::agent(dir.path(), host, &url);
+        Self { dir, host: host.to_owned(), url, server, agent }
+    }
+
+    fn agent(dir: &Path, host: &str, url: &str) -> Child {
+        process(dir, "one", host, &["agent", "--listen", "127.0.0.1:0", "--backend", url])
+    }
+
+    async fn kill_agent(&mut self) {
+        self.agent.kill().await.expect("dies");
+    }
+
+    fn revive_agent(&mut self) {
+        self.agent = Self::agent(self.dir.path(), &self.host, &self.url);
+    }
+
+    async fn kill_server(&mut self) {
+        self.server.kill().await.expect("dies");
+        std::fs::remove_file(self.dir.path().join("server/endpoint")).expect("it was there");
+    }
+
+    async fn revive_server(&mut self) {
+        let listen = self.url.trim_start_matches("http://");
+        self.server = process(self.dir.path(), "server", &self.host, &["server", "--listen", listen]);
+        until("the server", || async { read(&self.dir.path().join("server/endpoint")) }).await;
+    }
+
+    async fn submit(&self, script: &str) -> String {
+        let spec = self.dir.path().join("job.json");
+        std::fs::write(&spec, json!({"preset": "bash", "script": script}).to_string()).expect("writes");
+        cli(self.dir.path(), &["job", "submit", spec.to_str().expect("text")]).await.trim().to_owned()
+    }
+
+    async fn job(&self, id: &str) -> Value {
+        serde_json::from_str(&cli(self.dir.path(), &["job", "get", id, "-o", "json"]).await).expect("is JSON")
+    }
+
+    async fn log(&self, id: &str) -> String {
+        cli(self.dir.path(), &["job", "logs", id]).await
+    }
+
+    async fn is_whole(&self, id: &str, count: u32) {
+        let ended = || async { Some(self.job(id).await).filter(|job| !job["ending"].is_null()) };
+        let job = until("a job's end", ended).await;
+        let said = || {
+            ["server", "one"]
+                .map(|name| read(&self.dir.path().join(format!("{name}.log"))))
+                .map(Option::unwrap_or_default)
+                .join("\n")
+        };
+        assert_eq!((cause(&job), &job["attempt"]), ("exit_code", &json!(1)), "{job}\n{}", said());
+        assert_eq!((&job["log"]["complete"], self.log(id).await), (&json!(true), lines(count)), "{job}\n{}", said());
+    }
+
+    async fn stop(mut self) {
+        for child in [&mut self.agent, &mut self.server] {
+            let pid = child.id().expect("runs").to_string();
+            assert!(std::process::Command::new("kill").arg(pid).status().expect("kill runs").success());
+            assert_eq!(child.wait().await.expect("is waited for").code(), Some(0));
+        }
+        let owner = read(&self.dir.path().join("one/owner")).expect("there");
+        let label = format!("label=jobcell.owner={owner}");
+        assert_eq!(docker(&self.host, &["ps", "--all", "--quiet", "--filter", &label]), "");
+        let spool: Vec<_> = std::fs::read_dir(self.dir.path().join("one/spool")).expect("is there").collect();
+        let left = spool
+            .into_iter()
+            .flat_map(|dir| std::fs::read_dir(dir.expect("an entry").path()).expect("a folder"))
+            .count();
+        assert_eq!(left, 0, "output that nobody will fetch");
+    }
+}
+
+fn process(dir: &Path, name: &str, host: &str, args: &[&str]) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(dir.join(format!("{name}.log"))).expect("opens");
+    let key = read(&dir.join(format!("{name}.key"))).unwrap_or_default();
+    Command::new(JOBCELL)
+        .args(args)
+        .arg("--data-dir")
+        .arg(dir.join(name))
+        .env("DOCKER_HOST", host)
+        .env("JOBCELL_AGENT_KEY", key)
+        .env("JOBCELL_DOCKER__SHARED", "true")
+        .env("RUST_LOG", "info")
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("clones"))
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("starts")
+}
+
+async fn cli(dir: &Path, args: &[&str]) -> String {
+    let run = Command::new(JOBCELL).arg("--data-dir").arg(dir.join("server")).args(args).stdin(Stdio::null()).output();
+    let output = tokio::time::timeout(PATIENCE, run).await.expect("ends in time").expect("runs");
+    let (code, out, err) = said(&output);
+    assert_eq!(code, 0, "{args:?}: {err}");
+    out
+}
+
+const SLOW: &str = "for ((i = 1; i <= 300; i++)); do echo line $i; sleep 0.01; done";
+
+#[tokio::test]
+async fn an_agent_elsewhere_goes_on_when_it_is_killed_and_when_its_server_is() {
+    let Some(host) = engine() else { return };
+    let mut pair = Pair::start(&host).await;
+    let id = pair.submit(SLOW).await;
+    let reached = |log: &str, line: u32| log.contains(&format!("line {line}\n")).then_some(());
+    until("output", || async { reached(&pair.log(&id).await, 30) }).await;
+    pair.kill_agent().await;
+    pair.revive_agent();
+    until("output", || async { reached(&pair.log(&id).await, 120) }).await;
+    pair.kill_server().await;
+    pair.revive_server().await;
+    until("output", || async { reached(&pair.log(&id).await, 200) }).await;
+    pair.is_whole(&id, 300).await;
+    pair.stop().await;
+}
+
+/// The job ends while its server is away, and the agent dies twice before the server is back.
+#[tokio::test]
+async fn an_end_waits_for_a_server_that_is_away_also_over_the_death_of_the_agent() {
+    let Some(host) = engine() else { return };
+    let mut pair = Pair::start(&host).await;
+    let id = pair.submit(SLOW).await;
+    until("output", || async { pair.log(&id).await.contains("line 30\n").then_some(()) }).await;
+    pair.kill_server().await;
+    pair.kill_agent().await;
+    pair.revive_agent();
+    // The journal says that it has ended.
+    let journal = pair.dir.path().join("one.log");
+    until("the end", || async { read(&journal).filter(|log| log.contains("attempt ended")) }).await;
+    pair.kill_agent().await;
+    pair.revive_agent();
+    let label = format!("label=jobcell.owner={}", read(&pair.dir.path().join("one/owner")).expect("there"));
+    let gone = || async { docker(&host, &["ps", "--all", "--quiet", "--filter", &label]).is_empty().then_some(()) };
+    until("the cell's end", gone).await;
+    pair.revive_server().await;
+    pair.is_whole(&id, 300).await;
+    pair.stop().await;
+}
+
+#[tokio::test]
+async fn running_jobs_are_handed_over_to_the_next_start() {
+    let Some(host) = engine() else { return };
+    let mut up = Up::start(&host, "agent: {drain_mode: handover}\n").await;
+    let job = up.submit(&json!({"preset": "bash", "script": SLOW})).await;
+    until("output", || async { up.text(&job, "stdout").await.contains("line 30\n").then_some(()) }).await;
+    up.signal("-TERM");
+    assert_eq!(up.exit_code().await, Some(0));
+    assert_eq!(up.containers().len(), 1, "it runs on");
+    up.revive().await;
+    is_whole(&up, &up.ended(&job).await, 300).await;
     up.stop().await;
 }

@@ -246,7 +246,7 @@ fn spawn_up(host: &str, dir: &Path) -> Child {
         .expect("starts")
 }
 
-fn read(path: &Path) -> Option<String> {
+pub(crate) fn read(path: &Path) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().to_owned()).filter(|text| !text.is_empty())
 }
