@@ -81,8 +81,13 @@ impl Client {
         response.json().await.map_err(|error| Failure::new(format!("the answer cannot be read: {error}")))
     }
 
-    /// Submits a document in YAML; with `dedupe`, an equal one that is there already is answered in its place.
-    pub(super) async fn submit(&self, yaml: String, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
+    /// Submits a document.
+    pub(super) async fn submit(&self, spec: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, "/v1/jobs").json(spec)).await
+    }
+
+    /// Submits a text in YAML; with `dedupe`, an equal one that is there already is answered in its place.
+    pub(super) async fn submit_yaml(&self, yaml: String, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
         let path = if dedupe { "/v1/jobs?dedupe=content" } else { "/v1/jobs" };
         let mut request = self.request(Method::POST, path).header("content-type", "application/yaml").body(yaml);
         if let Some(key) = key {

@@ -1,8 +1,10 @@
 //! `jobcell job …`
 
 mod cancel;
+pub(super) mod exec;
 mod list;
 mod many;
+mod stay;
 mod submit;
 
 use super::client::Client;
@@ -32,6 +34,8 @@ const SETTLE: Duration = Duration::from_secs(20);
 pub(super) enum JobCommand {
     /// Submit jobs
     Submit(submit::SubmitArgs),
+    /// Run one command as a job: submit it, show its output, exit with its code
+    Exec(exec::ExecArgs),
     /// Run one job here and now, without any server
     Run {
         /// The spec, YAML or JSON; - reads standard input
@@ -59,7 +63,7 @@ pub(super) enum JobCommand {
         /// Its id
         id: String,
         #[command(flatten)]
-        until: submit::UntilArgs,
+        until: stay::UntilArgs,
     },
     /// Print a job's output
     Logs {
@@ -89,6 +93,7 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
     match command {
         JobCommand::Run { file } => run_here(&file, settings(global, &[], super::QUIET)?, global).await,
         JobCommand::Submit(args) => submit::run(args, global).await,
+        JobCommand::Exec(args) => exec::run(args, global).await,
         JobCommand::List(args) => list::run(args, global).await,
         JobCommand::Get { id } => {
             let job = Client::new(global)?.get(&id).await?;
