@@ -133,6 +133,8 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
             StreamName::Stdout => Stream::Stdout,
             StreamName::Stderr => Stream::Stderr,
         });
+        // A wrong id, a wrong key and a server that is away are told at once; a stream is tried again for a while.
+        client.get(id).await?;
         follow::remote(client, id, from, only, Sink::AsItCame).await?;
         return Ok(0);
     }

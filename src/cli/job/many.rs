@@ -42,8 +42,11 @@ pub(super) fn documents(name: &str, text: &str) -> Result<Vec<Document>, Failure
             })
             .collect();
     }
-    let all: Vec<Value> = serde_saphyr::from_multiple(text)
-        .map_err(|error| bad(name, error.to_string().lines().next().unwrap_or("is not valid YAML")))?;
+    let all: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| {
+        let error = error.to_string();
+        let line = error.lines().next().unwrap_or_default();
+        bad(name, &format!("is not valid YAML: {}", line.strip_prefix("error: ").unwrap_or(line)))
+    })?;
     if all.is_empty() {
         return Err(bad(name, "there is no job in it"));
     }
