@@ -97,7 +97,11 @@ fn waiting(agents: &[AgentView], ahead: u64) -> (&'static str, String) {
         let first =
             agents.iter().filter_map(|agent| Some(format!("{}: {}", agent.name, agent.reasons.first()?))).take(5);
         let told = first.collect::<Vec<_>>().join("; ");
-        return ("no_agent_suits", format!("none of {} agents can ever run it. {told}", agents.len()));
+        let all = match agents.len() {
+            1 => "the only agent can never run it".to_owned(),
+            count => format!("none of {count} agents can ever run it"),
+        };
+        return ("no_agent_suits", format!("{all}. {told}"));
     }
     if online.is_empty() {
         let told: Vec<String> =

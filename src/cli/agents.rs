@@ -31,7 +31,7 @@ pub(super) async fn run(command: AgentsCommand, global: &Global) -> Result<u8, F
         AgentsCommand::Add { name } => {
             let added: Value = client.add_agent(&name).await?;
             global.output.print(&added, || added["key"].as_str().unwrap_or_default().to_owned())?;
-            let url = &client.url;
+            let url = from_elsewhere(&client.url);
             global.note(&format!("shown once; on the agent's host: JOBCELL_AGENT_KEY=… jobcell agent --backend {url}"));
         }
         AgentsCommand::Remove { name } => {
@@ -40,4 +40,28 @@ pub(super) async fn run(command: AgentsCommand, global: &Global) -> Result<u8, F
         }
     }
     Ok(0)
+}
+
+/// The server's address as another host can use it: one that means every address of this host is none.
+fn from_elsewhere(url: &str) -> String {
+    ["http://0.0.0.0:", "http://[::]:"]
+        .iter()
+        .find_map(|all| url.strip_prefix(all))
+        .map_or_else(|| url.to_owned(), |port| format!("http://<this host>:{port}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::from_elsewhere;
+
+    #[test]
+    fn an_address_that_means_all_of_them_is_not_told_to_other_hosts() {
+        for (url, wanted) in [
+            ("http://0.0.0.0:7807", "http://<this host>:7807"),
+            ("http://[::]:7807", "http://<this host>:7807"),
+            ("http://10.0.0.1:7807", "http://10.0.0.1:7807"),
+        ] {
+            assert_eq!(from_elsewhere(url), wanted);
+        }
+    }
 }

@@ -29,7 +29,7 @@ impl Client {
                 .filter(|text| !text.is_empty())
         };
         let url = match global.server.clone().or_else(|| read("endpoint")) {
-            Some(url) => url,
+            Some(url) => address(&url)?,
             None => format!("http://{}", config.server.listen),
         };
         let key = match std::env::var("JOBCELL_API_KEY")
@@ -46,10 +46,13 @@ impl Client {
                 )));
             }
         };
+        if key.contains(|c: char| !c.is_ascii_graphic()) {
+            return Err(Failure::usage("the key has characters that no key has; look at JOBCELL_API_KEY"));
+        }
         // The API is on this host or named explicitly: a proxy from the environment is not asked.
         let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build();
         let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
-        Ok(Self { http, url: url.trim_end_matches('/').to_owned(), key })
+        Ok(Self { http, url, key })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -81,8 +84,13 @@ impl Client {
         response.json().await.map_err(|error| Failure::new(format!("the answer cannot be read: {error}")))
     }
 
-    /// Submits a document in YAML; with `dedupe`, an equal one that is there already is answered in its place.
-    pub(super) async fn submit(&self, yaml: String, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
+    /// Submits a document.
+    pub(super) async fn submit(&self, spec: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, "/v1/jobs").json(spec)).await
+    }
+
+    /// Submits a text in YAML; with `dedupe`, an equal one that is there already is answered in its place.
+    pub(super) async fn submit_yaml(&self, yaml: String, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
         let path = if dedupe { "/v1/jobs?dedupe=content" } else { "/v1/jobs" };
         let mut request = self.request(Method::POST, path).header("content-type", "application/yaml").body(yaml);
         if let Some(key) = key {
@@ -194,6 +202,23 @@ impl Client {
     }
 }
 
+/// Where the API is, without a slash at the end. Errors: no address of an API.
+fn address(text: &str) -> Result<String, Failure> {
+    let bad = |fix: &str| {
+        let text = super::show::printable(text);
+        Failure::usage(format!("the API's address (--server, JOBCELL_SERVER_URL): `{text}` is none; {fix}"))
+    };
+    if text.starts_with("https://") {
+        return Err(bad("there is no TLS yet: write http://, over a network that you trust or a tunnel"));
+    }
+    match reqwest::Url::parse(text) {
+        Ok(url) if url.scheme() == "http" && url.query().is_none() && url.fragment().is_none() => {
+            Ok(text.trim_end_matches('/').to_owned())
+        }
+        _ => Err(bad("write http://host:7807")),
+    }
+}
+
 /// An id goes into a path only when it is one.
 fn segment(id: &str) -> Result<&str, Failure> {
     match id.parse::<crate::job::JobId>() {
@@ -239,5 +264,33 @@ pub(super) fn problem(document: &Value) -> Failure {
         429 | 503 => Failure { code: super::exit::TEMPORARY, message },
         400 | 422 => Failure::usage(message),
         _ => Failure::new(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_of_an_api() {
+        for (text, wanted) in [
+            ("http://h:7807/", "http://h:7807"),
+            ("http://[::1]:7807", "http://[::1]:7807"),
+            ("http://h/below/", "http://h/below"),
+        ] {
+            assert_eq!(address(text).map_err(|failure| failure.to_string()), Ok(wanted.to_owned()));
+        }
+        for (text, wanted) in [
+            ("localhost:7807", "`localhost:7807` is none; write http://host:7807"),
+            ("h", "write http://"),
+            ("", "write http://"),
+            ("ftp://h", "write http://"),
+            ("http://", "write http://"),
+            ("http://h?x=1", "write http://"),
+            ("https://h", "no TLS yet"),
+        ] {
+            let failure = address(text).expect_err(text);
+            assert!(failure.code == super::super::exit::USAGE && failure.message.contains(wanted), "{failure}");
+        }
     }
 }

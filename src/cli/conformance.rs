@@ -21,7 +21,7 @@ struct ApiDesk(Client);
 impl Desk for ApiDesk {
     fn submit(&self, spec: Value) -> BoxFuture<'_, Result<JobId, String>> {
         Box::pin(async move {
-            let job = self.0.submit(spec.to_string(), None, false).await.map_err(|error| error.to_string())?;
+            let job = self.0.submit(&spec).await.map_err(|error| error.to_string())?;
             let id = job["id"].as_str().unwrap_or_default();
             id.parse().map_err(|error: crate::job::BadId| format!("the answer's id: {error}"))
         })

@@ -1,8 +1,10 @@
 //! `jobcell job …`
 
 mod cancel;
+pub(super) mod exec;
 mod list;
 mod many;
+mod stay;
 mod submit;
 
 use super::client::Client;
@@ -33,6 +35,8 @@ const SETTLE: Duration = Duration::from_secs(20);
 pub(super) enum JobCommand {
     /// Submit jobs
     Submit(submit::SubmitArgs),
+    /// Run one command as a job: submit it, show its output, exit with its code
+    Exec(exec::ExecArgs),
     /// Run one job here and now, without any server
     Run {
         /// The spec, YAML or JSON; - reads standard input
@@ -60,7 +64,7 @@ pub(super) enum JobCommand {
         /// Its id
         id: String,
         #[command(flatten)]
-        until: submit::UntilArgs,
+        until: stay::UntilArgs,
     },
     /// Print a job's output
     Logs {
@@ -90,6 +94,7 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
     match command {
         JobCommand::Run { file } => run_here(&file, settings(global, &[], super::QUIET)?, global).await,
         JobCommand::Submit(args) => submit::run(args, global).await,
+        JobCommand::Exec(args) => exec::run(args, global).await,
         JobCommand::List(args) => list::run(args, global).await,
         JobCommand::Get { id } => {
             let job = Client::new(global)?.get(&id).await?;
@@ -129,6 +134,8 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
             StreamName::Stdout => Stream::Stdout,
             StreamName::Stderr => Stream::Stderr,
         });
+        // A wrong id, a wrong key and a server that is away are told at once; a stream is tried again for a while.
+        client.get(id).await?;
         follow::remote(client, id, from, only, Sink::AsItCame).await?;
         return Ok(0);
     }

@@ -17,6 +17,7 @@ mod man;
 mod node;
 mod paint;
 mod progress;
+mod queue;
 mod service;
 mod show;
 mod up;
@@ -150,6 +151,10 @@ enum Command {
     /// Submit, run, look at and cancel jobs
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Run one command as a job; the same as `job exec`
+    Exec(job::exec::ExecArgs),
+    /// Show how many jobs stand where, which one waits longest and why
+    Queue,
     /// Check this host: engine, limits, images, disk; each with a remedy
     Doctor,
     /// Check and show the settings
@@ -222,6 +227,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             conformance::run(&url, patience, &global).await
         }
         Command::Job(command) => job::run(command, &global).await,
+        Command::Exec(args) => job::exec::run(args, &global).await,
+        Command::Queue => queue::run(&global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
         Command::Config(command) => config::run(&command, &global),
         Command::Completions { shell } => Ok(man::completions(shell)),

@@ -30,6 +30,19 @@ impl Progress {
         Self(Some(bar))
     }
 
+    /// No line.
+    pub(super) fn hidden() -> Self {
+        Self(None)
+    }
+
+    /// A line of its own on standard error, above the live one if there is one.
+    pub(super) fn say(&self, text: &str) {
+        match &self.0 {
+            Some(bar) => bar.suspend(|| eprintln!("{text}")),
+            None => eprintln!("{text}"),
+        }
+    }
+
     /// True when somebody sees it.
     pub(super) fn is_live(&self) -> bool {
         self.0.is_some()

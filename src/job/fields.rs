@@ -76,7 +76,15 @@ impl fmt::Display for Problems {
 
 /// Shows a value from outside in a message: short, one line, escaped.
 pub(crate) fn shown(text: &str) -> String {
-    let cut: String = text.chars().take(60).flat_map(char::escape_debug).collect();
+    let cut = text.chars().take(60).fold(String::new(), |mut cut, c| {
+        // Quotes are harmless, and a person reads them more easily as they are.
+        if matches!(c, '\'' | '"') {
+            cut.push(c)
+        } else {
+            cut.extend(c.escape_debug())
+        }
+        cut
+    });
     if text.chars().nth(60).is_some() { format!("{cut}…") } else { cut }
 }
 

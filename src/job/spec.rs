@@ -252,5 +252,6 @@ impl<'de> Deserialize<'de> for JobSpec {
 }
 
 fn first_line(text: &str) -> String {
-    super::fields::shown(text.lines().next().unwrap_or_default())
+    let line = text.lines().next().unwrap_or_default();
+    super::fields::shown(line.strip_prefix("error: ").unwrap_or(line))
 }

@@ -115,9 +115,9 @@ impl IntoResponse for ProblemDocument {
 }
 
 pub(super) async fn no_route() -> ProblemDocument {
-    ProblemDocument::new("no_route", "see docs/api.md for the paths")
+    ProblemDocument::new("no_route", "/docs and /openapi.json of this server describe the paths")
 }
 
 pub(super) async fn no_method() -> ProblemDocument {
-    ProblemDocument::new("no_method", "see docs/api.md for the methods")
+    ProblemDocument::new("no_method", "/docs and /openapi.json of this server describe the methods")
 }

@@ -25,10 +25,12 @@ impl Shell<'_> {
     async fn run(&self, args: &[&str]) -> (i32, String, String) {
         let mut command = tokio::process::Command::new(JOBCELL);
         command.env_clear().env("DOCKER_HOST", self.host).stdin(Stdio::null()).current_dir(self.dir);
-        command.arg("--data-dir").arg(self.dir.join("data")).args(args);
+        // Before the rest: what is behind the command of `exec` is the job's.
+        command.arg("--data-dir").arg(self.dir.join("data"));
         if !args.contains(&"--config") {
             command.arg("--config").arg(self.dir.join("config.yaml"));
         }
+        command.args(args);
         let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("ends in time").expect("runs");
         super::stage::said(&output)
     }
@@ -78,6 +80,8 @@ impl Shell<'_> {
             (r"jc[ka]_[0-9a-f]{64}", "[key]"),
             (r"\b20\d\d-\d\d-\d\d\b", "[day]"),
             (r"\d+\.\d s\b", "[run time]"),
+            (r"(?m)  (\d+m)?\d+s$", "  [span]"),
+            (r#"(waits_ms"?): \d+"#, "$1: [span]"),
         ] {
             text = Regex::new(pattern).expect("a pattern").replace_all(&text, name).into_owned();
         }
@@ -245,7 +249,8 @@ async fn agents_and_reasons() {
     }
     assert_snapshot!("agents", shell.taken());
 
-    let nowhere = "preset: bash\nscript: x\nresources: {memory: 8GiB}\nrequires: {labels: {zone: eu}}\n";
+    let nowhere =
+        "preset: bash\nscript: x\nresources: {memory: 8GiB}\nrequires: {labels: {zone: eu}}\nlabels: {team: blue}\n";
     std::fs::write(up.dir.path().join("nowhere.yaml"), nowhere).expect("writes");
     std::fs::write(up.dir.path().join("job.yaml"), JOB).expect("writes");
     let waits = shell.run(&["job", "submit", "nowhere.yaml"]).await.1;
@@ -255,11 +260,16 @@ async fn agents_and_reasons() {
     shell.note(&["job", "explain", ended.trim()]).await;
     shell.note(&["job", "explain", ended.trim(), "-o", "json"]).await;
     assert_snapshot!("job_explain", shell.taken());
+    for form in ["table", "json", "yaml"] {
+        shell.note(&["queue", "-o", form]).await;
+    }
+    shell.run(&["job", "cancel", waits.trim(), "--wait"]).await;
+    shell.note(&["queue"]).await;
+    assert_snapshot!("queue", shell.taken());
 
     shell.note(&["conformance", &up.url]).await;
     shell.note(&["agent"]).await;
     assert_snapshot!("without_keys", shell.taken());
-    shell.run(&["job", "cancel", waits.trim(), "--wait"]).await;
     up.stop().await;
 }
 
@@ -286,6 +296,20 @@ async fn jobs() {
     shell.note(&["job", "submit", "broken.yaml", "--wait", "--quiet"]).await;
     shell.note(&["job", "submit", "bad.yaml"]).await;
     assert_snapshot!("job_submit", shell.taken());
+
+    for args in [
+        &["exec", "--", "bash", "-c", "echo out; echo err >&2; exit 5"] as &[&str],
+        &["job", "exec", "--quiet", "-e", "A=b", "--name=greeting", "printenv", "A"],
+        &["exec", "--label", "team=blue", "-o", "json", "true"],
+        &["exec", "--preset", "bsah", "-e", "A=b", "--time-limit", "soon", "true"],
+        &["exec", "--time-limit=1s", "sleep", "600"],
+        &["exec", "--timeout=2s", "sleep", "600"],
+        &["exec"],
+    ] {
+        shell.note(args).await;
+    }
+    shell.run(&["job", "cancel", "--state=queued,claimed,preparing,running", "--wait"]).await;
+    assert_snapshot!("job_exec", shell.taken());
 
     let two = "{\"preset\": \"bash\", \"script\": \"true\"}\n{\"preset\": \"bash\", \"script\": \"exit 2\"}\n";
     std::fs::write(up.dir.path().join("two.ndjson"), two).expect("writes");

@@ -86,6 +86,23 @@ async fn the_nouns_work_against_a_running_one() {
     assert_eq!(said(&up.command(&["job", "cancel", out.trim(), "--wait"]).await).0, 0);
     let (code, _, err) = said(&up.command(&["job", "get", "../../etc"]).await);
     assert!(code == 2 && err.contains("is not a job id"), "{err}");
+    let unknown = "01890000-0000-7000-8000-000000000000";
+    let (code, _, err) = said(&up.command(&["job", "logs", unknown, "--follow"]).await);
+    assert!(code == 1 && err.contains("no job has the id"), "{err}");
+    let data = up.data();
+    for args in [&["queue"] as &[&str], &["job", "logs", unknown, "-f"], &["exec", "true"]] {
+        let args = [&["--data-dir", data.to_str().expect("text")], args].concat();
+        let (code, _, err) = alone(&args, "", &[("JOBCELL_API_KEY", "another")]).await;
+        assert!(code == 1 && err.contains("the key is not this installation's"), "{err}");
+        let (code, _, err) = alone(&args, "", &[("JOBCELL_API_KEY", "a\nb")]).await;
+        assert!(code == 2 && err.contains("characters that no key has"), "{err}");
+        let (code, _, err) = alone(&args, "", &[("JOBCELL_SERVER_URL", "localhost:7807")]).await;
+        assert!(code == 2 && err.contains("write http://host:7807"), "{err}");
+        let (code, _, err) = alone(&args, "", &[("JOBCELL_SERVER_URL", "http://127.0.0.1:1")]).await;
+        assert!(code == 69 && err.contains("Connection refused"), "{err}");
+    }
+    let (code, _, err) = alone(&["job", "run", "-"], "preset: bash\nscript: |\necho\n x: [", &[]).await;
+    assert!(code == 2 && err.contains("is not valid YAML: line 3 column 1: ") && !err.contains("\\'"), "{err}");
     let (code, _, err) = said(&up.command(&["up", "--listen", "127.0.0.1:0"]).await);
     assert!(code == 69 && err.contains("held by another"), "{err}");
     let (code, out, _) = said(&up.command(&["doctor"]).await);

@@ -71,10 +71,12 @@ impl Network {
         self.inside(agent, &["iptables", "-w", "10", "-I", "OUTPUT", "-o", "up0", "-j", "DROP"]);
     }
 
-    /// Every connection is reset.
+    /// Every connection is reset, at both ends.
     fn reset_all(&self, agent: usize) {
-        let rule = ["-i", "up0", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"];
-        self.inside(agent, &[&["iptables", "-w", "10", "-I", "INPUT"], &rule[..]].concat());
+        for way in [["INPUT", "-i"], ["OUTPUT", "-o"]] {
+            let rule = ["up0", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset"];
+            self.inside(agent, &[&["iptables", "-w", "10", "-I"], &way[..], &rule[..]].concat());
+        }
     }
 
     fn heal(&self, agent: usize) {
@@ -96,6 +98,9 @@ impl Drop for Network {
         }
     }
 }
+
+/// What the agents of a fleet are called.
+const NAMES: [&str; 2] = ["one", "two"];
 
 /// A server with two agents.
 struct Fleet {
@@ -134,14 +139,14 @@ impl Fleet {
         let server = Self::serve(&network, dir.path(), &config);
         let mut fleet = Self { network, dir, server, agents: Vec::new(), host: host.to_owned(), config };
         fleet.answers().await;
-        for (index, name) in ["one", "two"].into_iter().enumerate() {
+        for (index, name) in NAMES.into_iter().enumerate() {
             let (code, key, err) = fleet.cli(&["agents", "add", name]).await;
             assert_eq!(code, 0, "{err}");
             std::fs::write(fleet.dir.path().join(format!("{name}.key")), &key).expect("writes");
             let agent = fleet.agent(index, name);
             fleet.agents.push(agent);
         }
-        fleet.online(&["one", "two"]).await;
+        fleet.online(&NAMES).await;
         fleet
     }
 
@@ -207,7 +212,7 @@ impl Fleet {
     async fn runs(&self, id: &str) -> usize {
         until("it runs", || async {
             let job = self.json(&["job", "get", id]).await;
-            let index = ["one", "two"].iter().position(|name| job["agent"] == *name);
+            let index = NAMES.iter().position(|name| job["agent"] == *name);
             index.filter(|_| job["phase"] == "running")
         })
         .await
@@ -224,6 +229,27 @@ impl Fleet {
         assert_eq!(job["log"]["complete"], true, "{job}\n{}", self.logs());
         let (_, out, err) = self.cli(&["job", "logs", id]).await;
         assert!(out == wanted, "{} bytes in place of {}: {err}", out.len(), wanted.len());
+    }
+
+    /// What an agent says of itself. Through its own loopback: no fault of a link is in the way.
+    fn health(&self, agent: usize) -> Value {
+        let file = std::fs::read_to_string(self.dir.path().join(NAMES[agent]).join("health")).expect("is there");
+        let script = "import sys, urllib.request as r\ntry: a = r.urlopen(sys.argv[1], timeout=5)\nexcept r.HTTPError as e: a = e\nprint(a.read().decode())";
+        let url = format!("{}/healthz", file.trim());
+        let args = ["netns", "exec", &self.network.agents[agent], "python3", "-c", script, &url];
+        let output = Command::new("ip").args(args).output().expect("runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{said}"))
+    }
+
+    /// Waits until an agent's log has a line with all of this.
+    async fn says(&self, agent: usize, parts: &[&str]) {
+        let file = self.dir.path().join(format!("{}.log", NAMES[agent]));
+        until(&parts.join(", "), || async {
+            let log = std::fs::read_to_string(&file).unwrap_or_default();
+            log.lines().any(|line| parts.iter().all(|part| line.contains(part))).then_some(())
+        })
+        .await;
     }
 
     fn logs(&self) -> String {
@@ -253,39 +279,25 @@ fn ticks() -> String {
 async fn links_that_reset_drop_and_slow_down_lose_nothing() {
     let Some(host) = engine().filter(|_| networks()) else { return };
     let fleet = Fleet::start(&host, "queue: {lease: 20s}").await;
-    // Reset: every connection breaks at once, and new ones are refused.
+    // Reset: every connection breaks at once, and new ones are refused. The agent is not ready, and says why.
     let job = fleet.submit(TICKS).await;
     let agent = fleet.runs(&job).await;
+    until("it to be ready", || async { fleet.health(agent)["ready"].as_bool().filter(|ready| *ready) }).await;
     fleet.network.reset_all(agent);
-    tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+    fleet.says(agent, &["the log stream is cut"]).await;
+    let told =
+        until("it to be unready", || async { Some(fleet.health(agent)).filter(|told| told["ready"] == false) }).await;
+    let reason = told["components"]["backend"]["reason"].as_str();
+    assert!(reason.is_some_and(|reason| reason.starts_with("main: ")), "{told}");
+    assert!(fleet.json(&["job", "get", &job]).await["ending"].is_null());
     fleet.network.heal(agent);
     fleet.ended_at_once(&job, &ticks()).await;
-    // With its server out of reach an agent is not ready, and says why.
-    let health = || async {
-        let name = ["one", "two"][agent];
-        let file = std::fs::read_to_string(fleet.dir.path().join(name).join("health")).expect("is there");
-        let script = "import sys, urllib.request as r\ntry: a = r.urlopen(sys.argv[1], timeout=5)\nexcept r.HTTPError as e: a = e\nprint(a.read().decode())";
-        let space = &fleet.network.agents[agent];
-        let url = format!("{}/healthz", file.trim());
-        let output =
-            Command::new("ip").args(["netns", "exec", space, "python3", "-c", script, &url]).output().expect("runs");
-        serde_json::from_slice::<Value>(&output.stdout)
-            .unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
-    };
-    until("it to be ready", || async { health().await["ready"].as_bool().filter(|ready| *ready) }).await;
-    fleet.network.reset_all(agent);
-    let told = until("it to be unready", || async { Some(health().await).filter(|told| told["ready"] == false) }).await;
-    assert!(
-        told["components"]["backend"]["reason"].as_str().is_some_and(|reason| reason.starts_with("main: ")),
-        "{told}"
-    );
-    fleet.network.heal(agent);
-    until("it to be ready again", || async { health().await["ready"].as_bool().filter(|ready| *ready) }).await;
+    until("it to be ready again", || async { fleet.health(agent)["ready"].as_bool().filter(|ready| *ready) }).await;
     // Drop: nobody is told, and the job ends while nothing goes through.
     let job = fleet.submit(TICKS).await;
     let agent = fleet.runs(&job).await;
     fleet.network.drop_all(agent);
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    fleet.says(agent, &["attempt ended", &job]).await;
     assert!(fleet.json(&["job", "get", &job]).await["ending"].is_null());
     fleet.network.heal(agent);
     fleet.ended_at_once(&job, &ticks()).await;
@@ -309,7 +321,7 @@ async fn a_server_that_is_killed_comes_back_to_its_jobs_and_a_lost_agents_job_go
     fleet.server = Fleet::serve(&fleet.network, fleet.dir.path(), &fleet.config);
     fleet.answers().await;
     fleet.ended_at_once(&job, &ticks()).await;
-    fleet.online(&["one", "two"]).await;
+    fleet.online(&NAMES).await;
 
     // A cancel goes down the stream, and does not wait for the next renewal.
     let job = fleet.submit("preset: bash\nscript: sleep 600\n").await;
@@ -337,7 +349,7 @@ async fn a_server_that_is_killed_comes_back_to_its_jobs_and_a_lost_agents_job_go
         ended["history"].as_array().expect("a history").iter().filter_map(|event| event["reason"].as_str()).collect();
     assert!(reasons.contains(&"lease_expired"), "{reasons:?}");
     // The dead one comes back and removes what it left behind.
-    let name = ["one", "two"][agent];
+    let name = NAMES[agent];
     fleet.agents[agent] = fleet.agent(agent, name);
     let owner = std::fs::read_to_string(fleet.dir.path().join(name).join("owner")).expect("is there");
     let label = format!("label=jobcell.owner={}", owner.trim());
@@ -353,7 +365,7 @@ async fn jobs_go_where_they_can_run_and_those_that_cannot_say_why() {
     // A batch that only one agent may run: it does, all of it, while the other one is idle.
     let mut jobs = Vec::new();
     for number in 0..8 {
-        let name = ["one", "two"][number % 2];
+        let name = NAMES[number % 2];
         let spec = format!("preset: bash\nscript: echo here\nrequires: {{labels: {{name: {name}}}}}\n");
         jobs.push((fleet.submit(&spec).await, name));
     }

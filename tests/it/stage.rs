@@ -219,6 +219,13 @@ impl Up {
         assert_eq!(self.containers(), Vec::<String>::new());
     }
 
+    /// Starts a command of the command line against this one, with pipes.
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
+        let mut command = Command::new(JOBCELL);
+        command.arg("--data-dir").arg(self.data()).args(args).kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts")
+    }
+
     /// Runs a command of the command line against this one.
     pub(crate) async fn command(&self, args: &[&str]) -> Output {
         let data = self.data();

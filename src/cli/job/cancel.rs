@@ -1,7 +1,9 @@
 //! `jobcell job cancel`: ends jobs by their ids or by what they are, and deletes their output if that is wanted.
 
+use super::stay::Limit;
 use crate::cli::client::{Client, escaped};
 use crate::cli::{Failure, Global, Output, show};
+use crate::job::Millis;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::io::{BufRead, IsTerminal, Write};
@@ -35,11 +37,17 @@ pub(in crate::cli) struct CancelArgs {
     /// Wait for their ends
     #[arg(short, long)]
     wait: bool,
+    /// Give up waiting after this time and exit with 124; the jobs are still asked to end
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Millis>,
 }
 
 pub(super) async fn run(args: CancelArgs, global: &Global) -> Result<u8, Failure> {
     if args.ids.is_empty() && args.label.is_empty() && args.state.is_empty() {
         return Err(Failure::usage("say which jobs: by their ids, or by --label or --state or both"));
+    }
+    if args.timeout.is_some() && !args.waits() {
+        return Err(Failure::usage("--timeout says how long to wait: give --wait or --cleanup too"));
     }
     let client = Client::new(global)?;
     let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
@@ -130,10 +138,15 @@ fn agreed(question: &str) -> Result<bool, Failure> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
+/// What to do about a job that takes its time to end.
+fn asked(id: &str) -> String {
+    format!("job {id} is asked to end and has not yet: `jobcell job get {id}` shows it, --force gives it no grace")
+}
+
 async fn one(client: &Client, id: &str, args: &CancelArgs, global: &Global) -> Result<u8, Failure> {
     let mut job = client.cancel(id, args.force).await?;
     if args.waits() {
-        job = client.ended(id).await?;
+        job = Limit::begin(args.timeout).keep(|| asked(id), client.ended(id)).await?;
     }
     if args.cleanup {
         client.remove_logs(id).await?;
@@ -150,6 +163,7 @@ async fn one(client: &Client, id: &str, args: &CancelArgs, global: &Global) -> R
 
 async fn many(client: &Client, args: &CancelArgs, global: &Global) -> Result<u8, Failure> {
     let answer = client.cancel_many(&args.body(), args.force).await?;
+    let limit = Limit::begin(args.timeout);
     let ids = |group: &str| {
         let ids = answer[group]["ids"].as_array().into_iter().flatten();
         ids.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
@@ -161,7 +175,7 @@ async fn many(client: &Client, args: &CancelArgs, global: &Global) -> Result<u8,
         for id in ids(group) {
             let mut line = format!("{id} {says}");
             if args.waits() && group == "requested" {
-                line = format!("{id} {}", show::ending(&client.ended(&id).await?));
+                line = format!("{id} {}", show::ending(&limit.keep(|| asked(&id), client.ended(&id)).await?));
             }
             if args.cleanup {
                 client.remove_logs(&id).await?;

@@ -2,8 +2,9 @@
 //!
 //! Reads documents and nothing more; whether a spec is good, the API says.
 
+use super::stay::{self, LAST_LOOK, Limit};
 use crate::cli::client::{self, Client};
-use crate::cli::{Failure, Global, Output, show};
+use crate::cli::{Failure, Global, Output, exit, show};
 use crate::job::parse_json;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -41,8 +42,11 @@ pub(super) fn documents(name: &str, text: &str) -> Result<Vec<Document>, Failure
             })
             .collect();
     }
-    let all: Vec<Value> = serde_saphyr::from_multiple(text)
-        .map_err(|error| bad(name, error.to_string().lines().next().unwrap_or("is not valid YAML")))?;
+    let all: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| {
+        let error = error.to_string();
+        let line = error.lines().next().unwrap_or_default();
+        bad(name, &format!("is not valid YAML: {}", line.strip_prefix("error: ").unwrap_or(line)))
+    })?;
     if all.is_empty() {
         return Err(bad(name, "there is no job in it"));
     }
@@ -51,13 +55,13 @@ pub(super) fn documents(name: &str, text: &str) -> Result<Vec<Document>, Failure
     Ok(all.into_iter().enumerate().map(|(number, spec)| Document { place: place(number), spec }).collect())
 }
 
-/// Submits all of them in one request, and waits for their ends if that is wanted.
+/// Submits all of them in one request, and waits for their ends, for so long at most, if that is wanted.
 pub(super) async fn submit(
     client: &Client,
     documents: Vec<Document>,
     partial: bool,
     dedupe: bool,
-    wait: bool,
+    wait: Option<Limit>,
     global: &Global,
 ) -> Result<u8, Failure> {
     let (places, specs): (Vec<String>, Vec<Value>) = documents.into_iter().map(|one| (one.place, one.spec)).unzip();
@@ -65,13 +69,11 @@ pub(super) async fn submit(
         failure.message = named(&failure.message, &places);
         failure
     })?;
-    if wait {
-        for item in answer["jobs"].as_array_mut().into_iter().flatten() {
-            if let Some(id) = item["job"]["id"].as_str().map(str::to_owned) {
-                item["job"] = client.ended(&id).await?;
-            }
-        }
-    }
+    let gave_up = match wait {
+        Some(limit) => ends(client, &mut answer, limit, global).await?,
+        None => None,
+    };
+    let wait = wait.is_some();
     global.output.print(&answer, || lines(&answer, wait))?;
     let mut code = 0;
     for (item, place) in answer["jobs"].as_array().into_iter().flatten().zip(&places) {
@@ -83,11 +85,43 @@ pub(super) async fn submit(
             code = if code == 0 { failure.code } else { code };
         }
     }
+    if let Some(failure) = gave_up {
+        return Err(failure);
+    }
     if code != 0 || !wait {
         return Ok(code);
     }
     let jobs = || answer["jobs"].as_array().into_iter().flatten();
     Ok(u8::from(!jobs().all(|item| item["job"]["ending"]["verdict"] == "succeeded")))
+}
+
+/// Puts each job's end in its place. When time is over before, it puts what is known, and gives what there is to say.
+async fn ends(client: &Client, answer: &mut Value, limit: Limit, global: &Global) -> Result<Option<Failure>, Failure> {
+    let Some(items) = answer["jobs"].as_array_mut() else { return Ok(None) };
+    let go_on = || "those that have not ended go on: `jobcell job list` shows them".to_owned();
+    for at in 0..items.len() {
+        if items[at]["job"].is_null() {
+            continue;
+        }
+        match limit.keep(go_on, stay::ended(client, &items[at]["job"], global)).await {
+            Ok(job) => items[at]["job"] = job,
+            Err(failure) if failure.code == exit::WAITED_OUT => {
+                let _ = tokio::time::timeout(LAST_LOOK, looked_at(client, &mut items[at..])).await;
+                return Ok(Some(failure));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(None)
+}
+
+/// Puts each job as it stands in its place, as far as the API tells.
+async fn looked_at(client: &Client, items: &mut [Value]) {
+    for item in items.iter_mut().filter(|item| !item["job"].is_null()) {
+        if let Ok(job) = client.get(item["job"]["id"].as_str().unwrap_or_default()).await {
+            item["job"] = job;
+        }
+    }
 }
 
 /// The ids, or how each of them ended.
@@ -100,7 +134,8 @@ fn lines(answer: &Value, ended: bool) -> String {
     }
     let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
     let row = |job: &Value| {
-        vec![id(job), text(&job["spec"]["name"]), text(&job["ending"]["verdict"]), text(&job["ending"]["message"])]
+        let state = if job["ending"].is_null() { &job["phase"] } else { &job["ending"]["verdict"] };
+        vec![id(job), text(&job["spec"]["name"]), text(state), text(&job["ending"]["message"])]
     };
     show::table(&["ID", "NAME", "STATE", "OUTCOME"], jobs.into_iter().map(row).collect())
 }
