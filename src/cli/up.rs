@@ -14,6 +14,7 @@ use std::sync::Arc;
 pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let seccomp = node::seccomp(&config)?;
     let home = Home::open(&config.data_dir)?;
+    let journal = journal(&home)?;
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Queue, Component::Engine, Component::Agent]);
     let signals = Signals::listen()?;
@@ -22,7 +23,6 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
             .await?;
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&api.backend), &config.agent.name))];
     let logs = api.backend.logs().clone();
-    let journal = journal(&home)?;
     let parts = Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health };
     let drained = run_agent(parts, &signals).await;
     api.stop(&home).await;

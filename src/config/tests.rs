@@ -152,7 +152,7 @@ fn a_named_file_that_is_missing_is_an_error_and_an_empty_one_is_not() {
 #[test]
 fn what_is_empty_changes_nothing_and_what_is_no_section_is_told_once() {
     let (_dir, input) = with_file("server:\nqueue: {lease: }\n");
-    assert_eq!(load(&input).expect("loads").queue.lease.to_string(), "1m");
+    assert_eq!(load(&input).expect("loads").queue.lease.to_string(), "5m");
     for (text, wanted) in [
         ("server: here", "server: is not a map"),
         ("queue: {lease: []}", "queue.lease: is not a text"),

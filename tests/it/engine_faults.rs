@@ -59,8 +59,9 @@ async fn an_engine_that_comes_later_and_dies_in_mid_job() {
     let up = Up::start_unready(&host, "docker: {reconnect_timeout: 3s, call_timeout: 5s}").await;
     // Alive, not ready, and it says why; jobs are taken in and wait.
     assert_eq!(up.plain("/livez").await.expect("answers").0, 200);
-    let (status, health) = up.plain("/healthz").await.expect("answers");
-    assert!(status == 503 && health.contains("docker.sock"), "{health}");
+    let told = || async { up.plain("/healthz").await.filter(|(_, health)| health.contains("docker.sock")) };
+    let (status, health) = until("it to say why", told).await;
+    assert_eq!(status, 503, "{health}");
     let job = up.submit(&json!({"preset": "bash", "script": "echo patience"})).await;
     private.start();
     let job = up.ended(&job).await;

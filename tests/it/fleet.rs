@@ -225,7 +225,12 @@ impl Fleet {
 
     async fn ended_at_once(&self, id: &str, wanted: &str) {
         let job = self.ended(id).await;
-        assert_eq!((job["ending"]["verdict"].as_str(), job["attempt"].as_u64()), (Some("succeeded"), Some(1)), "{job}");
+        assert_eq!(
+            (job["ending"]["verdict"].as_str(), job["attempt"].as_u64()),
+            (Some("succeeded"), Some(1)),
+            "{job}\n{}",
+            self.logs()
+        );
         assert_eq!(job["log"]["complete"], true, "{job}\n{}", self.logs());
         let (_, out, err) = self.cli(&["job", "logs", id]).await;
         assert!(out == wanted, "{} bytes in place of {}: {err}", out.len(), wanted.len());

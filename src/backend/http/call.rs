@@ -17,6 +17,8 @@ const REGISTER: Duration = Duration::from_secs(15);
 const TRY: Duration = Duration::from_secs(5);
 /// First and longest pause between tries of one call.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// A renewal is never held back: jobs end without it, and it is rare enough to find out for all when the backend is back.
+pub(super) const RENEW: &str = "renew";
 /// Longest Retry-After that is kept to, seconds.
 const MOST_AFTER: u64 = 60;
 /// Most of an answer that is read as an error.
@@ -151,7 +153,9 @@ impl Shared {
         // Before the clock starts: our own wait for our own limit says nothing about the backend.
         self.rate.until_ready().await;
         let admission = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).ask(Instant::now());
-        if let Admission::Refuse(wait) = admission {
+        if let Admission::Refuse(wait) = admission
+            && what != RENEW
+        {
             let message =
                 format!("{what}: the backend has not answered for a while; next try in {} ms", wait.as_millis());
             return Err((None, transient(message)));

@@ -240,7 +240,7 @@ impl Backend for Http {
 
     fn renew<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<Renewed>> {
         Box::pin(async move {
-            let answer: RenewAnswer = self.shared.retrying("renew", &holdings(leases), SMALL).await?;
+            let answer: RenewAnswer = self.shared.retrying(call::RENEW, &holdings(leases), SMALL).await?;
             one_each(answer.renewals, leases.len())
         })
     }
