@@ -8,6 +8,7 @@ use crate::net::{Retry, pauses};
 use crate::protocol::agent::{AttemptStanding, Reported};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::oneshot;
 
 /// First and longest pause between tries to report. The longest is short beside an outage that is worth the word, and long beside
 /// what a try costs a backend.
@@ -23,13 +24,13 @@ pub(super) struct Delivery {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) entry: Entry,
     pub(super) report: Report,
-    /// An earlier process may have delivered it already.
+    /// An earlier process began it: it may have delivered the report already, and has not told this one of the output.
     pub(super) again: bool,
 }
 
 impl Delivery {
-    /// Ends when the backend has the report, or does not want it any more.
-    pub(super) async fn run(self) {
+    /// Ends when the backend has the report, or does not want it any more; `told` hears of that first.
+    pub(super) async fn run(self, told: Option<oneshot::Sender<()>>) {
         let (attempt, token) = (self.entry.key.attempt, self.entry.token);
         let mut report = self.report.clone();
         if !self.settled().await {
@@ -45,6 +46,8 @@ impl Delivery {
             }
             self.deliver(&report).await;
         }
+        // Nobody may be waiting.
+        let _ = told.map(|told| told.send(()));
         self.backend.log_done(attempt);
         // Until it is gone, another process would deliver again: harmless, and still not left at that.
         while let Err(error) = self.journal.remove(&self.entry.key).await {

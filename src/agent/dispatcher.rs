@@ -11,9 +11,9 @@ use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
 use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
-use crate::executor::warden::{Orders, StopReason};
+use crate::executor::warden::{Orders, Stop, StopReason};
 use crate::executor::{CellOrder, Executor, Present};
-use crate::job::{AttemptId, Cause, JobId, LeaseToken};
+use crate::job::{AttemptId, Cause, JobId, LeaseToken, Millis};
 use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{Load, Renewed};
@@ -40,6 +40,8 @@ const ENDS: usize = 64;
 const MOST_UNDELIVERED: usize = 1000;
 /// Cancels remembered while a claim is under way. One more is learnt from the next renewal.
 const MOST_EARLY: usize = 256;
+/// Between two tries to find out which cells there are.
+const FIND_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at the executor, and after it was seen to be unavailable.
 pub(super) const PROBE_PAUSE: Duration = Duration::from_secs(5);
 /// On top of the grace, for runners to report and clean up when the drain time is over.
@@ -63,10 +65,12 @@ type Ordered = (usize, Option<(JobId, bool)>);
 
 pub(super) struct Held {
     pub(super) token: LeaseToken,
-    /// Term of its lease.
-    pub(super) lease: Duration,
+    /// What its job says of the term of its lease.
+    pub(super) lost_after: Option<Millis>,
+    /// Until when it may run; nobody knows before the first renewal.
+    pub(super) until: watch::Sender<Option<Instant>>,
     /// To its runner; closed when it has ended and is being delivered. The lease is renewed until its backend has the end.
-    pub(super) orders: mpsc::Sender<Orders>,
+    pub(super) stops: mpsc::Sender<Stop>,
 }
 
 pub(super) struct Table<E: Executor> {
@@ -88,6 +92,10 @@ pub(super) struct Table<E: Executor> {
     pub(super) deliveries: JoinSet<Key>,
     /// Jobs on their way back, and cells of an earlier process on their way out.
     pub(super) chores: FuturesUnordered<BoxFuture<'static, ()>>,
+    /// Entries of an earlier process that wait until it is known which cells there are; `None` when they are settled.
+    pub(super) unsettled: Option<Vec<Entry>>,
+    /// At most one.
+    finding: FuturesUnordered<BoxFuture<'static, Result<Vec<Present>, String>>>,
     /// At most one.
     probing: FuturesUnordered<BoxFuture<'static, Result<(), String>>>,
     /// Bring the orders; end with the table.
@@ -98,15 +106,22 @@ pub(super) struct Table<E: Executor> {
 struct Waiting {
     backend: usize,
     claim: Grant,
-    at: Instant,
-    orders: mpsc::Receiver<Orders>,
+    orders: Orders,
 }
 
 /// A drain.
-struct Stop {
+struct Drain {
     until: Instant,
     /// Jobs that were ended before their time.
     forced: Option<usize>,
+}
+
+impl Held {
+    /// With what its runner hears.
+    pub(super) fn new(token: LeaseToken, lost_after: Option<Millis>, until: Option<Instant>) -> (Self, Orders) {
+        let ((until, lease), (sender, stops)) = (watch::channel(until), mpsc::channel(ORDERS_PER_RUNNER));
+        (Self { token, lost_after, until, stops: sender }, Orders { stops, lease })
+    }
 }
 
 impl<E: Executor> Agent<E> {
@@ -119,7 +134,9 @@ impl<E: Executor> Agent<E> {
         settings: AgentSettings,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (status, _) = watch::channel(Status::default());
+        // Until it has been seen that cells can be made.
+        let unavailable = Some("starting".to_owned());
+        let (status, _) = watch::channel(Status { unavailable, ..Status::default() });
         Self { backends, executor, journal, logs, settings: Arc::new(settings), metrics, status }
     }
 
@@ -150,6 +167,8 @@ impl<E: Executor> Agent<E> {
             ends: mpsc::channel(ENDS),
             deliveries: JoinSet::new(),
             chores: FuturesUnordered::new(),
+            unsettled: None,
+            finding: FuturesUnordered::new(),
             probing: FuturesUnordered::new(),
             _listeners: listeners,
             score: Score::default(),
@@ -165,7 +184,7 @@ impl<E: Executor> Agent<E> {
             }
             match &unavailable {
                 Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),
-                None => tracing::info!("jobs can be run again"),
+                None => tracing::info!("jobs can be run"),
             }
             status.unavailable = unavailable;
             true
@@ -190,17 +209,19 @@ async fn listen(index: usize, mut orders: broadcast::Receiver<Order>, to: mpsc::
 
 impl<E: Executor> Table<E> {
     async fn run(mut self, drain: CancellationToken, force: CancellationToken) -> Drained {
-        if !self.recover(&drain).await {
+        if !self.remember(&drain).await {
             return Drained::Clean;
         }
-        let mut stop: Option<Stop> = None;
+        let mut find_at = Instant::now();
+        let mut stop: Option<Drain> = None;
         let mut probe_at = Instant::now();
         loop {
             match &stop {
                 None => {
                     self.start_waiting();
                     self.publish(false);
-                    if self.available() && self.waiting.is_empty() && self.chores.is_empty() {
+                    let settled = self.unsettled.is_none() && self.chores.is_empty();
+                    if settled && self.available() && self.waiting.is_empty() {
                         let load = self.load(false);
                         self.claims.start(self.ledger.free(), self.agent.settings.claim_batch, &load, &drain);
                     }
@@ -219,13 +240,13 @@ impl<E: Executor> Table<E> {
                 }
             }
             let pause_over = self.claims.pause_over();
-            let renew_at = self.renewals.due(self.held.values().map(|held| held.lease));
+            let renew_at = self.renewals.due(self.held.iter().map(|((of, _), held)| self.lease(*of, held)));
             tokio::select! {
                 // Claims last: what is held is looked after before more is taken.
                 biased;
                 () = drain.cancelled(), if stop.is_none() => stop = Some(self.stop()),
                 () = force.cancelled(), if stop.as_ref().is_some_and(|stop| stop.forced.is_none()) => self.force(&mut stop),
-                () = until(stop.as_ref()), if stop.is_some() => match self.time_is_over(&mut stop) {
+                () = until(stop.as_ref()), if stop.is_some() => match self.time_is_over(stop.as_ref()) {
                     Some(drained) => return drained,
                     None => self.force(&mut stop),
                 },
@@ -239,6 +260,20 @@ impl<E: Executor> Table<E> {
                     if self.ended(ended) {
                         probe_at = Instant::now() + PROBE_PAUSE;
                     }
+                }
+                Some(found) = self.finding.next() => match found {
+                    Ok(present) => {
+                        self.settle(present);
+                        probe_at = Instant::now();
+                    }
+                    Err(reason) => {
+                        self.agent.set_unavailable(Some(reason));
+                        find_at = Instant::now() + FIND_PAUSE;
+                    }
+                },
+                () = tokio::time::sleep_until(find_at), if self.unsettled.is_some() && self.finding.is_empty() && stop.is_none() => {
+                    let executor = Arc::clone(&self.agent.executor);
+                    self.finding.push(Box::pin(async move { executor.present().await }));
                 }
                 Some(seen) = self.probing.next() => {
                     self.agent.set_unavailable(seen.err());
@@ -297,6 +332,7 @@ impl<E: Executor> Table<E> {
             self.agent.metrics.claims_total.inc();
             self.agent.metrics.claimed_jobs_total.inc_by(claims.len() as u64);
         }
+        let mut renew = false;
         for claim in claims {
             let key = (backend, claim.attempt);
             if self.held.contains_key(&key) {
@@ -304,14 +340,20 @@ impl<E: Executor> Table<E> {
                 tracing::debug!(attempt = %claim.attempt, "is here already");
                 continue;
             }
-            let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
-            let lease = lease(self.agent.backends[backend].as_ref(), &claim.spec);
-            let held = Held { token: claim.token, lease, orders: sender };
+            let lost_after = claim.spec.lost_after();
+            let lease = lease(self.agent.backends[backend].as_ref(), lost_after);
+            let until = claim.since.map(|since| since + usable(lease));
+            renew |= until.is_none();
+            let (held, orders) = Held::new(claim.token, lost_after, until);
             if let Some(force) = self.early.get(&(backend, claim.attempt.job)) {
-                tell(claim.attempt, &held, Orders::Stop { reason: StopReason::Cancel, force: *force });
+                tell(claim.attempt, &held, Stop { reason: StopReason::Cancel, force: *force });
             }
             self.held.insert(key, held);
-            self.waiting.push_back(Waiting { backend, claim, at: Instant::now(), orders });
+            self.waiting.push_back(Waiting { backend, claim, orders });
+        }
+        if renew {
+            // The claim may have been made long before its answer came: the lease is what the next answer says.
+            self.renew(backend);
         }
         self.early.retain(|(of, _), _| *of != backend);
     }
@@ -327,11 +369,11 @@ impl<E: Executor> Table<E> {
                     None => return,
                 },
             };
-            let Some(Waiting { backend: index, claim, at, orders }) = self.waiting.pop_front() else { return };
-            let Grant { attempt, token, spec } = claim;
+            let Some(Waiting { backend: index, claim, orders }) = self.waiting.pop_front() else { return };
+            let Grant { attempt, token, spec, .. } = claim;
             let key = EntryKey { backend: self.agent.backends[index].name().to_owned(), attempt };
             let entry = Entry { key, token, generation: 0, spec, stage: Stage::Intent };
-            self.start(index, entry, permit, (None, Some(at)), orders);
+            self.start(index, entry, permit, None, orders);
         }
     }
 
@@ -340,12 +382,12 @@ impl<E: Executor> Table<E> {
         index: usize,
         entry: Entry,
         permit: Result<Permit, Cause>,
-        (adopted, claimed): (Option<Present>, Option<Instant>),
-        orders: mpsc::Receiver<Orders>,
+        adopted: Option<Present>,
+        orders: Orders,
     ) {
         let settings = Arc::clone(&self.agent.settings);
         let backend = Arc::clone(&self.agent.backends[index]);
-        let lease = lease(backend.as_ref(), &entry.spec);
+        let lease = lease(backend.as_ref(), entry.spec.lost_after());
         let attempt = permit.and_then(|permit| {
             let resolved = resolve(&entry.spec, &settings.presets);
             // The warden of a cell that runs already has been told.
@@ -358,8 +400,7 @@ impl<E: Executor> Table<E> {
                 grace: settings.grace,
                 lease: usable(lease).into(),
             };
-            let lease_until = claimed.map(|at| at + usable(lease));
-            Ok(Attempt { order, permit, adopted, lease_until })
+            Ok(Attempt { order, permit, adopted })
         });
         let key = (index, entry.key.attempt);
         let runner = Runner {
@@ -413,9 +454,7 @@ impl<E: Executor> Table<E> {
         let Some(index) = self.backend_of(&delivery.entry.key) else { return };
         let key = (index, delivery.entry.key.attempt);
         self.deliveries.spawn(async move {
-            delivery.run().await;
-            // Nobody waits any more: the cell is gone.
-            let _ = told.map(|told| told.send(()));
+            delivery.run(told).await;
             key
         });
     }
@@ -437,9 +476,10 @@ impl<E: Executor> Table<E> {
         }
         for ((of, attempt), held) in &self.held {
             if *of == backend && attempt.job == job {
-                tell(*attempt, held, Orders::Stop { reason: StopReason::Cancel, force });
+                tell(*attempt, held, Stop { reason: StopReason::Cancel, force });
             }
         }
+        self.let_go_waiting();
     }
 
     pub(super) fn renew_all(&mut self) {
@@ -451,31 +491,50 @@ impl<E: Executor> Table<E> {
 
     fn renew(&mut self, index: usize) {
         let held = || self.held.iter().filter(|((of, _), _)| *of == index);
-        let Some(shortest) = held().map(|(_, held)| held.lease).min() else { return };
+        let Some(shortest) = held().map(|(_, held)| self.lease(index, held)).min() else { return };
         let leases = held().map(|((_, attempt), held)| (*attempt, held.token)).collect();
         self.renewals.send(index, leases, shortest / 3);
     }
 
-    fn renewed(&self, index: usize, sent: Instant, answers: Vec<(AttemptId, Renewed)>) {
+    /// Term of an attempt's lease.
+    fn lease(&self, index: usize, held: &Held) -> Duration {
+        lease(self.agent.backends[index].as_ref(), held.lost_after)
+    }
+
+    fn renewed(&mut self, index: usize, sent: Instant, answers: Vec<(AttemptId, Renewed)>) {
+        if self.renewals.missed(index) {
+            self.renew(index);
+        }
         for (attempt, answer) in answers {
             let Some(held) = self.held.get(&(index, attempt)) else { continue };
             match answer {
                 Renewed::Renewed { cancel_requested, .. } => {
-                    tell(attempt, held, Orders::Renewed(sent + usable(held.lease)));
+                    // What it gives is never less than what an earlier one gave.
+                    let until = sent + usable(self.lease(index, held));
+                    held.until.send_modify(|known| *known = (*known).max(Some(until)));
                     if cancel_requested {
                         // It does not say whether the cancel was forced; one that was, and came, is not weakened by this.
-                        tell(attempt, held, Orders::Stop { reason: StopReason::Cancel, force: false });
+                        tell(attempt, held, Stop { reason: StopReason::Cancel, force: false });
                     }
                 }
-                Renewed::Refused => tell(attempt, held, Orders::Stop { reason: StopReason::Lease, force: false }),
+                Renewed::Refused => tell(attempt, held, Stop { reason: StopReason::Lease, force: false }),
             }
         }
+        self.let_go_waiting();
+    }
+
+    /// What waits for room and is to end need not wait for it: nothing of it has begun.
+    fn let_go_waiting(&mut self) {
+        let asked = |one: &Waiting| !one.orders.stops.is_empty();
+        let (ending, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(asked);
+        self.waiting = waiting;
+        self.give_back(ending, "stopped_before_start");
     }
 
     // ---- the end ----
 
-    fn stop(&self) -> Stop {
-        Stop { until: Instant::now() + self.agent.settings.drain_timeout, forced: None }
+    fn stop(&self) -> Drain {
+        Drain { until: Instant::now() + self.agent.settings.drain_timeout, forced: None }
     }
 
     /// Nothing is left to wait for. Claims end with the drain; what they have brought nevertheless is given back.
@@ -485,36 +544,44 @@ impl<E: Executor> Table<E> {
 
     /// Nothing is half done but what the next process expects: a runner that hears no orders any more removes its cell.
     fn can_hand_over(&self) -> bool {
-        let cleans_up = |key| self.held.get(key).is_none_or(|held: &Held| held.orders.is_closed());
+        let cleans_up = |key| self.held.get(key).is_none_or(|held: &Held| held.stops.is_closed());
         self.claims.is_empty() && self.chores.is_empty() && !self.tasks.values().any(cleans_up)
     }
 
     fn give_back_waiting(&mut self) {
-        for Waiting { backend: index, claim, .. } in std::mem::take(&mut self.waiting) {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.give_back(waiting, "agent_draining");
+    }
+
+    fn give_back(&mut self, those: VecDeque<Waiting>, code: &'static str) {
+        for Waiting { backend: index, claim, .. } in those {
             let (attempt, token) = (claim.attempt, claim.token);
             self.held.remove(&(index, attempt));
             let backend = Arc::clone(&self.agent.backends[index]);
             self.chores.push(Box::pin(async move {
-                if let Err(error) = backend.release(attempt, token, "agent_draining").await {
+                if let Err(error) = backend.release(attempt, token, code).await {
                     tracing::error!(%error, %attempt, "could not be given back; its lease will run out");
                 }
             }));
         }
     }
 
-    fn force(&self, stop: &mut Option<Stop>) {
+    fn force(&self, stop: &mut Option<Drain>) {
         let jobs = self.runners.len();
         tracing::warn!(jobs, "jobs that still run are ended");
         for ((_, attempt), held) in &self.held {
-            tell(*attempt, held, Orders::Stop { reason: StopReason::Drain, force: false });
+            tell(*attempt, held, Stop { reason: StopReason::Drain, force: false });
         }
         let until = Instant::now() + self.agent.settings.grace.as_duration() + FORCED_SLACK;
-        *stop = Some(Stop { until, forced: Some(jobs) });
+        *stop = Some(Drain { until, forced: Some(jobs) });
     }
 
     /// What is to be said when the drain's time is over; nothing the first time, while jobs run.
-    fn time_is_over(&self, stop: &mut Option<Stop>) -> Option<Drained> {
-        let forced = stop.as_ref().and_then(|stop| stop.forced);
+    fn time_is_over(&self, stop: Option<&Drain>) -> Option<Drained> {
+        let forced = stop.and_then(|stop| stop.forced);
+        if self.agent.settings.handover && forced.is_none() {
+            return Some(Drained::HandedOver(self.runners.len()));
+        }
         if self.runners.is_empty() {
             let undelivered = self.deliveries.len();
             let forced = forced.filter(|jobs| *jobs > 0).map(Drained::Forced);
@@ -531,17 +598,17 @@ impl<E: Executor> Table<E> {
     }
 }
 
-async fn until(stop: Option<&Stop>) {
+async fn until(stop: Option<&Drain>) {
     match stop {
         Some(stop) => tokio::time::sleep_until(stop.until).await,
         None => std::future::pending().await,
     }
 }
 
-fn tell(attempt: AttemptId, held: &Held, order: Orders) {
+fn tell(attempt: AttemptId, held: &Held, stop: Stop) {
     // Full: the runner is busy making its cell, and reads them in order as soon as it can; the next renewal repeats what
     // matters. Closed: it has ended.
-    if let Err(mpsc::error::TrySendError::Full(order)) = held.orders.try_send(order) {
-        tracing::debug!(%attempt, ?order, "runner has too many orders waiting");
+    if let Err(mpsc::error::TrySendError::Full(stop)) = held.stops.try_send(stop) {
+        tracing::debug!(%attempt, ?stop, "runner has too many orders waiting");
     }
 }

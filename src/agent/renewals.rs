@@ -1,7 +1,7 @@
 //! Renewals in flight: when the next ones are due, and what is left of a lease when one was answered.
 
 use crate::backend::{Backend, BackendError};
-use crate::job::{AttemptId, JobSpec, LeaseToken, Millis};
+use crate::job::{AttemptId, LeaseToken, Millis};
 use crate::net::Retry;
 use crate::protocol::agent::Renewed;
 use futures_util::StreamExt;
@@ -16,6 +16,8 @@ use tokio::time::Instant;
 const OWN_LEASE: Millis = Millis::from_secs(60);
 /// Renewals are never closer together, and never further apart: their answers also tell of a cancel that was missed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(20));
+/// One renewal is for all of a backend's attempts: the shortest lease among them must not cost the others theirs.
+const SHORTEST_LIMIT: Duration = Duration::from_secs(5);
 /// An agent that lost its backend ends its jobs so long before they may be handed out again: for the stop ladder, and for what
 /// an answer takes on its way.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -23,10 +25,10 @@ const MARGIN: Duration = Duration::from_secs(5);
 type Leases = Vec<(AttemptId, LeaseToken)>;
 type Answered = (usize, Instant, Leases, Result<Vec<Renewed>, BackendError>);
 
-/// How long a lease of this job is: its own `lost_after`, or what the backend has for all.
-pub(super) fn lease(backend: &dyn Backend, spec: &JobSpec) -> Duration {
-    let capable = backend.capabilities().lease;
-    capable.map_or(OWN_LEASE, |lease| spec.lost_after().unwrap_or(lease)).as_duration()
+/// How long a lease is of a job with this `lost_after`: its own, or what the backend has for all. Asked whenever it is needed: a backend
+/// elsewhere says its lease when it is first reached.
+pub(super) fn lease(backend: &dyn Backend, lost_after: Option<Millis>) -> Duration {
+    backend.capabilities().lease.map_or(OWN_LEASE, |lease| lost_after.unwrap_or(lease)).as_duration()
 }
 
 /// How much of a lease a job may use.
@@ -40,14 +42,17 @@ pub(super) struct Renewals {
     /// At most one for each backend.
     flying: FuturesUnordered<BoxFuture<'static, Answered>>,
     under_way: Vec<bool>,
+    /// Backends that were to be asked while one was on its way.
+    missed: Vec<bool>,
     /// When the last round began.
     round: Instant,
 }
 
 impl Renewals {
     pub(super) fn new(backends: &[Arc<dyn Backend>]) -> Self {
-        let under_way = vec![false; backends.len()];
-        Self { backends: backends.to_vec(), flying: FuturesUnordered::new(), under_way, round: Instant::now() }
+        let none = vec![false; backends.len()];
+        let (under_way, missed) = (none.clone(), none);
+        Self { backends: backends.to_vec(), flying: FuturesUnordered::new(), under_way, missed, round: Instant::now() }
     }
 
     /// When the next round is due: after a third of the shortest lease, so that two may fail before it runs out.
@@ -61,12 +66,22 @@ impl Renewals {
         self.round = Instant::now();
     }
 
-    /// Sends a renewal of what is held for one backend, unless one is on its way.
-    pub(super) fn send(&mut self, index: usize, leases: Leases, limit: Duration) {
-        if leases.is_empty() || std::mem::replace(&mut self.under_way[index], true) {
+    /// Another one is wanted at once: something came while the last one was on its way.
+    pub(super) fn missed(&mut self, index: usize) -> bool {
+        std::mem::take(&mut self.missed[index])
+    }
+
+    /// Sends a renewal of what is held for one backend; when one is on its way, it is remembered that this one is wanted.
+    pub(super) fn send(&mut self, index: usize, leases: Leases, shortest: Duration) {
+        if leases.is_empty() {
+            return;
+        }
+        if std::mem::replace(&mut self.under_way[index], true) {
+            self.missed[index] = true;
             return;
         }
         let backend = Arc::clone(&self.backends[index]);
+        let limit = (shortest / 3).max(SHORTEST_LIMIT);
         self.flying.push(Box::pin(async move {
             // The lease counts from here, when the renewal is sent: an answer that was long on its way must not stretch it.
             let sent = Instant::now();

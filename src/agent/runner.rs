@@ -6,7 +6,7 @@
 use super::delivery::Delivery;
 use crate::admission::Permit;
 use crate::backend::Backend;
-use crate::executor::warden::{Conversation, Finished, Orders, Progress, StopReason, converse};
+use crate::executor::warden::{Conversation, Finished, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Present};
 use crate::job::{Cause, Ending, LogTotals, Phase, Report, UnixMillis, Verdict};
 use crate::journal::{Entry, Journal, Stage};
@@ -17,7 +17,7 @@ use crate::telemetry::Metrics;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::Instrument;
 
@@ -25,6 +25,8 @@ use tracing::Instrument;
 const REPORT_FIRST: Duration = Duration::from_millis(500);
 /// First and longest pause between tries to take over a cell.
 const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// For the first renewal of a claim to be answered.
+const LEASE_KNOWN: Duration = Duration::from_secs(15);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
 
@@ -46,8 +48,6 @@ pub(super) struct Attempt {
     pub(super) permit: Permit,
     /// The cell that an earlier process made for it.
     pub(super) adopted: Option<Present>,
-    /// Until when the right to run it lasts, unless it is renewed; for an adopted one its warden knows.
-    pub(super) lease_until: Option<Instant>,
 }
 
 /// An end to be delivered.
@@ -73,16 +73,16 @@ type Made<C> = (C, Option<Link>);
 
 impl<E: Executor> Runner<E> {
     /// Runs it. `attempt` is an error when admission refused the job.
-    pub(super) async fn run(self, attempt: Result<Attempt, Cause>, orders: mpsc::Receiver<Orders>) -> Outcome {
+    pub(super) async fn run(self, attempt: Result<Attempt, Cause>, orders: Orders) -> Outcome {
         let id = self.entry.key.attempt;
         // A job's id is 128 bits, as a trace's is: the one is the other.
         let trace_id = id.job.simple();
         let span = tracing::info_span!("attempt", job_id = %id.job, attempt = id.attempt, trace_id);
         let run = async move {
             match attempt {
-                Ok(Attempt { order, permit, adopted, lease_until }) => {
+                Ok(Attempt { order, permit, adopted }) => {
                     let outcome = match adopted {
-                        None => self.begin(order, lease_until, orders).await,
+                        None => self.begin(order, orders).await,
                         Some(present) => self.go_on(order, &present, orders).await,
                     };
                     // What was reserved is free when the cell is gone, not before.
@@ -95,12 +95,7 @@ impl<E: Executor> Runner<E> {
         run.instrument(span).await
     }
 
-    async fn begin(
-        mut self,
-        order: CellOrder,
-        mut lease_until: Option<Instant>,
-        mut orders: mpsc::Receiver<Orders>,
-    ) -> Outcome {
+    async fn begin(mut self, order: CellOrder, mut orders: Orders) -> Outcome {
         // The intent, before the first effect outside: the cell's name derives from the attempt.
         if let Err(error) = self.journal.put(&self.entry).await {
             return self.unable("intent_not_journaled", error.to_string()).await;
@@ -127,12 +122,8 @@ impl<E: Executor> Runner<E> {
             loop {
                 tokio::select! {
                     acquired = &mut acquire => break acquired,
-                    order = orders.recv(), if stop.is_none() && !orders.is_closed() => match order {
-                        // Nothing runs yet that a grace could be for.
-                        Some(Orders::Stop { reason, .. }) => stop = Some(reason),
-                        Some(Orders::Renewed(until)) => lease_until = Some(until),
-                        None => {}
-                    },
+                    // Nothing runs yet that a grace could be for.
+                    Some(Stop { reason, .. }) = orders.stops.recv(), if stop.is_none() => stop = Some(reason),
                 }
             }
         };
@@ -146,6 +137,13 @@ impl<E: Executor> Runner<E> {
             Err(NoCell::Unavailable(reason)) => return self.unable("no_cell", reason).await,
         };
         self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
+        if !lasts(&mut orders.lease).await {
+            tracing::warn!("the right to run it was over when its cell was there; it was not started");
+            drop(link);
+            cell.destroy().await;
+            self.give_back("lease_over").await;
+            return Outcome::GivenBack;
+        }
         // From here on the job may run: nobody who finds this entry may hand it out again.
         self.entry.stage = Stage::Committed;
         if let Err(error) = self.journal.put(&self.entry).await {
@@ -153,15 +151,15 @@ impl<E: Executor> Runner<E> {
             cell.destroy().await;
             return self.unable("start_not_journaled", error.to_string()).await;
         }
-        self.talk(order, (cell, Some(link)), lease_until, orders).await
+        self.talk(order, (cell, Some(link)), orders).await
     }
 
     /// Goes on where an earlier process was.
-    async fn go_on(mut self, order: CellOrder, present: &Present, orders: mpsc::Receiver<Orders>) -> Outcome {
+    async fn go_on(mut self, order: CellOrder, present: &Present, orders: Orders) -> Outcome {
         // Before the first word to the warden: the session numbers of this process are above those of the last one.
         self.entry.generation += 1;
         if let Err(error) = self.journal.put(&self.entry).await {
-            // The next process would choose from the same numbers, and is heard some links later.
+            // The next process may choose numbers below those of this one, and would not be heard.
             tracing::error!(%error, "that the cell is taken over could not be journaled");
         }
         let until = Instant::now() + self.reconnect;
@@ -170,7 +168,7 @@ impl<E: Executor> Runner<E> {
             match self.executor.adopt(&order).await {
                 Ok(cell) => {
                     tracing::info!("its cell runs: going on where the last process was");
-                    return self.talk(order, (cell, None), None, orders).await;
+                    return self.talk(order, (cell, None), orders).await;
                 }
                 Err(reason) => {
                     let pause = pauses.next().unwrap_or(ADOPT_PAUSES.1);
@@ -183,30 +181,25 @@ impl<E: Executor> Runner<E> {
         };
         self.executor.remove(&present.name).await;
         let reason = format!("it was there when the agent came back, and could not be taken over: {reason}");
-        self.end(lost(&self.entry, reason), None).await
+        let report = lost(&self.entry, reason, &self.logs).await;
+        self.end(report, None).await
     }
 
-    async fn talk(
-        self,
-        order: CellOrder,
-        (cell, link): Made<E::Cell>,
-        lease_until: Option<Instant>,
-        orders: mpsc::Receiver<Orders>,
-    ) -> Outcome {
+    async fn talk(self, order: CellOrder, (cell, link): Made<E::Cell>, orders: Orders) -> Outcome {
         let (logs, id) = (self.logs.clone(), self.entry.key.attempt);
         let writer = tokio::task::spawn_blocking(move || logs.create(id)).await.expect("creating a log does not panic");
         let log = match writer {
             Ok(writer) => writer,
             Err(error) => {
-                let cause = Cause::LogStoreFailed { reason: error.to_string() };
-                return self.end(never_ran(&self.entry, cause), Some((cell, link))).await;
+                let mut report = never_ran(&self.entry, Cause::LogStoreFailed { reason: error.to_string() });
+                report.log.complete = self.entry.generation == 0;
+                return self.end(report, Some((cell, link))).await;
             }
         };
         self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
-        let lease = lease_until.map(|until| until.saturating_duration_since(Instant::now()));
-        let conversation = Conversation { order: &order, log, orders, reconnect, generation, lease };
+        let conversation = Conversation { order: &order, log, orders, reconnect, generation };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {
@@ -222,6 +215,12 @@ impl<E: Executor> Runner<E> {
         };
         let (finished, ()) = tokio::join!(talk, tell);
         self.count(&finished);
+        if finished.not_started {
+            tracing::info!("its warden never had the job; it goes back");
+            cell.destroy().await;
+            self.give_back("agent_restarted").await;
+            return Outcome::GivenBack;
+        }
         let farewell = finished.farewell;
         let report = Report {
             attempt: id,
@@ -257,7 +256,9 @@ impl<E: Executor> Runner<E> {
         let journaled = self.journal.put(&entry).await;
         let (backend, journal) = (Arc::clone(&self.backend), Arc::clone(&self.journal));
         let (told, delivered) = oneshot::channel();
-        let delivery = Delivery { backend, journal, entry, report, again: false };
+        // An adopted one may not have come to tell the backend of its output.
+        let again = entry.generation > 0;
+        let delivery = Delivery { backend, journal, entry, report, again };
         // Closed: the agent goes without its table, as in a crash; the journal has the end.
         let _ = self.ends.send(End { delivery, told: Some(told) }).await;
         if let Some((cell, link)) = made {
@@ -317,9 +318,17 @@ fn never_ran(entry: &Entry, cause: Cause) -> Report {
     }
 }
 
-/// The end of an attempt that may have run, and whose cell is gone.
-pub(super) fn lost(entry: &Entry, reason: String) -> Report {
-    Report { log: LogTotals::default(), ..never_ran(entry, Cause::CellLost { reason }) }
+/// The end of an attempt that may have run, and whose cell is gone; with what is left of its output.
+pub(super) async fn lost(entry: &Entry, reason: String, logs: &LogStore) -> Report {
+    let (logs, attempt) = (logs.clone(), entry.key.attempt);
+    let log = tokio::task::spawn_blocking(move || logs.left(attempt)).await.unwrap_or_default();
+    Report { log, ..never_ran(entry, Cause::CellLost { reason }) }
+}
+
+/// Whether the right to run an attempt still lasts. One that only a renewal can tell is waited for: it was sent with the claim.
+async fn lasts(lease: &mut watch::Receiver<Option<Instant>>) -> bool {
+    let known = timeout(LEASE_KNOWN, lease.wait_for(Option::is_some)).await;
+    matches!(known, Ok(Ok(until)) if until.is_some_and(|until| until > Instant::now()))
 }
 
 fn stopped(reason: StopReason) -> Cause {

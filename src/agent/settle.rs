@@ -1,83 +1,83 @@
-//! Carries out what is decided about what an earlier process left.
+//! Carries out what is decided about what an earlier process left. Ends are delivered and leases renewed from the first moment; what
+//! needs to know the cells waits until whoever runs them answers.
 
 use super::delivery::Delivery;
-use super::dispatcher::{Agent, Held, ORDERS_PER_RUNNER, PROBE_PAUSE, Table};
+use super::dispatcher::{Held, PROBE_PAUSE, Table};
 use super::recovery::{Plan, plan};
-use super::renewals::lease;
 use super::runner::lost;
 use crate::executor::{Executor, Present};
 use crate::job::Report;
 use crate::journal::{Entry, EntryKey, Stage};
 use futures_util::StreamExt;
 use std::sync::Arc;
-use tokio::sync::mpsc;
-use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 /// Cells that are removed at the same time.
 const REMOVALS: usize = 4;
 
-impl<E: Executor> Agent<E> {
-    /// What an earlier process left.
-    async fn left(&self) -> Result<(Vec<Entry>, Vec<Present>), String> {
-        let entries = self.journal.entries().await.map_err(|error| error.to_string())?;
-        Ok((entries, self.executor.present().await?))
-    }
-}
-
 impl<E: Executor> Table<E> {
-    /// Settles it, and says whether that could be begun before the drain.
-    pub(super) async fn recover(&mut self, drain: &CancellationToken) -> bool {
-        let (entries, present) = loop {
-            match self.agent.left().await {
-                Ok(left) => break left,
-                Err(reason) => self.agent.set_unavailable(Some(reason)),
+    /// Reads the journal, begins to deliver what has ended and to hold on to the rest. False when the drain came first.
+    pub(super) async fn remember(&mut self, drain: &CancellationToken) -> bool {
+        let entries = loop {
+            match self.agent.journal.entries().await {
+                Ok(entries) => break entries,
+                Err(error) => self.agent.set_unavailable(Some(error.to_string())),
             }
             tokio::select! {
                 () = tokio::time::sleep(PROBE_PAUSE) => {}
                 () = drain.cancelled() => return false,
             }
         };
-        let Plan { adopt, deliver, give_back, lost: gone, remove } = plan(entries, present);
-        if !(adopt.is_empty() && deliver.is_empty() && give_back.is_empty() && gone.is_empty() && remove.is_empty()) {
-            let (adopt, deliver, give_back) = (adopt.len(), deliver.len(), give_back.len());
-            let (lost, remove) = (gone.len(), remove.len());
-            tracing::info!(adopt, deliver, give_back, lost, remove, "settling what an earlier run left");
-        }
-        let executor = Arc::clone(&self.agent.executor);
-        self.chores.push(Box::pin(async move {
-            let remove = futures_util::stream::iter(remove);
-            remove
-                .for_each_concurrent(REMOVALS, |cell| {
-                    let executor = &executor;
-                    async move { executor.remove(&cell.name).await }
-                })
-                .await;
-        }));
-        for entry in give_back {
-            self.give_back_left(entry);
-        }
-        for (entry, reason) in gone {
-            let mut report = lost(&entry, reason.to_owned());
-            let (logs, attempt) = (self.agent.logs.clone(), entry.key.attempt);
-            report.log = task::spawn_blocking(move || logs.left(attempt)).await.unwrap_or_default();
-            let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..entry };
-            if let Err(error) = self.agent.journal.put(&entry).await {
-                tracing::error!(%error, attempt = %entry.key.attempt, "that it was lost cannot be journaled; it is told all the same");
+        let mut unsettled = Vec::new();
+        for entry in entries {
+            if let Some(index) = self.backend_of(&entry.key) {
+                let held = Held::new(entry.token, entry.spec.lost_after(), None).0;
+                self.held.insert((index, entry.key.attempt), held);
             }
-            self.deliver_left(entry, report);
-        }
-        for entry in deliver {
-            if let Stage::Ended(report) = &entry.stage {
-                let report = Report::clone(report);
-                self.deliver_left(entry, report);
+            match &entry.stage {
+                Stage::Ended(report) => {
+                    let report = Report::clone(report);
+                    self.deliver_left(entry, report);
+                }
+                Stage::Intent | Stage::Committed => unsettled.push(entry),
             }
+        }
+        self.unsettled = Some(unsettled);
+        self.renew_all();
+        true
+    }
+
+    /// Settles the rest, now that it is known which cells there are.
+    pub(super) fn settle(&mut self, present: Vec<Present>) {
+        let Plan { adopt, deliver, give_back, lost: gone, remove } =
+            plan(self.unsettled.take().unwrap_or_default(), present);
+        debug_assert!(deliver.is_empty(), "what has ended is on its way already");
+        if !(adopt.is_empty() && give_back.is_empty() && gone.is_empty() && remove.is_empty()) {
+            let (adopt, give_back, lost, remove) = (adopt.len(), give_back.len(), gone.len(), remove.len());
+            tracing::info!(adopt, give_back, lost, remove, "settling what an earlier run left");
         }
         for (entry, present) in adopt {
             self.adopt(entry, present);
         }
+        for entry in give_back {
+            self.give_back_left(entry);
+        }
+        for (entry, reason) in gone {
+            self.lose(entry, reason);
+        }
+        if !remove.is_empty() {
+            let executor = Arc::clone(&self.agent.executor);
+            self.chores.push(Box::pin(async move {
+                let remove = futures_util::stream::iter(remove);
+                let one = |cell: Present| {
+                    let executor = &executor;
+                    async move { executor.remove(&cell.name).await }
+                };
+                remove.for_each_concurrent(REMOVALS, one).await;
+            }));
+        }
+        // Their runners hear now what the last round said.
         self.renew_all();
-        true
     }
 
     /// The backend of an entry. One that is not in the settings any more cannot be told anything.
@@ -90,8 +90,20 @@ impl<E: Executor> Table<E> {
         found
     }
 
+    fn adopt(&mut self, entry: Entry, present: Present) {
+        let Some(index) = self.backend_of(&entry.key) else {
+            let executor = Arc::clone(&self.agent.executor);
+            return self.chores.push(Box::pin(async move { executor.remove(&present.name).await }));
+        };
+        let (held, orders) = Held::new(entry.token, entry.spec.lost_after(), None);
+        self.held.insert((index, entry.key.attempt), held);
+        let permit = self.ledger.keep(entry.spec.resources());
+        self.start(index, entry, Ok(permit), Some(present), orders);
+    }
+
     fn give_back_left(&mut self, entry: Entry) {
         let Some(index) = self.backend_of(&entry.key) else { return };
+        self.held.remove(&(index, entry.key.attempt));
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
         self.chores.push(Box::pin(async move {
             let attempt = entry.key.attempt;
@@ -106,25 +118,29 @@ impl<E: Executor> Table<E> {
     fn deliver_left(&mut self, entry: Entry, report: Report) {
         let Some(index) = self.backend_of(&entry.key) else { return };
         let key = (index, entry.key.attempt);
-        let lease = lease(self.agent.backends[index].as_ref(), &entry.spec);
-        self.held.insert(key, Held { token: entry.token, lease, orders: mpsc::channel(1).0 });
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
         let delivery = Delivery { backend, journal, entry, report, again: true };
         self.deliveries.spawn(async move {
-            delivery.run().await;
+            delivery.run(None).await;
             key
         });
     }
 
-    fn adopt(&mut self, entry: Entry, present: Present) {
-        let Some(index) = self.backend_of(&entry.key) else {
-            let executor = Arc::clone(&self.agent.executor);
-            return self.chores.push(Box::pin(async move { executor.remove(&present.name).await }));
-        };
-        let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
-        let lease = lease(self.agent.backends[index].as_ref(), &entry.spec);
-        self.held.insert((index, entry.key.attempt), Held { token: entry.token, lease, orders: sender });
-        let permit = self.ledger.keep(entry.spec.resources());
-        self.start(index, entry, Ok(permit), (Some(present), None), orders);
+    /// Reports an attempt as lost, with what is left of its output.
+    fn lose(&mut self, entry: Entry, reason: &'static str) {
+        let Some(index) = self.backend_of(&entry.key) else { return };
+        let key = (index, entry.key.attempt);
+        let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
+        let logs = self.agent.logs.clone();
+        self.deliveries.spawn(async move {
+            let report = lost(&entry, reason.to_owned(), &logs).await;
+            let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..entry };
+            if let Err(error) = journal.put(&entry).await {
+                let attempt = entry.key.attempt;
+                tracing::error!(%error, %attempt, "that it was lost cannot be journaled; it is told all the same");
+            }
+            Delivery { backend, journal, entry, report, again: true }.run(None).await;
+            key
+        });
     }
 }

@@ -50,8 +50,14 @@ impl Backend for Local {
     fn claim<'a>(&'a self, ask: Ask, stop: &'a CancellationToken) -> Answer<'a, Vec<Grant>> {
         Box::pin(async move {
             let claims = self.backend.claim(&self.agent, &ask, stop).await?;
-            let grant =
-                |claim: crate::queue::Claim| Grant { attempt: claim.attempt, token: claim.token, spec: claim.spec };
+            // Nothing lies between the claim and its answer.
+            let since = tokio::time::Instant::now();
+            let grant = |claim: crate::queue::Claim| Grant {
+                attempt: claim.attempt,
+                token: claim.token,
+                spec: claim.spec,
+                since: Some(since),
+            };
             Ok(claims.into_iter().map(grant).collect())
         })
     }

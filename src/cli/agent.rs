@@ -32,9 +32,11 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
     let unusable = |error| Failure::unavailable(format!("{}: {error}", spool.display()));
     let logs = LogStore::open(&spool, config.logs_sync_every.as_u64()).map_err(unusable)?;
     // Output of attempts that nobody remembers will never be passed on.
-    let journal = journal(&home)?;
-    let entries = journal.entries().await.map_err(|error| Failure::unavailable(error.to_string()))?;
-    logs.keep_only(&entries.iter().map(|entry| entry.key.attempt).collect()).map_err(unusable)?;
+    let (journal, whole) = journal(&home)?;
+    if whole {
+        let entries = journal.entries().await.map_err(|error| Failure::unavailable(error.to_string()))?;
+        logs.keep_only(&entries.iter().map(|entry| entry.key.attempt).collect()).map_err(unusable)?;
+    }
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Engine, Component::Agent, Component::Backend]);
     let signals = Signals::listen()?;

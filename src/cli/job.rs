@@ -12,6 +12,7 @@ use super::follow::{self, Sink};
 use super::{Failure, Global, Output, node, settings, show};
 use crate::backend::{Backend, Local, Waited};
 use crate::config::Config;
+use crate::executor::Arriving;
 use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId};
 use crate::journal::MemoryJournal;
 use crate::logstore::Stream;
@@ -192,8 +193,15 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
     let executor = Arc::new(node::executor(&config, engine, seccomp, owner.clone(), stop.clone()));
     let local: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&backend), &config.agent.name))];
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
-    let agent =
-        node::agent(&config, local, logs, &owner, Arc::clone(&executor), Arc::new(MemoryJournal::default()), metrics);
+    let agent = node::agent(
+        &config,
+        local,
+        logs,
+        &owner,
+        Arriving::from(Arc::clone(&executor)),
+        Arc::new(MemoryJournal::default()),
+        metrics,
+    );
     let mut status = agent.status();
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());
     let agent = spawn("agent", agent.run(drain.clone(), force.clone()));

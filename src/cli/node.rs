@@ -5,6 +5,7 @@ use crate::admission::{Preset, Presets};
 use crate::agent::{Agent, AgentSettings};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::config::Config;
+use crate::executor::Arriving;
 use crate::executor::docker::{DockerExecutor, DockerSettings, Engine, EngineError, SECCOMP_DEFAULT, Shape};
 use crate::job::{Capacity, OwnerId, SpecRules};
 use crate::journal::Journal;
@@ -98,10 +99,10 @@ pub(crate) fn agent(
     backends: Vec<Arc<dyn Backend>>,
     logs: LogStore,
     owner: &OwnerId,
-    executor: Arc<DockerExecutor>,
+    executor: Arriving<DockerExecutor>,
     journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
-) -> Agent<DockerExecutor> {
+) -> Agent<Arriving<DockerExecutor>> {
     let preset = |(name, preset): (&String, &crate::config::PresetConfig)| {
         (name.clone(), Preset { image: preset.image.clone(), interpreter: preset.interpreter.clone() })
     };
@@ -126,5 +127,5 @@ pub(crate) fn agent(
         presets,
     };
     metrics.slots.set(i64::from(config.agent.slots));
-    Agent::new(backends, executor, journal, logs, settings, metrics)
+    Agent::new(backends, Arc::new(executor), journal, logs, settings, metrics)
 }

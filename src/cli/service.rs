@@ -6,6 +6,7 @@ use super::{Failure, node};
 use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
 use crate::config::Config;
+use crate::executor::Arriving;
 use crate::executor::docker::DockerExecutor;
 use crate::job::UnixMillis;
 use crate::journal::{Journal, Opened, SqliteJournal};
@@ -77,81 +78,89 @@ pub(super) struct Parts<'a> {
     pub(super) health: &'a Health,
 }
 
-/// Waits for the engine, cleans up behind an earlier run, and runs the agent. `None` when there never was an engine. Errors:
-/// another agent uses the engine.
-pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Option<Drained>, Failure> {
+/// Runs the agent, with the engine as soon as that answers. Errors: another agent uses the engine.
+pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Drained, Failure> {
     let Parts { config, home, seccomp, backends, journal, logs, metrics, health } = parts;
     let removals_stop = CancellationToken::new();
-    let (executor, lock) = tokio::select! {
-        reached = reach_engine(config, home, seccomp, removals_stop.clone(), health) => reached?,
-        () = signals.drain.cancelled() => return Ok(None),
-    };
-    health.set(Component::Engine, State::Ok);
-    let executor = Arc::new(executor);
-    let agent = node::agent(config, backends, logs, &home.owner, Arc::clone(&executor), journal, metrics);
+    let executor = Arriving::default();
+    let agent = node::agent(config, backends, logs, &home.owner, executor.clone(), journal, metrics);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
-    health.set(Component::Agent, State::Ok);
-    let drained = agent.run(signals.drain.clone(), signals.force.clone()).await;
+    let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
+    // The agent does not wait for the engine: what has ended can be told, and leases kept, without one.
+    let (drained, reached) = tokio::select! {
+        drained = &mut running => (drained, Ok(None)),
+        reached = reach_engine(config, home, seccomp, removals_stop.clone(), &executor) => {
+            if reached.is_err() {
+                signals.drain.cancel();
+            }
+            (running.await, reached)
+        }
+    };
     watching.abort();
-    if !executor.settled(SETTLE).await {
+    if let Ok(executor) = executor.get()
+        && !executor.settled(SETTLE).await
+    {
         tracing::error!("cells are left behind; the next start removes them");
     }
     removals_stop.cancel();
-    drop(lock);
-    Ok(Some(drained))
+    // The engine is another agent's from here on.
+    reached.map(|lock| {
+        drop(lock);
+        drained
+    })
 }
 
-/// The agent's journal. What of it is damaged is kept and told of. Errors: a newer version wrote it, or it cannot be written.
-pub(super) fn journal(home: &Home) -> Result<Arc<SqliteJournal>, Failure> {
+/// The agent's journal, and whether it is whole. What of it is damaged is kept and told of. Errors: a newer version wrote it, or it cannot be written.
+pub(super) fn journal(home: &Home) -> Result<(Arc<SqliteJournal>, bool), Failure> {
     let opened = SqliteJournal::open(&home.path("journal.db"), UnixMillis::now());
     let Opened { journal, damage } = opened.map_err(|error| Failure::unavailable(error.to_string()))?;
-    for damage in damage {
+    for damage in &damage {
         tracing::error!("{damage}");
     }
-    Ok(Arc::new(journal))
+    Ok((Arc::new(journal), damage.is_empty()))
 }
 
 /// The exit code that says how a stop went.
-pub(super) fn exit_code(drained: Option<Drained>) -> u8 {
+pub(super) fn exit_code(drained: Drained) -> u8 {
     match drained {
-        Some(Drained::Forced(jobs)) => {
+        Drained::Forced(jobs) => {
             tracing::warn!(jobs, "stopped; jobs were ended before their time");
             TEMPORARY
         }
-        Some(Drained::HandedOver(jobs)) => {
+        Drained::HandedOver(jobs) => {
             tracing::info!(jobs, "stopped; the next start goes on with the jobs that run");
             0
         }
-        Some(Drained::Undelivered(ends)) => {
+        Drained::Undelivered(ends) => {
             tracing::warn!(ends, "stopped; the next start delivers what could not be told");
             TEMPORARY
         }
-        Some(Drained::Clean) | None => {
+        Drained::Clean => {
             tracing::info!("stopped");
             0
         }
     }
 }
 
+/// Waits for the engine and makes the executor on it; answers with the lock on the engine. Errors: another agent uses it.
 async fn reach_engine(
     config: &Config,
     home: &Home,
     seccomp: String,
     stop: CancellationToken,
-    health: &Health,
-) -> Result<(DockerExecutor, Option<File>), Failure> {
+    arriving: &Arriving<DockerExecutor>,
+) -> Result<Option<File>, Failure> {
     let mut said = String::new();
     loop {
         let reason = match node::connect(config).await {
             Ok(engine) => {
-                let lock = if config.docker.shared { Ok(None) } else { engine.id().await };
-                match lock {
+                let id = if config.docker.shared { Ok(None) } else { engine.id().await };
+                match id {
                     Ok(id) => {
                         let lock = id.map(|id| lock_engine(&id)).transpose()?;
-                        let owner = home.owner.clone();
-                        let executor = node::executor(config, engine, seccomp.clone(), owner, stop.clone());
                         tracing::info!(host = %config.docker.host, "engine answers");
-                        return Ok((executor, lock));
+                        arriving.arrive(Arc::new(node::executor(config, engine, seccomp, home.owner.clone(), stop)));
+                        return Ok(lock);
                     }
                     Err(error) => error.short(),
                 }
@@ -160,7 +169,7 @@ async fn reach_engine(
         };
         if reason != said {
             tracing::error!(host = %config.docker.host, %reason, "no engine yet; jobs wait. `jobcell doctor` tells more");
-            health.set(Component::Engine, State::Down(reason.clone()));
+            arriving.missing(&reason);
             said = reason;
         }
         tokio::time::sleep(ENGINE_PAUSE).await;

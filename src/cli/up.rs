@@ -4,6 +4,7 @@ use super::api::Api;
 use super::home::Home;
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
 use super::{Failure, node};
+use crate::agent::Drained;
 use crate::backend::{Backend, Local};
 use crate::config::Config;
 use crate::job::SpecRules;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let seccomp = node::seccomp(&config)?;
     let home = Home::open(&config.data_dir)?;
-    let journal = journal(&home)?;
+    let (journal, _) = journal(&home)?;
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Queue, Component::Engine, Component::Agent]);
     let signals = Signals::listen()?;
@@ -40,7 +41,7 @@ pub(super) async fn server(config: Config, quiet: bool) -> Result<u8, Failure> {
         Api::start(&config, &home, greeting(quiet, " (server only)"), rules, Arc::new(Metrics::new()), health).await?;
     signals.drain.cancelled().await;
     api.stop(&home).await;
-    Ok(exit_code(None))
+    Ok(exit_code(Drained::Clean))
 }
 
 fn greeting(quiet: bool, what: &'static str) -> Option<&'static str> {

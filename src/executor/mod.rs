@@ -3,10 +3,13 @@
 //! Owns two seams: [`Executor`] makes cells of one kind, [`Cell`] is one of them. What is the same for every kind, the
 //! conversation with the warden, is in [`warden`]. Must never decide what a job's end means to its backend.
 
+mod arriving;
 pub mod docker;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub mod warden;
+
+pub use arriving::Arriving;
 
 use crate::job::{AttemptId, Cause, JobSpec, Millis};
 use crate::protocol::wire;

@@ -180,6 +180,7 @@ impl Shared {
             return Err((None, self.no_answer(what, &format!("it answered {status}"))));
         }
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner).worked();
+        self.answering.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
         if status.is_success() {
             let read = serde_json::from_slice(&body);
             return read.map_err(|error| {
@@ -207,6 +208,7 @@ impl Shared {
     }
 
     fn no_answer(&self, what: &str, reason: &str) -> BackendError {
+        *self.answering.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let shut = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).failed(Instant::now());
         if shut {
             tracing::error!(backend = %self.settings.name, reason, "the backend does not answer; it is asked less often now");

@@ -11,7 +11,7 @@ use crate::protocol::record::{RECORD_HEADER, Record};
 use futures_util::future::BoxFuture;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -44,6 +44,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
         };
         let Err(reason) = ended;
         shared.uplink().cut();
+        shared.cut.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
         shared.progress.send_modify(|count| *count = count.wrapping_add(1));
         // A connection that brought something was a good one, however short.
         if *shared.progress.borrow() != before.wrapping_add(1) {
@@ -85,6 +86,7 @@ async fn session(shared: &Arc<Shared>) -> Result<std::convert::Infallible, Strin
         Ok(Err(error)) => return Err(error.to_string()),
     };
     tracing::debug!(backend = %shared.settings.name, "the log stream is open");
+    *shared.cut.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let (sink, stream) = socket.split();
     Link { shared, stream, writing: None, sink: Some(sink), reader: None, ping: false, status: true }.run().await
 }

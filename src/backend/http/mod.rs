@@ -33,6 +33,10 @@ const CLAIM_SLACK: Duration = Duration::from_secs(15);
 /// A flush to a backend that is there, and in which nothing becomes durable for so long, is given up: the end is reported with a
 /// log that is not complete.
 const FLUSH_STALL: Duration = Duration::from_secs(60);
+/// A flush looks again so often: a channel that is being opened tells nobody.
+const FLUSH_LOOK: Duration = Duration::from_secs(5);
+/// A backend that answers calls for so long, and gives no stream, will not give one: something between takes no WebSockets.
+const STREAM_AWAY: Duration = Duration::from_secs(180);
 /// A lease as long as this is assumed until the backend has said its own.
 const UNKNOWN_LEASE: Millis = Millis::from_secs(60);
 
@@ -87,6 +91,10 @@ struct Shared {
     poke: Notify,
     /// Counts what the backend said on the stream.
     progress: watch::Sender<u64>,
+    /// Since when there is no stream.
+    cut: Mutex<Option<tokio::time::Instant>>,
+    /// Since when every call was answered.
+    answering: Mutex<Option<tokio::time::Instant>>,
     load: watch::Sender<Load>,
     orders: broadcast::Sender<Order>,
 }
@@ -94,6 +102,12 @@ struct Shared {
 impl Shared {
     fn uplink(&self) -> MutexGuard<'_, Uplink> {
         self.uplink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn only_the_stream_is_away(&self) -> bool {
+        let at = |time: &Mutex<Option<tokio::time::Instant>>| *time.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = at(&self.cut).zip(at(&self.answering)).map(|(cut, answering)| cut.max(answering));
+        since.is_some_and(|since| since.elapsed() > STREAM_AWAY)
     }
 }
 
@@ -122,6 +136,8 @@ impl Http {
             uplink: Mutex::default(),
             poke: Notify::new(),
             progress: watch::channel(0).0,
+            cut: Mutex::default(),
+            answering: Mutex::default(),
             load: watch::channel(Load::default()).0,
             orders: broadcast::channel(ORDERS).0,
         });
@@ -183,7 +199,7 @@ impl Http {
         let mut grants = Vec::with_capacity(claims.len());
         for claim in claims {
             match JobSpec::check(&claim.spec, &SpecRules::default()) {
-                Ok(spec) => grants.push(Grant { attempt: claim.attempt, token: claim.token, spec }),
+                Ok(spec) => grants.push(Grant { attempt: claim.attempt, token: claim.token, spec, since: None }),
                 Err(problems) => {
                     // A spec that a newer server accepts and this agent does not understand.
                     tracing::error!(attempt = %claim.attempt, %problems, "a claimed job's spec is not understood; it goes back");
@@ -297,6 +313,10 @@ impl Backend for Http {
                     Flushing::Durable => return true,
                     Flushing::Never => return false,
                     // However long a backend is away, its output is kept for it.
+                    Flushing::Away if self.shared.only_the_stream_is_away() => {
+                        tracing::error!(%attempt, backend = self.name(), "calls are answered and no stream can be had: output stays behind");
+                        return false;
+                    }
                     Flushing::Away => at = None,
                     Flushing::At(durable) if at == Some(durable) => {}
                     Flushing::At(durable) => {
@@ -309,6 +329,7 @@ impl Backend for Http {
                         Ok(()) => {}
                         Err(_) => return false,
                     },
+                    () = tokio::time::sleep(FLUSH_LOOK) => {}
                     () = tokio::time::sleep_until(until), if state != Flushing::Away => {
                         tracing::error!(%attempt, backend = self.name(), "output could not be passed on in time");
                         return false;

@@ -131,6 +131,7 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
             ("jobcell.job".to_owned(), attempt.job.to_string()),
             ("jobcell.attempt".to_owned(), attempt.attempt.to_string()),
             ("jobcell.part".to_owned(), attempt.part.to_string()),
+            ("jobcell.uid".to_owned(), uid.to_string()),
         ])),
         host_config: Some(host),
         ..ContainerCreateBody::default()

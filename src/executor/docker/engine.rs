@@ -252,12 +252,6 @@ impl Engine {
         }
     }
 
-    /// The user that a container's processes have, as it was given at its making.
-    pub(super) async fn user(&self, name: &str) -> Result<String, EngineError> {
-        let found = self.call("inspect", self.limit, self.docker.inspect_container(name, None)).await?;
-        Ok(found.config.and_then(|config| config.user).unwrap_or_default())
-    }
-
     /// All containers, running or not, that carry the label `key=value`.
     pub(super) async fn list_labelled(&self, key: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
         let filters = HashMap::from([("label".to_owned(), vec![format!("{key}={value}")])]);

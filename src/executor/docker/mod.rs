@@ -19,7 +19,9 @@ pub use volume::{WARDEN, warden_build};
 use super::{Cell, CellOrder, Executor, Link, NoCell, Present, Seen};
 use crate::job::{Cause, OwnerId};
 use crate::protocol::wire;
-use std::sync::Arc;
+use engine::Listed;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -51,6 +53,8 @@ struct Inner {
     owner: OwnerId,
     starts: Semaphore,
     uids: uids::Uids,
+    /// User ids of cells of an earlier process, by their names, until these are adopted or removed.
+    found: Mutex<HashMap<String, uids::Uid>>,
     volume: volume::WardenVolume,
     removals: sweep::Removals,
 }
@@ -63,6 +67,7 @@ impl DockerExecutor {
             inner: Arc::new(Inner {
                 starts: Semaphore::new(settings.concurrent_starts.max(1)),
                 uids: uids::Uids::new(settings.uid_start, settings.uid_count),
+                found: Mutex::default(),
                 volume: volume::WardenVolume::new(engine.clone(), owner.clone()),
                 engine,
                 settings,
@@ -124,15 +129,18 @@ impl Executor for DockerExecutor {
 
     async fn present(&self) -> Result<Vec<Present>, String> {
         let found = self.inner.engine.list_labelled("jobcell.owner", &self.inner.owner.to_string()).await;
-        Ok(found.map_err(|error| error.short())?.into_iter().map(sweep::present).collect())
+        let found = found.map_err(|error| error.short())?;
+        // Before anything new is made: no cell gets the id of one that runs.
+        let uid = |cell: &Listed| cell.labels.get("jobcell.uid")?.parse().ok();
+        let kept = found.iter().filter_map(|cell| Some((cell.name.clone(), self.inner.uids.keep(uid(cell)?)?)));
+        self.inner.found().extend(kept);
+        Ok(found.into_iter().map(sweep::present).collect())
     }
 
     async fn adopt(&self, order: &CellOrder) -> Result<DockerCell, String> {
         let inner = &self.inner;
         let name = order.attempt.cell_name(&inner.owner);
-        let user = inner.engine.user(&name).await.map_err(|error| error.short())?;
-        let number = user.split(':').next().and_then(|number| number.parse().ok());
-        let uid = inner.uids.keep(number.ok_or_else(|| format!("its user is `{user}`"))?);
+        let uid = inner.found().remove(&name).ok_or("nobody knows its user id")?;
         let spec = create::plan(order, &inner.settings.shape, uid.number(), &inner.owner).cell_spec;
         Ok(DockerCell { inner: Arc::clone(inner), id: name, spec, _uid: uid })
     }
@@ -143,7 +151,12 @@ impl Executor for DockerExecutor {
 }
 
 impl Inner {
+    fn found(&self) -> MutexGuard<'_, HashMap<String, uids::Uid>> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn remove(&self, name: &str) {
+        let _uid = self.found().remove(name);
         if let Err(error) = self.engine.remove(name).await {
             tracing::warn!(cell = name, error = %error.short(), "cell could not be removed now; will be tried again");
             self.removals.later(name.to_owned());

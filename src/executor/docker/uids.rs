@@ -42,10 +42,10 @@ impl Uids {
 }
 
 impl Uids {
-    /// One that a cell of an earlier process has already.
-    pub(super) fn keep(&self, number: u32) -> Uid {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).taken.insert(number);
-        Uid { number, pool: Arc::clone(&self.0) }
+    /// The one that a cell of an earlier process has; `None` when it is kept already.
+    pub(super) fn keep(&self, number: u32) -> Option<Uid> {
+        let new = self.0.lock().unwrap_or_else(PoisonError::into_inner).taken.insert(number);
+        new.then(|| Uid { number, pool: Arc::clone(&self.0) })
     }
 }
 
@@ -74,7 +74,8 @@ mod tests {
         drop(held);
         assert_eq!(uids.take().expect("free again").number(), 100);
         assert_eq!(uids.take().expect("free").number(), 101);
-        let kept = uids.keep(102);
+        let kept = uids.keep(102).expect("free");
+        assert!(uids.keep(102).is_none());
         assert_eq!(uids.take().expect("free").number(), 100, "the kept one is passed over");
         drop(kept);
         assert_eq!(uids.take().expect("free").number(), 101);

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 /// A warden may have this much unacknowledged output on its way, twice over; beyond it, it does not keep to its window.
@@ -29,18 +29,22 @@ const EPOCHS: u32 = 1 << 24;
 /// First and last pause between tries to attach again.
 const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// What the runner tells a conversation while it goes on.
+/// End the job.
+#[derive(Debug, Clone, Copy)]
+pub struct Stop {
+    /// Why.
+    pub reason: StopReason,
+    /// At once, without a grace.
+    pub force: bool,
+}
+
+/// What the runner tells a conversation while it goes on. Closing either means nothing.
 #[derive(Debug)]
-pub enum Orders {
-    /// End the job.
-    Stop {
-        /// Why.
-        reason: StopReason,
-        /// At once, without a grace.
-        force: bool,
-    },
-    /// The right to run the job lasts until then.
-    Renewed(Instant),
+pub struct Orders {
+    /// To end the job.
+    pub stops: mpsc::Receiver<Stop>,
+    /// Until when the right to run it lasts; nobody knows before the first renewal.
+    pub lease: watch::Receiver<Option<Instant>>,
 }
 
 /// What a conversation tells the runner while it goes on.
@@ -67,6 +71,8 @@ pub struct Finished {
     pub skipped_bytes: u64,
     /// Links made after the first one.
     pub reattached: u32,
+    /// It was taken over, and its warden never had the job.
+    pub not_started: bool,
     /// Lets the warden go.
     pub farewell: Farewell,
 }
@@ -101,14 +107,12 @@ pub struct Conversation<'a> {
     pub order: &'a CellOrder,
     /// Where output goes.
     pub log: LogWriter,
-    /// What the runner says. Closing it means nothing.
-    pub orders: mpsc::Receiver<Orders>,
+    /// What the runner says.
+    pub orders: Orders,
     /// How long whoever runs the cell may be away before the cell is given up.
     pub reconnect: Duration,
     /// How many processes have talked to this warden before.
     pub generation: u32,
-    /// How long the right to run the job lasts, unless it is renewed; `None` when that is the warden's to know.
-    pub lease: Option<Duration>,
 }
 
 enum Done {
@@ -150,6 +154,8 @@ struct Talk<'a, C: Cell> {
     writer: Option<LogWriter>,
     /// At most one append, one attach and one kill at a time.
     tasks: FuturesUnordered<BoxFuture<'a, Done>>,
+    /// A kill is under way.
+    killing: bool,
     started_at: Option<UnixMillis>,
     over: Option<Over>,
 }
@@ -162,7 +168,7 @@ pub async fn converse<C: Cell + Sync>(
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect, generation, lease } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation } = conversation;
     let began = Instant::now();
     let mut session = Session::new(
         order.attempt.to_string(),
@@ -170,8 +176,8 @@ pub async fn converse<C: Cell + Sync>(
         order.grace.as_u64(),
         order.spec.timeout().as_u64(),
     );
-    if let Some(lease) = lease {
-        session = session.leased(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+    if let Some(until) = *orders.lease.borrow_and_update() {
+        session = session.leased(left(until));
     }
     let mut talk = Talk {
         cell,
@@ -193,6 +199,7 @@ pub async fn converse<C: Cell + Sync>(
         pending_bytes: 0,
         writer: Some(log),
         tasks: FuturesUnordered::new(),
+        killing: false,
         started_at: None,
         over: None,
     };
@@ -203,7 +210,7 @@ pub async fn converse<C: Cell + Sync>(
             talk.tasks.push(Box::pin(reattach(cell, reconnect)));
         }
     }
-    let mut orders_open = true;
+    let (mut stops_open, mut lease_open) = (true, true);
     while talk.over.is_none() {
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
         tokio::select! {
@@ -217,18 +224,25 @@ pub async fn converse<C: Cell + Sync>(
                 Err(error) => talk.cut(error.to_string(), &mut progress),
             },
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
-            order = orders.recv(), if orders_open => match order {
-                Some(Orders::Stop { reason, force }) => talk.on(Input::Stop { reason, force }, &mut progress),
-                Some(Orders::Renewed(until)) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    talk.on(Input::Renewed(u64::try_from(left.as_millis()).unwrap_or(u64::MAX)), &mut progress);
-                }
-                None => orders_open = false,
+            stop = orders.stops.recv(), if stops_open => match stop {
+                Some(Stop { reason, force }) => talk.on(Input::Stop { reason, force }, &mut progress),
+                None => stops_open = false,
             },
+            changed = orders.lease.changed(), if lease_open => {
+                lease_open = changed.is_ok();
+                if let Some(until) = *orders.lease.borrow_and_update() {
+                    talk.on(Input::Renewed(left(until)), &mut progress);
+                }
+            }
             () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
         }
     }
     talk.finish().await
+}
+
+/// Milliseconds from now.
+fn left(until: Instant) -> u64 {
+    u64::try_from(until.saturating_duration_since(Instant::now()).as_millis()).unwrap_or(u64::MAX)
 }
 
 async fn next_chunk(output: &mut Option<LinkOutput>) -> Option<Result<Bytes, String>> {
@@ -274,6 +288,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 // The attach goes first: an attached stream that nobody reads makes the kill hang.
                 self.unlink();
                 let cell = self.cell;
+                self.killing = true;
                 self.tasks.push(Box::pin(async move { Done::Killed(cell.kill().await) }));
             }
             Action::Started => {
@@ -395,8 +410,12 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         match done {
             Done::Linked(link) => self.linked(link, progress),
             Done::Gone(reason) => self.on(Input::Gone(reason), progress),
-            Done::Killed(Ok(())) => self.on(Input::Gone("ended from outside".to_owned()), progress),
+            Done::Killed(Ok(())) => {
+                self.killing = false;
+                self.on(Input::Gone("ended from outside".to_owned()), progress);
+            }
             Done::Killed(Err(reason)) => {
+                self.killing = false;
                 // The session asks again at its next deadline; meanwhile the link is wanted back.
                 tracing::warn!(attempt = %self.order.attempt, %reason, "cell could not be killed");
                 self.on(Input::Cut(reason), progress);
@@ -444,10 +463,12 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         ToWarden::Close.encode(self.epoch, &mut close);
         let farewell = Farewell { input: self.input.take(), close };
         self.unlink();
-        while self.writer.is_none() {
+        // What runs in the cell is ended before its end is told: what is asked of the engine has a deadline.
+        while self.writer.is_none() || self.killing {
             match self.tasks.next().await {
                 Some(Done::Appended(writer, _)) => self.writer = Some(*writer),
-                Some(_) => {}
+                Some(Done::Killed(_)) => self.killing = false,
+                Some(Done::Linked(_) | Done::Gone(_)) => {}
                 None => break,
             }
         }
@@ -468,6 +489,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 let argv0 = self.order.argv.first().map(String::as_str).unwrap_or_default();
                 (verdict::cause(exit, spec, argv0), Some(verdict::usage(exit)))
             }
+            Over::NotStarted => (Cause::CellLost { reason: "its warden never had the job".to_owned() }, None),
             Over::Broken(cause) => {
                 // Nothing can be missing where nothing ever ran.
                 log.complete = self.started_at.is_none() && !self.resumed;
@@ -482,6 +504,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             log,
             skipped_bytes: self.skipped,
             reattached: self.links.saturating_sub(1),
+            not_started: over == Over::NotStarted,
             farewell,
         }
     }

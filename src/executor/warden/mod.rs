@@ -8,5 +8,5 @@ mod converse;
 mod session;
 mod verdict;
 
-pub use converse::{Conversation, Finished, Orders, Progress, converse};
+pub use converse::{Conversation, Finished, Orders, Progress, Stop, converse};
 pub use session::StopReason;

@@ -112,6 +112,8 @@ pub(super) enum Over {
     Exited(Exit),
     /// The session ended without the warden's word.
     Broken(Cause),
+    /// An earlier process made the cell and died before it gave the job to the warden.
+    NotStarted,
 }
 
 #[derive(Debug, PartialEq)]
@@ -128,6 +130,8 @@ enum State {
 pub(super) struct Session {
     attempt: String,
     state: State,
+    /// An earlier process has begun it.
+    resumed: bool,
     linked: bool,
     /// Attaches since anything useful came.
     fruitless: u32,
@@ -161,6 +165,7 @@ impl Session {
         Self {
             attempt,
             state: State::Greeting { until: GREETING_MS },
+            resumed: false,
             linked: false,
             fruitless: 0,
             stored,
@@ -191,6 +196,7 @@ impl Session {
     /// find out whether there can be one.
     pub(super) fn resumed(mut self) -> Self {
         self.state = State::Greeting { until: u64::MAX };
+        self.resumed = true;
         self
     }
 
@@ -237,8 +243,11 @@ impl Session {
             Input::Stored(seq) => self.stored_up_to(seq, &mut actions),
             Input::Stop { reason, force } => self.stop_for(reason, force, now, &mut actions),
             Input::Renewed(remaining_ms) => {
-                self.lease_until = Some(now.saturating_add(remaining_ms));
-                self.send(ToWarden::Lease { remaining_ms }, &mut actions);
+                // Answers may come late and in any order: none takes back what another one gave.
+                self.lease_until = self.lease_until.max(Some(now.saturating_add(remaining_ms)));
+                if matches!(self.state, State::Running | State::Draining(_)) {
+                    self.send_lease(now, &mut actions);
+                }
             }
             Input::Tick => self.tick(now, &mut actions),
         }
@@ -270,10 +279,23 @@ impl Session {
             // The spec follows at once, unasked: waiting for the hello would cost a round trip. The warden takes it
             // only if it has none for this attempt, and starts nothing before its own comparison of the receipt.
             *until = now + GREETING_MS;
-            actions.push_back(Action::SendSpec);
+            // The right to start what an earlier process did not start may be over.
+            if !self.resumed {
+                actions.push_back(Action::SendSpec);
+            }
+        }
+        if matches!(self.state, State::Running | State::Draining(_)) {
+            // What was renewed meanwhile could not be sent.
+            self.send_lease(now, actions);
         }
         if let Some(reason) = self.stop {
             self.send(self.stop_message(reason), actions);
+        }
+    }
+
+    fn send_lease(&self, now: u64, actions: &mut VecDeque<Action>) {
+        if let Some(until) = self.lease_until {
+            self.send(ToWarden::Lease { remaining_ms: until.saturating_sub(now) }, actions);
         }
     }
 
@@ -321,6 +343,10 @@ impl Session {
                 }
                 self.receipt = receipt;
                 match (state, &self.state) {
+                    (WardenState::Waiting, _) if self.resumed => {
+                        actions.push_back(Action::Kill);
+                        self.over(Over::NotStarted, actions);
+                    }
                     (WardenState::Waiting, State::Greeting { .. }) => {
                         self.state = State::Committed { until: now + START_MS };
                     }
@@ -377,9 +403,7 @@ impl Session {
         self.wall_until = Some(now.saturating_add(self.wall_ms).saturating_add(STOP_SLACK_MS));
         actions.push_back(Action::Started);
         // The warden counts from its commit, and the lease began earlier.
-        if let Some(until) = self.lease_until {
-            self.send(ToWarden::Lease { remaining_ms: until.saturating_sub(now) }, actions);
-        }
+        self.send_lease(now, actions);
     }
 
     fn output(&mut self, seq: u64, now: u64, actions: &mut VecDeque<Action>) {
@@ -428,7 +452,7 @@ impl Session {
         self.forced |= force;
         let limit = if self.forced { FORCED_SLACK_MS } else { self.grace_ms + STOP_SLACK_MS };
         self.kill_at = Some(self.kill_at.map_or(now + limit, |at| at.min(now + limit)));
-        if matches!(self.state, State::Greeting { .. } | State::Committed { .. }) {
+        if !self.resumed && matches!(self.state, State::Greeting { .. } | State::Committed { .. }) {
             // It has not started as far as we know, and must not any more.
             actions.push_back(Action::Kill);
             self.over(Over::Broken(super::verdict::stopped(reason, self.wall_ms)), actions);

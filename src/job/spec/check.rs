@@ -16,8 +16,8 @@ const MAX_ARGS: usize = 1024;
 const MAX_LABELS: usize = 64;
 const MAX_NAME_CHARS: usize = 128;
 const PRIORITIES: std::ops::RangeInclusive<i64> = -100..=100;
-/// Shorter than a few answers of a backend it would be lost without a reason.
-const LOST_AFTERS: std::ops::RangeInclusive<Millis> = Millis::from_secs(1)..=Millis::from_secs(7 * 24 * 3600);
+/// Shorter, it would be lost by a few slow answers of a backend.
+const LOST_AFTERS: std::ops::RangeInclusive<Millis> = Millis::from_secs(10)..=Millis::from_secs(7 * 24 * 3600);
 const TIMEOUTS: std::ops::RangeInclusive<Millis> = Millis::new(100)..=Millis::from_secs(7 * 24 * 3600);
 const DEFAULT_TIMEOUT: Millis = Millis::from_secs(3600);
 /// Below this nothing starts; above it is a typing error on any host.
