@@ -70,8 +70,8 @@ fn used(file: &[u8], log: &[u8]) -> Result<(Vec<Entry>, Vec<Damage>), JournalErr
         journal.put(&one).await.expect("can be written");
         assert_eq!(journal.entries().await.expect("reads").last(), Some(&one));
         journal.remove(&one.key).await.expect("can be written");
-        for one in &entries {
-            journal.put(one).await.expect("can be written");
+        for answer in futures_util::future::join_all(entries.iter().map(|one| journal.put(one))).await {
+            answer.expect("can be written");
         }
         assert_eq!(journal.entries().await.expect("reads"), entries);
         entries
@@ -124,7 +124,7 @@ fn bits() -> impl Strategy<Value = Vec<(prop::sample::Index, u8)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn bits_of_a_file_at_rest(bits in bits()) {
@@ -263,10 +263,11 @@ fn of_the_damaged_ones_the_newest_are_kept() {
     let (_dir, path) = folder();
     let (mut db, _) = open(&path, NOW).expect("makes");
     for round in 0..3u64 {
+        db.execute_batch("BEGIN").expect("begins");
         for n in 0..400 {
             rows::put(&db, &Record::of(&entry(round * 400 + n, Stage::Intent)).expect("JSON")).expect("writes");
         }
-        db.execute("UPDATE entries SET generation = 5", []).expect("changes");
+        db.execute_batch("UPDATE entries SET generation = 5; COMMIT").expect("changes");
         let damaged = match rows::set_aside(&mut db, NOW).expect("sets aside") {
             Looked::Readable(damaged) => damaged,
             Looked::Newer(version) => panic!("{version}"),
