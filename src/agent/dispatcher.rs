@@ -134,9 +134,7 @@ impl<E: Executor> Agent<E> {
         settings: AgentSettings,
         metrics: Arc<Metrics>,
     ) -> Self {
-        // Until it has been seen that cells can be made.
-        let unavailable = Some("starting".to_owned());
-        let (status, _) = watch::channel(Status { unavailable, ..Status::default() });
+        let (status, _) = watch::channel(Status { starting: true, ..Status::default() });
         Self { backends, executor, journal, logs, settings: Arc::new(settings), metrics, status }
     }
 
@@ -316,7 +314,8 @@ impl<E: Executor> Table<E> {
         self.agent.metrics.jobs_running.set(i64::try_from(held).unwrap_or(i64::MAX));
         let backends = self.claims.states();
         self.agent.status.send_if_modified(|status| {
-            let now = Status { held, undelivered, draining, backends, unavailable: status.unavailable.clone() };
+            let (starting, unavailable) = (self.unsettled.is_some(), status.unavailable.clone());
+            let now = Status { held, undelivered, starting, draining, backends, unavailable };
             let changed = *status != now;
             *status = now;
             changed

@@ -34,6 +34,8 @@ pub struct Status {
     pub held: usize,
     /// Ends that its backends have not got yet.
     pub undelivered: usize,
+    /// It has not settled yet what an earlier process left.
+    pub starting: bool,
     /// Why it makes no cells, if so.
     pub unavailable: Option<String>,
     /// It claims no more.

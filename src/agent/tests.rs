@@ -128,10 +128,10 @@ impl Stage {
     async fn close(self) -> Drained {
         self.drain.cancel();
         let drained = self.agent.await.expect("ends");
+        assert!(self.journal.entries().await.expect("reads").is_empty(), "entries are left");
         let world = self.executor.world();
         assert!(world.cells.is_empty(), "left behind: {:?}", world.cells);
         assert!(world.started.values().all(|times| *times == 1), "started twice: {:?}", world.started);
-        assert!(self.journal.entries().await.expect("reads").is_empty(), "entries are left");
         drained
     }
 }

@@ -207,7 +207,8 @@ fn lock_engine(id: &str) -> Result<File, Failure> {
 async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
     loop {
         let now = status.borrow_and_update().clone();
-        health.set(Component::Engine, now.unavailable.map_or(State::Ok, State::Down));
+        let starting = now.starting.then(|| "starting".to_owned());
+        health.set(Component::Engine, now.unavailable.or(starting).map_or(State::Ok, State::Down));
         health.set(Component::Agent, if now.draining { State::Down("draining".into()) } else { State::Ok });
         // An embedded backend cannot be away, and has no component.
         if health.has(Component::Backend) {
