@@ -56,6 +56,9 @@ impl Drop for Private {
 async fn an_engine_that_comes_later_and_dies_in_mid_job() {
     let (Some(_), Some(private)) = (engine(), Private::prepare()) else { return };
     let host = private.host();
+    // It has the image when it comes: a job is claimed as soon as it answers.
+    private.start();
+    private.script("kill9");
     let up = Up::start_unready(&host, "docker: {reconnect_timeout: 3s, call_timeout: 5s}").await;
     // Alive, not ready, and it says why; jobs are taken in and wait.
     assert_eq!(up.plain("/livez").await.expect("answers").0, 200);
@@ -63,7 +66,7 @@ async fn an_engine_that_comes_later_and_dies_in_mid_job() {
     let (status, health) = until("it to say why", told).await;
     assert_eq!(status, 503, "{health}");
     let job = up.submit(&json!({"preset": "bash", "script": "echo patience"})).await;
-    private.start();
+    private.script("restart");
     let job = up.ended(&job).await;
     assert_eq!((cause(&job), up.text(&job, "stdout").await.as_str()), ("exit_code", "patience\n"));
 
