@@ -17,6 +17,7 @@ use crate::job::{AttemptId, Cause, JobId, LeaseToken};
 use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{Load, Renewed};
+use crate::supervise;
 use crate::telemetry::Metrics;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -135,7 +136,7 @@ impl<E: Executor> Agent<E> {
         let mut listeners = JoinSet::new();
         for (index, backend) in self.backends.iter().enumerate() {
             backend.announce(&self.settings.announcement);
-            listeners.spawn(listen(index, backend.orders(), sender.clone()));
+            listeners.spawn(supervise::of_this_process(listen(index, backend.orders(), sender.clone())));
         }
         let table = Table {
             ledger: Ledger::new(self.settings.capacity),
@@ -281,7 +282,8 @@ impl<E: Executor> Table<E> {
         self.agent.metrics.jobs_running.set(i64::try_from(held).unwrap_or(i64::MAX));
         let backends = self.claims.states();
         self.agent.status.send_if_modified(|status| {
-            let now = Status { held, undelivered, draining, backends, unavailable: status.unavailable.clone() };
+            let unavailable = status.unavailable.clone();
+            let now = Status { held, free: self.ledger.free(), undelivered, unavailable, draining, backends };
             let changed = *status != now;
             *status = now;
             changed
@@ -372,7 +374,7 @@ impl<E: Executor> Table<E> {
             reconnect: settings.reconnect,
             ends: self.ends.0.clone(),
         };
-        let task = self.runners.spawn(runner.run(attempt, orders));
+        let task = self.runners.spawn(supervise::of_this_process(runner.run(attempt, orders)));
         self.tasks.insert(task.id(), key);
     }
 
@@ -412,12 +414,12 @@ impl<E: Executor> Table<E> {
     fn deliver(&mut self, End { delivery, told }: End) {
         let Some(index) = self.backend_of(&delivery.entry.key) else { return };
         let key = (index, delivery.entry.key.attempt);
-        self.deliveries.spawn(async move {
+        self.deliveries.spawn(supervise::of_this_process(async move {
             delivery.run().await;
             // Nobody waits any more: the cell is gone.
             let _ = told.map(|told| told.send(()));
             key
-        });
+        }));
     }
 
     fn delivered(&mut self, delivered: Result<Key, task::JoinError>) {

@@ -13,6 +13,7 @@ use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
 use crate::protocol::agent::Step;
+use crate::supervise;
 use crate::telemetry::Metrics;
 use std::future::Future;
 use std::sync::Arc;
@@ -126,13 +127,15 @@ impl<E: Executor> Runner<E> {
             let mut acquire = std::pin::pin!(self.executor.acquire(&order));
             loop {
                 tokio::select! {
-                    acquired = &mut acquire => break acquired,
+                    // A stop that is there counts.
+                    biased;
                     order = orders.recv(), if stop.is_none() && !orders.is_closed() => match order {
                         // Nothing runs yet that a grace could be for.
                         Some(Orders::Stop { reason, .. }) => stop = Some(reason),
                         Some(Orders::Renewed(until)) => lease_until = Some(until),
                         None => {}
                     },
+                    acquired = &mut acquire => break acquired,
                 }
             }
         };
@@ -194,7 +197,7 @@ impl<E: Executor> Runner<E> {
         orders: mpsc::Receiver<Orders>,
     ) -> Outcome {
         let (logs, id) = (self.logs.clone(), self.entry.key.attempt);
-        let writer = tokio::task::spawn_blocking(move || logs.create(id)).await.expect("creating a log does not panic");
+        let writer = supervise::blocking(move || logs.create(id)).await;
         let log = match writer {
             Ok(writer) => writer,
             Err(error) => {

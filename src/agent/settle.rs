@@ -8,10 +8,10 @@ use super::runner::lost;
 use crate::executor::{Executor, Present};
 use crate::job::Report;
 use crate::journal::{Entry, EntryKey, Stage};
+use crate::supervise;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use tokio::task;
 use tokio_util::sync::CancellationToken;
 
 /// Cells that are removed at the same time.
@@ -34,6 +34,7 @@ impl<E: Executor> Table<E> {
                 Err(reason) => self.agent.set_unavailable(Some(reason)),
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(PROBE_PAUSE) => {}
                 () = drain.cancelled() => return false,
             }
@@ -60,7 +61,7 @@ impl<E: Executor> Table<E> {
         for (entry, reason) in gone {
             let mut report = lost(&entry, reason.to_owned());
             let (logs, attempt) = (self.agent.logs.clone(), entry.key.attempt);
-            report.log = task::spawn_blocking(move || logs.left(attempt)).await.unwrap_or_default();
+            report.log = supervise::blocking(move || logs.left(attempt)).await;
             let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..entry };
             if let Err(error) = self.agent.journal.put(&entry).await {
                 tracing::error!(%error, attempt = %entry.key.attempt, "that it was lost cannot be journaled; it is told all the same");
@@ -110,10 +111,10 @@ impl<E: Executor> Table<E> {
         self.held.insert(key, Held { token: entry.token, lease, orders: mpsc::channel(1).0 });
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
         let delivery = Delivery { backend, journal, entry, report, again: true };
-        self.deliveries.spawn(async move {
+        self.deliveries.spawn(supervise::of_this_process(async move {
             delivery.run().await;
             key
-        });
+        }));
     }
 
     fn adopt(&mut self, entry: Entry, present: Present) {

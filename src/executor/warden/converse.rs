@@ -9,6 +9,7 @@ use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{Cause, LogTotals, UnixMillis, Usage};
 use crate::logstore::{FrameRef, LogError, LogWriter, Stream as LogStream};
 use crate::protocol::wire::{Decoder, FromWarden, MARKER, ToWarden};
+use crate::supervise;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -207,16 +208,8 @@ pub async fn converse<C: Cell + Sync>(
     while talk.over.is_none() {
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
         tokio::select! {
-            chunk = next_chunk(&mut talk.output) => match chunk {
-                Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
-                Some(Err(reason)) => talk.cut(reason, &mut progress),
-                None => talk.cut("the attached stream ended".to_owned(), &mut progress),
-            },
-            written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
-                Ok(count) => talk.wrote(count),
-                Err(error) => talk.cut(error.to_string(), &mut progress),
-            },
-            Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
+            // Orders and deadlines first, output last: each of the others is soon done with what it has.
+            biased;
             order = orders.recv(), if orders_open => match order {
                 Some(Orders::Stop { reason, force }) => talk.on(Input::Stop { reason, force }, &mut progress),
                 Some(Orders::Renewed(until)) => {
@@ -226,6 +219,16 @@ pub async fn converse<C: Cell + Sync>(
                 None => orders_open = false,
             },
             () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
+            Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
+            written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
+                Ok(count) => talk.wrote(count),
+                Err(error) => talk.cut(error.to_string(), &mut progress),
+            },
+            chunk = next_chunk(&mut talk.output) => match chunk {
+                Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
+                Some(Err(reason)) => talk.cut(reason, &mut progress),
+                None => talk.cut("the attached stream ended".to_owned(), &mut progress),
+            },
         }
     }
     talk.finish().await
@@ -374,7 +377,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         let Some(mut writer) = self.writer.take() else { return };
         let batch = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        let append = tokio::task::spawn_blocking(move || {
+        let append = supervise::blocking(move || {
             let frames: Vec<FrameRef<'_>> = batch
                 .iter()
                 .map(|held| FrameRef { seq: held.seq, stream: held.stream, time_us: held.time_us, bytes: &held.bytes })
@@ -386,7 +389,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             (writer, result)
         });
         self.tasks.push(Box::pin(async move {
-            let (writer, result) = append.await.expect("appending does not panic");
+            let (writer, result) = append.await;
             Done::Appended(Box::new(writer), result.map(|appended| appended.last_seq))
         }));
     }
@@ -453,7 +456,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         }
         let over = self.over.expect("the loop ends with it");
         let writer = self.writer.expect("an append always gives it back");
-        let mut log = tokio::task::spawn_blocking(move || writer.finish()).await.expect("finishing does not panic");
+        let mut log = supervise::blocking(move || writer.finish()).await;
         let receipt = self.session.receipt().to_vec();
         let spec = &self.order.spec;
         let mut started_at = self.started_at;
@@ -521,6 +524,10 @@ fn pieces(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn random_below(limit: u32) -> u32 {
+    #[cfg(test)]
+    if let Some(random) = crate::seeded::random() {
+        return (random >> 32) as u32 % limit;
+    }
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
     u32::from_le_bytes(bytes) % limit
