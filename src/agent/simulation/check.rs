@@ -198,7 +198,7 @@ fn true_cause(seen: &Seen, scenario: &Scenario, job: &Job, cause: &Cause) -> Res
     let lease = Duration::from_millis(job.spec.lost_after().map_or(scenario.lease_ms, |span| span.as_u64()));
     let lease_over = || {
         let refused = seen.any(|note| matches!(note, Note::Refused { attempt: of } if *of == attempt));
-        let heard = seen.heard(attempt, at);
+        let heard = seen.heard(attempt, over.map_or(at, |(over, _)| over));
         refused || heard.is_none_or(|sent| over.map_or(at, |(over, _)| over) + MOMENT > sent + usable(lease))
     };
     let timed_out = || {
@@ -232,7 +232,7 @@ fn true_cause(seen: &Seen, scenario: &Scenario, job: &Job, cause: &Cause) -> Res
             if !lease_over() {
                 return no("its lease was not over");
             }
-            let from = seen.heard(attempt, at).unwrap_or(at);
+            let from = seen.heard(attempt, over.map_or(at, |(over, _)| over)).unwrap_or(at);
             if seen.disturbed(agent, from, at) { Ok(()) } else { no("nothing was in the way of a renewal") }
         }
         Cause::CellLost { .. } => {

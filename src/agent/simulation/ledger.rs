@@ -43,6 +43,14 @@ struct Pages {
     jobs: Vec<JobId>,
 }
 
+impl Pages {
+    /// Jobs by their numbers.
+    fn named(&self, line: &str) -> String {
+        let jobs = self.jobs.iter().enumerate();
+        jobs.fold(line.to_owned(), |line, (number, job)| line.replace(&job.to_string(), &format!("j{number}")))
+    }
+}
+
 /// The ledger.
 pub(super) struct Ledger {
     began: Instant,
@@ -67,12 +75,8 @@ impl Ledger {
     /// Writes a line of the trace.
     pub(super) fn tell(&self, line: impl FnOnce() -> String) {
         if self.tells {
-            let mut line = format!("{:>7} {}", self.ms(Instant::now()), line());
-            let mut pages = self.pages();
-            for (number, job) in pages.jobs.iter().enumerate() {
-                line = line.replace(&job.to_string(), &format!("j{number}"));
-            }
-            pages.trace.push(line);
+            let line = format!("{:>7} {}", self.ms(Instant::now()), line());
+            self.pages().trace.push(line);
         }
     }
 
@@ -112,16 +116,11 @@ impl Ledger {
 
     pub(super) fn violations(&self) -> Vec<String> {
         let pages = self.pages();
-        let mut violations = pages.violations.clone();
-        for line in &mut violations {
-            for (number, job) in pages.jobs.iter().enumerate() {
-                *line = line.replace(&job.to_string(), &format!("j{number}"));
-            }
-        }
-        violations
+        pages.violations.iter().map(|line| pages.named(line)).collect()
     }
 
     pub(super) fn trace(&self) -> Vec<String> {
-        self.pages().trace.clone()
+        let pages = self.pages();
+        pages.trace.iter().map(|line| pages.named(line)).collect()
     }
 }
