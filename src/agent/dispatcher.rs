@@ -5,7 +5,7 @@
 //! runner that is too busy to take it is told again.
 
 use super::claims::Claims;
-use super::renewals::{Renewals, lease, usable};
+use super::renewals::{Renewals, grace, lease, usable};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
@@ -301,7 +301,7 @@ impl<E: Executor> Table<E> {
         }
         for claim in claims {
             let key = (backend, claim.attempt);
-            if self.held.contains_key(&key) {
+            if self.held.contains_key(&key) && !mutant!(DuplicateRun) {
                 // An answer that came twice.
                 tracing::debug!(attempt = %claim.attempt, "is here already");
                 continue;
@@ -324,6 +324,7 @@ impl<E: Executor> Table<E> {
             let asked = first.claim.spec.resources();
             let permit = match self.ledger.could_fit(asked) {
                 Err(cause) => Err(cause),
+                Ok(()) if mutant!(FreePermits) => Ok(Ledger::new(self.ledger.capacity()).keep(asked)),
                 Ok(()) => match self.ledger.reserve(asked) {
                     Some(permit) => Ok(permit),
                     None => return,
@@ -348,6 +349,8 @@ impl<E: Executor> Table<E> {
         let settings = Arc::clone(&self.agent.settings);
         let backend = Arc::clone(&self.agent.backends[index]);
         let lease = lease(backend.as_ref(), &entry.spec);
+        let grace = grace(lease, settings.grace);
+        let usable = usable(lease, grace);
         let attempt = permit.and_then(|permit| {
             let resolved = resolve(&entry.spec, &settings.presets);
             // The warden of a cell that runs already has been told.
@@ -357,10 +360,10 @@ impl<E: Executor> Table<E> {
                 spec: Arc::new(entry.spec.clone()),
                 image,
                 argv,
-                grace: settings.grace,
-                lease: usable(lease).into(),
+                grace: grace.into(),
+                lease: if mutant!(WardenWithoutLease) { Duration::ZERO } else { usable }.into(),
             };
-            let lease_until = claimed.map(|at| at + usable(lease));
+            let lease_until = claimed.map(|at| at + usable);
             Ok(Attempt { order, permit, adopted, lease_until })
         });
         let key = (index, entry.key.attempt);
@@ -414,6 +417,9 @@ impl<E: Executor> Table<E> {
     fn deliver(&mut self, End { delivery, told }: End) {
         let Some(index) = self.backend_of(&delivery.entry.key) else { return };
         let key = (index, delivery.entry.key.attempt);
+        if mutant!(EndsNotDelivered) {
+            return;
+        }
         self.deliveries.spawn(supervise::of_this_process(async move {
             delivery.run().await;
             // Nobody waits any more: the cell is gone.
@@ -424,6 +430,7 @@ impl<E: Executor> Table<E> {
 
     fn delivered(&mut self, delivered: Result<Key, task::JoinError>) {
         match delivered {
+            Ok(_) if mutant!(HeldForEver) => {}
             Ok(key) => drop(self.held.remove(&key)),
             Err(error) => tracing::error!(%error, "a delivery panicked; the next start begins it anew"),
         }
@@ -446,6 +453,9 @@ impl<E: Executor> Table<E> {
 
     pub(super) fn renew_all(&mut self) {
         self.renewals.next_round();
+        if mutant!(NoRenewals) {
+            return;
+        }
         for backend in 0..self.agent.backends.len() {
             self.renew(backend);
         }
@@ -463,8 +473,12 @@ impl<E: Executor> Table<E> {
             let Some(held) = self.held.get(&(index, attempt)) else { continue };
             match answer {
                 Renewed::Renewed { cancel_requested, .. } => {
-                    tell(attempt, held, Orders::Renewed(sent + usable(held.lease)));
-                    if cancel_requested {
+                    let usable = usable(held.lease, grace(held.lease, self.agent.settings.grace));
+                    let sent = if mutant!(RenewalFromAnswer) { Instant::now() } else { sent };
+                    if !mutant!(RenewalNotTold) {
+                        tell(attempt, held, Orders::Renewed(sent + usable));
+                    }
+                    if cancel_requested && !mutant!(CancelForgotten) {
                         // It does not say whether the cancel was forced; one that was, and came, is not weakened by this.
                         tell(attempt, held, Orders::Stop { reason: StopReason::Cancel, force: false });
                     }

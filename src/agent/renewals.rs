@@ -29,9 +29,15 @@ pub(super) fn lease(backend: &dyn Backend, spec: &JobSpec) -> Duration {
     capable.map_or(OWN_LEASE, |lease| spec.lost_after().unwrap_or(lease)).as_duration()
 }
 
-/// How much of a lease a job may use.
-pub(super) fn usable(lease: Duration) -> Duration {
-    lease - MARGIN.min(lease / 4)
+/// Between TERM and KILL for a job with this lease: of a short one, it is a quarter.
+pub(super) fn grace(lease: Duration, grace: Millis) -> Duration {
+    grace.as_duration().min(lease / 4)
+}
+
+/// How much of a lease a job may use: it must be gone before the end, also when it does not hear that it is asked to go.
+pub(super) fn usable(lease: Duration, grace: Duration) -> Duration {
+    let grace = if mutant!(GraceBeyondLease) { Duration::ZERO } else { grace };
+    lease - grace - MARGIN.min(lease / 4)
 }
 
 /// The renewals.

@@ -50,6 +50,7 @@ impl Chance {
 thread_local! {
     static CHANCE: RefCell<Option<Chance>> = const { RefCell::new(None) };
     static CLOCK_OFF_MS: Cell<i64> = const { Cell::new(0) };
+    static PANICS: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Until it is dropped, everything on this thread follows from the seed.
@@ -59,6 +60,18 @@ impl Seeded {
     pub(crate) fn new(seed: u64) -> Self {
         CHANCE.set(Some(Chance::new(seed)));
         CLOCK_OFF_MS.set(0);
+        panics();
+        static HOOK: std::sync::Once = std::sync::Once::new();
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                if CHANCE.with_borrow(Option::is_some) {
+                    PANICS.with_borrow_mut(|panics| panics.push(panic.to_string()));
+                } else {
+                    before(panic);
+                }
+            }));
+        });
         Self(())
     }
 }
@@ -68,6 +81,11 @@ impl Drop for Seeded {
         CHANCE.set(None);
         CLOCK_OFF_MS.set(0);
     }
+}
+
+/// Panics since the last look; those of tasks would not be seen else.
+pub(crate) fn panics() -> Vec<String> {
+    PANICS.take()
 }
 
 /// A number that follows from the seed; `None` without one.
