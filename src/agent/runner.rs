@@ -69,6 +69,32 @@ pub(super) enum Outcome {
     Unable { reason: String },
 }
 
+/// What was heard before there is a warden to tell it to.
+struct Heard {
+    stop: Option<StopReason>,
+    lease_until: Option<Instant>,
+}
+
+impl Heard {
+    /// Waits for `work`, and takes orders meanwhile: few of them can wait, and of many renewals the last one counts.
+    async fn during<T>(&mut self, work: impl Future<Output = T>, orders: &mut mpsc::Receiver<Orders>) -> T {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                // A stop that is there counts.
+                biased;
+                order = orders.recv(), if !orders.is_closed() => match order {
+                    // Nothing runs yet that a grace could be for.
+                    Some(Orders::Stop { reason, .. }) => self.stop = self.stop.max(Some(reason)),
+                    Some(Orders::Renewed(until)) => self.lease_until = Some(until),
+                    None => {}
+                },
+                done = &mut work => return done,
+            }
+        }
+    }
+}
+
 /// A cell that was made, or found again, and what its warden is talked to by.
 type Made<C> = (C, Option<Link>);
 
@@ -99,15 +125,22 @@ impl<E: Executor> Runner<E> {
     async fn begin(
         mut self,
         order: CellOrder,
-        mut lease_until: Option<Instant>,
+        lease_until: Option<Instant>,
         mut orders: mpsc::Receiver<Orders>,
     ) -> Outcome {
         // The intent, before the first effect outside: the cell's name derives from the attempt.
-        if let Err(error) = self.journal.put(&self.entry).await {
+        if !mutant!(NoIntent)
+            && let Err(error) = self.journal.put(&self.entry).await
+            && !mutant!(IntentErrorIgnored)
+        {
             return self.unable("intent_not_journaled", error.to_string()).await;
         }
         let (attempt, token) = (self.entry.key.attempt, self.entry.token);
-        match self.backend.advance(attempt, token, Phase::Preparing, UnixMillis::now(), "cell_intent").await {
+        let mut heard = Heard { stop: None, lease_until };
+        let advance = self.backend.advance(attempt, token, Phase::Preparing, UnixMillis::now(), "cell_intent");
+        let advanced =
+            if mutant!(DeafWhileAdvancing) { advance.await } else { heard.during(advance, &mut orders).await };
+        match advanced {
             Ok(Step::Applied | Step::AlreadyThere) => {}
             Ok(Step::Refused) => {
                 tracing::warn!("the lease is not ours any more; nothing was started");
@@ -120,27 +153,14 @@ impl<E: Executor> Runner<E> {
                 return Outcome::GivenBack;
             }
         }
+        if let Some(reason) = heard.stop {
+            return self.end(never_ran(&self.entry, stopped(reason)), None).await;
+        }
         let asked = Instant::now();
         // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
-        let mut stop = None;
-        let acquired = {
-            let mut acquire = std::pin::pin!(self.executor.acquire(&order));
-            loop {
-                tokio::select! {
-                    // A stop that is there counts.
-                    biased;
-                    order = orders.recv(), if stop.is_none() && !orders.is_closed() => match order {
-                        // Nothing runs yet that a grace could be for.
-                        Some(Orders::Stop { reason, .. }) => stop = Some(reason),
-                        Some(Orders::Renewed(until)) => lease_until = Some(until),
-                        None => {}
-                    },
-                    acquired = &mut acquire => break acquired,
-                }
-            }
-        };
-        if let Some(reason) = stop {
-            let made = acquired.ok().map(|(cell, link)| (cell, Some(link)));
+        let acquired = heard.during(self.executor.acquire(&order), &mut orders).await;
+        if let Some(reason) = heard.stop {
+            let made = acquired.ok().map(|(cell, link)| (cell, Some(link))).filter(|_| !mutant!(StoppedCellStays));
             return self.end(never_ran(&self.entry, stopped(reason)), made).await;
         }
         let (cell, link) = match acquired {
@@ -151,18 +171,23 @@ impl<E: Executor> Runner<E> {
         self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
         // From here on the job may run: nobody who finds this entry may hand it out again.
         self.entry.stage = Stage::Committed;
-        if let Err(error) = self.journal.put(&self.entry).await {
+        if !mutant!(CommittedNotJournaled)
+            && let Err(error) = self.journal.put(&self.entry).await
+            && !mutant!(CommitErrorIgnored)
+        {
             drop(link);
-            cell.destroy().await;
+            if !mutant!(UncommittedCellStays) {
+                cell.destroy().await;
+            }
             return self.unable("start_not_journaled", error.to_string()).await;
         }
-        self.talk(order, (cell, Some(link)), lease_until, orders).await
+        self.talk(order, (cell, Some(link)), heard.lease_until, orders).await
     }
 
     /// Goes on where an earlier process was.
     async fn go_on(mut self, order: CellOrder, present: &Present, orders: mpsc::Receiver<Orders>) -> Outcome {
         // Before the first word to the warden: the session numbers of this process are above those of the last one.
-        self.entry.generation += 1;
+        self.entry.generation += u32::from(!mutant!(GenerationNotRaised));
         if let Err(error) = self.journal.put(&self.entry).await {
             // The next process would choose from the same numbers, and is heard some links later.
             tracing::error!(%error, "that the cell is taken over could not be journaled");
@@ -197,6 +222,9 @@ impl<E: Executor> Runner<E> {
         orders: mpsc::Receiver<Orders>,
     ) -> Outcome {
         let (logs, id) = (self.logs.clone(), self.entry.key.attempt);
+        if mutant!(LogBegunAnew) {
+            let _ = logs.remove_attempt(id);
+        }
         let writer = supervise::blocking(move || logs.create(id)).await;
         let log = match writer {
             Ok(writer) => writer,
@@ -257,7 +285,13 @@ impl<E: Executor> Runner<E> {
             self.metrics.job_duration_seconds.with_label_values(&[ending.verdict.name()]).observe(seconds);
         }
         let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..self.entry.clone() };
-        let journaled = self.journal.put(&entry).await;
+        let mut farewell = Some(farewell);
+        if mutant!(ClosedBeforeJournal)
+            && let Some(farewell) = farewell.take()
+        {
+            farewell.await;
+        }
+        let journaled = if mutant!(EndNotJournaled) { Ok(()) } else { self.journal.put(&entry).await };
         let (backend, journal) = (Arc::clone(&self.backend), Arc::clone(&self.journal));
         let (told, delivered) = oneshot::channel();
         let delivery = Delivery { backend, journal, entry, report, again: false };
@@ -268,13 +302,18 @@ impl<E: Executor> Runner<E> {
             match journaled {
                 // The report first, since somebody waits for it; but a backend that is slow does not keep the cell.
                 Ok(()) => drop(timeout(REPORT_FIRST, delivered).await),
+                Err(_) if mutant!(EndErrorIgnored) => {}
                 Err(error) => {
                     tracing::error!(%error, "the end cannot be journaled; the cell keeps it until the backend has it");
                     let _ = delivered.await;
                 }
             }
-            farewell.await;
-            cell.destroy().await;
+            if let Some(farewell) = farewell {
+                farewell.await;
+            }
+            if !mutant!(CellsStay) {
+                cell.destroy().await;
+            }
         }
         Outcome::Ended { well: ending.verdict != Verdict::CellError }
     }
