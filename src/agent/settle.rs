@@ -1,10 +1,11 @@
 //! Carries out what is decided about what an earlier process left.
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, return_left};
 use super::dispatcher::{Agent, Held, ORDERS_PER_RUNNER, PROBE_PAUSE, Table};
 use super::recovery::{Plan, plan};
 use super::renewals::lease;
 use super::runner::lost;
+use crate::admission::Ledger;
 use crate::executor::{Executor, Present};
 use crate::job::Report;
 use crate::journal::{Entry, EntryKey, Stage};
@@ -61,7 +62,9 @@ impl<E: Executor> Table<E> {
         for (entry, reason) in gone {
             let mut report = lost(&entry, reason.to_owned());
             let (logs, attempt) = (self.agent.logs.clone(), entry.key.attempt);
-            report.log = supervise::blocking(move || logs.left(attempt)).await;
+            if !mutant!(LostWithoutLog) {
+                report.log = supervise::blocking(move || logs.left(attempt)).await;
+            }
             let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..entry };
             if let Err(error) = self.agent.journal.put(&entry).await {
                 tracing::error!(%error, attempt = %entry.key.attempt, "that it was lost cannot be journaled; it is told all the same");
@@ -94,13 +97,10 @@ impl<E: Executor> Table<E> {
     fn give_back_left(&mut self, entry: Entry) {
         let Some(index) = self.backend_of(&entry.key) else { return };
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
-        self.chores.push(Box::pin(async move {
-            let attempt = entry.key.attempt;
-            match backend.release(attempt, entry.token, "agent_restarted").await {
-                Ok(_) => drop(journal.remove(&entry.key).await),
-                // The entry stays: the next start tries again, when its lease has long run out.
-                Err(error) => tracing::error!(%error, %attempt, "could not be given back; its lease will run out"),
-            }
+        let key = (index, entry.key.attempt);
+        self.deliveries.spawn(supervise::of_this_process(async move {
+            return_left(backend.as_ref(), journal.as_ref(), &entry).await;
+            key
         }));
     }
 
@@ -125,7 +125,9 @@ impl<E: Executor> Table<E> {
         let (sender, orders) = mpsc::channel(ORDERS_PER_RUNNER);
         let lease = lease(self.agent.backends[index].as_ref(), &entry.spec);
         self.held.insert((index, entry.key.attempt), Held { token: entry.token, lease, orders: sender });
-        let permit = self.ledger.keep(entry.spec.resources());
+        let another = Ledger::new(self.ledger.capacity());
+        let ledger = if mutant!(AdoptWithoutKeep) { &another } else { &self.ledger };
+        let permit = ledger.keep(entry.spec.resources());
         self.start(index, entry, Ok(permit), (Some(present), None), orders);
     }
 }
