@@ -23,7 +23,6 @@ macro_rules! mutant {
         active
     }};
 }
-pub(crate) use mutant;
 
 pub mod admission;
 pub mod agent;

@@ -3,8 +3,9 @@
 use super::ledger::{Disturbance, Note};
 use super::run::Stage;
 use super::scenario::{Fault, Scenario};
-use crate::agent::renewals::usable;
+use crate::agent::renewals::{grace, usable};
 use crate::executor::scripted::{How, LinkFault, Run};
+use crate::job::Millis;
 use crate::job::{AttemptId, Cause, Job, JobId, Phase};
 use crate::protocol::agent::Reported;
 use std::collections::BTreeMap;
@@ -28,9 +29,18 @@ impl Seen {
         self.disturbances.iter().filter(of).any(|one| one.from <= to && one.to >= from)
     }
 
+    /// For how long, together.
+    fn disturbed_for(&self, agent: usize, from: Instant, to: Instant) -> Duration {
+        let of = |one: &&Disturbance| one.agent.is_none_or(|of| of == agent);
+        let part = |one: &Disturbance| one.to.min(to).saturating_duration_since(one.from.max(from));
+        self.disturbances.iter().filter(of).map(part).sum()
+    }
+
     fn reports(&self, job: JobId) -> impl Iterator<Item = (&Instant, &crate::job::Report)> {
         self.notes.iter().filter_map(move |(at, _, note)| match note {
-            Note::Reported { report, reported: Reported::Applied } if report.attempt.job == job => Some((at, &**report)),
+            Note::Reported { report, reported: Reported::Applied } if report.attempt.job == job => {
+                Some((at, &**report))
+            }
             _ => None,
         })
     }
@@ -51,6 +61,20 @@ impl Seen {
             _ => None,
         };
         self.notes.iter().rev().find_map(of)
+    }
+
+    /// The longest that its agent went without a word, until `before`, counted from when it asked.
+    fn longest_gap(&self, attempt: AttemptId, before: Instant) -> Duration {
+        let words = self.notes.iter().filter_map(|(at, _, note)| match note {
+            Note::Heard { attempt: of, sent } if *of == attempt && *at <= before => Some((*at, *sent)),
+            _ => None,
+        });
+        let (mut last, mut longest) = (None, Duration::ZERO);
+        for (at, sent) in words.chain([(before, before)]) {
+            longest = longest.max(last.map_or(Duration::MAX / 4, |last| at.saturating_duration_since(last)));
+            last = last.max(Some(sent));
+        }
+        longest
     }
 
     /// When the last grant or renewal was sent for that its agent heard of.
@@ -161,7 +185,7 @@ fn expired_rightly(seen: &Seen, scenario: &Scenario, job: &Job, wrong: &mut Vec<
         if *at + Duration::from_millis(2) < granted + Duration::from_millis(lease) {
             wrong.push(format!("attempt {} was handed out while {} had its lease", attempt.attempt, before.attempt));
         }
-        if !seen.disturbed(agent, granted, *at) {
+        if seen.disturbed_for(agent, granted, *at) < Duration::from_millis(lease / 2) {
             wrong.push(format!("attempt {} lost its lease, and nothing was in the way of a renewal", before.attempt));
         }
     }
@@ -194,12 +218,20 @@ fn true_cause(seen: &Seen, scenario: &Scenario, job: &Job, cause: &Cause) -> Res
         let of = |one: &&Disturbance| one.what == "the engine" && one.agent == agent;
         seen.disturbances.iter().filter(of).any(|one| one.from <= to && one.to >= from)
     };
-    let forced = scenario.faults.iter().any(|fault| matches!(fault, Fault::Drain { agent: of, .. } if Some(*of) == agent));
+    let forced =
+        scenario.faults.iter().any(|fault| matches!(fault, Fault::Drain { agent: of, .. } if Some(*of) == agent));
     let lease = Duration::from_millis(job.spec.lost_after().map_or(scenario.lease_ms, |span| span.as_u64()));
     let lease_over = || {
         let refused = seen.any(|note| matches!(note, Note::Refused { attempt: of } if *of == attempt));
-        let heard = seen.heard(attempt, over.map_or(at, |(over, _)| over));
-        refused || heard.is_none_or(|sent| over.map_or(at, |(over, _)| over) + MOMENT > sent + usable(lease))
+        let usable = usable(lease, grace(lease, Millis::new(scenario.agents[agent.unwrap_or_default()].grace_ms)));
+        refused || seen.longest_gap(attempt, over.map_or(at, |(over, _)| over)) + MOMENT > usable
+    };
+    let silent_link = || {
+        scenario.faults.iter().any(|fault| {
+            let silent = LinkFault::Mute;
+            matches!(fault, Fault::Link { agent: of, fault, .. } if Some(*of) == agent
+                && (*fault == silent || matches!(fault, LinkFault::Stalls(_))))
+        })
     };
     let timed_out = || {
         run.is_some_and(|(_, run)| {
@@ -219,21 +251,37 @@ fn true_cause(seen: &Seen, scenario: &Scenario, job: &Job, cause: &Cause) -> Res
         },
         Cause::Signal { signal: 9 } => no("nobody but us kills"),
         Cause::Canceled => {
-            if seen.canceled(job.id).is_some() { Ok(()) } else { no("nobody canceled it") }
+            if seen.canceled(job.id).is_some() {
+                Ok(())
+            } else {
+                no("nobody canceled it")
+            }
         }
         Cause::Timeout { limit } => {
-            if *limit == job.spec.timeout() && timed_out() { Ok(()) } else { no("its time was not over") }
+            if *limit == job.spec.timeout() && timed_out() {
+                Ok(())
+            } else {
+                no("its time was not over")
+            }
         }
         Cause::AgentStopped => {
-            if forced { Ok(()) } else { no("its agent was not stopped") }
+            if forced {
+                Ok(())
+            } else {
+                no("its agent was not stopped")
+            }
         }
         Cause::LeaseExpired => {
             let agent = agent.ok_or("it had no agent")?;
-            if !lease_over() {
+            if !lease_over() && !silent_link() {
                 return no("its lease was not over");
             }
-            let from = seen.heard(attempt, over.map_or(at, |(over, _)| over)).unwrap_or(at);
-            if seen.disturbed(agent, from, at) { Ok(()) } else { no("nothing was in the way of a renewal") }
+            let from = run.map_or(at, |(_, run)| run.from).min(seen.heard(attempt, at).unwrap_or(at));
+            if silent_link() || seen.disturbed(agent, from, at) {
+                Ok(())
+            } else {
+                no("nothing was in the way of a renewal")
+            }
         }
         Cause::CellLost { .. } => {
             let from = run.map_or(at, |(_, run)| run.from);
@@ -245,18 +293,12 @@ fn true_cause(seen: &Seen, scenario: &Scenario, job: &Job, cause: &Cause) -> Res
             if ended && stopped() { Ok(()) } else { no("its cell was not lost") }
         }
         Cause::WardenFault { .. } => {
-            let (mut cuts, mut silent) = (0, false);
-            for fault in &scenario.faults {
-                if let Fault::Link { agent: of, fault, .. } = fault
-                    && Some(*of) == agent
-                {
-                    match fault {
-                        LinkFault::Mute | LinkFault::Stalls(_) => silent = true,
-                        _ => cuts += 1,
-                    }
-                }
+            let of = |fault: &&Fault| matches!(fault, Fault::Link { agent: of, .. } if Some(*of) == agent);
+            if silent_link() || scenario.faults.iter().filter(of).count() >= 5 {
+                Ok(())
+            } else {
+                no("its warden did nothing wrong")
             }
-            if silent || cuts >= 5 { Ok(()) } else { no("its warden did nothing wrong") }
         }
         Cause::AgentLost { attempts } => {
             let lost = job.history.iter().filter(|event| event.reason == "lease_expired").count();

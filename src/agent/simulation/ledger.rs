@@ -8,21 +8,38 @@ use tokio::time::Instant;
 /// Something that the backend did for an agent, or that an agent heard.
 #[derive(Debug, Clone)]
 pub(super) enum Note {
-    Granted { attempt: AttemptId },
-    GrantLost { attempt: AttemptId },
-    Renewed { attempt: AttemptId },
+    Granted {
+        attempt: AttemptId,
+    },
+    Renewed {
+        attempt: AttemptId,
+    },
     /// The agent heard of a grant or a renewal that it sent for then.
-    Heard { attempt: AttemptId, sent: Instant },
-    Refused { attempt: AttemptId },
-    Reported { report: Box<Report>, reported: Reported },
-    Released { attempt: AttemptId },
-    FlushFailed { attempt: AttemptId },
+    Heard {
+        attempt: AttemptId,
+        sent: Instant,
+    },
+    Refused {
+        attempt: AttemptId,
+    },
+    Reported {
+        report: Box<Report>,
+        reported: Reported,
+    },
+    Released {
+        attempt: AttemptId,
+    },
+    FlushFailed {
+        attempt: AttemptId,
+    },
     /// Its cell was ended from outside.
-    CellKilled { attempt: AttemptId },
-    /// A link to a warden of this agent was made to fail.
-    LinkFailed,
+    CellKilled {
+        attempt: AttemptId,
+    },
     /// A cancel was taken by the backend.
-    Canceled { job: JobId },
+    Canceled {
+        job: JobId,
+    },
 }
 
 /// Something that may have kept an agent (or all) from its work.
@@ -58,8 +75,14 @@ pub(super) struct Ledger {
     pages: Mutex<Pages>,
 }
 
+thread_local! {
+    /// The trace is shown as it grows.
+    static LIVE: bool = std::env::var_os("JOBCELL_SIM_LIVE").is_some();
+}
+
 impl Ledger {
     pub(super) fn new(tells: bool) -> Self {
+        let tells = tells || LIVE.with(|live| *live);
         Self { began: Instant::now(), tells, pages: Mutex::default() }
     }
 
@@ -76,6 +99,9 @@ impl Ledger {
     pub(super) fn tell(&self, line: impl FnOnce() -> String) {
         if self.tells {
             let line = format!("{:>7} {}", self.ms(Instant::now()), line());
+            if LIVE.with(|live| *live) {
+                eprintln!("{line}");
+            }
             self.pages().trace.push(line);
         }
     }
@@ -89,7 +115,10 @@ impl Ledger {
         self.tell(|| match &note {
             Note::Reported { report, reported } => {
                 let (cause, frames, complete) = (report.cause.code(), report.log.frames, report.log.complete);
-                format!("a{agent} Reported {} {cause} frames {frames} complete {complete}: {reported:?}", report.attempt)
+                format!(
+                    "a{agent} Reported {} {cause} frames {frames} complete {complete}: {reported:?}",
+                    report.attempt
+                )
             }
             Note::Heard { attempt, sent } => format!("a{agent} Heard {attempt} sent {}", self.ms(*sent)),
             other => format!("a{agent} {other:?}"),

@@ -7,9 +7,12 @@ mod run;
 mod scenario;
 mod server;
 
+use crate::seeded::{Mutant, with_mutant};
 use run::{Outcome, run};
 use scenario::Scenario;
 
+/// Real time that one run may take; it is milliseconds.
+const LONGEST: std::time::Duration = std::time::Duration::from_secs(30);
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 2_000;
 
@@ -71,14 +74,43 @@ fn story(scenario: &Scenario, outcome: &Outcome) -> String {
     story
 }
 
+/// Ends everything when a run gets nowhere: time that is virtual does not pass while something turns in circles.
+struct Watch(std::sync::mpsc::SyncSender<u64>);
+
+impl Watch {
+    fn new() -> Self {
+        let (sender, seeds) = std::sync::mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            let mut seed = None;
+            loop {
+                match seeds.recv_timeout(LONGEST) {
+                    Ok(next) => seed = Some(next),
+                    Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return,
+                    Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
+                        eprintln!("seed {seed:?} gets nowhere; JOBCELL_SIM_LIVE=1 JOBCELL_SIM_SEED=… shows where");
+                        std::process::abort();
+                    }
+                }
+            }
+        });
+        Self(sender)
+    }
+
+    fn begins(&self, seed: u64) {
+        self.0.send(seed).expect("somebody watches");
+    }
+}
+
 #[test]
 fn whatever_happens_every_job_ends_once_and_truly() {
     let one = setting("JOBCELL_SIM_SEED");
     let first = one.or_else(|| setting("JOBCELL_SIM_FIRST")).unwrap_or(0);
     let count = if one.is_some() { 1 } else { setting("JOBCELL_SIM_SEEDS").unwrap_or(SEEDS) };
+    let watch = Watch::new();
     let go_on = setting("JOBCELL_SIM_GO_ON").is_some();
     let mut failed = Vec::new();
     for seed in first..first + count {
+        watch.begins(seed);
         let scenario = Scenario::of(seed);
         let outcome = run(&scenario, false);
         if !outcome.violations.is_empty() {
@@ -87,6 +119,31 @@ fn whatever_happens_every_job_ends_once_and_truly() {
         }
     }
     assert!(failed.is_empty(), "{} seeds fail:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// Runs of one mutant before it is said that it gets away.
+const TRIES: u64 = 3_000;
+
+#[test]
+fn every_bug_that_is_put_in_is_noticed() {
+    let first = setting("JOBCELL_SIM_FIRST").unwrap_or(0);
+    let mut escaped = Vec::new();
+    for mutant in Mutant::ALL {
+        let caught = (first..first + TRIES).find_map(|seed| {
+            let scenario = Scenario::of(seed);
+            let violations = with_mutant(Some(*mutant), || run(&scenario, false).violations);
+            violations.into_iter().next().map(|violation| (seed, scenario, violation))
+        });
+        match caught {
+            Some((seed, scenario, violation)) => {
+                let without = run(&scenario, false).violations;
+                assert!(without.is_empty(), "seed {seed} fails without {mutant:?}: {without:?}");
+                println!("{mutant:?}: seed {seed}: {violation}");
+            }
+            None => escaped.push(format!("{mutant:?} ({})", mutant.what())),
+        }
+    }
+    assert!(escaped.is_empty(), "{} get away: {escaped:#?}", escaped.len());
 }
 
 #[test]

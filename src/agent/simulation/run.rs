@@ -52,6 +52,9 @@ pub(super) fn run(scenario: &Scenario, tells: bool) -> Outcome {
         let mut stage = Stage::new(scenario, logs, &ledger);
         stage.play().await;
         let seen = check(scenario, &stage).await;
+        for panic in seeded::panics() {
+            ledger.violated(format!("a panic: {panic}"));
+        }
         Outcome { violations: ledger.violations(), trace: ledger.trace(), seen }
     })
 }
@@ -239,7 +242,8 @@ impl<'a> Stage<'a> {
             Ok(Submitted::Created(job)) => {
                 self.ledger.named(job.id);
                 // The number in the trace is the place in the plan.
-                self.ledger.tell(|| format!("submit of job {number}: {} is {}", job.id, self.scenario.jobs[number].command));
+                self.ledger
+                    .tell(|| format!("submit of job {number}: {} is {}", job.id, self.scenario.jobs[number].command));
                 self.jobs[number] = Some(job.id);
             }
             other => self.ledger.violated(format!("a submit came to {other:?}")),
@@ -409,7 +413,9 @@ impl<'a> Stage<'a> {
     async fn look_at_agents(&mut self) {
         for agent in 0..self.nodes.len() {
             let Some(alive) = &mut self.nodes[agent].alive else { continue };
-            if !alive.draining && let Some(ended) = (&mut alive.agent).now_or_never() {
+            if !alive.draining
+                && let Some(ended) = (&mut alive.agent).now_or_never()
+            {
                 self.nodes[agent].alive = None;
                 self.ledger.violated(format!("a{agent} ended unasked: {ended:?}"));
             }
@@ -458,6 +464,16 @@ impl<'a> Stage<'a> {
 
     /// Ends the agents, which have nothing left to wait for.
     async fn close(&mut self) {
+        for node in &self.nodes {
+            node.wire.renewed();
+        }
+        // Longer than the longest pause between renewals.
+        tokio::time::sleep(Duration::from_secs(21)).await;
+        for (agent, node) in self.nodes.iter().enumerate() {
+            if node.wire.renewed() {
+                self.ledger.violated(format!("a{agent} has nothing left, and renews a lease"));
+            }
+        }
         for (agent, node) in self.nodes.iter_mut().enumerate() {
             let Some(alive) = node.alive.take() else { continue };
             alive.drain.cancel();

@@ -46,6 +46,8 @@ struct WireState {
     counts: BTreeMap<Call, u32>,
     /// Cut, and whether a call notices that at once.
     cut: Option<bool>,
+    /// There was a renewal since somebody looked.
+    renewed: bool,
 }
 
 impl Wire {
@@ -55,6 +57,11 @@ impl Wire {
 
     pub(super) fn cut(&self, cut: Option<bool>) {
         self.state().cut = cut;
+    }
+
+    /// Whether there was a renewal since the last look.
+    pub(super) fn renewed(&self) -> bool {
+        std::mem::take(&mut self.state().renewed)
     }
 
     pub(super) fn heal(&self) {
@@ -172,6 +179,7 @@ impl Flaky {
         let nth = state.counts.entry(call).or_default();
         *nth += 1;
         let nth = *nth;
+        state.renewed |= call == Call::Renew;
         let how = state.plan.iter().find(|(of, at, _)| *of == call && *at == nth).map(|(.., how)| *how);
         Flight { flaky: self, call, how, began: Instant::now(), well: false }
     }
@@ -232,11 +240,23 @@ impl Drop for Flight<'_> {
     fn drop(&mut self) {
         let (agent, ledger) = (self.flaky.wire.agent, &self.flaky.server.ledger);
         if self.how.is_some() {
-            ledger.disturbed(Some(agent), self.began, Instant::now(), "a call");
+            // The next renewal, or claim, comes so much later.
+            let after = match self.call {
+                Call::Renew => Duration::from_secs(20),
+                Call::Claim => Duration::from_secs(35),
+                _ => Duration::ZERO,
+            };
+            ledger.disturbed(Some(agent), self.began, Instant::now() + after, "a call");
         }
         if self.call != Call::Claim || self.how.is_some() {
             let (how, well) = (self.how, if self.well { "well" } else { "badly" });
-            ledger.tell(|| format!("a{agent} {:?} went {well} {}", self.call, how.map(|how| format!("{how:?}")).unwrap_or_default()));
+            ledger.tell(|| {
+                format!(
+                    "a{agent} {:?} went {well} {}",
+                    self.call,
+                    how.map(|how| format!("{how:?}")).unwrap_or_default()
+                )
+            });
         }
     }
 }
@@ -279,10 +299,6 @@ impl Backend for Flaky {
                     // Asked again under its number, the server says the same: but not for what was planned to be lost.
                     if how != Some(How::Unheard) {
                         got.extend(taken);
-                    } else {
-                        for grant in &taken {
-                            self.note(Note::GrantLost { attempt: grant.attempt });
-                        }
                     }
                     self.late().extend(got);
                     Err(error)
@@ -291,10 +307,7 @@ impl Backend for Flaky {
         })
     }
 
-    fn renew<'a>(
-        &'a self,
-        leases: &'a [(AttemptId, LeaseToken)],
-    ) -> BoxFuture<'a, Result<Vec<Renewed>, BackendError>> {
+    fn renew<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> BoxFuture<'a, Result<Vec<Renewed>, BackendError>> {
         Box::pin(async move {
             let sent = Instant::now();
             let mut flight = self.begin(Call::Renew);
@@ -343,11 +356,7 @@ impl Backend for Flaky {
         })
     }
 
-    fn report<'a>(
-        &'a self,
-        report: &'a Report,
-        token: LeaseToken,
-    ) -> BoxFuture<'a, Result<Reported, BackendError>> {
+    fn report<'a>(&'a self, report: &'a Report, token: LeaseToken) -> BoxFuture<'a, Result<Reported, BackendError>> {
         Box::pin(async move {
             let durable = self.durable.lock().unwrap_or_else(PoisonError::into_inner).get(&report.attempt).copied();
             if report.log.complete && durable.unwrap_or_default() < report.log.frames {

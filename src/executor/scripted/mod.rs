@@ -95,7 +95,8 @@ impl Scripted {
 
     /// Cells whose jobs run now.
     pub(crate) fn running(&self) -> Vec<String> {
-        let wardens: Vec<_> = self.world().wardens.iter().map(|(name, warden)| (name.clone(), warden.clone())).collect();
+        let wardens: Vec<_> =
+            self.world().wardens.iter().map(|(name, warden)| (name.clone(), warden.clone())).collect();
         wardens.into_iter().filter(|(_, warden)| warden.job_runs()).map(|(name, _)| name).collect()
     }
 
@@ -180,7 +181,8 @@ impl Executor for Scripted {
             world.see(&attempt, Seeing::Made);
         }
         sleep(MAKING / 2).await;
-        if let Err(reason) = self.world().answers() {
+        let answers = self.world().answers();
+        if let Err(reason) = answers {
             self.take_away(&attempt);
             return Err(NoCell::Unavailable(reason));
         }

@@ -62,7 +62,9 @@ struct Job {
 }
 
 enum Phase {
-    Waiting { head: Vec<u8> },
+    Waiting {
+        head: Vec<u8>,
+    },
     Running(Job),
     Ended(Exit),
     Refused,
@@ -174,8 +176,7 @@ impl Warden {
         }
         let mut whole = 0;
         while let Some((seq, bytes)) = state.kept.get(state.sent)
-            && state.kept.iter().take(state.sent).map(|(_, bytes)| bytes.len()).sum::<usize>() + bytes.len()
-                <= state.window
+            && state.in_flight() + bytes.len() <= state.window
         {
             let before = said.bytes.len();
             let frame = FromWarden::Output { stream: self.play.stream(*seq), time_us: *seq, bytes: bytes.clone() };
@@ -229,7 +230,14 @@ impl Warden {
             Phase::Ended(_) | Phase::Refused | Phase::Gone => WardenState::Ended,
         };
         let next_seq = state.next_seq;
-        state.out.push_back(FromWarden::Hello { version: 1, build: "t".into(), attempt, state: now, next_seq, receipt });
+        state.out.push_back(FromWarden::Hello {
+            version: 1,
+            build: "t".into(),
+            attempt,
+            state: now,
+            next_seq,
+            receipt,
+        });
         let oldest = state.kept.front().map_or(state.next_seq, |(seq, _)| *seq);
         if stored + 1 < oldest {
             state.out.push_back(FromWarden::Fault { text: format!("output before number {oldest} is gone") });

@@ -229,6 +229,7 @@ impl Session {
         }
         match input {
             Input::Attached => self.attached(now, &mut actions),
+            Input::Cut(reason) if mutant!(CutIsTheEnd) => self.broken(&reason, &mut actions),
             Input::Cut(reason) => self.reattach(&reason, now, &mut actions),
             Input::Gone(reason) => self.gone(reason, &mut actions),
             Input::Message(message) => self.message(message, now, &mut actions),
@@ -238,7 +239,9 @@ impl Session {
             Input::Stop { reason, force } => self.stop_for(reason, force, now, &mut actions),
             Input::Renewed(remaining_ms) => {
                 self.lease_until = Some(now.saturating_add(remaining_ms));
-                self.send(ToWarden::Lease { remaining_ms }, &mut actions);
+                if !mutant!(LeaseNotTold) {
+                    self.send(ToWarden::Lease { remaining_ms }, &mut actions);
+                }
             }
             Input::Tick => self.tick(now, &mut actions),
         }
@@ -386,6 +389,9 @@ impl Session {
         self.fruitless = 0;
         if seq == self.received + 1 {
             self.received = seq;
+            if mutant!(AckBeforeStored) {
+                self.send(ToWarden::Ack { seq }, actions);
+            }
             actions.push_back(Action::Keep);
         } else if seq > self.received + 1 && self.linked {
             // A frame was torn: attach again, and the warden sends from the first one that is not stored.
@@ -397,6 +403,9 @@ impl Session {
         self.stored = self.stored.max(seq);
         if self.stored > self.acked {
             self.acked = self.stored;
+            if mutant!(NoAck) {
+                return self.over_when_stored(actions);
+            }
             self.send(ToWarden::Ack { seq: self.stored }, actions);
         }
         self.over_when_stored(actions);
@@ -405,7 +414,7 @@ impl Session {
     /// The warden keeps the end until it is told to close, and that is for whoever has put the end where it is safe.
     fn over_when_stored(&mut self, actions: &mut VecDeque<Action>) {
         let State::Draining(exit) = &self.state else { return };
-        if self.stored >= exit.last_seq {
+        if self.stored >= exit.last_seq || mutant!(OverBeforeStored) {
             let exit = exit.clone();
             self.over(Over::Exited(exit), actions);
         }
