@@ -43,6 +43,8 @@ const MOST_UNDELIVERED: usize = 1000;
 const MOST_EARLY: usize = 256;
 /// Between two looks at the executor, and after it was seen to be unavailable.
 pub(super) const PROBE_PAUSE: Duration = Duration::from_secs(5);
+/// A claim that was answered so fast is as good as a renewal.
+const FRESH: Duration = Duration::from_secs(1);
 /// On top of the grace, for runners to report and clean up when the drain time is over.
 const FORCED_SLACK: Duration = Duration::from_secs(15);
 
@@ -299,6 +301,7 @@ impl<E: Executor> Table<E> {
             self.agent.metrics.claims_total.inc();
             self.agent.metrics.claimed_jobs_total.inc_by(claims.len() as u64);
         }
+        let mut unsure = false;
         for claim in claims {
             let key = (backend, claim.attempt);
             if self.held.contains_key(&key) && !mutant!(DuplicateRun) {
@@ -313,7 +316,13 @@ impl<E: Executor> Table<E> {
                 tell(claim.attempt, &held, Orders::Stop { reason: StopReason::Cancel, force: *force });
             }
             self.held.insert(key, held);
-            self.waiting.push_back(Waiting { backend, claim, at: Instant::now(), orders });
+            let at = if mutant!(LateClaimTrusted) { Instant::now() } else { claim.since };
+            unsure |= at.elapsed() > FRESH;
+            self.waiting.push_back(Waiting { backend, claim, at, orders });
+        }
+        if unsure {
+            // How much of their leases is left, only a renewal can tell.
+            self.renew_now(backend);
         }
         self.early.retain(|(of, _), _| *of != backend);
     }
@@ -331,7 +340,7 @@ impl<E: Executor> Table<E> {
                 },
             };
             let Some(Waiting { backend: index, claim, at, orders }) = self.waiting.pop_front() else { return };
-            let Grant { attempt, token, spec } = claim;
+            let Grant { attempt, token, spec, .. } = claim;
             let key = EntryKey { backend: self.agent.backends[index].name().to_owned(), attempt };
             let entry = Entry { key, token, generation: 0, spec, stage: Stage::Intent };
             self.start(index, entry, permit, (None, Some(at)), orders);
@@ -440,7 +449,7 @@ impl<E: Executor> Table<E> {
 
     fn ordered(&mut self, backend: usize, order: Option<(JobId, bool)>) {
         // What was missed is in the answers to a renewal.
-        let Some((job, force)) = order else { return self.renew(backend) };
+        let Some((job, force)) = order else { return self.renew_now(backend) };
         if self.early.len() < MOST_EARLY {
             *self.early.entry((backend, job)).or_default() |= force;
         }
@@ -461,6 +470,13 @@ impl<E: Executor> Table<E> {
         }
     }
 
+    /// Also when one is under way, which may have left too early.
+    fn renew_now(&mut self, index: usize) {
+        if !self.renewals.follow(index) {
+            self.renew(index);
+        }
+    }
+
     fn renew(&mut self, index: usize) {
         let held = || self.held.iter().filter(|((of, _), _)| *of == index);
         let Some(shortest) = held().map(|(_, held)| held.lease).min() else { return };
@@ -468,14 +484,21 @@ impl<E: Executor> Table<E> {
         self.renewals.send(index, leases, shortest / 3);
     }
 
-    fn renewed(&self, index: usize, sent: Instant, answers: Vec<(AttemptId, Renewed)>) {
+    fn renewed(&mut self, index: usize, sent: Instant, answers: Vec<(AttemptId, Renewed)>) {
+        if self.renewals.again(index) {
+            self.renew(index);
+        }
         for (attempt, answer) in answers {
             let Some(held) = self.held.get(&(index, attempt)) else { continue };
             match answer {
                 Renewed::Renewed { cancel_requested, .. } => {
                     let usable = usable(held.lease, grace(held.lease, self.agent.settings.grace));
                     let sent = if mutant!(RenewalFromAnswer) { Instant::now() } else { sent };
-                    if !mutant!(RenewalNotTold) {
+                    // One that waits has no runner yet that could take it.
+                    let waits = |one: &&mut Waiting| one.backend == index && one.claim.attempt == attempt;
+                    if let Some(waiting) = self.waiting.iter_mut().find(waits) {
+                        waiting.at = waiting.at.max(sent);
+                    } else if !mutant!(RenewalNotTold) {
                         tell(attempt, held, Orders::Renewed(sent + usable));
                     }
                     if cancel_requested && !mutant!(CancelForgotten) {

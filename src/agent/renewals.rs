@@ -46,6 +46,8 @@ pub(super) struct Renewals {
     /// At most one for each backend.
     flying: FuturesUnordered<BoxFuture<'static, Answered>>,
     under_way: Vec<bool>,
+    /// One was wanted while another one was under way, which may have left too early for what it is wanted for.
+    again: Vec<bool>,
     /// When the last round began.
     round: Instant,
 }
@@ -53,7 +55,8 @@ pub(super) struct Renewals {
 impl Renewals {
     pub(super) fn new(backends: &[Arc<dyn Backend>]) -> Self {
         let under_way = vec![false; backends.len()];
-        Self { backends: backends.to_vec(), flying: FuturesUnordered::new(), under_way, round: Instant::now() }
+        let (flying, again) = (FuturesUnordered::new(), under_way.clone());
+        Self { backends: backends.to_vec(), flying, under_way, again, round: Instant::now() }
     }
 
     /// When the next round is due: after a third of the shortest lease, so that two may fail before it runs out.
@@ -82,6 +85,17 @@ impl Renewals {
             });
             (index, sent, leases, answer)
         }));
+    }
+
+    /// Whether one is under way; another one then follows it.
+    pub(super) fn follow(&mut self, index: usize) -> bool {
+        self.again[index] = self.under_way[index];
+        self.again[index]
+    }
+
+    /// Whether one is to follow the one that was just answered.
+    pub(super) fn again(&mut self, index: usize) -> bool {
+        std::mem::take(&mut self.again[index])
     }
 
     /// The next answer: whose, when it was asked for, and what it says of each attempt. Pending when none is on its way.

@@ -19,13 +19,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::Instrument;
 
 /// A report that takes longer does not keep the cell any more.
 const REPORT_FIRST: Duration = Duration::from_millis(500);
 /// First and longest pause between tries to take over a cell.
 const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// A renewal that says whether an attempt is still ours is waited for as long as this: it is sent at once, and repeated in
+/// the next round.
+const UNSURE: Duration = Duration::from_secs(30);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
 
@@ -83,15 +86,31 @@ impl Heard {
             tokio::select! {
                 // A stop that is there counts.
                 biased;
-                order = orders.recv(), if !orders.is_closed() => match order {
-                    // Nothing runs yet that a grace could be for.
-                    Some(Orders::Stop { reason, .. }) => self.stop = self.stop.max(Some(reason)),
-                    Some(Orders::Renewed(until)) => self.lease_until = Some(until),
-                    None => {}
-                },
+                Some(order) = orders.recv() => self.take(&order),
                 done = &mut work => return done,
             }
         }
+    }
+
+    fn take(&mut self, order: &Orders) {
+        match order {
+            // Nothing runs yet that a grace could be for.
+            Orders::Stop { reason, .. } => self.stop = self.stop.max(Some(*reason)),
+            Orders::Renewed(until) => self.lease_until = self.lease_until.max(Some(*until)),
+        }
+    }
+
+    /// Whether the job may be begun, or stopped. An answer to a claim that was long on its way says nothing of how much of the
+    /// lease is left: the answer to a renewal does, and is waited for.
+    async fn lease(&mut self, orders: &mut mpsc::Receiver<Orders>) -> bool {
+        let patience = Instant::now() + UNSURE;
+        while self.stop.is_none() && self.lease_until.is_some_and(|until| until <= Instant::now()) {
+            match timeout_at(patience, orders.recv()).await {
+                Ok(Some(order)) => self.take(&order),
+                Ok(None) | Err(_) => return false,
+            }
+        }
+        true
     }
 }
 
@@ -159,6 +178,7 @@ impl<E: Executor> Runner<E> {
         let asked = Instant::now();
         // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
         let acquired = heard.during(self.executor.acquire(&order), &mut orders).await;
+        let sure = acquired.is_err() || heard.lease(&mut orders).await;
         if let Some(reason) = heard.stop {
             let made = acquired.ok().map(|(cell, link)| (cell, Some(link))).filter(|_| !mutant!(StoppedCellStays));
             return self.end(never_ran(&self.entry, stopped(reason)), made).await;
@@ -168,6 +188,13 @@ impl<E: Executor> Runner<E> {
             Err(NoCell::Failed(cause)) => return self.end(never_ran(&self.entry, cause), None).await,
             Err(NoCell::Unavailable(reason)) => return self.unable("no_cell", reason).await,
         };
+        if !sure {
+            tracing::error!("the claim was answered late, and no renewal was; nothing was started");
+            drop(link);
+            cell.destroy().await;
+            self.give_back("lease_unsure").await;
+            return Outcome::GivenBack;
+        }
         self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
         // From here on the job may run: nobody who finds this entry may hand it out again.
         self.entry.stage = Stage::Committed;
@@ -252,6 +279,12 @@ impl<E: Executor> Runner<E> {
             }
         };
         let (finished, ()) = tokio::join!(talk, tell);
+        if finished.not_begun {
+            tracing::info!("the last process died before it gave the job to its cell; it goes back");
+            self.give_back("not_begun").await;
+            cell.destroy().await;
+            return Outcome::GivenBack;
+        }
         self.count(&finished);
         let farewell = finished.farewell;
         let report = Report {

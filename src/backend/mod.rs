@@ -66,6 +66,8 @@ pub struct Grant {
     pub token: LeaseToken,
     /// What to run.
     pub spec: JobSpec,
+    /// The lease began at this moment or later: when it was first asked for, where nobody knows better.
+    pub since: tokio::time::Instant,
 }
 
 /// An answer that is on its way.

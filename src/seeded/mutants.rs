@@ -66,6 +66,8 @@ mutants! {
     EarlyHandOut: "a job is handed out again before its lease is over",
     CancelLostAtExpiry: "a lost job is queued again although it was canceled",
     CancelLostAtRelease: "a job that is given back is queued although it was canceled",
+    LateClaimTrusted: "a claim that was answered late has its whole lease before it",
+    BegunLate: "a new process gives a job to the cell of an old one, however late it is",
     LostAtOnce: "a job is given up with tries left",
 }
 

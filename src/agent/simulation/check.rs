@@ -175,7 +175,8 @@ fn expired_rightly(seen: &Seen, scenario: &Scenario, job: &Job, wrong: &mut Vec<
     let grants: Vec<_> = grants.collect();
     for (at, attempt) in grants.iter().skip(1) {
         let before = AttemptId::new(job.id, attempt.attempt - 1);
-        if seen.any(|note| matches!(note, Note::Released { attempt } if *attempt == before)) {
+        let gone = job.history.iter().filter(|event| event.attempt == before.attempt && event.phase == Phase::Queued);
+        if gone.last().is_some_and(|event| event.reason != "lease_expired") {
             continue;
         }
         let Some((granted, agent)) = seen.granted(before, *at) else {
@@ -185,7 +186,12 @@ fn expired_rightly(seen: &Seen, scenario: &Scenario, job: &Job, wrong: &mut Vec<
         if *at + Duration::from_millis(2) < granted + Duration::from_millis(lease) {
             wrong.push(format!("attempt {} was handed out while {} had its lease", attempt.attempt, before.attempt));
         }
-        if seen.disturbed_for(agent, granted, *at) < Duration::from_millis(lease / 2) {
+        // A process that died may not have known of it.
+        let died = seen
+            .disturbances
+            .iter()
+            .any(|one| one.what == "a crash" && one.agent == Some(agent) && one.from >= granted && one.from <= *at);
+        if !died && seen.disturbed_for(agent, granted, *at) < Duration::from_millis(lease / 2) {
             wrong.push(format!("attempt {} lost its lease, and nothing was in the way of a renewal", before.attempt));
         }
     }

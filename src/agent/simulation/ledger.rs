@@ -26,9 +26,6 @@ pub(super) enum Note {
         report: Box<Report>,
         reported: Reported,
     },
-    Released {
-        attempt: AttemptId,
-    },
     FlushFailed {
         attempt: AttemptId,
     },

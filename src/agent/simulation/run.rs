@@ -464,6 +464,8 @@ impl<'a> Stage<'a> {
 
     /// Ends the agents, which have nothing left to wait for.
     async fn close(&mut self) {
+        // An answer to a claim may still be late.
+        tokio::time::sleep(Duration::from_secs(40)).await;
         for node in &self.nodes {
             node.wire.renewed();
         }

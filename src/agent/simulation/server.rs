@@ -161,6 +161,7 @@ impl Flaky {
         taken: &mut Vec<Grant>,
     ) -> Result<(), BackendError> {
         let door = flight.there().await?;
+        let since = flight.began;
         let granted = tokio::select! {
             biased;
             granted = door.claim(ask, stop) => granted?,
@@ -169,7 +170,8 @@ impl Flaky {
         for grant in &granted {
             self.note(Note::Granted { attempt: grant.attempt });
         }
-        taken.extend(granted);
+        // As over a network: nobody knows when it was claimed, only when it was asked for.
+        taken.extend(granted.into_iter().map(|grant| Grant { since, ..grant }));
         flight.back().await
     }
 
@@ -279,7 +281,7 @@ impl Backend for Flaky {
     fn claim<'a>(&'a self, ask: Ask, stop: &'a CancellationToken) -> BoxFuture<'a, Result<Vec<Grant>, BackendError>> {
         Box::pin(async move {
             let mut flight = self.begin(Call::Claim);
-            let (began, how) = (flight.began, flight.how);
+            let how = flight.how;
             // What an earlier answer had.
             let mut got = std::mem::take(&mut *self.late());
             let mut taken = Vec::new();
@@ -291,7 +293,7 @@ impl Backend for Flaky {
                     }
                     got.extend(taken);
                     for grant in &got {
-                        self.note(Note::Heard { attempt: grant.attempt, sent: began });
+                        self.note(Note::Heard { attempt: grant.attempt, sent: grant.since });
                     }
                     Ok(got)
                 }
@@ -379,9 +381,6 @@ impl Backend for Flaky {
         Box::pin(async move {
             let mut flight = self.begin(Call::Release);
             let step = flight.there().await?.release(attempt, token, reason).await?;
-            if step == Step::Applied {
-                self.note(Note::Released { attempt });
-            }
             flight.back().await?;
             Ok(step)
         })

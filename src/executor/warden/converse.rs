@@ -58,6 +58,8 @@ pub struct Finished {
     pub cause: Cause,
     /// When the job started, by the agent's clock.
     pub started_at: Option<UnixMillis>,
+    /// The job was not begun: the cell waits for it as an earlier process left it.
+    pub not_begun: bool,
     /// What it used.
     pub usage: Option<Usage>,
     /// Isolation facts as read and tried from inside.
@@ -139,6 +141,8 @@ struct Talk<'a, C: Cell> {
     links: u32,
     /// There was a process before this one.
     resumed: bool,
+    /// The spec may have reached the warden, and nothing said that it was refused.
+    may_have_run: bool,
     output: Option<LinkOutput>,
     input: Option<LinkInput>,
     decoder: Decoder,
@@ -184,6 +188,7 @@ pub async fn converse<C: Cell + Sync>(
         first_epoch: 0,
         links: 0,
         resumed: first.is_none(),
+        may_have_run: first.is_none(),
         output: None,
         input: None,
         decoder: Decoder::new(),
@@ -283,7 +288,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 self.started_at = Some(UnixMillis::now());
                 progress(Progress::Started);
             }
-            Action::Over(over) => self.over = Some(*over),
+            Action::Over(over) => {
+                self.may_have_run &= !matches!(*over, Over::Broken(Cause::CellWeaker { .. }));
+                self.over = Some(*over);
+            }
         }
     }
 
@@ -321,6 +329,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         if self.sent == self.to_send.len() {
             self.to_send.clear();
             self.sent = 0;
+            // The first of what is sent is the spec.
+            self.may_have_run = true;
         }
     }
 
@@ -474,14 +484,19 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             }
             Over::Broken(cause) => {
                 // Nothing can be missing where nothing ever ran.
-                log.complete = self.started_at.is_none() && !self.resumed || mutant!(AlwaysComplete);
+                log.complete = !self.may_have_run || mutant!(AlwaysComplete);
                 (cause.clone(), None)
+            }
+            Over::NotBegun => {
+                log.complete = true;
+                (Cause::LeaseExpired, None)
             }
         };
         Finished {
             cause,
             started_at,
             usage,
+            not_begun: over == Over::NotBegun,
             receipt,
             log,
             skipped_bytes: self.skipped,

@@ -112,6 +112,8 @@ pub(super) enum Over {
     Exited(Exit),
     /// The session ended without the warden's word.
     Broken(Cause),
+    /// An earlier process made the cell and never got to giving it the job.
+    NotBegun,
 }
 
 #[derive(Debug, PartialEq)]
@@ -129,6 +131,8 @@ pub(super) struct Session {
     attempt: String,
     state: State,
     linked: bool,
+    /// There was a process before this one.
+    resumed: bool,
     /// Attaches since anything useful came.
     fruitless: u32,
     /// The highest sequence number in the log store.
@@ -162,6 +166,7 @@ impl Session {
             attempt,
             state: State::Greeting { until: GREETING_MS },
             linked: false,
+            resumed: false,
             fruitless: 0,
             stored,
             received: stored,
@@ -191,6 +196,7 @@ impl Session {
     /// find out whether there can be one.
     pub(super) fn resumed(mut self) -> Self {
         self.state = State::Greeting { until: u64::MAX };
+        self.resumed = true;
         self
     }
 
@@ -238,10 +244,9 @@ impl Session {
             Input::Stored(seq) => self.stored_up_to(seq, &mut actions),
             Input::Stop { reason, force } => self.stop_for(reason, force, now, &mut actions),
             Input::Renewed(remaining_ms) => {
-                self.lease_until = Some(now.saturating_add(remaining_ms));
-                if !mutant!(LeaseNotTold) {
-                    self.send(ToWarden::Lease { remaining_ms }, &mut actions);
-                }
+                // An answer that was overtaken takes nothing back.
+                self.lease_until = self.lease_until.max(Some(now.saturating_add(remaining_ms)));
+                self.tell_lease(now, &mut actions);
             }
             Input::Tick => self.tick(now, &mut actions),
         }
@@ -273,7 +278,14 @@ impl Session {
             // The spec follows at once, unasked: waiting for the hello would cost a round trip. The warden takes it
             // only if it has none for this attempt, and starts nothing before its own comparison of the receipt.
             *until = now + GREETING_MS;
-            actions.push_back(Action::SendSpec);
+            // Unless the warden should have it from an earlier process. When it has not, much time may have passed: the job may be
+            // another agent's by now.
+            if !self.resumed || mutant!(BegunLate) {
+                actions.push_back(Action::SendSpec);
+            }
+        } else {
+            // The last word of it may have been lost with the link.
+            self.tell_lease(now, actions);
         }
         if let Some(reason) = self.stop {
             self.send(self.stop_message(reason), actions);
@@ -324,6 +336,9 @@ impl Session {
                 }
                 self.receipt = receipt;
                 match (state, &self.state) {
+                    (WardenState::Waiting, State::Greeting { .. }) if self.resumed && !mutant!(BegunLate) => {
+                        self.over(Over::NotBegun, actions);
+                    }
                     (WardenState::Waiting, State::Greeting { .. }) => {
                         self.state = State::Committed { until: now + START_MS };
                     }
@@ -380,7 +395,11 @@ impl Session {
         self.wall_until = Some(now.saturating_add(self.wall_ms).saturating_add(STOP_SLACK_MS));
         actions.push_back(Action::Started);
         // The warden counts from its commit, and the lease began earlier.
-        if let Some(until) = self.lease_until {
+        self.tell_lease(now, actions);
+    }
+
+    fn tell_lease(&self, now: u64, actions: &mut VecDeque<Action>) {
+        if let Some(until) = self.lease_until.filter(|_| !mutant!(LeaseNotTold)) {
             self.send(ToWarden::Lease { remaining_ms: until.saturating_sub(now) }, actions);
         }
     }
