@@ -13,6 +13,17 @@
 //! | 6 | [`agent`], [`server`] | claims and runs jobs; the HTTP API |
 //! | 7 | [`cli`] | the command line |
 
+/// True in a test that runs with this deliberate bug (`src/seeded/mutants.rs`); else false, at no cost.
+macro_rules! mutant {
+    ($name:ident) => {{
+        #[cfg(test)]
+        let active = $crate::seeded::active($crate::seeded::Mutant::$name);
+        #[cfg(not(test))]
+        let active = false;
+        active
+    }};
+}
+
 pub mod admission;
 pub mod agent;
 pub mod backend;
@@ -26,6 +37,8 @@ pub mod logstore;
 pub mod net;
 pub mod protocol;
 pub mod queue;
+#[cfg(test)]
+pub(crate) mod seeded;
 pub mod server;
 pub mod supervise;
 pub mod telemetry;

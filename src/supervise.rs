@@ -15,6 +15,28 @@ pub fn spawn<T: Send + 'static>(name: &'static str, task: impl Future<Output = T
     })
 }
 
+/// Runs `work`, which may block, on a thread that may.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    #[cfg(test)]
+    let work = match crate::seeded::in_place(work).await {
+        Ok(done) => return done,
+        Err(work) => work,
+    };
+    tokio::task::spawn_blocking(work).await.expect("work that blocks does not panic")
+}
+
+/// Marks a task as one of this process, which is frozen and killed with it: in tests, a process is not all there is.
+#[cfg(test)]
+pub(crate) fn of_this_process<F: Future>(task: F) -> impl Future<Output = F::Output> + use<F> {
+    crate::seeded::within(task)
+}
+
+/// Marks a task as one of this process.
+#[cfg(not(test))]
+pub(crate) fn of_this_process<F: Future>(task: F) -> F {
+    task
+}
+
 /// Complains when a task is dropped by a panic.
 struct Guard {
     name: &'static str,

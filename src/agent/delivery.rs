@@ -1,8 +1,9 @@
-//! The way of a report to its backend: the output first, then the report, for as long as it takes. The journal keeps the report
-//! until the backend has it, so a delivery may be dropped at any moment, and the next process begins it anew.
+//! The way of a report to its backend: the output first, then the report, for as long as it takes; and the way back of what an
+//! earlier process did not begin. The journal keeps the entry until the backend knows, so either may be dropped at any moment,
+//! and the next process begins it anew.
 
 use crate::backend::{Backend, BackendError};
-use crate::job::Report;
+use crate::job::{AttemptId, Report};
 use crate::journal::{Entry, Journal};
 use crate::net::{Retry, pauses};
 use crate::protocol::agent::{AttemptStanding, Reported};
@@ -28,6 +29,43 @@ pub(super) struct Delivery {
     pub(super) again: bool,
 }
 
+/// Gives back an attempt that an earlier process was about to begin, and forgets it; as long as it takes.
+pub(super) async fn return_left(backend: &dyn Backend, journal: &dyn Journal, entry: &Entry) {
+    let attempt = entry.key.attempt;
+    let mut pauses = pauses(PAUSES.0, PAUSES.1);
+    while let Err(error) = backend.release(attempt, entry.token, "agent_restarted").await {
+        pause("what was not begun could not be given back yet", attempt, backend, &error, &mut pauses).await;
+    }
+    forget(journal, entry).await;
+}
+
+/// Until an entry is gone, another process would settle it again: harmless, and still not left at that.
+async fn forget(journal: &dyn Journal, entry: &Entry) {
+    if mutant!(EntriesStay) {
+        return;
+    }
+    while let Err(error) = journal.remove(&entry.key).await {
+        tracing::error!(%error, attempt = %entry.key.attempt, "it is settled, and its entry stays for the moment");
+        tokio::time::sleep(JOURNAL_PAUSE).await;
+    }
+}
+
+async fn pause(
+    what: &str,
+    attempt: AttemptId,
+    backend: &dyn Backend,
+    error: &BackendError,
+    pauses: &mut (impl Iterator<Item = Duration> + Send),
+) {
+    let pause = match error.retry {
+        Retry::Never => REFUSED_PAUSE,
+        Retry::Transient => pauses.next().unwrap_or(PAUSES.1),
+        Retry::Throttled(pause) => pause,
+    };
+    tracing::warn!(%attempt, backend = backend.name(), %error, again_in = ?pause, what);
+    tokio::time::sleep(pause).await;
+}
+
 impl Delivery {
     /// Ends when the backend has the report, or does not want it any more; `told` hears of that first.
     pub(super) async fn run(self, told: Option<oneshot::Sender<()>>) {
@@ -39,7 +77,7 @@ impl Delivery {
                     self.backend.log_began(attempt, token);
                 }
                 // The end leaves last: whoever sees it can read all of the output.
-                if !self.backend.flush_log(attempt, report.log.frames).await {
+                if !mutant!(ReportBeforeFlush) && !self.backend.flush_log(attempt, report.log.frames).await {
                     tracing::error!(%attempt, "the backend does not have all of the output; the report says so");
                     report.log.complete = false;
                 }
@@ -49,11 +87,7 @@ impl Delivery {
         // Nobody may be waiting.
         let _ = told.map(|told| told.send(()));
         self.backend.log_done(attempt);
-        // Until it is gone, another process would deliver again: harmless, and still not left at that.
-        while let Err(error) = self.journal.remove(&self.entry.key).await {
-            tracing::error!(%error, %attempt, "the end is delivered, and its entry stays for the moment");
-            tokio::time::sleep(JOURNAL_PAUSE).await;
-        }
+        forget(self.journal.as_ref(), &self.entry).await;
     }
 
     /// A backend that takes every report twice is asked before one is given again.
@@ -79,19 +113,14 @@ impl Delivery {
                     let attempt = report.attempt;
                     return tracing::warn!(%attempt, "the backend does not want the report: the lease is not ours any more");
                 }
+                Err(_) if mutant!(ReportedOnce) => return,
                 Err(error) => self.pause(&error, &mut pauses).await,
             }
         }
     }
 
     async fn pause(&self, error: &BackendError, pauses: &mut (impl Iterator<Item = Duration> + Send)) {
-        let pause = match error.retry {
-            Retry::Never => REFUSED_PAUSE,
-            Retry::Transient => pauses.next().unwrap_or(PAUSES.1),
-            Retry::Throttled(pause) => pause,
-        };
-        let (attempt, backend) = (self.entry.key.attempt, self.backend.name());
-        tracing::warn!(%attempt, backend, %error, again_in = ?pause, "the end could not be delivered yet");
-        tokio::time::sleep(pause).await;
+        let attempt = self.entry.key.attempt;
+        pause("the end could not be delivered yet", attempt, self.backend.as_ref(), error, pauses).await;
     }
 }

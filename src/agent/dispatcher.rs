@@ -5,7 +5,7 @@
 //! runner that is too busy to take it is told again.
 
 use super::claims::Claims;
-use super::renewals::{Renewals, lease, usable};
+use super::renewals::{Renewals, grace, lease, usable};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
@@ -17,6 +17,7 @@ use crate::job::{AttemptId, Cause, JobId, LeaseToken, Millis};
 use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{Load, Renewed};
+use crate::supervise;
 use crate::telemetry::Metrics;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -44,6 +45,8 @@ const MOST_EARLY: usize = 256;
 const FIND_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at the executor, and after it was seen to be unavailable.
 pub(super) const PROBE_PAUSE: Duration = Duration::from_secs(5);
+/// A claim that was answered so fast is as good as a renewal.
+const FRESH: Duration = Duration::from_secs(1);
 /// On top of the grace, for runners to report and clean up when the drain time is over.
 const FORCED_SLACK: Duration = Duration::from_secs(15);
 
@@ -150,7 +153,7 @@ impl<E: Executor> Agent<E> {
         let mut listeners = JoinSet::new();
         for (index, backend) in self.backends.iter().enumerate() {
             backend.announce(&self.settings.announcement);
-            listeners.spawn(listen(index, backend.orders(), sender.clone()));
+            listeners.spawn(supervise::of_this_process(listen(index, backend.orders(), sender.clone())));
         }
         let table = Table {
             ledger: Ledger::new(self.settings.capacity),
@@ -315,7 +318,8 @@ impl<E: Executor> Table<E> {
         let backends = self.claims.states();
         self.agent.status.send_if_modified(|status| {
             let (starting, unavailable) = (self.unsettled.is_some(), status.unavailable.clone());
-            let now = Status { held, undelivered, starting, draining, backends, unavailable };
+            let free = self.ledger.free();
+            let now = Status { held, free, undelivered, starting, unavailable, draining, backends };
             let changed = *status != now;
             *status = now;
             changed
@@ -331,28 +335,29 @@ impl<E: Executor> Table<E> {
             self.agent.metrics.claims_total.inc();
             self.agent.metrics.claimed_jobs_total.inc_by(claims.len() as u64);
         }
-        let mut renew = false;
+        let mut unsure = false;
         for claim in claims {
             let key = (backend, claim.attempt);
-            if self.held.contains_key(&key) {
+            if self.held.contains_key(&key) && !mutant!(DuplicateRun) {
                 // An answer that came twice.
                 tracing::debug!(attempt = %claim.attempt, "is here already");
                 continue;
             }
             let lost_after = claim.spec.lost_after();
             let lease = lease(self.agent.backends[backend].as_ref(), lost_after);
-            let until = claim.since.map(|since| since + usable(lease));
-            renew |= until.is_none();
-            let (held, orders) = Held::new(claim.token, lost_after, until);
+            let since = if mutant!(LateClaimTrusted) { Instant::now() } else { claim.since };
+            unsure |= since.elapsed() > FRESH;
+            let until = since + usable(lease, grace(lease, self.agent.settings.grace));
+            let (held, orders) = Held::new(claim.token, lost_after, Some(until));
             if let Some(force) = self.early.get(&(backend, claim.attempt.job)) {
                 tell(claim.attempt, &held, Stop { reason: StopReason::Cancel, force: *force });
             }
             self.held.insert(key, held);
             self.waiting.push_back(Waiting { backend, claim, orders });
         }
-        if renew {
-            // The claim may have been made long before its answer came: the lease is what the next answer says.
-            self.renew(backend);
+        if unsure {
+            // How much of their leases is left, only a renewal can tell.
+            self.renew_now(backend);
         }
         self.early.retain(|(of, _), _| *of != backend);
     }
@@ -363,6 +368,7 @@ impl<E: Executor> Table<E> {
             let asked = first.claim.spec.resources();
             let permit = match self.ledger.could_fit(asked) {
                 Err(cause) => Err(cause),
+                Ok(()) if mutant!(FreePermits) => Ok(Ledger::new(self.ledger.capacity()).keep(asked)),
                 Ok(()) => match self.ledger.reserve(asked) {
                     Some(permit) => Ok(permit),
                     None => return,
@@ -387,6 +393,8 @@ impl<E: Executor> Table<E> {
         let settings = Arc::clone(&self.agent.settings);
         let backend = Arc::clone(&self.agent.backends[index]);
         let lease = lease(backend.as_ref(), entry.spec.lost_after());
+        let grace = grace(lease, settings.grace);
+        let usable = usable(lease, grace);
         let attempt = permit.and_then(|permit| {
             let resolved = resolve(&entry.spec, &settings.presets);
             // The warden of a cell that runs already has been told.
@@ -396,8 +404,8 @@ impl<E: Executor> Table<E> {
                 spec: Arc::new(entry.spec.clone()),
                 image,
                 argv,
-                grace: settings.grace,
-                lease: usable(lease).into(),
+                grace: grace.into(),
+                lease: if mutant!(WardenWithoutLease) { Duration::ZERO } else { usable }.into(),
             };
             Ok(Attempt { order, permit, adopted })
         });
@@ -412,7 +420,7 @@ impl<E: Executor> Table<E> {
             reconnect: settings.reconnect,
             ends: self.ends.0.clone(),
         };
-        let task = self.runners.spawn(runner.run(attempt, orders));
+        let task = self.runners.spawn(supervise::of_this_process(runner.run(attempt, orders)));
         self.tasks.insert(task.id(), key);
     }
 
@@ -452,14 +460,18 @@ impl<E: Executor> Table<E> {
     fn deliver(&mut self, End { delivery, told }: End) {
         let Some(index) = self.backend_of(&delivery.entry.key) else { return };
         let key = (index, delivery.entry.key.attempt);
-        self.deliveries.spawn(async move {
+        if mutant!(EndsNotDelivered) {
+            return;
+        }
+        self.deliveries.spawn(supervise::of_this_process(async move {
             delivery.run(told).await;
             key
-        });
+        }));
     }
 
     fn delivered(&mut self, delivered: Result<Key, task::JoinError>) {
         match delivered {
+            Ok(_) if mutant!(HeldForEver) => {}
             Ok(key) => drop(self.held.remove(&key)),
             Err(error) => tracing::error!(%error, "a delivery panicked; the next start begins it anew"),
         }
@@ -469,7 +481,7 @@ impl<E: Executor> Table<E> {
 
     fn ordered(&mut self, backend: usize, order: Option<(JobId, bool)>) {
         // What was missed is in the answers to a renewal.
-        let Some((job, force)) = order else { return self.renew(backend) };
+        let Some((job, force)) = order else { return self.renew_now(backend) };
         if self.early.len() < MOST_EARLY {
             *self.early.entry((backend, job)).or_default() |= force;
         }
@@ -483,8 +495,18 @@ impl<E: Executor> Table<E> {
 
     pub(super) fn renew_all(&mut self) {
         self.renewals.next_round();
+        if mutant!(NoRenewals) {
+            return;
+        }
         for backend in 0..self.agent.backends.len() {
             self.renew(backend);
+        }
+    }
+
+    /// Also when one is under way, which may have left too early.
+    fn renew_now(&mut self, index: usize) {
+        if !self.renewals.follow(index) {
+            self.renew(index);
         }
     }
 
@@ -492,7 +514,7 @@ impl<E: Executor> Table<E> {
         let held = || self.held.iter().filter(|((of, _), _)| *of == index);
         let Some(shortest) = held().map(|(_, held)| self.lease(index, held)).min() else { return };
         let leases = held().map(|((_, attempt), held)| (*attempt, held.token)).collect();
-        self.renewals.send(index, leases, shortest / 3);
+        self.renewals.send(index, leases, shortest);
     }
 
     /// Term of an attempt's lease.
@@ -500,18 +522,27 @@ impl<E: Executor> Table<E> {
         lease(self.agent.backends[index].as_ref(), held.lost_after)
     }
 
+    /// How much of it its job may use.
+    fn usable(&self, index: usize, held: &Held) -> Duration {
+        let lease = self.lease(index, held);
+        usable(lease, grace(lease, self.agent.settings.grace))
+    }
+
     fn renewed(&mut self, index: usize, sent: Instant, answers: Vec<(AttemptId, Renewed)>) {
-        if self.renewals.missed(index) {
+        if self.renewals.again(index) {
             self.renew(index);
         }
         for (attempt, answer) in answers {
             let Some(held) = self.held.get(&(index, attempt)) else { continue };
             match answer {
                 Renewed::Renewed { cancel_requested, .. } => {
+                    let sent = if mutant!(RenewalFromAnswer) { Instant::now() } else { sent };
                     // What it gives is never less than what an earlier one gave.
-                    let until = sent + usable(self.lease(index, held));
-                    held.until.send_modify(|known| *known = (*known).max(Some(until)));
-                    if cancel_requested {
+                    let until = sent + self.usable(index, held);
+                    if !mutant!(RenewalNotTold) {
+                        held.until.send_modify(|known| *known = (*known).max(Some(until)));
+                    }
+                    if cancel_requested && !mutant!(CancelForgotten) {
                         // It does not say whether the cancel was forced; one that was, and came, is not weakened by this.
                         tell(attempt, held, Stop { reason: StopReason::Cancel, force: false });
                     }

@@ -20,4 +20,6 @@ pub use dispatcher::Agent;
 pub use settings::{AgentSettings, Drained, Status};
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

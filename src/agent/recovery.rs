@@ -44,18 +44,23 @@ pub(super) fn plan(entries: Vec<Entry>, present: Vec<Present>) -> Plan {
     for entry in entries {
         match entry.stage {
             Stage::Intent => plan.give_back.push(entry),
+            Stage::Ended(_) if mutant!(EndsLeftForgotten) => {}
             Stage::Ended(_) => plan.deliver.push(entry),
+            Stage::Committed if mutant!(CommittedGivenBack) => plan.give_back.push(entry),
             Stage::Committed => match cells.remove(&entry.key.attempt) {
-                Some(cell) if cell.running => plan.adopt.push((entry, cell)),
+                Some(cell) if cell.running && !mutant!(NothingAdopted) => plan.adopt.push((entry, cell)),
                 Some(cell) => {
                     plan.remove.push(cell);
                     plan.lost.push((entry, "it had ended when the agent came back"));
                 }
+                None if mutant!(LostForgotten) => {}
                 None => plan.lost.push((entry, "it was gone when the agent came back")),
             },
         }
     }
-    plan.remove.extend(cells.into_values());
+    if !mutant!(StraysStay) {
+        plan.remove.extend(cells.into_values());
+    }
     plan
 }
 

@@ -31,9 +31,15 @@ pub(super) fn lease(backend: &dyn Backend, lost_after: Option<Millis>) -> Durati
     backend.capabilities().lease.map_or(OWN_LEASE, |lease| lost_after.unwrap_or(lease)).as_duration()
 }
 
-/// How much of a lease a job may use.
-pub(super) fn usable(lease: Duration) -> Duration {
-    lease - MARGIN.min(lease / 4)
+/// Between TERM and KILL for a job with this lease: of a short one, it is a quarter.
+pub(super) fn grace(lease: Duration, grace: Millis) -> Duration {
+    grace.as_duration().min(lease / 4)
+}
+
+/// How much of a lease a job may use: it must be gone before the end, also when it does not hear that it is asked to go.
+pub(super) fn usable(lease: Duration, grace: Duration) -> Duration {
+    let grace = if mutant!(GraceBeyondLease) { Duration::ZERO } else { grace };
+    lease - grace - MARGIN.min(lease / 4)
 }
 
 /// The renewals.
@@ -42,17 +48,17 @@ pub(super) struct Renewals {
     /// At most one for each backend.
     flying: FuturesUnordered<BoxFuture<'static, Answered>>,
     under_way: Vec<bool>,
-    /// Backends that were to be asked while one was on its way.
-    missed: Vec<bool>,
+    /// One was wanted while another one was under way, which may have left too early for what it is wanted for.
+    again: Vec<bool>,
     /// When the last round began.
     round: Instant,
 }
 
 impl Renewals {
     pub(super) fn new(backends: &[Arc<dyn Backend>]) -> Self {
-        let none = vec![false; backends.len()];
-        let (under_way, missed) = (none.clone(), none);
-        Self { backends: backends.to_vec(), flying: FuturesUnordered::new(), under_way, missed, round: Instant::now() }
+        let under_way = vec![false; backends.len()];
+        let (flying, again) = (FuturesUnordered::new(), under_way.clone());
+        Self { backends: backends.to_vec(), flying, under_way, again, round: Instant::now() }
     }
 
     /// When the next round is due: after a third of the shortest lease, so that two may fail before it runs out.
@@ -66,18 +72,9 @@ impl Renewals {
         self.round = Instant::now();
     }
 
-    /// Another one is wanted at once: something came while the last one was on its way.
-    pub(super) fn missed(&mut self, index: usize) -> bool {
-        std::mem::take(&mut self.missed[index])
-    }
-
-    /// Sends a renewal of what is held for one backend; when one is on its way, it is remembered that this one is wanted.
+    /// Sends a renewal of what is held for one backend, unless one is on its way.
     pub(super) fn send(&mut self, index: usize, leases: Leases, shortest: Duration) {
-        if leases.is_empty() {
-            return;
-        }
-        if std::mem::replace(&mut self.under_way[index], true) {
-            self.missed[index] = true;
+        if leases.is_empty() || std::mem::replace(&mut self.under_way[index], true) {
             return;
         }
         let backend = Arc::clone(&self.backends[index]);
@@ -91,6 +88,17 @@ impl Renewals {
             });
             (index, sent, leases, answer)
         }));
+    }
+
+    /// Whether one is under way; another one then follows it.
+    pub(super) fn follow(&mut self, index: usize) -> bool {
+        self.again[index] = self.under_way[index];
+        self.again[index]
+    }
+
+    /// Whether one is to follow the one that was just answered.
+    pub(super) fn again(&mut self, index: usize) -> bool {
+        std::mem::take(&mut self.again[index])
     }
 
     /// The next answer: whose, when it was asked for, and what it says of each attempt. Pending when none is on its way.

@@ -13,6 +13,7 @@ use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
 use crate::protocol::agent::Step;
+use crate::supervise;
 use crate::telemetry::Metrics;
 use std::future::Future;
 use std::sync::Arc;
@@ -25,8 +26,9 @@ use tracing::Instrument;
 const REPORT_FIRST: Duration = Duration::from_millis(500);
 /// First and longest pause between tries to take over a cell.
 const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// For the first renewal of a claim to be answered.
-const LEASE_KNOWN: Duration = Duration::from_secs(15);
+/// A renewal that says whether an attempt is still ours is waited for as long as this: it is sent at once, and repeated in
+/// the next round.
+const UNSURE: Duration = Duration::from_secs(30);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
 
@@ -97,7 +99,10 @@ impl<E: Executor> Runner<E> {
 
     async fn begin(mut self, order: CellOrder, mut orders: Orders) -> Outcome {
         // The intent, before the first effect outside: the cell's name derives from the attempt.
-        if let Err(error) = self.journal.put(&self.entry).await {
+        if !mutant!(NoIntent)
+            && let Err(error) = self.journal.put(&self.entry).await
+            && !mutant!(IntentErrorIgnored)
+        {
             return self.unable("intent_not_journaled", error.to_string()).await;
         }
         let (attempt, token) = (self.entry.key.attempt, self.entry.token);
@@ -114,6 +119,10 @@ impl<E: Executor> Runner<E> {
                 return Outcome::GivenBack;
             }
         }
+        // One that came meanwhile saves the cell.
+        if let Ok(Stop { reason, .. }) = orders.stops.try_recv() {
+            return self.end(never_ran(&self.entry, stopped(reason)), None).await;
+        }
         let asked = Instant::now();
         // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
         let mut stop = None;
@@ -121,14 +130,16 @@ impl<E: Executor> Runner<E> {
             let mut acquire = std::pin::pin!(self.executor.acquire(&order));
             loop {
                 tokio::select! {
+                    // A stop that is there counts; nothing runs yet that a grace could be for.
+                    biased;
+                    Some(Stop { reason, .. }) = orders.stops.recv() => stop = stop.max(Some(reason)),
                     acquired = &mut acquire => break acquired,
-                    // Nothing runs yet that a grace could be for.
-                    Some(Stop { reason, .. }) = orders.stops.recv(), if stop.is_none() => stop = Some(reason),
                 }
             }
         };
+        let sure = acquired.is_err() || stop.is_some() || lasts(&mut orders.lease).await;
         if let Some(reason) = stop {
-            let made = acquired.ok().map(|(cell, link)| (cell, Some(link)));
+            let made = acquired.ok().map(|(cell, link)| (cell, Some(link))).filter(|_| !mutant!(StoppedCellStays));
             return self.end(never_ran(&self.entry, stopped(reason)), made).await;
         }
         let (cell, link) = match acquired {
@@ -136,19 +147,24 @@ impl<E: Executor> Runner<E> {
             Err(NoCell::Failed(cause)) => return self.end(never_ran(&self.entry, cause), None).await,
             Err(NoCell::Unavailable(reason)) => return self.unable("no_cell", reason).await,
         };
-        self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
-        if !lasts(&mut orders.lease).await {
-            tracing::warn!("the right to run it was over when its cell was there; it was not started");
+        if !sure {
+            tracing::error!("the claim was answered late, and no renewal was; nothing was started");
             drop(link);
             cell.destroy().await;
-            self.give_back("lease_over").await;
+            self.give_back("lease_unsure").await;
             return Outcome::GivenBack;
         }
+        self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
         // From here on the job may run: nobody who finds this entry may hand it out again.
         self.entry.stage = Stage::Committed;
-        if let Err(error) = self.journal.put(&self.entry).await {
+        if !mutant!(CommittedNotJournaled)
+            && let Err(error) = self.journal.put(&self.entry).await
+            && !mutant!(CommitErrorIgnored)
+        {
             drop(link);
-            cell.destroy().await;
+            if !mutant!(UncommittedCellStays) {
+                cell.destroy().await;
+            }
             return self.unable("start_not_journaled", error.to_string()).await;
         }
         self.talk(order, (cell, Some(link)), orders).await
@@ -157,7 +173,7 @@ impl<E: Executor> Runner<E> {
     /// Goes on where an earlier process was.
     async fn go_on(mut self, order: CellOrder, present: &Present, orders: Orders) -> Outcome {
         // Before the first word to the warden: the session numbers of this process are above those of the last one.
-        self.entry.generation += 1;
+        self.entry.generation += u32::from(!mutant!(GenerationNotRaised));
         if let Err(error) = self.journal.put(&self.entry).await {
             // The next process may choose numbers below those of this one, and would not be heard.
             tracing::error!(%error, "that the cell is taken over could not be journaled");
@@ -187,7 +203,10 @@ impl<E: Executor> Runner<E> {
 
     async fn talk(self, order: CellOrder, (cell, link): Made<E::Cell>, orders: Orders) -> Outcome {
         let (logs, id) = (self.logs.clone(), self.entry.key.attempt);
-        let writer = tokio::task::spawn_blocking(move || logs.create(id)).await.expect("creating a log does not panic");
+        if mutant!(LogBegunAnew) {
+            let _ = logs.remove_attempt(id);
+        }
+        let writer = supervise::blocking(move || logs.create(id)).await;
         let log = match writer {
             Ok(writer) => writer,
             Err(error) => {
@@ -214,13 +233,13 @@ impl<E: Executor> Runner<E> {
             }
         };
         let (finished, ()) = tokio::join!(talk, tell);
-        self.count(&finished);
-        if finished.not_started {
-            tracing::info!("its warden never had the job; it goes back");
+        if finished.not_begun {
+            tracing::info!("the last process died before it gave the job to its cell; it goes back");
+            self.give_back("not_begun").await;
             cell.destroy().await;
-            self.give_back("agent_restarted").await;
             return Outcome::GivenBack;
         }
+        self.count(&finished);
         let farewell = finished.farewell;
         let report = Report {
             attempt: id,
@@ -253,7 +272,13 @@ impl<E: Executor> Runner<E> {
             self.metrics.job_duration_seconds.with_label_values(&[ending.verdict.name()]).observe(seconds);
         }
         let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..self.entry.clone() };
-        let journaled = self.journal.put(&entry).await;
+        let mut farewell = Some(farewell);
+        if mutant!(ClosedBeforeJournal)
+            && let Some(farewell) = farewell.take()
+        {
+            farewell.await;
+        }
+        let journaled = if mutant!(EndNotJournaled) { Ok(()) } else { self.journal.put(&entry).await };
         let (backend, journal) = (Arc::clone(&self.backend), Arc::clone(&self.journal));
         let (told, delivered) = oneshot::channel();
         // An adopted one may not have come to tell the backend of its output.
@@ -266,13 +291,18 @@ impl<E: Executor> Runner<E> {
             match journaled {
                 // The report first, since somebody waits for it; but a backend that is slow does not keep the cell.
                 Ok(()) => drop(timeout(REPORT_FIRST, delivered).await),
+                Err(_) if mutant!(EndErrorIgnored) => {}
                 Err(error) => {
                     tracing::error!(%error, "the end cannot be journaled; the cell keeps it until the backend has it");
                     let _ = delivered.await;
                 }
             }
-            farewell.await;
-            cell.destroy().await;
+            if let Some(farewell) = farewell {
+                farewell.await;
+            }
+            if !mutant!(CellsStay) {
+                cell.destroy().await;
+            }
         }
         Outcome::Ended { well: ending.verdict != Verdict::CellError }
     }
@@ -321,14 +351,19 @@ fn never_ran(entry: &Entry, cause: Cause) -> Report {
 /// The end of an attempt that may have run, and whose cell is gone; with what is left of its output.
 pub(super) async fn lost(entry: &Entry, reason: String, logs: &LogStore) -> Report {
     let (logs, attempt) = (logs.clone(), entry.key.attempt);
-    let log = tokio::task::spawn_blocking(move || logs.left(attempt)).await.unwrap_or_default();
+    let log = if mutant!(LostWithoutLog) {
+        LogTotals::default()
+    } else {
+        supervise::blocking(move || logs.left(attempt)).await
+    };
     Report { log, ..never_ran(entry, Cause::CellLost { reason }) }
 }
 
-/// Whether the right to run an attempt still lasts. One that only a renewal can tell is waited for: it was sent with the claim.
+/// Whether the right to run an attempt still lasts. An answer to a claim that was long on its way says nothing of how much of the lease
+/// is left: the answer to a renewal does, and is waited for.
 async fn lasts(lease: &mut watch::Receiver<Option<Instant>>) -> bool {
-    let known = timeout(LEASE_KNOWN, lease.wait_for(Option::is_some)).await;
-    matches!(known, Ok(Ok(until)) if until.is_some_and(|until| until > Instant::now()))
+    let lasts = |until: &Option<Instant>| until.is_some_and(|until| until > Instant::now());
+    matches!(timeout(UNSURE, lease.wait_for(lasts)).await, Ok(Ok(_)))
 }
 
 fn stopped(reason: StopReason) -> Cause {

@@ -32,6 +32,8 @@ pub struct AgentSettings {
 pub struct Status {
     /// Attempts that it runs, or is about to.
     pub held: usize,
+    /// What is free for jobs.
+    pub free: Capacity,
     /// Ends that its backends have not got yet.
     pub undelivered: usize,
     /// It has not settled yet what an earlier process left.

@@ -1,13 +1,15 @@
 //! Carries out what is decided about what an earlier process left. Ends are delivered and leases renewed from the first moment; what
 //! needs to know the cells waits until whoever runs them answers.
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, return_left};
 use super::dispatcher::{Held, PROBE_PAUSE, Table};
 use super::recovery::{Plan, plan};
 use super::runner::lost;
+use crate::admission::Ledger;
 use crate::executor::{Executor, Present};
 use crate::job::Report;
 use crate::journal::{Entry, EntryKey, Stage};
+use crate::supervise;
 use futures_util::StreamExt;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +26,7 @@ impl<E: Executor> Table<E> {
                 Err(error) => self.agent.set_unavailable(Some(error.to_string())),
             }
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(PROBE_PAUSE) => {}
                 () = drain.cancelled() => return false,
             }
@@ -97,21 +100,19 @@ impl<E: Executor> Table<E> {
         };
         let (held, orders) = Held::new(entry.token, entry.spec.lost_after(), None);
         self.held.insert((index, entry.key.attempt), held);
-        let permit = self.ledger.keep(entry.spec.resources());
+        let another = Ledger::new(self.ledger.capacity());
+        let ledger = if mutant!(AdoptWithoutKeep) { &another } else { &self.ledger };
+        let permit = ledger.keep(entry.spec.resources());
         self.start(index, entry, Ok(permit), Some(present), orders);
     }
 
     fn give_back_left(&mut self, entry: Entry) {
         let Some(index) = self.backend_of(&entry.key) else { return };
-        self.held.remove(&(index, entry.key.attempt));
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
-        self.chores.push(Box::pin(async move {
-            let attempt = entry.key.attempt;
-            match backend.release(attempt, entry.token, "agent_restarted").await {
-                Ok(_) => drop(journal.remove(&entry.key).await),
-                // The entry stays: the next start tries again, when its lease has long run out.
-                Err(error) => tracing::error!(%error, %attempt, "could not be given back; its lease will run out"),
-            }
+        let key = (index, entry.key.attempt);
+        self.deliveries.spawn(supervise::of_this_process(async move {
+            return_left(backend.as_ref(), journal.as_ref(), &entry).await;
+            key
         }));
     }
 
@@ -120,10 +121,10 @@ impl<E: Executor> Table<E> {
         let key = (index, entry.key.attempt);
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
         let delivery = Delivery { backend, journal, entry, report, again: true };
-        self.deliveries.spawn(async move {
+        self.deliveries.spawn(supervise::of_this_process(async move {
             delivery.run(None).await;
             key
-        });
+        }));
     }
 
     /// Reports an attempt as lost, with what is left of its output.
@@ -132,7 +133,7 @@ impl<E: Executor> Table<E> {
         let key = (index, entry.key.attempt);
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
         let logs = self.agent.logs.clone();
-        self.deliveries.spawn(async move {
+        self.deliveries.spawn(supervise::of_this_process(async move {
             let report = lost(&entry, reason.to_owned(), &logs).await;
             let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..entry };
             if let Err(error) = journal.put(&entry).await {
@@ -141,6 +142,6 @@ impl<E: Executor> Table<E> {
             }
             Delivery { backend, journal, entry, report, again: true }.run(None).await;
             key
-        });
+        }));
     }
 }

@@ -4,6 +4,7 @@ use super::{Embedded, Intake, IntakeError};
 use crate::job::{AttemptId, LeaseToken, LogTotals, Report};
 use crate::logstore::LogError;
 use crate::protocol::agent::{AttemptStanding, Reported};
+use crate::supervise;
 use std::sync::Arc;
 
 impl Embedded {
@@ -14,7 +15,7 @@ impl Embedded {
     /// Runs `work` on a thread that may block: it reads and syncs files.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(&Intake) -> T + Send + 'static) -> T {
         let intake = Arc::clone(self.intake());
-        tokio::task::spawn_blocking(move || work(&intake)).await.expect("work on a log does not panic")
+        supervise::blocking(move || work(&intake)).await
     }
 
     /// Gives a terminal report, of an agent elsewhere. What its log holds is what was received here, recomputed; the log is only

@@ -334,6 +334,7 @@ impl Embedded {
             // It was woken for a job that is not for it at the moment; somebody else may have room.
             self.waiting.pass_on(&place);
             tokio::select! {
+                biased;
                 () = place.woken() => {}
                 () = tokio::time::sleep_until(until) => return Ok(Vec::new()),
                 () = stop.cancelled() => return Ok(Vec::new()),
@@ -461,6 +462,7 @@ impl Embedded {
                 None
             });
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(expiry_pause(next, failed, UnixMillis::now())) => {}
                 () = stop.cancelled() => return,
             }

@@ -8,6 +8,7 @@ use crate::queue::StoreError;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use tokio::sync::broadcast;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The door, for one agent.
@@ -50,13 +51,13 @@ impl Backend for Local {
     fn claim<'a>(&'a self, ask: Ask, stop: &'a CancellationToken) -> Answer<'a, Vec<Grant>> {
         Box::pin(async move {
             let claims = self.backend.claim(&self.agent, &ask, stop).await?;
-            // Nothing lies between the claim and its answer.
-            let since = tokio::time::Instant::now();
+            // It was claimed just now, in this process.
+            let since = Instant::now();
             let grant = |claim: crate::queue::Claim| Grant {
                 attempt: claim.attempt,
                 token: claim.token,
                 spec: claim.spec,
-                since: Some(since),
+                since,
             };
             Ok(claims.into_iter().map(grant).collect())
         })

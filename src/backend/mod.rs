@@ -32,7 +32,6 @@ use crate::protocol::agent::{Announcement, AttemptStanding, Capabilities, Load, 
 use futures_util::future::BoxFuture;
 use std::time::Duration;
 use tokio::sync::broadcast;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A backend that did not do what it was asked.
@@ -67,8 +66,8 @@ pub struct Grant {
     pub token: LeaseToken,
     /// What to run.
     pub spec: JobSpec,
-    /// A moment at which the lease had not begun yet, and not long before; `None` when only a renewal can tell.
-    pub since: Option<Instant>,
+    /// The lease began at this moment or later: when it was first asked for, where nobody knows better.
+    pub since: tokio::time::Instant,
 }
 
 /// An answer that is on its way.

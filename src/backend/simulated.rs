@@ -51,7 +51,12 @@ impl Simulated {
             row.attempt += 1;
             row.phase = Phase::Claimed;
             let token = LeaseToken(u64::from(row.attempt));
-            Grant { attempt: AttemptId::new(row.id, row.attempt), token, spec: row.spec.clone(), since: None }
+            Grant {
+                attempt: AttemptId::new(row.id, row.attempt),
+                token,
+                spec: row.spec.clone(),
+                since: tokio::time::Instant::now(),
+            }
         };
         waiting.iter_mut().take(max as usize).map(grant).collect()
     }

@@ -31,7 +31,11 @@ impl SteadyClock {
         let expected = self.wall.plus(now.steady.saturating_duration_since(self.steady).into()).as_u64();
         let off = now.wall.as_u64().abs_diff(expected);
         let seconds = i64::try_from(off / 1000).unwrap_or(i64::MAX);
-        (off >= STEP_MS).then_some(if now.wall.as_u64() < expected { -seconds } else { seconds })
+        (off >= STEP_MS && !mutant!(ClockNotNoticed)).then_some(if now.wall.as_u64() < expected {
+            -seconds
+        } else {
+            seconds
+        })
     }
 }
 

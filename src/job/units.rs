@@ -252,7 +252,8 @@ fn virtual_now() -> Option<UnixMillis> {
         (UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)), std::time::Instant::now())
     });
     let elapsed = tokio::time::Instant::now().into_std().saturating_duration_since(*instant);
-    Some(wall.plus(elapsed.into()))
+    let now = wall.plus(elapsed.into());
+    Some(UnixMillis(now.0.saturating_add_signed(crate::seeded::clock_off())))
 }
 
 #[cfg(test)]

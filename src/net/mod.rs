@@ -24,7 +24,10 @@ pub enum Retry {
 /// Growing pauses between tries: from `first` on, doubled, at most `most`, each with a random part on top so that many who failed
 /// together do not come back together. Has no end; the caller's deadline is the end.
 pub fn pauses(first: Duration, most: Duration) -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::new()
+    let builder = ExponentialBuilder::new();
+    #[cfg(test)]
+    let builder = crate::seeded::random().map_or(builder, |seed| builder.with_jitter_seed(seed));
+    builder
         .with_min_delay(first)
         .with_max_delay(most)
         .with_factor(2.0)

@@ -13,11 +13,11 @@ use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, R
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The store.
-#[derive(Debug, Default)]
-pub struct MemoryStore(Mutex<Tables>);
+/// The store. Clones share their jobs.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<Tables>>);
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -97,7 +97,7 @@ impl MemoryStore {
 
     /// An empty one with limits on groups of jobs.
     pub fn with_groups(groups: Groups) -> Self {
-        Self(Mutex::new(Tables { groups, ..Tables::default() }))
+        Self(Arc::new(Mutex::new(Tables { groups, ..Tables::default() })))
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {

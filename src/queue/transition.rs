@@ -171,7 +171,7 @@ impl Row {
             return Applied::Refused;
         }
         self.tries = self.tries.saturating_sub(1);
-        if self.job.cancel_requested {
+        if self.job.cancel_requested && !mutant!(CancelLostAtRelease) {
             self.end(Cause::Canceled, now);
             return Applied::Applied;
         }
@@ -220,12 +220,13 @@ impl Row {
 
     /// Settles it if its lease ran out.
     pub(super) fn expire(&mut self, now: UnixMillis, max_attempts: u32) -> Option<Expired> {
-        if self.lease.is_none_or(|lease| lease.until > now) {
+        let early = Millis::from_secs(if mutant!(EarlyHandOut) { 4 } else { 0 });
+        if self.lease.is_none_or(|lease| lease.until > now.plus(early)) {
             return None;
         }
-        if self.job.cancel_requested {
+        if self.job.cancel_requested && !mutant!(CancelLostAtExpiry) {
             self.end(Cause::Canceled, now);
-        } else if self.tries >= max_attempts {
+        } else if self.tries >= max_attempts || mutant!(LostAtOnce) {
             self.end(Cause::AgentLost { attempts: self.tries }, now);
         } else {
             self.enter(Phase::Queued, now, "lease_expired");

@@ -21,6 +21,7 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uplink::{Flushing, Uplink};
 
@@ -67,12 +68,20 @@ pub struct Http {
     claim: tokio::sync::Mutex<ClaimNumber>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ClaimNumber {
     session: String,
     number: u64,
     /// The answer to this number has not come.
     open: bool,
+    /// When it was sent for the first time.
+    since: Instant,
+}
+
+impl ClaimNumber {
+    fn new(session: String) -> Self {
+        Self { session, number: 0, open: false, since: Instant::now() }
+    }
 }
 
 #[derive(Debug)]
@@ -142,7 +151,7 @@ impl Http {
             orders: broadcast::channel(ORDERS).0,
         });
         crate::supervise::spawn("log stream", link::run(Arc::clone(&shared), stop));
-        Ok(Self { shared, claim: tokio::sync::Mutex::default() })
+        Ok(Self { shared, claim: tokio::sync::Mutex::new(ClaimNumber::new(String::new())) })
     }
 
     /// Its breaker's state: `admit`, `probe` or `refuse`.
@@ -150,20 +159,21 @@ impl Http {
         self.shared.breaker.lock().unwrap_or_else(PoisonError::into_inner).state()
     }
 
-    async fn claim_once(&self, ask: Ask, stop: &CancellationToken) -> Result<Vec<Claimed>, BackendError> {
+    async fn claim_once(&self, ask: Ask, stop: &CancellationToken) -> Result<(Vec<Claimed>, Instant), BackendError> {
         let mut state = self.claim.lock().await;
         // A session that was forgotten in the middle takes its numbers with it: the claim is made anew under the next one.
         for last in [false, true] {
             let session = tokio::select! {
                 session = self.shared.session() => session?,
-                () = stop.cancelled() => return Ok(Vec::new()),
+                () = stop.cancelled() => return Ok((Vec::new(), Instant::now())),
             };
             if state.session != session {
-                *state = ClaimNumber { session: session.clone(), ..ClaimNumber::default() };
+                *state = ClaimNumber::new(session.clone());
             }
             if !state.open {
                 state.number += 1;
                 state.open = true;
+                state.since = Instant::now();
             }
             // One that decides for everybody whether the backend is back must not take its time.
             let wait = if self.breaker() == "admit" { ask.wait } else { Duration::ZERO };
@@ -181,7 +191,7 @@ impl Http {
             match answer {
                 Ok(answer) => {
                     state.open = false;
-                    return Ok(answer.claims);
+                    return Ok((answer.claims, state.since));
                 }
                 Err(call::Refused::Session(error)) if last => return Err(error),
                 Err(call::Refused::Session(_)) => {}
@@ -192,14 +202,14 @@ impl Http {
                 }
             }
         }
-        Ok(Vec::new())
+        Ok((Vec::new(), Instant::now()))
     }
 
-    async fn grants(&self, claims: Vec<Claimed>) -> Vec<Grant> {
+    async fn grants(&self, claims: Vec<Claimed>, since: Instant) -> Vec<Grant> {
         let mut grants = Vec::with_capacity(claims.len());
         for claim in claims {
             match JobSpec::check(&claim.spec, &SpecRules::default()) {
-                Ok(spec) => grants.push(Grant { attempt: claim.attempt, token: claim.token, spec, since: None }),
+                Ok(spec) => grants.push(Grant { attempt: claim.attempt, token: claim.token, spec, since }),
                 Err(problems) => {
                     // A spec that a newer server accepts and this agent does not understand.
                     tracing::error!(attempt = %claim.attempt, %problems, "a claimed job's spec is not understood; it goes back");
@@ -249,8 +259,8 @@ impl Backend for Http {
 
     fn claim<'a>(&'a self, ask: Ask, stop: &'a CancellationToken) -> Answer<'a, Vec<Grant>> {
         Box::pin(async move {
-            let claims = self.claim_once(ask, stop).await?;
-            Ok(self.grants(claims).await)
+            let (claims, since) = self.claim_once(ask, stop).await?;
+            Ok(self.grants(claims, since).await)
         })
     }
 

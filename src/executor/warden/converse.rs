@@ -9,6 +9,7 @@ use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{Cause, LogTotals, UnixMillis, Usage};
 use crate::logstore::{FrameRef, LogError, LogWriter, Stream as LogStream};
 use crate::protocol::wire::{Decoder, FromWarden, MARKER, ToWarden};
+use crate::supervise;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -61,6 +62,8 @@ pub struct Finished {
     pub cause: Cause,
     /// When the job started, by the agent's clock.
     pub started_at: Option<UnixMillis>,
+    /// The job was not begun: the cell waits for it as an earlier process left it.
+    pub not_begun: bool,
     /// What it used.
     pub usage: Option<Usage>,
     /// Isolation facts as read and tried from inside.
@@ -71,8 +74,6 @@ pub struct Finished {
     pub skipped_bytes: u64,
     /// Links made after the first one.
     pub reattached: u32,
-    /// It was taken over, and its warden never had the job.
-    pub not_started: bool,
     /// Lets the warden go.
     pub farewell: Farewell,
 }
@@ -142,6 +143,8 @@ struct Talk<'a, C: Cell> {
     links: u32,
     /// There was a process before this one.
     resumed: bool,
+    /// The spec may have reached the warden, and nothing said that it was refused.
+    may_have_run: bool,
     output: Option<LinkOutput>,
     input: Option<LinkInput>,
     decoder: Decoder,
@@ -189,6 +192,7 @@ pub async fn converse<C: Cell + Sync>(
         first_epoch: 0,
         links: 0,
         resumed: first.is_none(),
+        may_have_run: first.is_none(),
         output: None,
         input: None,
         decoder: Decoder::new(),
@@ -214,16 +218,8 @@ pub async fn converse<C: Cell + Sync>(
     while talk.over.is_none() {
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
         tokio::select! {
-            chunk = next_chunk(&mut talk.output) => match chunk {
-                Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
-                Some(Err(reason)) => talk.cut(reason, &mut progress),
-                None => talk.cut("the attached stream ended".to_owned(), &mut progress),
-            },
-            written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
-                Ok(count) => talk.wrote(count),
-                Err(error) => talk.cut(error.to_string(), &mut progress),
-            },
-            Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
+            // Orders and deadlines first, output last: each of the others is soon done with what it has.
+            biased;
             stop = orders.stops.recv(), if stops_open => match stop {
                 Some(Stop { reason, force }) => talk.on(Input::Stop { reason, force }, &mut progress),
                 None => stops_open = false,
@@ -235,6 +231,16 @@ pub async fn converse<C: Cell + Sync>(
                 }
             }
             () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
+            Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
+            written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
+                Ok(count) => talk.wrote(count),
+                Err(error) => talk.cut(error.to_string(), &mut progress),
+            },
+            chunk = next_chunk(&mut talk.output) => match chunk {
+                Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
+                Some(Err(reason)) => talk.cut(reason, &mut progress),
+                None => talk.cut("the attached stream ended".to_owned(), &mut progress),
+            },
         }
     }
     talk.finish().await
@@ -295,7 +301,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 self.started_at = Some(UnixMillis::now());
                 progress(Progress::Started);
             }
-            Action::Over(over) => self.over = Some(*over),
+            Action::Over(over) => {
+                self.may_have_run &= !matches!(*over, Over::Broken(Cause::CellWeaker { .. }));
+                self.over = Some(*over);
+            }
         }
     }
 
@@ -333,6 +342,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         if self.sent == self.to_send.len() {
             self.to_send.clear();
             self.sent = 0;
+            // The first of what is sent is the spec.
+            self.may_have_run = true;
         }
     }
 
@@ -351,6 +362,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             let seq = frame.seq;
             match FromWarden::decode(&frame) {
                 Ok(FromWarden::Output { stream, time_us, bytes }) => {
+                    let stream = if mutant!(OneStream) { 1 } else { stream };
                     let Some(stream) = LogStream::from_number(stream) else { continue };
                     let held = Held { seq, stream, time_us, bytes: bytes.to_vec() };
                     self.output(held, progress);
@@ -389,7 +401,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         let Some(mut writer) = self.writer.take() else { return };
         let batch = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
-        let append = tokio::task::spawn_blocking(move || {
+        let append = supervise::blocking(move || {
             let frames: Vec<FrameRef<'_>> = batch
                 .iter()
                 .map(|held| FrameRef { seq: held.seq, stream: held.stream, time_us: held.time_us, bytes: &held.bytes })
@@ -401,7 +413,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             (writer, result)
         });
         self.tasks.push(Box::pin(async move {
-            let (writer, result) = append.await.expect("appending does not panic");
+            let (writer, result) = append.await;
             Done::Appended(Box::new(writer), result.map(|appended| appended.last_seq))
         }));
     }
@@ -474,7 +486,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         }
         let over = self.over.expect("the loop ends with it");
         let writer = self.writer.expect("an append always gives it back");
-        let mut log = tokio::task::spawn_blocking(move || writer.finish()).await.expect("finishing does not panic");
+        let mut log = supervise::blocking(move || writer.finish()).await;
         let receipt = self.session.receipt().to_vec();
         let spec = &self.order.spec;
         let mut started_at = self.started_at;
@@ -489,22 +501,25 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 let argv0 = self.order.argv.first().map(String::as_str).unwrap_or_default();
                 (verdict::cause(exit, spec, argv0), Some(verdict::usage(exit)))
             }
-            Over::NotStarted => (Cause::CellLost { reason: "its warden never had the job".to_owned() }, None),
             Over::Broken(cause) => {
                 // Nothing can be missing where nothing ever ran.
-                log.complete = self.started_at.is_none() && !self.resumed;
+                log.complete = !self.may_have_run || mutant!(AlwaysComplete);
                 (cause.clone(), None)
+            }
+            Over::NotBegun => {
+                log.complete = true;
+                (Cause::LeaseExpired, None)
             }
         };
         Finished {
             cause,
             started_at,
             usage,
+            not_begun: over == Over::NotBegun,
             receipt,
             log,
             skipped_bytes: self.skipped,
             reattached: self.links.saturating_sub(1),
-            not_started: over == Over::NotStarted,
             farewell,
         }
     }
@@ -544,6 +559,10 @@ fn pieces(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn random_below(limit: u32) -> u32 {
+    #[cfg(test)]
+    if let Some(random) = crate::seeded::random() {
+        return (random >> 32) as u32 % limit;
+    }
     let mut bytes = [0; 4];
     getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
     u32::from_le_bytes(bytes) % limit

@@ -112,8 +112,8 @@ pub(super) enum Over {
     Exited(Exit),
     /// The session ended without the warden's word.
     Broken(Cause),
-    /// An earlier process made the cell and died before it gave the job to the warden.
-    NotStarted,
+    /// An earlier process made the cell and never got to giving it the job.
+    NotBegun,
 }
 
 #[derive(Debug, PartialEq)]
@@ -130,9 +130,9 @@ enum State {
 pub(super) struct Session {
     attempt: String,
     state: State,
-    /// An earlier process has begun it.
-    resumed: bool,
     linked: bool,
+    /// There was a process before this one.
+    resumed: bool,
     /// Attaches since anything useful came.
     fruitless: u32,
     /// The highest sequence number in the log store.
@@ -165,8 +165,8 @@ impl Session {
         Self {
             attempt,
             state: State::Greeting { until: GREETING_MS },
-            resumed: false,
             linked: false,
+            resumed: false,
             fruitless: 0,
             stored,
             received: stored,
@@ -235,6 +235,7 @@ impl Session {
         }
         match input {
             Input::Attached => self.attached(now, &mut actions),
+            Input::Cut(reason) if mutant!(CutIsTheEnd) => self.broken(&reason, &mut actions),
             Input::Cut(reason) => self.reattach(&reason, now, &mut actions),
             Input::Gone(reason) => self.gone(reason, &mut actions),
             Input::Message(message) => self.message(message, now, &mut actions),
@@ -243,11 +244,9 @@ impl Session {
             Input::Stored(seq) => self.stored_up_to(seq, &mut actions),
             Input::Stop { reason, force } => self.stop_for(reason, force, now, &mut actions),
             Input::Renewed(remaining_ms) => {
-                // Answers may come late and in any order: none takes back what another one gave.
+                // An answer that was overtaken takes nothing back.
                 self.lease_until = self.lease_until.max(Some(now.saturating_add(remaining_ms)));
-                if matches!(self.state, State::Running | State::Draining(_)) {
-                    self.send_lease(now, &mut actions);
-                }
+                self.tell_lease(now, &mut actions);
             }
             Input::Tick => self.tick(now, &mut actions),
         }
@@ -279,23 +278,17 @@ impl Session {
             // The spec follows at once, unasked: waiting for the hello would cost a round trip. The warden takes it
             // only if it has none for this attempt, and starts nothing before its own comparison of the receipt.
             *until = now + GREETING_MS;
-            // The right to start what an earlier process did not start may be over.
-            if !self.resumed {
+            // Unless the warden should have it from an earlier process. When it has not, much time may have passed: the job may be
+            // another agent's by now.
+            if !self.resumed || mutant!(BegunLate) {
                 actions.push_back(Action::SendSpec);
             }
-        }
-        if matches!(self.state, State::Running | State::Draining(_)) {
-            // What was renewed meanwhile could not be sent.
-            self.send_lease(now, actions);
+        } else {
+            // The last word of it may have been lost with the link.
+            self.tell_lease(now, actions);
         }
         if let Some(reason) = self.stop {
             self.send(self.stop_message(reason), actions);
-        }
-    }
-
-    fn send_lease(&self, now: u64, actions: &mut VecDeque<Action>) {
-        if let Some(until) = self.lease_until {
-            self.send(ToWarden::Lease { remaining_ms: until.saturating_sub(now) }, actions);
         }
     }
 
@@ -343,9 +336,8 @@ impl Session {
                 }
                 self.receipt = receipt;
                 match (state, &self.state) {
-                    (WardenState::Waiting, _) if self.resumed => {
-                        actions.push_back(Action::Kill);
-                        self.over(Over::NotStarted, actions);
+                    (WardenState::Waiting, State::Greeting { .. }) if self.resumed && !mutant!(BegunLate) => {
+                        self.over(Over::NotBegun, actions);
                     }
                     (WardenState::Waiting, State::Greeting { .. }) => {
                         self.state = State::Committed { until: now + START_MS };
@@ -403,13 +395,22 @@ impl Session {
         self.wall_until = Some(now.saturating_add(self.wall_ms).saturating_add(STOP_SLACK_MS));
         actions.push_back(Action::Started);
         // The warden counts from its commit, and the lease began earlier.
-        self.send_lease(now, actions);
+        self.tell_lease(now, actions);
+    }
+
+    fn tell_lease(&self, now: u64, actions: &mut VecDeque<Action>) {
+        if let Some(until) = self.lease_until.filter(|_| !mutant!(LeaseNotTold)) {
+            self.send(ToWarden::Lease { remaining_ms: until.saturating_sub(now) }, actions);
+        }
     }
 
     fn output(&mut self, seq: u64, now: u64, actions: &mut VecDeque<Action>) {
         self.fruitless = 0;
         if seq == self.received + 1 {
             self.received = seq;
+            if mutant!(AckBeforeStored) {
+                self.send(ToWarden::Ack { seq }, actions);
+            }
             actions.push_back(Action::Keep);
         } else if seq > self.received + 1 && self.linked {
             // A frame was torn: attach again, and the warden sends from the first one that is not stored.
@@ -421,6 +422,9 @@ impl Session {
         self.stored = self.stored.max(seq);
         if self.stored > self.acked {
             self.acked = self.stored;
+            if mutant!(NoAck) {
+                return self.over_when_stored(actions);
+            }
             self.send(ToWarden::Ack { seq: self.stored }, actions);
         }
         self.over_when_stored(actions);
@@ -429,7 +433,7 @@ impl Session {
     /// The warden keeps the end until it is told to close, and that is for whoever has put the end where it is safe.
     fn over_when_stored(&mut self, actions: &mut VecDeque<Action>) {
         let State::Draining(exit) = &self.state else { return };
-        if self.stored >= exit.last_seq {
+        if self.stored >= exit.last_seq || mutant!(OverBeforeStored) {
             let exit = exit.clone();
             self.over(Over::Exited(exit), actions);
         }
