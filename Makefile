@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help demo test schemathesis lint fmt bench seccomp engine images ci clean
+.PHONY: help demo test sim schemathesis lint fmt bench seccomp engine images ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -22,6 +22,9 @@ lint: ## Format and clippy, warnings are errors
 
 fmt: ## Format the source
 	@. scripts/lib.sh && find_cargo && need_rust_component rustfmt fmt && cargo fmt --all
+
+sim: ## Many seeds of the simulation: make sim SEEDS=1000000
+	JOBCELL_SIM_SEEDS=$(or $(SEEDS),100000) cargo test --release --locked --lib simulation::whatever
 
 bench: ## Benchmarks, against a reference in the same run
 	@scripts/bench.sh

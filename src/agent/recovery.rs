@@ -44,7 +44,6 @@ pub(super) fn plan(entries: Vec<Entry>, present: Vec<Present>) -> Plan {
     for entry in entries {
         match entry.stage {
             Stage::Intent => plan.give_back.push(entry),
-            Stage::Ended(_) if mutant!(EndsLeftForgotten) => {}
             Stage::Ended(_) => plan.deliver.push(entry),
             Stage::Committed if mutant!(CommittedGivenBack) => plan.give_back.push(entry),
             Stage::Committed => match cells.remove(&entry.key.attempt) {

@@ -38,6 +38,7 @@ impl<E: Executor> Table<E> {
                 self.held.insert((index, entry.key.attempt), held);
             }
             match &entry.stage {
+                Stage::Ended(_) if mutant!(EndsLeftForgotten) => {}
                 Stage::Ended(report) => {
                     let report = Report::clone(report);
                     self.deliver_left(entry, report);
