@@ -169,7 +169,7 @@ async fn reach_engine(
         };
         if reason != said {
             tracing::error!(host = %config.docker.host, %reason, "no engine yet; jobs wait. `jobcell doctor` tells more");
-            arriving.missing(&reason);
+            arriving.missing(&format!("{}: {reason}", config.docker.host));
             said = reason;
         }
         tokio::time::sleep(ENGINE_PAUSE).await;
