@@ -14,7 +14,7 @@ use crate::queue::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 /// Changes that a slow waiter may be behind. One that is further behind reads its job again, so nothing is lost.
@@ -24,6 +24,9 @@ const ORDERS: usize = 256;
 /// The expiry task sleeps no longer than this, whatever the store says.
 const EXPIRY_PAUSE: Duration = Duration::from_secs(5);
 
+/// Later than every moment that the stores can keep.
+const NEVER: UnixMillis = UnixMillis::new(i64::MAX as u64);
+
 /// How the queue behaves.
 #[derive(Debug, Clone)]
 pub struct QueueSettings {
@@ -31,7 +34,7 @@ pub struct QueueSettings {
     pub max_queued: u64,
     /// Term of a lease of a job that does not say its own.
     pub lease: Millis,
-    /// Tries after which a job whose agents were all lost is given up.
+    /// Tries of a job that does not say how many, as long as their ends are not its own doing.
     pub max_attempts: u32,
 }
 
@@ -84,6 +87,8 @@ pub struct Embedded {
     ends: AtomicU64,
     /// Counts what left the queue.
     departures: AtomicU64,
+    /// A job waits for its next try, and that may be due before everything else.
+    delayed: Notify,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
 }
@@ -95,8 +100,20 @@ impl Embedded {
         let (orders, _) = broadcast::channel(ORDERS);
         let intake = Arc::new(Intake::new(logs.clone()));
         let (roster, waiting, held_back) = (Roster::default(), Waiting::default(), AtomicBool::new(false));
-        let (ends, departures) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(Self { store, logs, settings, intake, roster, waiting, held_back, ends, departures, changes, orders })
+        Arc::new(Self {
+            store,
+            logs,
+            settings,
+            intake,
+            roster,
+            waiting,
+            held_back,
+            ends: AtomicU64::new(0),
+            departures: AtomicU64::new(0),
+            delayed: Notify::new(),
+            changes,
+            orders,
+        })
     }
 
     /// Where output is kept. An agent in this process writes here too.
@@ -360,7 +377,8 @@ impl Embedded {
     pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, StoreError> {
         let Some(job) = self.store.get(id).await? else { return Ok(None) };
         let place = if job.phase == Phase::Queued { self.store.place(id).await? } else { None };
-        Ok(Some(explain(&job, place.as_ref(), &self.roster.list(UnixMillis::now()))))
+        let now = UnixMillis::now();
+        Ok(Some(explain(&job, place.as_ref(), &self.roster.list(now), now)))
     }
 
     /// How many jobs one agent takes when others wait too: an equal part of what is queued, rounded up.
@@ -416,17 +434,31 @@ impl Embedded {
 
     /// Gives a terminal report, of an agent that wrote the output into this log store itself.
     pub async fn report(&self, agent: &str, report: &Report, token: LeaseToken) -> Result<Reported, StoreError> {
-        let completion = self.store.complete(agent, report, token, UnixMillis::now()).await?;
+        let (now, max_attempts) = (UnixMillis::now(), self.settings.max_attempts);
+        let completion = self.store.complete(agent, report, token, now, max_attempts).await?;
         if let Completion::Applied(job) = &completion {
             self.waiting.freed(agent, job.spec.resources());
-            self.changed(job.id, true);
+            self.changed(job.id, job.phase == Phase::Ended);
             self.made_room();
+            self.tried_again(job, now);
         }
         Ok(match completion {
             Completion::Applied(_) => Reported::Applied,
             Completion::AlreadyEnded => Reported::AlreadyEnded,
             Completion::Unknown => Reported::Unknown,
         })
+    }
+
+    /// A job that has a next try is claimed when that is due.
+    fn tried_again(&self, job: &Job, now: UnixMillis) {
+        let Some(next) = &job.next_try else { return };
+        let (id, cause, number, of, at) = (job.id, &next.cause, next.number, next.of, next.not_before);
+        tracing::info!(job_id = %id, cause, "it is tried again: try {number} of {of}, not before {at}");
+        if at > now {
+            self.delayed.notify_one();
+        } else {
+            self.waiting.wake_for(&job.spec);
+        }
     }
 
     /// Gives back an attempt that never started.
@@ -457,27 +489,32 @@ impl Embedded {
         let mut clock = SteadyClock::new();
         let mut failed = false;
         loop {
-            let next = self.store.next_expiry().await.unwrap_or_else(|error| {
+            let next = self.store.next_due().await.unwrap_or_else(|error| {
                 tracing::error!(%error, "queue cannot be read");
                 None
             });
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(expiry_pause(next, failed, UnixMillis::now())) => {}
+                // That one may be due before.
+                () = self.delayed.notified() => continue,
                 () = stop.cancelled() => return,
             }
-            // Leases are kept in wall time. When that is set, they mean something else, and nobody is lost by it.
-            if let Some(set) = clock.was_set() {
+            // Leases and delays are kept in wall time. When that is set, they mean something else: nobody is lost by it, and what is
+            // delayed comes early rather than a day late.
+            let set = clock.was_set();
+            if let Some(set) = set {
                 tracing::warn!(by_seconds = set, "the host's clock was set; each lease has a full term from now on");
                 extended = false;
             }
+            let all_ready = self.ready(if set.is_some() { NEVER } else { UnixMillis::now() }).await;
             if !extended {
                 extended = self.extend().await;
-                failed = !extended;
+                failed = !(extended && all_ready);
                 continue;
             }
             let expired = self.store.expire(UnixMillis::now(), self.settings.max_attempts).await;
-            failed = expired.is_err();
+            failed = expired.is_err() || !all_ready;
             match expired {
                 Ok(expired) => {
                     for one in expired {
@@ -485,6 +522,21 @@ impl Embedded {
                     }
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
+            }
+        }
+    }
+
+    /// Makes delayed jobs ready that are due at this moment, and wakes agents for them; true when that is done.
+    async fn ready(&self, moment: UnixMillis) -> bool {
+        match self.store.ready(moment).await {
+            Ok(0) => true,
+            Ok(_) => {
+                self.waiting.wake_all();
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "jobs that are to be tried again cannot be taken up");
+                false
             }
         }
     }
@@ -512,6 +564,7 @@ impl Embedded {
         tracing::warn!(%attempt, ended, "its agent was lost");
         self.close_logs(attempt).await;
         self.changed(attempt.job, ended);
+        // What was held back for it may go now; it itself may have to wait for its time.
         self.waiting.wake_all();
     }
 }

@@ -10,20 +10,20 @@ use crate::queue::{AnyStore, MemoryStore, Submitted};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-struct Here {
-    backend: Arc<Embedded>,
+pub(super) struct Here {
+    pub(super) backend: Arc<Embedded>,
     _dir: tempfile::TempDir,
 }
 
 impl Here {
-    fn new(lease: Millis) -> Self {
+    pub(super) fn new(lease: Millis) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
         let settings = QueueSettings { max_queued: 100, lease, max_attempts: 3 };
         Self { backend: Embedded::new(AnyStore::Memory(MemoryStore::new()), logs, settings), _dir: dir }
     }
 
-    async fn submit(&self, more: &Value) -> JobId {
+    pub(super) async fn submit(&self, more: &Value) -> JobId {
         self.submit_at(more, UnixMillis::now()).await
     }
 
@@ -39,7 +39,7 @@ impl Here {
         }
     }
 
-    async fn claim(&self, agent: &str) -> (AttemptId, LeaseToken) {
+    pub(super) async fn claim(&self, agent: &str) -> (AttemptId, LeaseToken) {
         let claims = self.backend.claim(agent, &ask(Duration::ZERO), &CancellationToken::new()).await;
         let claim = claims.expect("claims").remove(0);
         (claim.attempt, claim.token)
@@ -60,7 +60,7 @@ impl Here {
     }
 }
 
-fn ask(wait: Duration) -> Ask {
+pub(super) fn ask(wait: Duration) -> Ask {
     let free = Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: ByteSize::from_mib(8192) };
     Ask { max: 1, free, wait, load: Load::default() }
 }

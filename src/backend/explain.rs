@@ -1,7 +1,7 @@
 //! Why a job stands where it stands: in sentences, with stable codes. Pure.
 
 use super::roster::{AgentEntry, AgentState};
-use crate::job::{Capacity, Job, JobId, Phase};
+use crate::job::{Capacity, Job, JobId, Phase, UnixMillis};
 use crate::queue::{Obstacle, Place};
 use serde::Serialize;
 
@@ -12,8 +12,8 @@ pub struct Explanation {
     pub job: JobId,
     /// Where it stands.
     pub phase: Phase,
-    /// Why, as a stable code: `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, or the code of the
-    /// last entry of its history.
+    /// Why, as a stable code: `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, `delayed`, or the
+    /// code of the last entry of its history.
     pub code: String,
     /// Why, as a sentence.
     pub reason: String,
@@ -41,7 +41,7 @@ pub struct AgentView {
 }
 
 /// Explains; `place` for a queued job.
-pub(super) fn explain(job: &Job, place: Option<&Place>, agents: &[AgentEntry]) -> Explanation {
+pub(super) fn explain(job: &Job, place: Option<&Place>, agents: &[AgentEntry], now: UnixMillis) -> Explanation {
     let plain = |code: &str, reason: String| Explanation {
         job: job.id,
         phase: job.phase,
@@ -52,7 +52,8 @@ pub(super) fn explain(job: &Job, place: Option<&Place>, agents: &[AgentEntry]) -
     };
     if let Some(ending) = &job.ending {
         let hint = ending.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
-        return plain(ending.cause.code(), format!("it has ended: {}{hint}", ending.message));
+        let given_up = job.given_up.as_ref().map(|given_up| format!("; {}", given_up.reason)).unwrap_or_default();
+        return plain(ending.cause.code(), format!("it has ended: {}{given_up}{hint}", ending.message));
     }
     let Some(place) = place else {
         let last = job.history.last().map_or("claimed", |event| event.reason.as_str());
@@ -60,11 +61,18 @@ pub(super) fn explain(job: &Job, place: Option<&Place>, agents: &[AgentEntry]) -
         let cancel = if job.cancel_requested { "; its end was asked for" } else { "" };
         return plain(last, format!("agent {agent} has it (try {}){cancel}", job.attempt));
     };
+    let again = job.next_try.as_ref().map(|next| format!("for try {} of {}: {}", next.number, next.of, next.cause));
+    if let (Some(next), Some(again)) = (&job.next_try, &again)
+        && next.not_before > now
+    {
+        return plain("delayed", format!("it waits until {} {again}", next.not_before));
+    }
     let views: Vec<AgentView> = agents.iter().map(|agent| view(agent, place)).collect();
     let (code, reason) = waiting(&views, place.ahead);
-    let again = match job.history.last() {
-        Some(event) if job.attempt > 0 => format!(" (again, after try {}: {})", event.attempt, event.reason),
-        Some(_) | None => String::new(),
+    let again = match (again, job.history.last()) {
+        (Some(again), _) => format!(" ({again})"),
+        (None, Some(event)) if job.attempt > 0 => format!(" (again, after try {}: {})", event.attempt, event.reason),
+        (None, _) => String::new(),
     };
     Explanation { ahead: Some(place.ahead), agents: views, ..plain(code, format!("it waits{again}: {reason}")) }
 }

@@ -13,6 +13,8 @@ mod explain;
 mod http;
 mod intake;
 mod local;
+#[cfg(test)]
+mod retry_tests;
 mod roster;
 #[cfg(test)]
 pub(crate) mod simulated;

@@ -152,6 +152,20 @@ pub(super) fn job(job: &Value) -> String {
             line("hint", hint.to_owned());
         }
     }
+    let next = &job["next_try"];
+    if !next.is_null() {
+        let (number, of, at) = (text(&next["number"]), text(&next["of"]), time(&next["not_before"]));
+        line("waits", format!("until {at} for try {number} of {of}: {}", text(&next["cause"])));
+    }
+    if !job["given_up"].is_null() {
+        line("given up", text(&job["given_up"]["reason"]));
+        if let Some(by) = job["given_up"]["replayed_by"].as_str() {
+            line("replayed", format!("as {by}"));
+        }
+    }
+    for past in job["past_tries"].as_array().into_iter().flatten() {
+        line("try", format!("of attempt {}: {}", text(&past["attempt"]), text(&past["message"])));
+    }
     line("agent", text(&job["agent"]));
     let log = &job["log"];
     let complete = if job["ending"].is_null() {

@@ -118,7 +118,7 @@ pub(super) static KEYS: &[Key] = &[
         "queue.max_attempts",
         Kind::Number(1, 100),
         |_| json!(3),
-        "Tries for a job whose agents are lost; then it ends as lost.",
+        "Tries of a job that does not say how many (retry.infrastructure is one less), as long as its ends are not its own doing: its cell or its agent is lost, the engine fails.",
     ),
     key("queue.claim_batch", Kind::Number(1, 1024), |_| json!(16), "Most jobs in one claim."),
     key(

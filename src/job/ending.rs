@@ -3,7 +3,7 @@
 //! The split that everything hangs on: `failed` is the job's own doing, `cell_error` and `lost` are ours. One never
 //! looks like the other.
 
-use super::{ByteSize, Millis};
+use super::{ByteSize, Class, Millis};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -213,6 +213,32 @@ impl Cause {
             | Self::WardenFault { .. }
             | Self::LogStoreFailed { .. } => Verdict::CellError,
             Self::LeaseExpired | Self::AgentLost { .. } => Verdict::Lost,
+        }
+    }
+
+    /// Whose turn it is now.
+    pub const fn class(&self) -> Class {
+        match self {
+            Self::ExitCode { exit_code: 0 } => Class::Success,
+            Self::ExitCode { .. }
+            | Self::Signal { .. }
+            | Self::OutOfMemory { .. }
+            | Self::ProgramNotFound { .. }
+            | Self::ProgramNotExecutable { .. }
+            | Self::WorkdirUnusable { .. }
+            | Self::Timeout { .. } => Class::Failure,
+            Self::AgentStopped
+            | Self::EngineFailed { .. }
+            | Self::CellLost { .. }
+            | Self::WardenFault { .. }
+            | Self::LogStoreFailed { .. }
+            | Self::LeaseExpired
+            | Self::AgentLost { .. } => Class::Infrastructure,
+            Self::Canceled
+            | Self::ImageMissing { .. }
+            | Self::PresetMissing { .. }
+            | Self::TooLarge { .. }
+            | Self::CellWeaker { .. } => Class::Permanent,
         }
     }
 

@@ -35,6 +35,11 @@ impl JobId {
         Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)))
     }
 
+    /// Most of what tells it from others of the same moment.
+    pub(super) fn low_bits(&self) -> u64 {
+        self.0.as_u64_pair().1
+    }
+
     /// The id without hyphens, for names where they would be noise.
     pub fn simple(&self) -> String {
         self.0.simple().to_string()

@@ -1,6 +1,6 @@
 //! What is known of a job, and what an agent reports at its end.
 
-use super::{AttemptId, Cause, Ending, JobId, JobSpec, Millis, Phase, PhaseEvent, UnixMillis};
+use super::{AttemptId, Cause, Ending, JobId, JobSpec, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -64,6 +64,15 @@ pub struct Report {
     pub log: LogTotals,
 }
 
+/// That a job ended because no try was left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenUp {
+    /// Why, as a sentence.
+    pub reason: String,
+    /// The job that does it again, once it was replayed.
+    pub replayed_by: Option<JobId>,
+}
+
 /// Everything the backend knows of a job; what the API answers with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Job {
@@ -79,6 +88,14 @@ pub struct Job {
     pub ending: Option<Ending>,
     /// The current try, from 1; 0 before the first claim.
     pub attempt: u32,
+    /// Tries that have ended and were followed by another one, the oldest first.
+    pub past_tries: Vec<PastTry>,
+    /// The try that it waits for, after one that has ended.
+    pub next_try: Option<NextTry>,
+    /// It was given up, and nobody has had it replayed since.
+    pub dead_letter: bool,
+    /// Why it was given up, once it was.
+    pub given_up: Option<GivenUp>,
     /// True from the moment somebody asked for its end.
     pub cancel_requested: bool,
     /// Who holds or held it.
@@ -110,6 +127,7 @@ pub struct JobSummary {
     pub phase: Phase,
     pub ending: Option<Ending>,
     pub attempt: u32,
+    pub dead_letter: bool,
     pub agent: Option<String>,
     pub priority: i32,
     pub labels: BTreeMap<String, String>,
@@ -126,6 +144,7 @@ impl From<&Job> for JobSummary {
             phase: job.phase,
             ending: job.ending.clone(),
             attempt: job.attempt,
+            dead_letter: job.dead_letter,
             agent: job.agent.clone(),
             priority: job.spec.priority(),
             labels: job.spec.labels().clone(),

@@ -7,10 +7,12 @@ mod check;
 mod image;
 mod json;
 mod requires;
+mod retry;
 
 pub(crate) use check::labels as check_labels;
 pub use json::parse_json;
 pub use requires::{Requires, Wanted};
+pub use retry::Retry;
 
 use super::{ByteSize, Cpus, Millis, Problems};
 use serde::{Deserialize, Serialize};
@@ -111,6 +113,8 @@ pub struct JobSpec {
     labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Requires::is_empty")]
     requires: Requires,
+    #[serde(skip_serializing_if = "Retry::is_default")]
+    retry: Retry,
     priority: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<String>,
@@ -204,6 +208,10 @@ impl JobSpec {
     pub fn requires(&self) -> &Requires {
         &self.requires
     }
+    /// When it is tried again.
+    pub fn retry(&self) -> &Retry {
+        &self.retry
+    }
     /// −100 to 100; higher is claimed earlier.
     pub fn priority(&self) -> i32 {
         self.priority
@@ -227,6 +235,12 @@ impl JobSpec {
     #[must_use]
     pub fn without_idempotency_key(self) -> Self {
         Self { idempotency_key: None, ..self }
+    }
+
+    /// The same spec with one try only.
+    #[must_use]
+    pub fn once(self) -> Self {
+        Self { retry: Retry::never(), ..self }
     }
 
     /// The same spec under a key made of what it asks for (the SHA-256 of its canonical document): two that ask for the

@@ -7,7 +7,7 @@ use super::routing::{self, Asker, Candidate, Glance, Look, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Groups,
-    ListFilter, NewJob, Place, Renewal, Standing, Store, StoreError, Submitted,
+    ListFilter, NewJob, Place, READY_BATCH, Renewal, Standing, Store, StoreError, Submitted,
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
@@ -24,8 +24,10 @@ struct Tables {
     rows: BTreeMap<u64, Row>,
     by_id: HashMap<JobId, u64>,
     by_key: HashMap<String, u64>,
-    /// Priority, then age.
+    /// Those that can be claimed: priority, then age.
     queued: BTreeSet<(Reverse<i32>, u64)>,
+    /// Queued ones that are delayed, the first that becomes ready first.
+    delayed: BTreeSet<(UnixMillis, u64)>,
     days: Days,
     groups: Groups,
     last_seq: u64,
@@ -37,17 +39,21 @@ impl Tables {
     fn change<T>(&mut self, id: JobId, change: impl FnOnce(&mut Row) -> T) -> Option<T> {
         let seq = *self.by_id.get(&id)?;
         let row = self.rows.get_mut(&seq)?;
-        let was_open = row.job.phase != Phase::Ended;
+        let (was_open, was_delayed) = (row.job.phase != Phase::Ended, row.delayed);
         let result = change(row);
         if was_open && row.job.phase == Phase::Ended {
             self.days.ended(&row.job);
         }
         let entry = (Reverse(row.job.spec.priority()), seq);
-        if row.job.phase == Phase::Queued {
+        if row.job.phase == Phase::Queued && row.delayed.is_none() {
             self.queued.insert(entry)
         } else {
             self.queued.remove(&entry)
         };
+        if let Some(at) = was_delayed {
+            self.delayed.remove(&(at, seq));
+        }
+        self.delayed.extend(row.delayed.map(|at| (at, seq)));
         Some(result)
     }
 }
@@ -79,7 +85,11 @@ impl Tables {
         running
     }
 
-    /// Queued jobs in order, with their shapes.
+    fn all_queued(&self) -> u64 {
+        (self.queued.len() + self.delayed.len()) as u64
+    }
+
+    /// Queued jobs that can be claimed, in order, with their shapes.
     fn waiting(&self) -> impl Iterator<Item = (Shape, Candidate)> + '_ {
         self.queued.iter().map(|(Reverse(priority), seq)| {
             let job = &self.rows[seq].job;
@@ -114,7 +124,7 @@ impl Store for MemoryStore {
             let same = there.spec == job.spec;
             return Ok(if same { Submitted::Existing(there.clone()) } else { Submitted::KeyConflict(there.id) });
         }
-        let queued = tables.queued.len() as u64;
+        let queued = tables.all_queued();
         if queued >= max_queued {
             return Ok(Submitted::QueueFull { queued });
         }
@@ -125,7 +135,7 @@ impl Store for MemoryStore {
         let mut tables = self.tables();
         let holder = |key: &str| tables.by_key.get(key).map(|seq| tables.rows[seq].job.clone());
         let there = jobs.iter().map(|job| job.spec.idempotency_key().and_then(holder)).collect();
-        let queued = tables.queued.len() as u64;
+        let queued = tables.all_queued();
         batch::take_in(jobs, there, (queued, max_queued), partial, |job| Ok(tables.create(job)))
     }
 
@@ -159,7 +169,9 @@ impl Store for MemoryStore {
             return Ok(None);
         }
         let (shape, seq) = (Shape::of(&row.job.spec, &tables.groups), tables.by_id[&id]);
-        let ahead = tables.waiting().take_while(|(_, one)| one.seq != seq).filter(|(other, _)| *other == shape).count();
+        let order = (Reverse(row.job.spec.priority()), seq);
+        let before = tables.waiting().take_while(|(_, one)| one.order() < order);
+        let ahead = before.filter(|(other, _)| *other == shape).count();
         let groups = tables.groups.clone();
         Ok(Some(Place { ahead: ahead as u64, shape, running: tables.running(), groups }))
     }
@@ -196,8 +208,10 @@ impl Store for MemoryStore {
         report: &Report,
         token: LeaseToken,
         now: UnixMillis,
+        max_attempts: u32,
     ) -> Result<Completion, StoreError> {
-        let completion = self.tables().change(report.attempt.job, |row| row.complete(agent, report, token, now));
+        let change = |row: &mut Row| row.complete(agent, report, token, now, max_attempts);
+        let completion = self.tables().change(report.attempt.job, change);
         Ok(completion.unwrap_or(Completion::Unknown))
     }
 
@@ -243,6 +257,16 @@ impl Store for MemoryStore {
         Ok(held.into_iter().filter_map(|id| tables.change(id, |row| row.expire(now, max_attempts)).flatten()).collect())
     }
 
+    async fn ready(&self, now: UnixMillis) -> Result<u64, StoreError> {
+        let mut tables = self.tables();
+        let due = tables.delayed.iter().take_while(|(at, _)| *at <= now).take(READY_BATCH as usize);
+        let due: Vec<JobId> = due.map(|(_, seq)| tables.rows[seq].job.id).collect();
+        for id in &due {
+            tables.change(*id, Row::ready);
+        }
+        Ok(due.len() as u64)
+    }
+
     async fn extend(&self, lease: Millis, now: UnixMillis) -> Result<u64, StoreError> {
         let mut tables = self.tables();
         let held = tables.rows.values_mut().filter(|row| row.lease.is_some());
@@ -277,7 +301,9 @@ impl Store for MemoryStore {
         Ok(self.tables().days.from(from))
     }
 
-    async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
-        Ok(self.tables().rows.values().filter_map(|row| row.lease.map(|lease| lease.until)).min())
+    async fn next_due(&self) -> Result<Option<UnixMillis>, StoreError> {
+        let tables = self.tables();
+        let leases = tables.rows.values().filter_map(|row| row.lease.map(|lease| lease.until));
+        Ok(leases.chain(tables.delayed.first().map(|(at, _)| *at)).min())
     }
 }

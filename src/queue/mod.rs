@@ -28,6 +28,9 @@ use std::path::PathBuf;
 /// Most leases that one call of expire settles: it bounds the transaction that everybody else waits for.
 pub const EXPIRE_BATCH: u32 = 256;
 
+/// Most delayed jobs that one call makes ready, for the same reason.
+pub const READY_BATCH: u32 = 256;
+
 /// Most jobs that are to be canceled by one call, for the same reason.
 pub const CANCEL_BATCH: usize = 256;
 
@@ -178,7 +181,7 @@ pub enum Applied {
 /// What a terminal report came to.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Completion {
-    /// The job has ended with it.
+    /// The job has ended with it, or is queued again.
     Applied(Box<Job>),
     /// The attempt had ended before.
     AlreadyEnded,
@@ -277,12 +280,14 @@ pub trait Store: Send + Sync + 'static {
         at: UnixMillis,
         reason: &str,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+    /// `max_attempts`: tries of a job that does not say how many, as long as their ends are ours.
     fn complete(
         &self,
         agent: &str,
         report: &Report,
         token: LeaseToken,
         now: UnixMillis,
+        max_attempts: u32,
     ) -> impl Future<Output = Result<Completion, StoreError>> + Send;
     /// Gives back what never started; the try does not count, and its number is not used again.
     fn release(
@@ -312,13 +317,16 @@ pub trait Store: Send + Sync + 'static {
         ids: &[JobId],
         now: UnixMillis,
     ) -> impl Future<Output = Result<Vec<CancelMark>, StoreError>> + Send;
-    /// Settles leases that ran out by `now`, at most [`EXPIRE_BATCH`] of them: more are due while [`Store::next_expiry`] is
+    /// Settles leases that ran out by `now`, at most [`EXPIRE_BATCH`] of them: more are due while [`Store::next_due`] is
     /// not in the future.
     fn expire(
         &self,
         now: UnixMillis,
         max_attempts: u32,
     ) -> impl Future<Output = Result<Vec<Expired>, StoreError>> + Send;
+    /// Makes delayed jobs ready to be claimed whose time has come, at most [`READY_BATCH`] of them, and says how many. Without it
+    /// a delayed job stays delayed.
+    fn ready(&self, now: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
     /// Gives every lease a full term from now on, and says how many there are: after a time in which nobody could renew, and when
     /// the clock was set.
     fn extend(&self, lease: Millis, now: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
@@ -328,8 +336,8 @@ pub trait Store: Send + Sync + 'static {
     fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
     /// Days on which something happened, from this one on (counted from 1970), the oldest first.
     fn daily(&self, from: u64) -> impl Future<Output = Result<Vec<Day>, StoreError>> + Send;
-    /// When the next lease runs out.
-    fn next_expiry(&self) -> impl Future<Output = Result<Option<UnixMillis>, StoreError>> + Send;
+    /// When the next lease runs out, or the next delayed job becomes ready.
+    fn next_due(&self) -> impl Future<Output = Result<Option<UnixMillis>, StoreError>> + Send;
 }
 
 /// Either store, for those who learn at run time which.
@@ -388,8 +396,9 @@ impl Store for AnyStore {
         report: &Report,
         token: LeaseToken,
         now: UnixMillis,
+        max_attempts: u32,
     ) -> Result<Completion, StoreError> {
-        either!(self, store => store.complete(agent, report, token, now))
+        either!(self, store => store.complete(agent, report, token, now, max_attempts))
     }
     async fn release(
         &self,
@@ -415,6 +424,9 @@ impl Store for AnyStore {
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         either!(self, store => store.expire(now, max_attempts))
     }
+    async fn ready(&self, now: UnixMillis) -> Result<u64, StoreError> {
+        either!(self, store => store.ready(now))
+    }
     async fn extend(&self, lease: Millis, now: UnixMillis) -> Result<u64, StoreError> {
         either!(self, store => store.extend(lease, now))
     }
@@ -430,13 +442,15 @@ impl Store for AnyStore {
     async fn daily(&self, from: u64) -> Result<Vec<Day>, StoreError> {
         either!(self, store => store.daily(from))
     }
-    async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
-        either!(self, store => store.next_expiry())
+    async fn next_due(&self) -> Result<Option<UnixMillis>, StoreError> {
+        either!(self, store => store.next_due())
     }
 }
 
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod retry_tests;
 #[cfg(test)]
 mod routing_tests;
 #[cfg(test)]

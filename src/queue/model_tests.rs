@@ -2,7 +2,7 @@
 
 use super::tests::{ask, at, new, report};
 use super::*;
-use crate::job::{ByteSize, Verdict};
+use crate::job::{ByteSize, Cause, Verdict};
 use proptest::prelude::*;
 
 #[derive(Debug, Clone)]
@@ -13,11 +13,13 @@ enum Op {
     /// Of which claim; these and the next ones also say whether the holder asks, or a stranger who knows everything.
     Renew(usize, bool),
     Advance(usize, usize, bool),
-    Complete(usize, bool),
+    /// With this cause.
+    Complete(usize, bool, Cause),
     Release(usize, bool),
     Lookup(usize, bool),
     Cancel(usize),
     Expire,
+    Ready,
     Extend,
     Wait(u64),
     /// Priority and key of each, and whether some may be left out.
@@ -50,6 +52,12 @@ fn filter() -> impl Strategy<Value = ListFilter> {
     )
 }
 
+fn cause() -> impl Strategy<Value = Cause> {
+    let exit = |exit_code| Cause::ExitCode { exit_code };
+    let lost = Cause::CellLost { reason: "gone".to_owned() };
+    prop::sample::select(vec![exit(0), exit(1), exit(2), lost, Cause::PresetMissing { preset: "bash".to_owned() }])
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let claim = || (0usize..20, prop::bool::weighted(0.8));
     prop_oneof![
@@ -57,11 +65,12 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (1u32..4, 0usize..3, 50u64..1500).prop_map(|(max, agent, mib)| Op::Claim(max, agent, mib)),
         1 => claim().prop_map(|(claim, holder)| Op::Renew(claim, holder)),
         3 => (claim(), 0usize..6).prop_map(|((claim, holder), phase)| Op::Advance(claim, phase, holder)),
-        2 => claim().prop_map(|(claim, holder)| Op::Complete(claim, holder)),
+        3 => (claim(), cause()).prop_map(|((claim, holder), cause)| Op::Complete(claim, holder, cause)),
         1 => claim().prop_map(|(claim, holder)| Op::Release(claim, holder)),
         1 => claim().prop_map(|(claim, holder)| Op::Lookup(claim, holder)),
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
+        3 => Just(Op::Ready),
         1 => Just(Op::Extend),
         2 => (0u64..80).prop_map(Op::Wait),
         // Some walks go over several days.
@@ -105,7 +114,16 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
                 free,
                 ..ask(*max, now)
             };
+            let mut delayed = Vec::new();
+            for job in jobs {
+                let job = store.get(job.id).await.expect("reads");
+                delayed.extend(job.filter(|job| job.next_try.as_ref().is_some_and(|next| next.not_before > at(now))));
+            }
             let Claims { claims: found, held_back, reserves } = store.claim(ask).await.expect("claims");
+            assert!(
+                found.iter().all(|claim| delayed.iter().all(|job| job.id != claim.attempt.job)),
+                "not before its time"
+            );
             let asked: u64 = found.iter().map(|claim| claim.spec.resources().memory.as_u64()).sum();
             assert!(asked <= mib << 20 && found.len() <= *max as usize);
             for claim in &found {
@@ -136,9 +154,12 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             }
             None => String::new(),
         },
-        Op::Complete(n, holder) => match held(*n, *holder) {
+        Op::Complete(n, holder, cause) => match held(*n, *holder) {
             Some((agent, (attempt, token))) => {
-                let ended = store.complete(&agent, &report(attempt), token, at(now)).await.expect("answers");
+                let ended = store
+                    .complete(&agent, &Report { cause: cause.clone(), ..report(attempt) }, token, at(now), 3)
+                    .await
+                    .expect("answers");
                 assert!(*holder || ended == Completion::Unknown);
                 format!("{ended:?}")
             }
@@ -191,6 +212,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             format!("{:?}", store.cancel_many(&ids, at(now)).await)
         }
         Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
+        Op::Ready => format!("{:?}", store.ready(at(now)).await),
         Op::Extend => format!("{:?}", store.extend(Millis::new(70), at(now)).await),
         Op::Wait(_) => String::new(),
         Op::List(filter, before) => {
@@ -216,7 +238,7 @@ fn total(numbers: &impl Serialize) -> u64 {
 
 /// Shapes whose first queued job is another one than they say, and ended jobs that still have a shape.
 pub(super) const WRONG_HEADS: &str = "SELECT count(*) FROM shapes WHERE (head_priority, head_seq) IS NOT
-    (SELECT priority, seq FROM jobs WHERE shape = shapes.id AND phase = 'queued' AND parked IS NULL
+    (SELECT priority, seq FROM jobs WHERE shape = shapes.id AND phase = 'queued' AND parked IS NULL AND not_before IS NULL
      ORDER BY priority DESC, seq LIMIT 1)
     OR EXISTS (SELECT 1 FROM jobs WHERE phase = 'ended' AND shape = shapes.id)";
 
@@ -260,7 +282,7 @@ proptest! {
                 assert_eq!(file.get(job.id).await.expect("reads"), memory.get(job.id).await.expect("reads"));
             }
             assert_eq!(file.counts().await.expect("counts"), memory.counts().await.expect("counts"));
-            assert_eq!(file.next_expiry().await.expect("reads"), memory.next_expiry().await.expect("reads"));
+            assert_eq!(file.next_due().await.expect("reads"), memory.next_due().await.expect("reads"));
             let days = file.daily(0).await.expect("reads");
             assert_eq!(days, memory.daily(0).await.expect("reads"));
             let ended: u64 = days.iter().map(|day| total(&day.ended)).sum();

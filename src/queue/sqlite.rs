@@ -19,7 +19,7 @@ use super::{
 };
 use crate::database::{self, Poster};
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::Connection;
 use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
@@ -229,9 +229,12 @@ impl Store for SqliteStore {
         report: &Report,
         token: LeaseToken,
         now: UnixMillis,
+        max_attempts: u32,
     ) -> Result<Completion, StoreError> {
         let (agent, report) = (agent.to_owned(), report.clone());
-        let completion = self.change(report.attempt.job, move |row| row.complete(&agent, &report, token, now)).await?;
+        let job = report.attempt.job;
+        let change = move |row: &mut Row| row.complete(&agent, &report, token, now, max_attempts);
+        let completion = self.change(job, change).await?;
         Ok(completion.unwrap_or(Completion::Unknown))
     }
 
@@ -296,6 +299,10 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn ready(&self, now: UnixMillis) -> Result<u64, StoreError> {
+        self.writer.run(move |db| rows::ready(db, now)).await
+    }
+
     async fn extend(&self, lease: Millis, now: UnixMillis) -> Result<u64, StoreError> {
         self.writer
             .run(move |db| {
@@ -344,14 +351,8 @@ impl Store for SqliteStore {
         self.reader.run(move |db| rows::days(db, from)).await
     }
 
-    async fn next_expiry(&self) -> Result<Option<UnixMillis>, StoreError> {
-        self.reader
-            .run(|db| {
-                let query = "SELECT min(lease_until) FROM jobs WHERE lease_until IS NOT NULL AND parked IS NULL";
-                let at = db.query_row(query, params![], |row| row.get::<_, Option<u64>>(0)).optional()?;
-                Ok(at.flatten().map(UnixMillis::new))
-            })
-            .await
+    async fn next_due(&self) -> Result<Option<UnixMillis>, StoreError> {
+        self.reader.run(|db| rows::next_due(db)).await
     }
 }
 

@@ -12,7 +12,14 @@ pub(super) fn spec(priority: i32, key: Option<&str>) -> JobSpec {
         -2 => json!({"labels": {"zone": {"not": ["us"]}}}),
         _ => json!({}),
     };
-    let document = json!({"preset": "bash", "script": "true", "priority": priority, "idempotency_key": key,
+    let retry = match priority {
+        2 => json!({"infrastructure": 1, "backoff": "20ms"}),
+        1 => json!({"failure": 2, "backoff": "30ms"}),
+        -1 => json!({"infrastructure": 0}),
+        -2 => json!({"failure": 1, "exit_codes": [1], "backoff": "40ms", "backoff_max": "1m"}),
+        _ => json!({"backoff": "0s"}),
+    };
+    let document = json!({"preset": "bash", "script": "true", "priority": priority, "retry": retry, "idempotency_key": key,
         "name": format!("Späte Arbeit {priority}"), "labels": labels, "requires": requires,
         "resources": {"memory": if priority == 1 { "512MiB" } else { "64MiB" }}});
     JobSpec::check(&document, &SpecRules::default()).expect("valid")
@@ -79,16 +86,16 @@ async fn a_late_holder_is_refused_and_a_duplicate_report_is_answered() {
     let second = store.claim(ask(1, 200)).await.expect("claims").claims.remove(0);
     assert!(second.token > first.token && second.attempt.attempt == 2);
     assert_eq!(
-        store.complete("a", &report(first.attempt), first.token, at(210)).await.expect("answers"),
+        store.complete("a", &report(first.attempt), first.token, at(210), 3).await.expect("answers"),
         Completion::Unknown
     );
     let renewed = store.renew("a", &[(first.attempt, first.token)], Millis::new(100), at(210)).await.expect("answers");
     assert_eq!(renewed, [Renewal::Refused]);
     assert!(matches!(
-        store.complete("a", &report(second.attempt), second.token, at(220)).await,
+        store.complete("a", &report(second.attempt), second.token, at(220), 3).await,
         Ok(Completion::Applied(_))
     ));
-    let again = store.complete("a", &report(second.attempt), second.token, at(230)).await.expect("answers");
+    let again = store.complete("a", &report(second.attempt), second.token, at(230), 3).await.expect("answers");
     assert_eq!(again, Completion::AlreadyEnded);
 }
 
@@ -123,7 +130,7 @@ async fn a_reopened_file_has_everything_and_a_newer_one_is_refused() {
     assert_eq!((found.phase, found.spec.priority(), found.history.len()), (Phase::Claimed, 3, 2));
     assert_eq!(store.counts().await.expect("counts").claimed, 1);
     assert!(matches!(
-        store.complete("a", &report(claim.attempt), claim.token, at(5)).await,
+        store.complete("a", &report(claim.attempt), claim.token, at(5), 3).await,
         Ok(Completion::Applied(_))
     ));
     drop(store);
@@ -236,7 +243,7 @@ async fn a_job_that_cannot_be_read_delays_no_other() {
     let claims = store.claim(ask(1, 1)).await.expect("claims").claims;
     assert_eq!(claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), [ids[3]]);
     assert_eq!(store.expire(at(1000), 3).await.expect("expires"), [Expired::Requeued(AttemptId::new(ids[3], 1))]);
-    assert_eq!(store.next_expiry().await.expect("reads"), None);
+    assert_eq!(store.next_due().await.expect("reads"), None);
     let all = store.list(ListFilter { limit: 10, ..ListFilter::default() }).await.expect("lists");
     assert_eq!(all.len(), 4, "a list does not need what cannot be read");
     for id in &ids[..3] {
@@ -306,14 +313,14 @@ async fn an_attempt_is_its_holders_alone_whoever_knows_the_token() {
         let step = store.advance(other, lease, Phase::Running, at(1), "x").await.expect("answers");
         assert_eq!(step, Applied::Refused);
         assert_eq!(store.release(other, lease, at(1), "x").await.expect("answers"), Applied::Refused);
-        let ended = store.complete(other, &report(claim.attempt), claim.token, at(1)).await.expect("answers");
+        let ended = store.complete(other, &report(claim.attempt), claim.token, at(1), 3).await.expect("answers");
         assert_eq!(ended, Completion::Unknown);
         assert_eq!(store.get(job.id).await.expect("reads"), before);
-        assert_eq!(store.next_expiry().await.expect("reads"), Some(at(100)));
+        assert_eq!(store.next_due().await.expect("reads"), Some(at(100)));
         // Its own, it still is.
         assert_eq!(store.lookup("a", &[lease]).await.expect("answers"), [Standing::Held]);
         assert!(matches!(
-            store.complete("a", &report(claim.attempt), claim.token, at(2)).await,
+            store.complete("a", &report(claim.attempt), claim.token, at(2), 3).await,
             Ok(Completion::Applied(_))
         ));
         let told = store.lookup(other, &[lease]).await.expect("answers");

@@ -1,21 +1,33 @@
 //! What each transition does to one job. Pure, and the only place that decides: two stores cannot differ in it.
 //!
 //! The *number* of an attempt only grows: cells and logs are named after it, so it is never handed out twice. `tries`
-//! counts the attempts that were not given back, and is what the limit of attempts looks at.
+//! counts the attempts that were not given back, and is what the limits of tries look at.
+//!
+//! A try that has ended and is followed by another one waits for it in the queue: *delayed*, which nobody claims, until
+//! [`Row::ready`] says that its time has come.
 
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Standing};
-use crate::job::{AttemptId, Cause, Ending, Job, LeaseToken, LogTotals, Millis, Phase, PhaseEvent, Report, UnixMillis};
+use crate::job::{
+    AttemptId, Cause, Class, Ending, GivenUp, Job, LeaseToken, LogTotals, Millis, PastTry, Phase, PhaseEvent, Report,
+    Then, Tried, UnixMillis, then,
+};
 
 /// A longer history loses its oldest entries but the first: a job that is given back again and again must not make its
 /// row grow for ever.
 const MAX_HISTORY: usize = 128;
+/// The same for the tries: as many as there can be of one class.
+const MAX_PAST: usize = 100;
 
 /// A job with what only the queue knows of it.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     pub(super) job: Job,
-    /// Attempts that count against the limit.
+    /// Attempts that count against the limits, the one that is held included.
     pub(super) tries: u32,
+    /// Those of them that ended by the job's own doing and were followed by another one.
+    pub(super) failures: u32,
+    /// Nobody claims it before.
+    pub(super) delayed: Option<UnixMillis>,
     pub(super) lease: Option<Lease>,
 }
 
@@ -36,6 +48,10 @@ impl Row {
             phase: Phase::Queued,
             ending: None,
             attempt: 0,
+            past_tries: Vec::new(),
+            next_try: None,
+            dead_letter: false,
+            given_up: None,
             cancel_requested: false,
             agent: None,
             submitted_at: new.at,
@@ -47,7 +63,7 @@ impl Row {
             receipt: Vec::new(),
             log: LogTotals::default(),
         };
-        Self { job, tries: 0, lease: None }
+        Self { job, tries: 0, failures: 0, delayed: None, lease: None }
     }
 
     fn enter(&mut self, phase: Phase, at: UnixMillis, reason: &str) {
@@ -65,7 +81,61 @@ impl Row {
         self.enter(Phase::Ended, at, cause.code());
         self.job.ended_at = Some(at);
         self.job.ending = Some(Ending::from(cause));
+        self.job.next_try = None;
+        self.delayed = None;
         self.lease = None;
+    }
+
+    /// A try has ended: the job ends with it, or waits for the next one, for `reason`. `infrastructure`: tries after ends that
+    /// are ours, of a job that does not say how many.
+    fn try_ended(&mut self, cause: Cause, at: UnixMillis, infrastructure: u32, reason: &str) {
+        let attempt = AttemptId::new(self.job.id, self.job.attempt);
+        let tried = Tried { all: self.tries, failures: self.failures };
+        match then(attempt, self.job.spec.retry(), &cause, tried, infrastructure, at) {
+            Then::Over => self.end(cause, at),
+            Then::GivenUp(reason) => {
+                self.end(cause, at);
+                self.job.dead_letter = true;
+                self.job.given_up = Some(GivenUp { reason, replayed_by: None });
+            }
+            Then::Again(next) => {
+                self.failures += u32::from(cause.class() == Class::Failure);
+                self.remember(cause, at);
+                self.enter(Phase::Queued, at, reason);
+                self.delayed = Some(next.not_before).filter(|moment| *moment > at);
+                self.job.next_try = Some(next);
+                self.job.started_at = None;
+                self.lease = None;
+            }
+        }
+    }
+
+    fn remember(&mut self, cause: Cause, at: UnixMillis) {
+        if self.job.past_tries.len() >= MAX_PAST {
+            self.job.past_tries.remove(0);
+        }
+        self.job.past_tries.push(PastTry {
+            attempt: self.job.attempt,
+            agent: self.job.agent.clone().unwrap_or_default(),
+            started_at: self.job.started_at,
+            ended_at: at,
+            message: cause.to_string(),
+            cause,
+            log: self.job.log.clone(),
+        });
+    }
+
+    /// Its holder has reported the end of this attempt, and the job went on to another try. One that was lost was not reported.
+    fn was_reported(&self, agent: &str, attempt: AttemptId) -> bool {
+        let reported = |past: &PastTry| {
+            past.attempt == attempt.attempt && past.agent == agent && !matches!(past.cause, Cause::AgentLost { .. })
+        };
+        attempt.part == 0 && self.job.past_tries.iter().any(reported)
+    }
+
+    /// Its time has come: it may be claimed.
+    pub(super) fn ready(&mut self) {
+        self.delayed = None;
     }
 
     /// Its last attempt is this one, and was this agent's.
@@ -94,7 +164,12 @@ impl Row {
         self.job.attempt += 1;
         self.tries += 1;
         self.job.agent = Some(agent.to_owned());
+        // What is said of the job from here on is said of this try.
         self.job.started_at = None;
+        self.job.next_try = None;
+        self.job.usage = None;
+        self.job.receipt = Vec::new();
+        self.job.log = LogTotals::default();
         self.enter(Phase::Claimed, now, "claimed");
         let until = now.plus(self.term(lease));
         self.lease = Some(Lease { token, until });
@@ -139,9 +214,16 @@ impl Row {
         Applied::Applied
     }
 
-    /// Ends with the holder's report.
-    pub(super) fn complete(&mut self, agent: &str, report: &Report, token: LeaseToken, now: UnixMillis) -> Completion {
-        if self.job.phase == Phase::Ended && self.was_of(agent, report.attempt) {
+    /// Ends the try with the holder's report, and the job with it unless it is tried again. What was asked to end is not.
+    pub(super) fn complete(
+        &mut self,
+        agent: &str,
+        report: &Report,
+        token: LeaseToken,
+        now: UnixMillis,
+        max_attempts: u32,
+    ) -> Completion {
+        if self.is_over(agent, report.attempt) {
             return Completion::AlreadyEnded;
         }
         if !self.held_by(agent, report.attempt, token) {
@@ -151,7 +233,11 @@ impl Row {
         self.job.usage = report.usage;
         self.job.receipt.clone_from(&report.receipt);
         self.job.log = report.log.clone();
-        self.end(report.cause.clone(), now);
+        if self.job.cancel_requested {
+            self.end(report.cause.clone(), now);
+        } else {
+            self.try_ended(report.cause.clone(), now, max_attempts.saturating_sub(1), report.cause.code());
+        }
         Completion::Applied(Box::new(self.job.clone()))
     }
 
@@ -184,11 +270,16 @@ impl Row {
     pub(super) fn standing(&self, agent: &str, attempt: AttemptId, token: LeaseToken) -> Standing {
         if self.held_by(agent, attempt, token) {
             Standing::Held
-        } else if self.job.phase == Phase::Ended && self.was_of(agent, attempt) {
+        } else if self.is_over(agent, attempt) {
             Standing::Ended
         } else {
             Standing::Unknown
         }
+    }
+
+    /// The attempt was this agent's, and its end is known: by a report, or as the job's own.
+    fn is_over(&self, agent: &str, attempt: AttemptId) -> bool {
+        (self.job.phase == Phase::Ended && self.was_of(agent, attempt)) || self.was_reported(agent, attempt)
     }
 
     /// Ends it, or asks its holder to.
@@ -226,14 +317,15 @@ impl Row {
         }
         if self.job.cancel_requested && !mutant!(CancelLostAtExpiry) {
             self.end(Cause::Canceled, now);
-        } else if self.tries >= max_attempts || mutant!(LostAtOnce) {
+        } else if mutant!(LostAtOnce) {
             self.end(Cause::AgentLost { attempts: self.tries }, now);
         } else {
-            self.enter(Phase::Queued, now, "lease_expired");
-            self.job.started_at = None;
-            self.lease = None;
-            return Some(Expired::Requeued(AttemptId::new(self.job.id, self.job.attempt)));
+            let cause = Cause::AgentLost { attempts: self.tries - self.failures };
+            self.try_ended(cause, now, max_attempts.saturating_sub(1), "lease_expired");
         }
-        Some(Expired::Ended(Box::new(self.job.clone())))
+        Some(match self.job.phase {
+            Phase::Ended => Expired::Ended(Box::new(self.job.clone())),
+            _ => Expired::Requeued(AttemptId::new(self.job.id, self.job.attempt)),
+        })
     }
 }

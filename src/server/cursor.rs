@@ -5,10 +5,10 @@
 
 use super::App;
 use super::jobs::Answer;
-use super::logs::attempt_of;
+use super::logs::{attempt_of, is_over};
 use super::problem::ProblemDocument;
 use crate::backend::Change;
-use crate::job::{AttemptId, JobId};
+use crate::job::{AttemptId, JobId, Phase};
 use crate::logstore::{Frame, LogReader};
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
@@ -29,7 +29,7 @@ pub(super) const SIGN_EVERY: Duration = Duration::from_secs(20);
 pub(super) struct LiveQuery {
     /// From this frame on, default 1.
     pub(super) from: Option<u64>,
-    /// Of this try; default the last one.
+    /// Of this try; default the last one, or the next one of a job that waits.
     pub(super) attempt: Option<u32>,
 }
 
@@ -92,8 +92,9 @@ impl Cursor {
     pub(super) async fn open(app: &App, id: &str, asked: &LiveQuery) -> Answer<Self> {
         let (job, attempt) = attempt_of(app, id, asked.attempt).await?;
         let place = Place::take(app)?;
-        // A job that waits has no try yet; the first one is what a viewer means.
-        let attempt = AttemptId::new(job.id, attempt.attempt.max(1));
+        // Of a job that waits, the try that comes next is what a viewer means who names none.
+        let comes = asked.attempt.is_none() && job.phase == Phase::Queued;
+        let attempt = AttemptId::new(job.id, (attempt.attempt + u32::from(comes)).max(1));
         let next = asked.from.unwrap_or(1).max(1);
         Ok(Self { attempt, next, reader: None, over: false, changes: app.backend.changes(), place })
     }
@@ -106,7 +107,7 @@ impl Cursor {
             let live = app.backend.logs().subscribe(self.attempt);
             if live.is_none() && !self.over {
                 let job = app.backend.get(self.attempt.job).await.map_err(|error| error.to_string())?;
-                self.over = job.is_none_or(|job| job.ending.is_some() || job.attempt > self.attempt.attempt);
+                self.over = job.is_none_or(|job| is_over(&job, self.attempt.attempt));
             }
             let frames = self.read().await?;
             if let Some(last) = frames.last() {

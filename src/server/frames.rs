@@ -96,6 +96,8 @@ pub(super) struct Picked {
     pub(super) frames: Vec<Frame>,
     /// Behind the last frame that was looked at; `None` when there was none.
     pub(super) next: Option<u64>,
+    /// Nothing is behind it, for now.
+    pub(super) whole: bool,
 }
 
 /// The frames from number `from` on that fit, with about `most` bytes of output. Each one is looked at: a host's clock may
@@ -105,7 +107,10 @@ pub(super) fn pick(reader: &mut LogReader, from: u64, wanted: &Wanted, most: usi
     let (mut kept, mut looked_at) = (0, 0);
     while kept < most && looked_at < MOST_LOOKED_AT {
         let frames = reader.read(picked.next.unwrap_or(from), BLOCK.min(most - kept))?;
-        let Some(last) = frames.last() else { break };
+        let Some(last) = frames.last() else {
+            picked.whole = true;
+            break;
+        };
         picked.next = Some(last.seq + 1);
         looked_at += frames.iter().map(|frame| frame.bytes.len()).sum::<usize>();
         for frame in frames.into_iter().filter(|frame| wanted.fits(frame)) {

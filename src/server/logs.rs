@@ -8,7 +8,7 @@ use super::jobs::{job_id, not_found, query};
 use super::list::{LINES, wants_lines};
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
-use crate::job::{AttemptId, Job};
+use crate::job::{AttemptId, Job, Phase};
 use crate::logstore::{LogError, LogReader, Stream};
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -56,7 +56,7 @@ struct Frames {
     frames: Vec<FrameJson>,
     /// The `from` that goes on behind this answer.
     next: u64,
-    /// Nothing comes after this answer, ever.
+    /// Nothing of this try comes after this answer, ever.
     end: bool,
 }
 
@@ -69,6 +69,12 @@ pub(super) async fn attempt_of(app: &App, id: &str, attempt: Option<u32>) -> Res
         return Err(ProblemDocument::new("bad_query", format!("attempt: the job has had {} so far", job.attempt)));
     }
     Ok((job, AttemptId::new(id, number)))
+}
+
+/// Whether a try can have no more output. A job that waits for its next one is done with the one before.
+pub(super) fn is_over(job: &Job, attempt: u32) -> bool {
+    let waits = job.phase == Phase::Queued && attempt > 0 && job.attempt == attempt;
+    job.ending.is_some() || job.attempt > attempt || waits
 }
 
 pub(super) fn log_problem(error: &LogError) -> ProblemDocument {
@@ -109,24 +115,27 @@ pub(super) async fn read(
         Some(_) => return Err(ProblemDocument::new("bad_query", "format: raw, json or ndjson")),
     };
     let most = asked.max_bytes.unwrap_or(BYTES).clamp(1, MOST_BYTES);
-    let over = job.ending.is_some() || job.attempt > attempt.attempt;
+    let over = is_over(&job, attempt.attempt);
+    let total = |stream| match stream {
+        _ if attempt.attempt != job.attempt => None,
+        Stream::Stdout => Some(job.log.stdout.bytes),
+        Stream::Stderr => Some(job.log.stderr.bytes),
+    };
     // A byte range makes sense for the bytes of one stream only, and not for some of them.
     if let (Some(stream), Some(range), Format::Raw, false) =
         (wanted.stream, byte_range(&headers)?, format, wanted.by_time())
     {
-        let total = match stream {
-            Stream::Stdout => job.log.stdout.bytes,
-            Stream::Stderr => job.log.stderr.bytes,
-        };
-        return bytes_answer(&app, attempt, stream, range, total, over).await;
+        return bytes_answer(&app, attempt, stream, range, total(stream).filter(|_| over)).await;
     }
     let from = asked.from.unwrap_or(1).max(1);
     let there = on_reader(&app, attempt, move |reader| pick(reader, from, &wanted, most).map(Some)).await?;
     // Where there is no log (any more), nothing will come of it.
     let gone = there.is_none();
-    let Picked { frames, next } = there.unwrap_or_default();
+    let Picked { frames, next, whole } = there.unwrap_or_default();
     let next = next.unwrap_or(from);
-    let end = over && (gone || next > job.log.frames);
+    // What an earlier try's log holds, only the log knows.
+    let is_last = job.ending.is_some() && job.attempt == attempt.attempt;
+    let end = over && (gone || if is_last { next > job.log.frames } else { whole });
     let (kind, body) = match format {
         Format::Json => {
             let frames = frames.iter().map(FrameJson::from).collect();
@@ -215,14 +224,13 @@ async fn bytes_answer(
     attempt: AttemptId,
     stream: Stream,
     (first, last): (u64, Option<u64>),
-    total: u64,
-    over: bool,
+    total: Option<u64>,
 ) -> Result<Response, ProblemDocument> {
     let wanted = last.map_or(u64::MAX, |last| last - first + 1);
     let most = usize::try_from(wanted).unwrap_or(usize::MAX).min(MOST_BYTES);
     let bytes = on_reader(app, attempt, move |reader| reader.read_bytes(stream, first, most)).await?;
-    // While the job runs nobody knows the total.
-    let total = if over { total.to_string() } else { "*".to_owned() };
+    // While the job runs nobody knows the total, and of a try that was lost nobody ever does.
+    let total = total.map_or_else(|| "*".to_owned(), |total| total.to_string());
     if bytes.is_empty() {
         let headers = [("content-range", format!("bytes */{total}"))];
         return Ok((StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response());

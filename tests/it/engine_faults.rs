@@ -70,7 +70,8 @@ async fn an_engine_that_comes_later_and_dies_in_mid_job() {
     let job = up.ended(&job).await;
     assert_eq!((cause(&job), up.text(&job, "stdout").await.as_str()), ("exit_code", "patience\n"));
 
-    let job = up.submit(&json!({"preset": "bash", "script": "echo begun; sleep 600"})).await;
+    let job =
+        up.submit(&json!({"preset": "bash", "script": "echo begun; sleep 600", "retry": {"infrastructure": 0}})).await;
     until("output", || async { (up.text(&job, "stdout").await == "begun\n").then_some(()) }).await;
     private.script("kill9");
     let job = up.ended(&job).await;
@@ -159,7 +160,8 @@ async fn a_killed_cell_and_a_removed_volume_are_survived() {
     private.start();
     let host = private.host();
     let up = Up::start(&host, "").await;
-    let job = up.submit(&json!({"preset": "bash", "script": "echo begun; sleep 600"})).await;
+    let job =
+        up.submit(&json!({"preset": "bash", "script": "echo begun; sleep 600", "retry": {"infrastructure": 0}})).await;
     until("output", || async { (up.text(&job, "stdout").await == "begun\n").then_some(()) }).await;
     docker(&host, &["kill", &up.containers()[0]]);
     let job = up.ended(&job).await;

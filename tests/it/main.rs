@@ -15,6 +15,7 @@ mod openapi;
 mod output;
 mod ranks;
 mod recovery;
+mod retries;
 mod stage;
 mod verbs;
 mod warden;

@@ -87,7 +87,8 @@ async fn many_short_jobs_survive_an_agent_that_is_killed_again_and_again() {
 async fn a_cell_that_is_gone_is_lost_and_a_stray_is_removed_and_others_are_left_alone() {
     let Some(host) = engine() else { return };
     let mut up = Up::start(&host, "").await;
-    let job = up.submit(&json!({"preset": "bash", "script": "echo begun; sleep 600"})).await;
+    let spec = json!({"preset": "bash", "script": "echo begun; sleep 600", "retry": {"infrastructure": 0}});
+    let job = up.submit(&spec).await;
     until("output", || async { (up.text(&job, "stdout").await == "begun\n").then_some(()) }).await;
     let owner = std::fs::read_to_string(up.data().join("owner")).expect("there");
     let other = docker(&host, &["create", "--label", "jobcell.owner=00000000", "jobcell/bash:1", "true"]);

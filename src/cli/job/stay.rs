@@ -144,15 +144,29 @@ pub(super) async fn ended(client: &Client, job: &Value, global: &Global) -> Resu
     explained(client, id, global, &progress, end).await
 }
 
-/// The job at its end, after all of its output.
+/// The job at its end, after all of its output: that of each of its tries.
 async fn followed(client: &Client, id: &str, global: &Global) -> Result<Value, Failure> {
     if global.output == Output::Table {
         global.note(&format!("job {id}"));
     }
     // A connection that is being opened is large; it is not to be moved with everything around it.
     let end = Box::pin(async {
-        follow::remote(client, id, 1, None, Sink::beside(global.output)).await?;
-        client.ended(id).await
+        let mut told = 0;
+        loop {
+            // Each stream is that of one try, and a job that waits has its next one followed.
+            follow::remote(client, id, 1, None, Sink::beside(global.output)).await?;
+            let job = client.get(id).await?;
+            if !job["ending"].is_null() {
+                return Ok(job);
+            }
+            let past = job["past_tries"].as_array().map_or(&[][..], Vec::as_slice);
+            for past in past.iter().skip(told) {
+                let message = past["message"].as_str().unwrap_or_default();
+                let line = format!("try of attempt {} ended: {message}; it is tried again", past["attempt"]);
+                global.note(&crate::cli::show::printable(&line));
+            }
+            told = past.len();
+        }
     });
     explained(client, id, global, &Progress::hidden(), end).await
 }

@@ -2,6 +2,7 @@
 
 use super::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, image, requires,
+    retry,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -72,6 +73,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
     network(&mut fields, p);
     let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
     let requires = fields.map("requires", p).map(|map| requires::check(map, p)).unwrap_or_default();
+    let retry = fields.map("retry", p).map(|map| retry::check(map, p)).unwrap_or_default();
     let priority = priority(&mut fields, p);
     let idempotency_key = fields.text("idempotency_key", p).map(str::to_owned);
     if let Some(key) = &idempotency_key {
@@ -94,6 +96,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             network: NetworkMode::None,
             labels,
             requires,
+            retry,
             priority,
             idempotency_key,
         }),

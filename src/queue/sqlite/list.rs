@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use std::collections::BTreeMap;
 
 const COLUMNS: &str =
-    "SELECT jobs.seq, id, name, phase, cause, attempt, agent, priority, submitted_at, started_at, ended_at";
+    "SELECT jobs.seq, id, name, phase, cause, attempt, agent, priority, submitted_at, started_at, ended_at, dead";
 
 /// Jobs looked at in one go: a search for text may look at every job there is, and others are served in between.
 const LOOKED_AT: usize = if cfg!(test) { 3 } else { 5000 };
@@ -145,6 +145,7 @@ fn summary(db: &Connection, row: &Row<'_>) -> rusqlite::Result<JobSummary> {
         phase: Phase::named(&phase).ok_or_else(|| bad(3, format!("there is no phase {phase}")))?,
         ending: cause.map(Ending::from),
         attempt: row.get(5)?,
+        dead_letter: row.get::<_, Option<u32>>(11)?.is_some(),
         agent: row.get(6)?,
         priority: row.get(7)?,
         labels: labels(db, row.get(0)?)?,

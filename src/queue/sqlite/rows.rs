@@ -6,12 +6,13 @@
 
 use super::shapes;
 use crate::job::{
-    Cause, Ending, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, Phase, PhaseEvent, UnixMillis, Usage,
+    Cause, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase, PhaseEvent,
+    UnixMillis, Usage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
 use crate::queue::transition::{Lease, Row};
-use crate::queue::{EXPIRE_BATCH, Groups};
+use crate::queue::{EXPIRE_BATCH, Groups, READY_BATCH};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 struct State {
     tries: u32,
+    /// These are absent where there is nothing to say, and in rows that were written before there were tries after failures.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    failures: u32,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    past_tries: Vec<PastTry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_try: Option<NextTry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    given_up: Option<GivenUp>,
     cancel_requested: bool,
     /// Absent in rows that were written before there were retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -30,10 +40,19 @@ struct State {
     log: LogTotals,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
 fn state_json(row: &Row) -> rusqlite::Result<String> {
     let job = &row.job;
     let state = State {
         tries: row.tries,
+        failures: row.failures,
+        past_tries: job.past_tries.clone(),
+        next_try: job.next_try.clone(),
+        given_up: job.given_up.clone(),
         cancel_requested: job.cancel_requested,
         retry_of: job.retry_of,
         history: job.history.clone(),
@@ -50,7 +69,7 @@ fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
 
 /// A job with its spec. An outer join: a job whose spec is missing must be found, to be parked.
 const SELECT: &str = "SELECT id, phase, token, lease_until, spec, state, jobs.seq, \
-                      attempt, agent, submitted_at, started_at, ended_at, cause, revision \
+                      attempt, agent, submitted_at, started_at, ended_at, cause, revision, not_before, dead \
                       FROM jobs LEFT JOIN specs ON specs.seq = jobs.seq";
 
 fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
@@ -81,6 +100,10 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         phase,
         ending: cause.map(Ending::from),
         attempt: row.get(7)?,
+        past_tries: state.past_tries,
+        next_try: state.next_try,
+        dead_letter: row.get::<_, Option<u32>>(15)?.is_some(),
+        given_up: state.given_up,
         cancel_requested: state.cancel_requested,
         agent: row.get(8)?,
         submitted_at: UnixMillis::new(row.get(9)?),
@@ -92,7 +115,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         receipt: state.receipt,
         log: state.log,
     };
-    Ok(Row { job, tries: state.tries, lease })
+    Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, lease })
 }
 
 pub(super) fn load(db: &Connection, id: JobId) -> rusqlite::Result<Option<Row>> {
@@ -139,7 +162,7 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let cause = job.ending.as_ref().map(|ending| json(&ending.cause)).transpose()?;
     db.prepare_cached(
         "UPDATE jobs SET phase = ?2, shape = iif(?2 = 'ended', NULL, shape), token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
-         started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12 WHERE id = ?1",
+         started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12, not_before = ?13, dead = ?14 WHERE id = ?1",
     )?
     .execute(params![
         job.id.to_string(),
@@ -153,7 +176,9 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
         job.ended_at.map(UnixMillis::as_u64),
         job.ending.as_ref().map(|ending| ending.verdict.name()),
         cause,
-        job.revision
+        job.revision,
+        row.delayed.map(UnixMillis::as_u64),
+        job.dead_letter.then_some(1)
     ])
     .map(drop)
 }
@@ -225,6 +250,23 @@ fn held(db: &Connection, until: UnixMillis, most: Option<u32>) -> rusqlite::Resu
         }
     }
     Ok(good)
+}
+
+/// Makes delayed jobs ready whose time has come, and says how many.
+pub(super) fn ready(db: &Connection, now: UnixMillis) -> rusqlite::Result<u64> {
+    let mut update = db.prepare_cached(
+        "UPDATE jobs SET not_before = NULL WHERE seq IN (SELECT seq FROM jobs INDEXED BY delayed \
+         WHERE not_before IS NOT NULL AND parked IS NULL AND not_before <= ?1 ORDER BY not_before, seq LIMIT ?2)",
+    )?;
+    Ok(update.execute(params![now.as_u64(), READY_BATCH])? as u64)
+}
+
+/// When the next lease runs out, or the next delayed job becomes ready.
+pub(super) fn next_due(db: &Connection) -> rusqlite::Result<Option<UnixMillis>> {
+    let least = |query: &str| db.prepare_cached(query)?.query_row([], |row| row.get::<_, Option<u64>>(0));
+    let lease = least("SELECT min(lease_until) FROM jobs WHERE lease_until IS NOT NULL AND parked IS NULL")?;
+    let ready = least("SELECT min(not_before) FROM jobs WHERE not_before IS NOT NULL AND parked IS NULL")?;
+    Ok(lease.into_iter().chain(ready).min().map(UnixMillis::new))
 }
 
 pub(super) fn count(db: &Connection, phase: Phase) -> rusqlite::Result<u64> {

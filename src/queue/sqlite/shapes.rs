@@ -9,7 +9,7 @@ use std::cell::OnceCell;
 
 /// The first jobs of a shape. The condition is that of the partial index, word for word: SQLite uses it only then.
 pub(super) const FIRST: &str = "SELECT seq, priority, submitted_at FROM jobs INDEXED BY shape_order \
-     WHERE shape = ?1 AND phase = 'queued' AND parked IS NULL ORDER BY priority DESC, seq LIMIT ?2";
+     WHERE shape = ?1 AND phase = 'queued' AND parked IS NULL AND not_before IS NULL ORDER BY priority DESC, seq LIMIT ?2";
 
 /// Shapes with queued jobs, in the order of their first ones.
 pub(super) const HEADS: &str = "SELECT id, name FROM shapes INDEXED BY shape_heads WHERE head_seq IS NOT NULL \
@@ -82,7 +82,7 @@ pub(super) fn running(db: &Connection) -> rusqlite::Result<Running> {
 pub(super) fn ahead(db: &Connection, id: &str) -> rusqlite::Result<u64> {
     db.prepare_cached(
         "SELECT count(*) FROM jobs AS other INDEXED BY shape_order, jobs AS this WHERE this.id = ?1 \
-         AND other.shape = this.shape AND other.phase = 'queued' AND other.parked IS NULL \
+         AND other.shape = this.shape AND other.phase = 'queued' AND other.parked IS NULL AND other.not_before IS NULL \
          AND (other.priority > this.priority OR (other.priority = this.priority AND other.seq < this.seq))",
     )?
     .query_row([id], |row| row.get(0))

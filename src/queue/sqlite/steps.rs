@@ -15,6 +15,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "days", run: |db| db.execute_batch(DAYS) },
     Step { what: "shapes", run: |db| db.execute_batch(SHAPES) },
     Step { what: "first jobs of shapes", run: |db| db.execute_batch(HEADS) },
+    Step { what: "delayed jobs and dead letters", run: |db| db.execute_batch(RETRIES) },
 ];
 
 /// What queued jobs ask for, with how many ask for it. Rows of before have no shape; whoever opens the file gives them one.
@@ -72,6 +73,40 @@ WHEN old.phase = 'queued' AND old.parked IS NULL AND old.shape IS NOT NULL
         (SELECT priority, seq FROM jobs WHERE shape = old.shape AND phase = 'queued' AND parked IS NULL
          ORDER BY priority DESC, seq LIMIT 1)
     WHERE id = old.shape AND head_seq = old.seq;
+END;
+";
+
+/// A queued job with a moment is delayed: it belongs to no shape's order until the moment is taken away. A dead letter has a one.
+const RETRIES: &str = "
+DROP TRIGGER shape_enter;
+DROP TRIGGER shape_leave;
+DROP INDEX shape_order;
+ALTER TABLE jobs ADD COLUMN not_before INTEGER;
+ALTER TABLE jobs ADD COLUMN dead INTEGER;
+CREATE INDEX delayed ON jobs (not_before) WHERE not_before IS NOT NULL AND parked IS NULL;
+CREATE INDEX dead_letters ON jobs (dead) WHERE dead IS NOT NULL;
+CREATE INDEX shape_order ON jobs (shape, priority DESC, seq)
+    WHERE phase = 'queued' AND parked IS NULL AND not_before IS NULL;
+CREATE TRIGGER shape_enter AFTER UPDATE OF phase, shape, parked, not_before ON jobs
+WHEN new.phase = 'queued' AND new.parked IS NULL AND new.not_before IS NULL AND new.shape IS NOT NULL
+    AND (old.phase <> 'queued' OR old.parked IS NOT NULL OR old.not_before IS NOT NULL OR old.shape IS NOT new.shape)
+BEGIN
+    UPDATE shapes SET head_priority = new.priority, head_seq = new.seq
+    WHERE id = new.shape AND (head_seq IS NULL OR head_priority < new.priority
+        OR (head_priority = new.priority AND head_seq > new.seq));
+END;
+CREATE TRIGGER shape_leave AFTER UPDATE OF phase, shape, parked, not_before ON jobs
+WHEN old.phase = 'queued' AND old.parked IS NULL AND old.not_before IS NULL AND old.shape IS NOT NULL
+    AND (new.phase <> 'queued' OR new.parked IS NOT NULL OR new.not_before IS NOT NULL OR old.shape IS NOT new.shape)
+BEGIN
+    UPDATE shapes SET (head_priority, head_seq) =
+        (SELECT priority, seq FROM jobs WHERE shape = old.shape AND phase = 'queued' AND parked IS NULL
+         AND not_before IS NULL ORDER BY priority DESC, seq LIMIT 1)
+    WHERE id = old.shape AND head_seq = old.seq;
+END;
+INSERT INTO counts VALUES ('dead_letter', 0);
+CREATE TRIGGER count_dead AFTER UPDATE OF dead ON jobs WHEN (old.dead IS NULL) <> (new.dead IS NULL) BEGIN
+    UPDATE counts SET jobs = jobs + iif(new.dead IS NULL, -1, 1) WHERE phase = 'dead_letter';
 END;
 ";
 

@@ -186,12 +186,86 @@ pub(crate) struct Not {
     not: Vec<TextOrNumber>,
 }
 
+/// When a job is tried again. An end of the job's own doing is a failure (exit code, signal, out of memory, timeout, program or
+/// workdir that cannot be used); one that is not (cell, engine, log or agent lost) is of the infrastructure.
+#[derive(ToSchema)]
+pub(crate) struct Retry {
+    /// More tries after failures.
+    #[schema(maximum = 100)]
+    failure: u32,
+    /// More tries after ends of the infrastructure; without it, `queue.max_attempts` of the server less one.
+    #[schema(nullable = false, maximum = 100)]
+    infrastructure: Option<u32>,
+    /// Pause before the second try, doubled with each one.
+    backoff: Span,
+    backoff_max: Span,
+    /// Only after failures with one of these exit codes, as a waiting command has them.
+    #[schema(nullable = false, max_items = 64)]
+    exit_codes: Option<Vec<u8>>,
+}
+
+/// When a job is tried again; what is left out has its default.
+#[derive(ToSchema)]
+pub(crate) struct NewRetry {
+    /// More tries after failures of the job's own, default 0.
+    #[schema(maximum = 100)]
+    failure: Option<u32>,
+    /// More tries after ends that are not the job's own doing; default: the server's `queue.max_attempts` less one.
+    #[schema(maximum = 100)]
+    infrastructure: Option<u32>,
+    /// Pause before the second try, doubled with each one; default `1s`.
+    backoff: Option<TextOrNumber>,
+    /// The longest pause, default `5m`.
+    backoff_max: Option<TextOrNumber>,
+    /// Only after failures with one of these exit codes, as a waiting command has them (124: timeout, 137: out of memory).
+    #[schema(min_items = 1, max_items = 64)]
+    exit_codes: Option<Vec<u8>>,
+}
+
+/// A try that has ended and was followed by another one.
+#[derive(ToSchema)]
+pub(crate) struct PastTry {
+    /// The number of its attempt: `?attempt=` of its output.
+    attempt: u32,
+    agent: String,
+    #[schema(required)]
+    started_at: Option<Moment>,
+    ended_at: Moment,
+    cause: Cause,
+    /// The cause in words.
+    message: String,
+    log: LogTotals,
+}
+
+/// The try that a job waits for.
+#[derive(ToSchema)]
+pub(crate) struct NextTry {
+    /// It is not handed out before.
+    not_before: Moment,
+    /// From 2; attempts that were given back do not count.
+    number: u32,
+    /// How many there are when they all end like the last one.
+    of: u32,
+    /// Code of the end that it follows on.
+    cause: String,
+}
+
+/// That a job ended because no try was left.
+#[derive(ToSchema)]
+pub(crate) struct GivenUp {
+    /// A sentence.
+    reason: String,
+    /// The job that does it again, once it was replayed.
+    #[schema(required)]
+    replayed_by: Option<JobId>,
+}
+
 /// Why a job stands where it stands.
 #[derive(ToSchema)]
 pub(crate) struct Explanation {
     job: JobId,
     phase: Phase,
-    /// `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`; or the code of its cause, or of the last
+    /// `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, `delayed`; or the code of its cause, or of the last
     /// entry of its history.
     code: String,
     /// A sentence.
@@ -274,6 +348,8 @@ pub(crate) struct JobSpec {
     labels: BTreeMap<String, String>,
     #[schema(nullable = false)]
     requires: Option<Requires>,
+    #[schema(nullable = false)]
+    retry: Option<Retry>,
     #[schema(minimum = -100, maximum = 100)]
     priority: i32,
     #[schema(nullable = false)]
@@ -294,6 +370,14 @@ pub(crate) struct Job {
     ending: Option<Ending>,
     /// The current try, from 1; 0 before the first claim.
     attempt: u32,
+    /// The oldest first.
+    past_tries: Vec<PastTry>,
+    #[schema(required)]
+    next_try: Option<NextTry>,
+    /// It was given up, and nobody has had it replayed since.
+    dead_letter: bool,
+    #[schema(required)]
+    given_up: Option<GivenUp>,
     cancel_requested: bool,
     /// Who holds or held it.
     #[schema(required)]
@@ -322,6 +406,8 @@ pub(crate) struct JobSummary {
     #[schema(required)]
     ending: Option<Ending>,
     attempt: u32,
+    /// It ended because no try was left, and nobody has had it replayed since.
+    dead_letter: bool,
     #[schema(required)]
     agent: Option<String>,
     priority: i32,
@@ -417,6 +503,7 @@ pub(crate) struct NewJob {
     network: Option<Network>,
     labels: Option<BTreeMap<String, TextOrNumber>>,
     requires: Option<Requires>,
+    retry: Option<NewRetry>,
     #[schema(minimum = -100, maximum = 100)]
     priority: Option<i32>,
     /// Two submits with one key are one job.

@@ -1,0 +1,95 @@
+//! Tries that follow on one that has ended: when agents that wait get them, and what is said of them meanwhile.
+
+use super::embedded_tests::{Here, ask};
+use super::*;
+use crate::job::{Cause, LogTotals, Millis};
+use crate::protocol::agent::Announcement;
+use serde_json::json;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+fn report(attempt: AttemptId, cause: Cause) -> Report {
+    Report {
+        attempt,
+        cause,
+        started_at: None,
+        ended_at: UnixMillis::now(),
+        usage: None,
+        receipt: Vec::new(),
+        log: LogTotals::default(),
+    }
+}
+
+/// The backend with its task, and an agent that it knows.
+struct Stage {
+    here: Here,
+    stop: CancellationToken,
+    expiry: tokio::task::JoinHandle<()>,
+}
+
+impl Stage {
+    fn new(lease: Millis) -> Self {
+        let (here, stop) = (Here::new(lease), CancellationToken::new());
+        let expiry = crate::supervise::spawn("expiry", Arc::clone(&here.backend).run_expiry(stop.clone()));
+        let capacity = ask(Duration::ZERO).free;
+        let who = Announcement { capacity, ..Announcement::default() };
+        here.backend.roster().enter_local("a", who, UnixMillis::now());
+        Self { here, stop, expiry }
+    }
+
+    /// The next attempt that the agent gets; it is waiting when this returns.
+    async fn waits(&self) -> tokio::task::JoinHandle<Vec<crate::queue::Claim>> {
+        let (backend, stop) = (Arc::clone(&self.here.backend), self.stop.clone());
+        let waits = crate::supervise::spawn("waits", async move {
+            backend.claim("a", &ask(Duration::from_secs(3600)), &stop).await.expect("claims")
+        });
+        // Time only goes on when everybody waits for something.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        waits
+    }
+
+    async fn close(self) {
+        self.stop.cancel();
+        self.expiry.await.expect("ends");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_waits_gets_the_next_try_when_it_is_due_and_not_before() {
+    let stage = Stage::new(Millis::from_secs(600));
+    let backend = &stage.here.backend;
+    let id = stage.here.submit(&json!({"retry": {"failure": 2, "backoff": "20s", "backoff_max": "1h"}})).await;
+    let mut held = stage.here.claim("a").await;
+    for (number, longest) in [(2, 20), (3, 40)] {
+        let (began, waits) = (Instant::now(), stage.waits().await);
+        let (attempt, token) = held;
+        let told = backend.report("a", &report(attempt, Cause::ExitCode { exit_code: 1 }), token).await;
+        assert_eq!(told.expect("answers"), Reported::Applied);
+        let due = backend.get(id).await.expect("reads").and_then(|job| job.next_try).expect("waits for one").not_before;
+        let told = backend.explain(id).await.expect("reads").expect("is there");
+        let wanted = format!("it waits until {due} for try {number} of 3: exit_code");
+        assert_eq!((told.code.as_str(), told.reason), ("delayed", wanted));
+        let claim = waits.await.expect("ends").remove(0);
+        assert_eq!((claim.attempt.job, claim.attempt.attempt), (id, number));
+        let (waited, late) = (began.elapsed(), UnixMillis::now().since(due));
+        assert!(waited >= Duration::from_secs(longest / 2) && waited <= Duration::from_secs(longest + 1), "{waited:?}");
+        assert!(UnixMillis::now() >= due && late < Millis::new(50), "{late} late");
+        held = (claim.attempt, claim.token);
+    }
+    backend.report("a", &report(held.0, Cause::ExitCode { exit_code: 0 }), held.1).await.expect("answers");
+    let job = backend.get(id).await.expect("reads").expect("is there");
+    assert_eq!((job.phase, job.dead_letter, job.past_tries.len()), (Phase::Ended, false, 2));
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_job_of_a_lost_agent_is_tried_again_after_its_lease_and_a_pause() {
+    let stage = Stage::new(Millis::from_secs(10));
+    stage.here.submit(&json!({})).await;
+    let (began, first) = (Instant::now(), stage.here.claim("a").await.0);
+    let claim = stage.waits().await.await.expect("ends").remove(0);
+    assert_eq!((claim.attempt.job, claim.attempt.attempt), (first.job, 2));
+    let waited = began.elapsed();
+    assert!((Duration::from_millis(10_400)..Duration::from_millis(11_100)).contains(&waited), "{waited:?}");
+    stage.close().await;
+}
