@@ -194,7 +194,7 @@ async fn whole(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
         receipt: Vec::new(),
         log: LogTotals::default(),
     };
-    store.complete(AGENT, &report, claim.token, UnixMillis::now()).await?;
+    store.complete(AGENT, &report, claim.token, UnixMillis::now(), 3).await?;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
     AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Day,
-    Expired, ListFilter, NewJob, Renewal, Standing, Store, StoreError, Submitted,
+    Expired, ListFilter, NewJob, Renewal, Replay, Standing, Store, StoreError, Submitted,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -262,6 +262,28 @@ impl Embedded {
                 }
             }
             Ok(marks)
+        });
+        task.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Makes new jobs of dead letters, some hundred in a transaction. Errors: what was done before one stays done.
+    pub async fn replay(self: &Arc<Self>, ids: Vec<JobId>) -> Result<Vec<(JobId, Replay)>, StoreError> {
+        let backend = Arc::clone(self);
+        let task = crate::supervise::spawn("replay", async move {
+            let mut replayed = Vec::with_capacity(ids.len());
+            for some in ids.chunks(CANCEL_BATCH) {
+                let now = UnixMillis::now();
+                let pairs: Vec<(JobId, JobId)> = some.iter().map(|id| (*id, JobId::new(now))).collect();
+                let told = backend.store.replay(&pairs, backend.settings.max_queued, now).await?;
+                for ((id, _), replay) in pairs.into_iter().zip(told) {
+                    if let Replay::Replayed(job) = &replay {
+                        backend.waiting.wake_for(&job.spec);
+                        backend.changed(id, true);
+                    }
+                    replayed.push((id, replay));
+                }
+            }
+            Ok(replayed)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
     }

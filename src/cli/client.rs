@@ -164,6 +164,11 @@ impl Client {
         self.json(self.request(Method::POST, &format!("/v1/jobs/bulk-cancel?force={force}")).json(which)).await
     }
 
+    /// Makes new jobs of dead letters.
+    pub(super) async fn replay(&self, which: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, "/v1/jobs/replay").json(which)).await
+    }
+
     /// Deletes the output of a job that has ended.
     pub(super) async fn remove_logs(&self, id: &str) -> Result<(), Failure> {
         self.answer(self.request(Method::DELETE, &format!("/v1/jobs/{}/logs", segment(id)?))).await.map(drop)

@@ -8,6 +8,7 @@ mod api;
 mod client;
 mod config;
 mod conformance;
+mod dlq;
 mod doctor;
 mod exit;
 mod follow;
@@ -151,6 +152,9 @@ enum Command {
     /// Submit, run, look at and cancel jobs
     #[command(subcommand)]
     Job(job::JobCommand),
+    /// Look at jobs that were given up, and run them again
+    #[command(subcommand)]
+    Dlq(dlq::DlqCommand),
     /// Run one command as a job; the same as `job exec`
     Exec(job::exec::ExecArgs),
     /// Show how many jobs stand where, which one waits longest and why
@@ -227,6 +231,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             conformance::run(&url, patience, &global).await
         }
         Command::Job(command) => job::run(command, &global).await,
+        Command::Dlq(command) => dlq::run(command, &global).await,
         Command::Exec(args) => job::exec::run(args, &global).await,
         Command::Queue => queue::run(&global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,

@@ -3,7 +3,7 @@
 //! Does no I/O of its own: a store brings what it found and makes what is decided here.
 
 use super::{Canceled, NewJob, Submitted};
-use crate::job::Job;
+use crate::job::{Job, JobId};
 use std::collections::HashMap;
 
 /// What a submit of many came to.
@@ -27,6 +27,21 @@ pub enum CancelMark {
     },
     /// It had ended before.
     AlreadyEnded,
+    /// There is no such job.
+    Unknown,
+}
+
+/// What a replay of one dead letter among many came to.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Replay {
+    /// This new job does it again.
+    Replayed(Box<Job>),
+    /// This one does since an earlier replay.
+    Already(JobId),
+    /// It is no dead letter.
+    NotDead,
+    /// Too many jobs wait; nothing was done.
+    QueueFull,
     /// There is no such job.
     Unknown,
 }

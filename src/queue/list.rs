@@ -9,6 +9,8 @@ pub struct ListFilter {
     pub phases: Vec<Phase>,
     /// Only those that ended so.
     pub verdict: Option<Verdict>,
+    /// Only dead letters, or only others.
+    pub dead_letter: Option<bool>,
     /// Only those with all these labels.
     pub labels: Vec<(String, String)>,
     /// Only those submitted at this moment or later.
@@ -40,6 +42,7 @@ impl<'a> Sieve<'a> {
         let has = |text: &str| self.text.as_ref().is_none_or(|wanted| text.to_lowercase().contains(wanted));
         (filter.phases.is_empty() || filter.phases.contains(&job.phase))
             && filter.verdict.is_none_or(|verdict| job.ending.as_ref().is_some_and(|ending| ending.verdict == verdict))
+            && filter.dead_letter.is_none_or(|dead| job.dead_letter == dead)
             && filter.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
             && filter.submitted_after.is_none_or(|from| job.submitted_at >= from)
             && filter.submitted_before.is_none_or(|until| job.submitted_at < until)

@@ -7,7 +7,7 @@ use super::routing::{self, Asker, Candidate, Glance, Look, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Groups,
-    ListFilter, NewJob, Place, READY_BATCH, Renewal, Standing, Store, StoreError, Submitted,
+    ListFilter, NewJob, Place, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Submitted,
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
@@ -250,6 +250,24 @@ impl Store for MemoryStore {
         Ok(ids.iter().map(one).collect())
     }
 
+    async fn replay(
+        &self,
+        dead: &[(JobId, JobId)],
+        max_queued: u64,
+        now: UnixMillis,
+    ) -> Result<Vec<Replay>, StoreError> {
+        let mut tables = self.tables();
+        let one = |(id, by): &(JobId, JobId)| {
+            let room = tables.all_queued() < max_queued;
+            match tables.change(*id, |row| row.replay(*by, now, room)) {
+                Some(Ok(new)) => Replay::Replayed(Box::new(tables.create(new))),
+                Some(Err(answer)) => answer,
+                None => Replay::Unknown,
+            }
+        };
+        Ok(dead.iter().map(one).collect())
+    }
+
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         let mut tables = self.tables();
         let over = tables.rows.values().filter(|row| row.lease.is_some_and(|lease| lease.until <= now));
@@ -293,6 +311,7 @@ impl Store for MemoryStore {
         let mut counts = Counts::default();
         for row in self.tables().rows.values() {
             *counts.of(row.job.phase) += 1;
+            counts.dead_letters += u64::from(row.job.dead_letter);
         }
         Ok(counts)
     }

@@ -12,7 +12,7 @@ mod routing;
 mod sqlite;
 mod transition;
 
-pub use batch::{Batch, CancelMark};
+pub use batch::{Batch, CancelMark, Replay};
 pub use daily::{Day, Ended};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
@@ -31,7 +31,7 @@ pub const EXPIRE_BATCH: u32 = 256;
 /// Most delayed jobs that one call makes ready, for the same reason.
 pub const READY_BATCH: u32 = 256;
 
-/// Most jobs that are to be canceled by one call, for the same reason.
+/// Most jobs that are to be canceled, or replayed, by one call, for the same reason.
 pub const CANCEL_BATCH: usize = 256;
 
 /// A store that cannot do what it was asked.
@@ -234,6 +234,9 @@ pub struct Counts {
     pub running: u64,
     pub finishing: u64,
     pub ended: u64,
+    /// Of those that have ended.
+    #[serde(skip)]
+    pub dead_letters: u64,
 }
 
 impl Counts {
@@ -317,6 +320,14 @@ pub trait Store: Send + Sync + 'static {
         ids: &[JobId],
         now: UnixMillis,
     ) -> impl Future<Output = Result<Vec<CancelMark>, StoreError>> + Send;
+    /// Makes a new job of each dead letter, under the id that is given with it. One answer for each, in order; at most
+    /// [`CANCEL_BATCH`] of them are to be asked for at once.
+    fn replay(
+        &self,
+        dead: &[(JobId, JobId)],
+        max_queued: u64,
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Vec<Replay>, StoreError>> + Send;
     /// Settles leases that ran out by `now`, at most [`EXPIRE_BATCH`] of them: more are due while [`Store::next_due`] is
     /// not in the future.
     fn expire(
@@ -420,6 +431,14 @@ impl Store for AnyStore {
     }
     async fn cancel_many(&self, ids: &[JobId], now: UnixMillis) -> Result<Vec<CancelMark>, StoreError> {
         either!(self, store => store.cancel_many(ids, now))
+    }
+    async fn replay(
+        &self,
+        dead: &[(JobId, JobId)],
+        max_queued: u64,
+        now: UnixMillis,
+    ) -> Result<Vec<Replay>, StoreError> {
+        either!(self, store => store.replay(dead, max_queued, now))
     }
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         either!(self, store => store.expire(now, max_attempts))

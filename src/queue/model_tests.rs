@@ -26,6 +26,8 @@ enum Op {
     SubmitAll(Vec<(i32, Option<u8>)>, bool),
     CancelIf(usize, u64),
     CancelMany(Vec<usize>),
+    /// Each under the id of a job that was made for it.
+    Replay(Vec<usize>),
     /// What is asked for, and which job it comes after.
     List(ListFilter, Option<usize>),
 }
@@ -35,13 +37,15 @@ fn filter() -> impl Strategy<Value = ListFilter> {
     let phases = prop::collection::vec(prop::sample::select(&Phase::ALL[..]), 0..3);
     let verdict = prop::option::weighted(0.2, prop::sample::select(&Verdict::ALL[..]));
     let label = prop::sample::select(&[("team", "Blue"), ("team", "red"), ("team", "blue"), ("priority", "1")][..]);
+    let dead_letter = prop::option::weighted(0.3, any::<bool>());
     let labels = prop::collection::vec(label.prop_map(|(key, value)| (key.to_owned(), value.to_owned())), 0..3);
     let moment = || prop::option::weighted(0.2, (0u64..400).prop_map(at));
     let text = prop::sample::select(&["SPÄTE", "arbeit 2", "BLUE", "018b", "nowhere", "0"][..]).prop_map(str::to_owned);
-    (phases, verdict, labels, moment(), moment(), prop::option::weighted(0.3, text), 0u32..6).prop_map(
-        |(phases, verdict, labels, submitted_after, submitted_before, text, limit)| ListFilter {
+    ((phases, verdict, dead_letter), labels, moment(), moment(), prop::option::weighted(0.3, text), 0u32..6).prop_map(
+        |((phases, verdict, dead_letter), labels, submitted_after, submitted_before, text, limit)| ListFilter {
             phases,
             verdict,
+            dead_letter,
             labels,
             submitted_after,
             submitted_before,
@@ -79,6 +83,7 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(jobs, partial)| Op::SubmitAll(jobs, partial)),
         1 => (0usize..20, 1u64..6).prop_map(|(job, revision)| Op::CancelIf(job, revision)),
         1 => prop::collection::vec(0usize..20, 0..4).prop_map(Op::CancelMany),
+        1 => prop::collection::vec(0usize..20, 0..4).prop_map(Op::Replay),
         3 => (filter(), prop::option::weighted(0.3, 0usize..20)).prop_map(|(filter, before)| Op::List(filter, before)),
     ]
 }
@@ -211,6 +216,16 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             let ids: Vec<_> = places.iter().filter_map(|n| jobs.get(n % jobs.len().max(1))).map(|job| job.id).collect();
             format!("{:?}", store.cancel_many(&ids, at(now)).await)
         }
+        Op::Replay(places) => {
+            let made = jobs[jobs.len() - places.len()..].iter().map(|new| new.id);
+            let dead = places.iter().map(|n| jobs[n % jobs.len()].id).zip(made).collect::<Vec<_>>();
+            let before = store.counts().await.expect("counts");
+            let replayed = store.replay(&dead, 6, at(now)).await.expect("answers");
+            let after = store.counts().await.expect("counts");
+            let new = replayed.iter().filter(|one| matches!(one, Replay::Replayed(_))).count() as u64;
+            assert_eq!((after.queued - before.queued, before.dead_letters - after.dead_letters), (new, new));
+            format!("{replayed:?}")
+        }
         Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
         Op::Ready => format!("{:?}", store.ready(at(now)).await),
         Op::Extend => format!("{:?}", store.extend(Millis::new(70), at(now)).await),
@@ -263,6 +278,7 @@ proptest! {
                         let job = new(now, *priority, key.map(|key| format!("k{key}")).as_deref());
                         jobs.push(NewJob { retry_of, ..job });
                     }
+                    Op::Replay(places) => jobs.extend(places.iter().map(|_| new(now, 0, None))),
                     Op::SubmitAll(specs, _) => {
                         for (priority, key) in specs {
                             now += 1;

@@ -193,3 +193,29 @@ async fn delayed_jobs_keep_their_order_and_survive_the_process() {
     }
     assert_eq!(store.next_due().await.expect("reads"), None);
 }
+
+#[tokio::test]
+async fn a_dead_letter_is_replayed_once_and_only_when_there_is_room() {
+    let (_dir, stores) = both();
+    for store in stores {
+        let held = held(&store, &json!({"infrastructure": 0})).await;
+        let id = held.attempt.job;
+        ends(&store, &held, Cause::CellLost { reason: String::new() }, 1).await;
+        assert_eq!(store.counts().await.expect("counts").dead_letters, 1);
+        let dead = async || {
+            let filter = ListFilter { dead_letter: Some(true), limit: 5, ..ListFilter::default() };
+            store.list(filter).await.expect("lists").iter().map(|job| job.id).collect::<Vec<_>>()
+        };
+        assert_eq!(dead().await, [id]);
+        let (new, other) = (JobId::new(at(2)), JobId::new(at(3)));
+        let full = store.replay(&[(id, new)], 0, at(2)).await.expect("answers");
+        assert_eq!((full, dead().await), (vec![Replay::QueueFull], vec![id]));
+        let told = store.replay(&[(id, new), (id, other), (other, new)], 9, at(2)).await.expect("answers");
+        let [Replay::Replayed(job), again, unknown] = &told[..] else { panic!("{told:?}") };
+        assert_eq!((job.id, job.retry_of, job.phase), (new, Some(id), Phase::Queued));
+        assert_eq!((again, unknown), (&Replay::Already(new), &Replay::Unknown));
+        assert_eq!(store.replay(&[(new, other)], 9, at(2)).await.expect("answers"), [Replay::NotDead]);
+        assert_eq!((dead().await.len(), store.counts().await.expect("counts").dead_letters), (0, 0));
+        assert_eq!(claim(&store, 3).await.expect("is there").attempt.job, new);
+    }
+}

@@ -15,7 +15,7 @@ use super::routing::{self, Asker, Glance, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Groups, ListFilter,
-    NewJob, Place, Renewal, Standing, Store, StoreError, Submitted,
+    NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Submitted,
 };
 use crate::database::{self, Poster};
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
@@ -286,6 +286,32 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn replay(
+        &self,
+        dead: &[(JobId, JobId)],
+        max_queued: u64,
+        now: UnixMillis,
+    ) -> Result<Vec<Replay>, StoreError> {
+        let (dead, groups) = (dead.to_vec(), Arc::clone(&self.groups));
+        self.writer
+            .run(move |db| {
+                let one = |(id, by): (JobId, JobId)| {
+                    let room = rows::count(db, Phase::Queued)? < max_queued;
+                    Ok(match change_row(db, id, |row| row.replay(by, now, room))? {
+                        Some(Ok(new)) => {
+                            let row = Row::new(new);
+                            rows::insert(db, &row, &groups)?;
+                            Replay::Replayed(Box::new(row.job))
+                        }
+                        Some(Err(answer)) => answer,
+                        None => Replay::Unknown,
+                    })
+                };
+                dead.into_iter().map(one).collect()
+            })
+            .await
+    }
+
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         self.writer
             .run(move |db| {
@@ -342,6 +368,7 @@ impl Store for SqliteStore {
                         *counts.of(phase) = rows::count(db, phase)?;
                     }
                 }
+                counts.dead_letters = rows::dead_letters(db)?;
                 Ok(counts)
             })
             .await
@@ -352,7 +379,7 @@ impl Store for SqliteStore {
     }
 
     async fn next_due(&self) -> Result<Option<UnixMillis>, StoreError> {
-        self.reader.run(|db| rows::next_due(db)).await
+        self.reader.run(rows::next_due).await
     }
 }
 

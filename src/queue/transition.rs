@@ -6,10 +6,10 @@
 //! A try that has ended and is followed by another one waits for it in the queue: *delayed*, which nobody claims, until
 //! [`Row::ready`] says that its time has come.
 
-use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Standing};
+use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing};
 use crate::job::{
-    AttemptId, Cause, Class, Ending, GivenUp, Job, LeaseToken, LogTotals, Millis, PastTry, Phase, PhaseEvent, Report,
-    Then, Tried, UnixMillis, then,
+    AttemptId, Cause, Class, Ending, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PastTry, Phase, PhaseEvent,
+    Report, Then, Tried, UnixMillis, then,
 };
 
 /// A longer history loses its oldest entries but the first: a job that is given back again and again must not make its
@@ -264,6 +264,26 @@ impl Row {
         self.enter(Phase::Queued, now, reason);
         self.lease = None;
         Applied::Applied
+    }
+
+    /// Notes of a dead letter that a new job does it again, and gives that one. `room`: the queue takes one more.
+    pub(super) fn replay(&mut self, by: JobId, now: UnixMillis, room: bool) -> Result<NewJob, Replay> {
+        let Some(given_up) = &mut self.job.given_up else { return Err(Replay::NotDead) };
+        if let Some(by) = given_up.replayed_by {
+            return Err(Replay::Already(by));
+        }
+        if !room {
+            return Err(Replay::QueueFull);
+        }
+        given_up.replayed_by = Some(by);
+        self.job.dead_letter = false;
+        self.job.revision += 1;
+        Ok(NewJob {
+            id: by,
+            spec: self.job.spec.clone().without_idempotency_key(),
+            at: now,
+            retry_of: Some(self.job.id),
+        })
     }
 
     /// How an attempt of it stands, for one who says that it is theirs.

@@ -25,7 +25,7 @@ use utoipa::{IntoParams, ToSchema};
 /// Most jobs of one submit: they are one transaction.
 const MOST_SUBMITTED: usize = 1000;
 /// Most jobs of one cancel.
-const MOST_CANCELED: usize = 10_000;
+pub(super) const MOST_CANCELED: usize = 10_000;
 /// Problems that are listed; the answer says how many there are.
 const MOST_PROBLEMS: usize = 1000;
 
@@ -207,7 +207,7 @@ enum Which {
 
 #[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = BulkGroup)]
-struct Group {
+pub(super) struct Group {
     count: usize,
     #[schema(value_type = Vec<schema::JobId>)]
     ids: Vec<JobId>,
@@ -262,13 +262,20 @@ pub(super) async fn cancel(
             CancelMark::AlreadyEnded => &mut answer.already_ended,
             CancelMark::Unknown => &mut answer.unknown,
         };
-        group.count += 1;
-        group.ids.push(id);
+        group.add(id);
     }
     Ok(Json(answer))
 }
 
-async fn picked(backend: &Arc<Embedded>, filter: ListFilter) -> Answer<Vec<JobId>> {
+impl Group {
+    pub(super) fn add(&mut self, id: JobId) {
+        self.count += 1;
+        self.ids.push(id);
+    }
+}
+
+/// The ids of jobs that fit, the newest first: one more than can be done at once, if there are more.
+pub(super) async fn picked(backend: &Arc<Embedded>, filter: ListFilter) -> Answer<Vec<JobId>> {
     let limit = u32::try_from(MOST_CANCELED + 1).unwrap_or(u32::MAX);
     let jobs = backend.list(ListFilter { limit, ..filter }).await?;
     Ok(jobs.into_iter().map(|job| job.id).collect())
@@ -308,13 +315,19 @@ fn which(document: &Value) -> Result<Which, Problems> {
     if by_filter {
         problems.add("ids", "is given together with a filter", "keep one of the two");
     }
+    let these = these(ids, &mut problems);
+    problems.or_value(Which::These(these))
+}
+
+/// Reads a list of ids.
+pub(super) fn these(ids: &Value, problems: &mut Problems) -> Vec<JobId> {
     let Value::Array(items) = ids else {
         problems.add("ids", format!("is {}", type_name(ids)), "give a list of job ids");
-        return Err(problems);
+        return Vec::new();
     };
     if items.len() > MOST_CANCELED {
         problems.add("ids", format!("has {} entries", items.len()), format!("give at most {MOST_CANCELED} at once"));
-        return Err(problems);
+        return Vec::new();
     }
     let mut these = Vec::with_capacity(items.len());
     for (index, item) in items.iter().enumerate() {
@@ -324,11 +337,11 @@ fn which(document: &Value) -> Result<Which, Problems> {
             None => problems.add(format!("ids[{index}]"), format!("is {}", type_name(item)), "give a job's id"),
         }
     }
-    problems.or_value(Which::These(these))
+    these
 }
 
 /// A text or a list of texts, each with its path.
-fn texts<'a>(key: &str, value: Option<&'a Value>, problems: &mut Problems) -> Vec<(String, &'a str)> {
+pub(super) fn texts<'a>(key: &str, value: Option<&'a Value>, problems: &mut Problems) -> Vec<(String, &'a str)> {
     let items: Vec<(String, &Value)> = match value {
         None => Vec::new(),
         Some(Value::Array(items)) => items.iter().enumerate().map(|(n, item)| (format!("{key}[{n}]"), item)).collect(),

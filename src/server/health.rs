@@ -55,7 +55,9 @@ pub(super) fn whole(report: HealthReport) -> (StatusCode, Json<HealthReport>) {
         content_type = "text/plain; version=0.0.4; charset=utf-8")))]
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     if let Ok(counts) = counts(&app).await {
-        app.metrics.jobs_queued.set(i64::try_from(counts.queued).unwrap_or(i64::MAX));
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        app.metrics.jobs_queued.set(gauge(counts.queued));
+        app.metrics.jobs_dead_letters.set(gauge(counts.dead_letters));
     }
     page(&app.metrics)
 }

@@ -25,7 +25,8 @@ const MOST_TEXT: usize = 255;
 /// Lines instead of one document.
 pub(super) const LINES: &str = "application/x-ndjson";
 
-const PARAMETERS: [&str; 9] = ["state", "phase", "verdict", "label", "since", "until", "text", "before", "limit"];
+const PARAMETERS: [&str; 10] =
+    ["state", "phase", "verdict", "dead_letter", "label", "since", "until", "text", "before", "limit"];
 
 /// A query as it came; keys may be there several times.
 pub(super) type Pairs = Vec<(String, String)>;
@@ -52,6 +53,8 @@ struct ListQuery {
     /// That ended so.
     #[param(inline)]
     verdict: Option<schema::Verdict>,
+    /// That were given up for want of tries, and not replayed since; `false` for all others.
+    dead_letter: Option<bool>,
     /// With this label, `name=value`. May be given several times; all must be there.
     label: Option<Vec<String>>,
     /// Submitted at this moment or later: milliseconds since 1970, or RFC 3339.
@@ -132,6 +135,12 @@ fn filter(asked: &Pairs) -> Result<ListFilter, Problems> {
                     problems.add(key, format!("`{}` is no verdict", shown(value)), choose(value, &known));
                 }
             }
+            "dead_letter" => match value.parse() {
+                Ok(dead) => filter.dead_letter = Some(dead),
+                Err(_) => {
+                    problems.add(key, format!("`{}` is neither true nor false", shown(value)), "write true or false")
+                }
+            },
             "since" => filter.submitted_after = moment(key, value, &mut problems),
             "until" => filter.submitted_before = moment(key, value, &mut problems),
             "text" => match value.chars().count() {
@@ -216,6 +225,7 @@ mod tests {
             ("state", "queued,running"),
             ("phase", "ended"),
             ("verdict", "timed_out"),
+            ("dead_letter", "true"),
             ("label", "a=b"),
             ("label", "c=d=e"),
             ("since", "1700000000000"),
@@ -226,6 +236,7 @@ mod tests {
         let wanted = ListFilter {
             phases: vec![Phase::Queued, Phase::Running, Phase::Ended],
             verdict: Some(Verdict::TimedOut),
+            dead_letter: Some(true),
             labels: vec![("a".into(), "b".into()), ("c".into(), "d=e".into())],
             submitted_after: Some(UnixMillis::new(1_700_000_000_000)),
             submitted_before: Some(UnixMillis::new(1_700_000_000_000)),
@@ -243,6 +254,7 @@ mod tests {
             ("state", "asleep", "state: `asleep` is no state; choose among queued, claimed"),
             ("state", "quued", "did you mean `queued`?"),
             ("verdict", "fail", "verdict: `fail` is no verdict; "),
+            ("dead_letter", "yes", "dead_letter: `yes` is neither true nor false; write true or false"),
             ("label", "team", "label: `team` is no label; write"),
             ("label", "=x", "label: `=x` is no label"),
             ("since", "today", "since: `today` is no moment; expected milliseconds"),

@@ -7,6 +7,7 @@ mod agents;
 mod auth;
 mod bulk;
 mod cursor;
+mod dead;
 mod etag;
 mod events;
 mod extract;
@@ -91,6 +92,7 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(jobs::submit, list::list))
         .routes(routes!(bulk::submit))
         .routes(routes!(bulk::cancel))
+        .routes(routes!(dead::replay))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::explain))

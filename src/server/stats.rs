@@ -42,6 +42,8 @@ pub(super) struct Days {
     /// Jobs by phase, at this moment.
     #[schema(value_type = schema::Counts)]
     now: Counts,
+    /// Jobs that were given up for want of tries, and not replayed since.
+    dead_letters: u64,
     days: Vec<DayJson>,
 }
 
@@ -62,7 +64,7 @@ pub(super) async fn daily(
     let first = (today + 1).saturating_sub(days);
     let kept = app.backend.daily(first).await?;
     let now = app.backend.counts().await?;
-    Ok(Json(Days { now, days: filled(&kept, first, today) }))
+    Ok(Json(Days { now, dead_letters: now.dead_letters, days: filled(&kept, first, today) }))
 }
 
 /// Every day from the first to the last, also those on which nothing happened.

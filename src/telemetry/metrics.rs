@@ -16,6 +16,7 @@ pub struct Metrics {
     pub jobs_ended_total: IntCounterVec,
     pub jobs_running: IntGauge,
     pub jobs_queued: IntGauge,
+    pub jobs_dead_letters: IntGauge,
     pub slots: IntGauge,
     pub claims_total: IntCounter,
     pub claimed_jobs_total: IntCounter,
@@ -77,6 +78,10 @@ impl Metrics {
             jobs_ended_total: counters("jobcell_jobs_ended_total", "Attempts ended, by whose doing", &["verdict"]),
             jobs_running: gauge("jobcell_jobs_running", "Attempts that the agent holds"),
             jobs_queued: gauge("jobcell_jobs_queued", "Jobs that wait"),
+            jobs_dead_letters: gauge(
+                "jobcell_jobs_dead_letters",
+                "Jobs given up for want of tries, not replayed since",
+            ),
             slots: gauge("jobcell_slots", "Jobs that can run at the same time"),
             claims_total: counter("jobcell_claims_total", "Claims that brought jobs"),
             claimed_jobs_total: counter("jobcell_claimed_jobs_total", "Jobs that claims brought"),

@@ -274,6 +274,44 @@ async fn agents_and_reasons() {
 }
 
 #[tokio::test]
+async fn dead_letters() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, SETTINGS).await;
+    let mut shell = Shell { dir: up.dir.path(), host: &host, said: String::new() };
+    let hopeless =
+        "preset: bash\nname: hopeless\nscript: exit 5\nlabels: {team: blue}\nretry: {failure: 1, backoff: 0s}\n";
+    std::fs::write(up.dir.path().join("hopeless.yaml"), hopeless).expect("writes");
+    std::fs::write(up.dir.path().join("job.yaml"), JOB).expect("writes");
+    shell.note(&["dlq", "list"]).await;
+    shell.note(&["dlq", "replay", "--all"]).await;
+    let dead = shell.note(&["job", "submit", "hopeless.yaml", "--wait"]).await;
+    let plain = shell.run(&["job", "submit", "job.yaml", "--wait"]).await.1;
+    let (dead, plain) = (dead.trim(), plain.trim());
+    shell.note(&["job", "explain", dead]).await;
+    for args in [
+        &["dlq", "list"] as &[&str],
+        &["dlq", "list", "--label", "team=blue", "--limit", "1", "-o", "json"],
+        &["dlq", "list", "--label", "team"],
+        &["dlq", "show", dead],
+        &["dlq", "show", dead, "-o", "json"],
+        &["dlq", "show", plain],
+        &["job", "list", "--stats", "--days", "1"],
+        &["dlq", "replay"],
+        &["dlq", "replay", dead, "--all"],
+    ] {
+        shell.note(args).await;
+    }
+    let new = shell.note(&["dlq", "replay", dead, plain]).await;
+    let new = new.split_whitespace().last().expect("an id");
+    up.ended(&json!({ "id": new })).await;
+    shell.note(&["dlq", "replay", dead, "-o", "json"]).await;
+    shell.note(&["dlq", "show", dead]).await;
+    shell.note(&["dlq", "replay", "--label", "team=blue"]).await;
+    assert_snapshot!("dlq", shell.taken());
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn jobs() {
     let Some(host) = engine() else { return };
     let up = Up::start(&host, SETTINGS).await;

@@ -91,3 +91,56 @@ async fn a_cell_that_is_killed_is_replaced_and_a_job_whose_cells_all_are_is_give
     assert_eq!(job["given_up"], json!({"reason": "the last of 2 tries ended with cell_lost", "replayed_by": null}));
     up.stop().await;
 }
+
+#[tokio::test]
+async fn dead_letters_are_listed_and_replayed_once() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "").await;
+    let given_up = async |team: &str| {
+        let mut spec = spec("exit 5", &json!({"failure": 1, "backoff": "0s"}));
+        spec["labels"] = json!({ "team": team });
+        spec["idempotency_key"] = json!(format!("key of {team}"));
+        let job = up.run(&spec).await;
+        assert_eq!((&job["dead_letter"], &job["attempt"]), (&json!(true), &json!(2)), "{job}");
+        job
+    };
+    let (blue, red) = (given_up("blue").await, given_up("red").await);
+    let plain = up.bash("exit 5").await;
+    let listed = async |query: &str| {
+        let list = up.get(&format!("/v1/jobs?{query}")).await;
+        list["jobs"].as_array().expect("a list").iter().map(|job| id(job).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("dead_letter=true").await, [id(&red), id(&blue)]);
+    assert_eq!(listed(&format!("dead_letter=true&before={}", id(&red))).await, [id(&blue)]);
+    assert_eq!(listed("dead_letter=true&label=team%3Dblue&verdict=failed").await, [id(&blue)]);
+    assert_eq!(listed("dead_letter=false").await, [id(&plain)]);
+    let (_, metrics) = up.plain("/metrics").await.expect("answers");
+    assert!(metrics.lines().any(|line| line == "jobcell_jobs_dead_letters 2"), "{metrics}");
+    assert_eq!(up.get("/v1/stats/daily?days=1").await["dead_letters"], 2);
+
+    let replay = async |body: Value| -> Value {
+        let response = up.call(Method::POST, "/v1/jobs/replay", Some(&body)).await;
+        assert!(response.status().is_success(), "{body}");
+        response.json().await.expect("JSON")
+    };
+    let unknown = "01890000-0000-7000-8000-000000000000";
+    let answer = replay(json!({"ids": [id(&blue), id(&plain), unknown]})).await;
+    assert_eq!((&answer["not_dead"]["ids"], &answer["unknown"]["ids"]), (&json!([id(&plain)]), &json!([unknown])));
+    let new = answer["replayed"][0]["replayed_by"].as_str().expect("an id").to_owned();
+    // Asked again, it names the same one.
+    let answer = replay(json!({"ids": [id(&blue)]})).await;
+    assert_eq!(answer["already_replayed"], json!([{"id": id(&blue), "replayed_by": new}]));
+    let old = up.get(&format!("/v1/jobs/{}", id(&blue))).await;
+    assert_eq!((&old["dead_letter"], &old["given_up"]["replayed_by"]), (&json!(false), &json!(new)));
+    let again = up.ended(&json!({"id": new})).await;
+    assert_eq!((&again["retry_of"], &again["dead_letter"]), (&json!(id(&blue)), &json!(true)));
+    assert_eq!(again["spec"]["idempotency_key"], Value::Null);
+    assert_eq!(listed("dead_letter=true").await, [new.as_str(), id(&red)]);
+
+    let answer = replay(json!({"label": "team=red"})).await;
+    assert_eq!(answer["replayed"][0]["id"], id(&red));
+    assert_eq!(replay(json!({"label": "team=green"})).await["replayed"], json!([]));
+    up.ended(&json!({"id": answer["replayed"][0]["replayed_by"]})).await;
+    assert_eq!(replay(json!({"all": true})).await["replayed"].as_array().map(Vec::len), Some(2));
+    up.stop().await;
+}

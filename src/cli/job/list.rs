@@ -107,7 +107,11 @@ fn numbers(stats: &Value) -> String {
     head.extend(VERDICTS.iter().map(|(_, head)| *head));
     head.push("RUN TIME");
     let days = stats["days"].as_array().into_iter().flatten().map(day).collect();
-    format!("{now}\n\n{}", show::table(&head, days))
+    let dead = match stats["dead_letters"].as_u64().unwrap_or_default() {
+        0 => String::new(),
+        count => format!("\n\ndead letters: {count}; `jobcell dlq list` shows them"),
+    };
+    format!("{now}{dead}\n\n{}", show::table(&head, days))
 }
 
 const VERDICTS: [(&str, &str); 6] = [

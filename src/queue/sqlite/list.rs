@@ -103,6 +103,8 @@ fn query(filter: &ListFilter, (first, last): (i64, i64)) -> (String, Vec<Value>)
             ));
         }
         "labels AS chosen INDEXED BY label_order CROSS JOIN jobs ON jobs.seq = chosen.seq"
+    } else if filter.dead_letter == Some(true) {
+        "jobs AS chosen INDEXED BY dead_letters"
     } else if filter.verdict.is_some() {
         "jobs AS chosen INDEXED BY verdict_order"
     } else if !filter.phases.is_empty() && !filter.phases.contains(&Phase::Ended) {
@@ -115,6 +117,11 @@ fn query(filter: &ListFilter, (first, last): (i64, i64)) -> (String, Vec<Value>)
     };
     if let Some(verdict) = filter.verdict {
         conditions.push_str(&format!(" AND verdict = '{}'", verdict.name()));
+    }
+    match filter.dead_letter {
+        Some(true) => conditions.push_str(" AND dead = 1"),
+        Some(false) => conditions.push_str(" AND dead IS NULL"),
+        None => {}
     }
     match filter.phases[..] {
         [] => {}
@@ -184,6 +191,10 @@ mod tests {
             (
                 ListFilter { verdict: Some(Verdict::Lost), ..none() },
                 "INDEX verdict_order (verdict=? AND rowid>? AND rowid<?)",
+            ),
+            (
+                ListFilter { dead_letter: Some(true), verdict: Some(Verdict::Lost), ..none() },
+                "INDEX dead_letters (dead=? AND rowid>? AND rowid<?)",
             ),
             (
                 ListFilter { labels: vec![label("a")], ..none() },

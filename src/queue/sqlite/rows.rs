@@ -273,6 +273,10 @@ pub(super) fn count(db: &Connection, phase: Phase) -> rusqlite::Result<u64> {
     db.prepare_cached("SELECT jobs FROM counts WHERE phase = ?1")?.query_row([phase.name()], |row| row.get(0))
 }
 
+pub(super) fn dead_letters(db: &Connection) -> rusqlite::Result<u64> {
+    db.prepare_cached("SELECT jobs FROM counts WHERE phase = 'dead_letter'")?.query_row([], |row| row.get(0))
+}
+
 pub(super) fn days(db: &Connection, from: u64) -> rusqlite::Result<Vec<Day>> {
     let mut statement = db.prepare_cached(
         "SELECT day, submitted, succeeded, failed, timed_out, canceled, cell_error, lost, run_ms FROM days \

@@ -530,6 +530,18 @@ pub(crate) enum OneOrMany {
     Many(Vec<String>),
 }
 
+/// Which dead letters are to be replayed: one of these.
+#[derive(ToSchema)]
+#[schema(example = json!({"label": "team=blue"}))]
+pub(crate) struct ReplayAsk {
+    #[schema(max_items = 10_000)]
+    ids: Option<Vec<JobId>>,
+    /// `name=value`; all of several must be there.
+    label: Option<OneOrMany>,
+    /// All there are; only `true` has a meaning.
+    all: Option<bool>,
+}
+
 /// Which jobs are to be canceled: `ids`, or a filter of `label` and `state`.
 #[derive(ToSchema)]
 #[schema(example = json!({"label": "team=blue", "state": "queued"}))]
