@@ -38,7 +38,12 @@ fn stage_on(slots: u32, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Sta
 fn stage_with(slots: u32, handover: bool, store: impl FnOnce(&std::path::Path) -> AnyStore) -> Stage {
     let dir = tempfile::tempdir().expect("a folder");
     let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
-    let queue = QueueSettings { max_queued: 100, lease: Millis::from_secs(60), max_attempts: 3 };
+    let queue = QueueSettings {
+        max_queued: 100,
+        lease: Millis::from_secs(60),
+        max_attempts: 3,
+        stuck_after: Millis::from_secs(600),
+    };
     let backend = Embedded::new(store(dir.path()), logs, queue);
     let (executor, journal) = (Scripted::default(), MemoryJournal::default());
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());

@@ -9,7 +9,7 @@ use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
     AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Day,
-    Expired, ListFilter, NewJob, Renewal, Replay, Standing, Store, StoreError, Submitted,
+    Expired, ListFilter, NewJob, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +24,10 @@ const ORDERS: usize = 256;
 /// The expiry task sleeps no longer than this, whatever the store says.
 const EXPIRY_PAUSE: Duration = Duration::from_secs(5);
 
+/// Held jobs are looked at so often, for those that do not get on. Not at once after a start, or when the clock was set: what is to
+/// be said of them may be on its way.
+const STUCK_LOOKS: Duration = Duration::from_secs(60);
+
 /// Later than every moment that the stores can keep.
 const NEVER: UnixMillis = UnixMillis::new(i64::MAX as u64);
 
@@ -36,6 +40,8 @@ pub struct QueueSettings {
     pub lease: Millis,
     /// Tries of a job that does not say how many, as long as their ends are not its own doing.
     pub max_attempts: u32,
+    /// A held job that is so long on its way to its start, or beyond its timeout, is ended and tried again.
+    pub stuck_after: Millis,
 }
 
 /// What an agent is told without having asked.
@@ -89,6 +95,8 @@ pub struct Embedded {
     departures: AtomicU64,
     /// A job waits for its next try, and that may be due before everything else.
     delayed: Notify,
+    /// Jobs that did not get on, since somebody asked.
+    stuck: AtomicU64,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
 }
@@ -111,6 +119,7 @@ impl Embedded {
             ends: AtomicU64::new(0),
             departures: AtomicU64::new(0),
             delayed: Notify::new(),
+            stuck: AtomicU64::new(0),
             changes,
             orders,
         })
@@ -510,6 +519,7 @@ impl Embedded {
         let mut extended = self.extend().await;
         let mut clock = SteadyClock::new();
         let mut failed = false;
+        let mut look = tokio::time::Instant::now() + STUCK_LOOKS;
         loop {
             let next = self.store.next_due().await.unwrap_or_else(|error| {
                 tracing::error!(%error, "queue cannot be read");
@@ -528,6 +538,7 @@ impl Embedded {
             if let Some(set) = set {
                 tracing::warn!(by_seconds = set, "the host's clock was set; each lease has a full term from now on");
                 extended = false;
+                look = tokio::time::Instant::now() + STUCK_LOOKS;
             }
             let all_ready = self.ready(if set.is_some() { NEVER } else { UnixMillis::now() }).await;
             if !extended {
@@ -535,12 +546,16 @@ impl Embedded {
                 failed = !(extended && all_ready);
                 continue;
             }
+            if tokio::time::Instant::now() >= look {
+                self.end_stuck().await;
+                look = tokio::time::Instant::now() + STUCK_LOOKS;
+            }
             let expired = self.store.expire(UnixMillis::now(), self.settings.max_attempts).await;
             failed = expired.is_err() || !all_ready;
             match expired {
                 Ok(expired) => {
                     for one in expired {
-                        self.lost(one).await;
+                        self.lost(one, "its agent was lost").await;
                     }
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
@@ -578,12 +593,37 @@ impl Embedded {
         }
     }
 
-    async fn lost(&self, expired: Expired) {
+    /// Has jobs ended that do not get on, and takes those from their holders that were not.
+    async fn end_stuck(&self) {
+        let (after, max_attempts) = (self.settings.stuck_after, self.settings.max_attempts);
+        let found = match self.store.end_stuck(UnixMillis::now(), after, max_attempts).await {
+            Ok(found) => found,
+            Err(error) => return tracing::error!(%error, "held jobs cannot be looked at"),
+        };
+        for one in found {
+            match one {
+                Stuck::Told { job, holder } => {
+                    tracing::warn!(job_id = %job, holder, "a job does not get on; its agent is told to end it");
+                    self.stuck.fetch_add(1, Ordering::SeqCst);
+                    let _ = self.orders.send(Order::Cancel { job, holder, force: true });
+                    self.changed(job, false);
+                }
+                Stuck::Taken(expired) => self.lost(expired, "it did not get on, and its agent did not end it").await,
+            }
+        }
+    }
+
+    /// How many jobs did not get on, since this was asked before.
+    pub fn take_stuck(&self) -> u64 {
+        self.stuck.swap(0, Ordering::SeqCst)
+    }
+
+    async fn lost(&self, expired: Expired, why: &str) {
         let (attempt, ended) = match expired {
             Expired::Requeued(attempt) => (attempt, false),
             Expired::Ended(job) => (AttemptId::new(job.id, job.attempt), true),
         };
-        tracing::warn!(%attempt, ended, "its agent was lost");
+        tracing::warn!(%attempt, ended, "{why}");
         self.close_logs(attempt).await;
         self.changed(attempt.job, ended);
         // What was held back for it may go now; it itself may have to wait for its time.

@@ -19,7 +19,7 @@ impl Here {
     pub(super) fn new(lease: Millis) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
-        let settings = QueueSettings { max_queued: 100, lease, max_attempts: 3 };
+        let settings = QueueSettings { max_queued: 100, lease, max_attempts: 3, stuck_after: Millis::from_secs(600) };
         Self { backend: Embedded::new(AnyStore::Memory(MemoryStore::new()), logs, settings), _dir: dir }
     }
 

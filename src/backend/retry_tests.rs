@@ -93,3 +93,27 @@ async fn the_job_of_a_lost_agent_is_tried_again_after_its_lease_and_a_pause() {
     assert!((Duration::from_millis(10_400)..Duration::from_millis(11_100)).contains(&waited), "{waited:?}");
     stage.close().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_renews_and_does_nothing_loses_its_job() {
+    let stage = Stage::new(Millis::from_secs(60));
+    let backend = Arc::clone(&stage.here.backend);
+    let mut orders = backend.orders();
+    stage.here.submit(&json!({})).await;
+    let (attempt, token) = stage.here.claim("a").await;
+    let began = Instant::now();
+    let told = loop {
+        let renewed = backend.renew("a", &[(attempt, token)]).await.expect("answers");
+        match renewed[..] {
+            [Renewed::Renewed { .. }] => tokio::time::sleep(Duration::from_secs(20)).await,
+            _ => break orders.try_recv().expect("was told before"),
+        }
+    };
+    assert_eq!(told, Order::Cancel { job: attempt.job, holder: Some("a".to_owned()), force: true });
+    let held = began.elapsed();
+    assert!((Duration::from_secs(660)..Duration::from_secs(810)).contains(&held), "{held:?}");
+    assert_eq!((backend.take_stuck(), backend.take_stuck()), (1, 0));
+    let job = backend.get(attempt.job).await.expect("reads").expect("is there");
+    assert_eq!(job.past_tries[0].cause.code(), "stuck");
+    stage.close().await;
+}

@@ -38,7 +38,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
     let dir = tempfile::tempdir().expect("a folder");
     let store = AnyStore::Sqlite(SqliteStore::open(&dir.path().join("queue.db")).expect("opens"));
     let logs = LogStore::open(&dir.path().join("logs"), 1 << 20).expect("opens");
-    let queue = QueueSettings { max_queued: 10_000, lease, max_attempts: 3 };
+    let queue = QueueSettings { max_queued: 10_000, lease, max_attempts: 3, stuck_after: Millis::from_secs(600) };
     let backend = Embedded::new(store, logs, queue);
     let agent_keys = AgentKeys::open(dir.path().join("agents.json")).expect("opens");
     let keys = agents.iter().map(|name| ((*name).to_owned(), agent_keys.add(name).expect("is new"))).collect();

@@ -28,6 +28,7 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
         max_queued: config.queue.max_queued,
         lease: config.queue.lease,
         max_attempts: config.queue.max_attempts,
+        stuck_after: config.queue.stuck_after,
     };
     Ok(Embedded::new(store, logs, settings))
 }

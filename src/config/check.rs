@@ -57,6 +57,8 @@ pub struct QueueConfig {
     pub lease: Millis,
     /// Tries for a job whose agents are lost.
     pub max_attempts: u32,
+    /// How long a held job may not get on.
+    pub stuck_after: Millis,
     /// Jobs in one claim.
     pub claim_batch: u32,
     /// Most jobs at the same time with one value of a label.
@@ -154,6 +156,7 @@ pub(super) fn check(
             max_queued: r.number("queue.max_queued"),
             lease: r.duration("queue.lease"),
             max_attempts: r.number("queue.max_attempts"),
+            stuck_after: r.duration("queue.stuck_after"),
             claim_batch: r.number("queue.claim_batch"),
             groups: r.groups("queue.groups"),
         },

@@ -120,6 +120,12 @@ pub(super) static KEYS: &[Key] = &[
         |_| json!(3),
         "Tries of a job that does not say how many (retry.infrastructure is one less), as long as its ends are not its own doing: its cell or its agent is lost, the engine fails.",
     ),
+    key(
+        "queue.stuck_after",
+        Kind::Duration(Millis::from_secs(60), DAY),
+        |_| json!("10m"),
+        "A job whose agent renews its lease, and that is so long on its way to its start or beyond its timeout, is ended and tried again. Longer than the agents' grace.",
+    ),
     key("queue.claim_batch", Kind::Number(1, 1024), |_| json!(16), "Most jobs in one claim."),
     key(
         "queue.groups",

@@ -3,7 +3,7 @@
 //! The split that everything hangs on: `failed` is the job's own doing, `cell_error` and `lost` are ours. One never
 //! looks like the other.
 
-use super::{ByteSize, Class, Millis};
+use super::{ByteSize, Class, Millis, Phase};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -163,6 +163,13 @@ pub enum Cause {
         /// How many tries there were.
         attempts: u32,
     },
+    /// Its holder renewed the lease, and the job did not get on.
+    Stuck {
+        /// Where it stood.
+        phase: Phase,
+        /// Longer than this.
+        limit: Millis,
+    },
 }
 
 impl Cause {
@@ -188,6 +195,7 @@ impl Cause {
             Self::LogStoreFailed { .. } => "log_store_failed",
             Self::LeaseExpired => "lease_expired",
             Self::AgentLost { .. } => "agent_lost",
+            Self::Stuck { .. } => "stuck",
         }
     }
 
@@ -211,7 +219,8 @@ impl Cause {
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
             | Self::WardenFault { .. }
-            | Self::LogStoreFailed { .. } => Verdict::CellError,
+            | Self::LogStoreFailed { .. }
+            | Self::Stuck { .. } => Verdict::CellError,
             Self::LeaseExpired | Self::AgentLost { .. } => Verdict::Lost,
         }
     }
@@ -233,7 +242,8 @@ impl Cause {
             | Self::WardenFault { .. }
             | Self::LogStoreFailed { .. }
             | Self::LeaseExpired
-            | Self::AgentLost { .. } => Class::Infrastructure,
+            | Self::AgentLost { .. }
+            | Self::Stuck { .. } => Class::Infrastructure,
             Self::Canceled
             | Self::ImageMissing { .. }
             | Self::PresetMissing { .. }
@@ -283,6 +293,9 @@ impl Cause {
             Self::Signal { signal: 9 } => {
                 "something killed it: look at peak memory and at what else ran in the cell".into()
             }
+            Self::Stuck { .. } => {
+                "look at the log of the agent that held it: it renewed the lease, and nothing more".into()
+            }
             Self::LogStoreFailed { .. } => "check free space and inodes of the data directory".into(),
             Self::ExitCode { .. }
             | Self::Signal { .. }
@@ -329,6 +342,7 @@ impl fmt::Display for Cause {
             Self::WardenFault { reason } => write!(f, "the warden broke the protocol: {reason}"),
             Self::LogStoreFailed { reason } => write!(f, "the job's output could not be stored: {reason}"),
             Self::LeaseExpired => f.write_str("the agent lost its backend for longer than the lease"),
+            Self::Stuck { phase, limit } => write!(f, "it did not get on: {phase} for longer than {limit}"),
             Self::AgentLost { attempts } => write!(f, "its agent was lost, {attempts} times in all"),
         }
     }
@@ -373,6 +387,7 @@ mod tests {
             Cause::Canceled,
             Cause::CellWeaker { mismatches: vec![] },
             Cause::AgentLost { attempts: 3 },
+            Cause::Stuck { phase: Phase::Claimed, limit: Millis::new(5) },
         ] {
             let json = serde_json::to_value(&cause).expect("serialises");
             assert_eq!(json["code"], cause.code());

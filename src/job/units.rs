@@ -80,6 +80,11 @@ impl Millis {
     pub const fn as_u64(self) -> u64 {
         self.0
     }
+    /// Both, one after the other; saturating.
+    #[must_use]
+    pub const fn and(self, more: Self) -> Self {
+        Self(self.0.saturating_add(more.0))
+    }
     /// As the standard library's type.
     pub const fn as_duration(self) -> Duration {
         Duration::from_millis(self.0)

@@ -7,7 +7,7 @@ use super::routing::{self, Asker, Candidate, Glance, Look, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Groups,
-    ListFilter, NewJob, Place, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Submitted,
+    ListFilter, NewJob, Place, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
@@ -273,6 +273,13 @@ impl Store for MemoryStore {
         let over = tables.rows.values().filter(|row| row.lease.is_some_and(|lease| lease.until <= now));
         let held: Vec<JobId> = over.take(EXPIRE_BATCH as usize).map(|row| row.job.id).collect();
         Ok(held.into_iter().filter_map(|id| tables.change(id, |row| row.expire(now, max_attempts)).flatten()).collect())
+    }
+
+    async fn end_stuck(&self, now: UnixMillis, after: Millis, max_attempts: u32) -> Result<Vec<Stuck>, StoreError> {
+        let mut tables = self.tables();
+        let held: Vec<JobId> = tables.rows.values().filter(|row| row.lease.is_some()).map(|row| row.job.id).collect();
+        let look = |id| tables.change(id, |row| row.stuck(now, after, max_attempts)).flatten();
+        Ok(held.into_iter().filter_map(look).collect())
     }
 
     async fn ready(&self, now: UnixMillis) -> Result<u64, StoreError> {

@@ -224,6 +224,20 @@ pub enum Expired {
     Ended(Box<Job>),
 }
 
+/// A held job that did not get on.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stuck {
+    /// Its holder is to end it.
+    Told {
+        /// Which.
+        job: JobId,
+        /// Who holds it.
+        holder: Option<String>,
+    },
+    /// That did not help: its lease is over.
+    Taken(Expired),
+}
+
 /// Jobs by phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[allow(missing_docs, reason = "a field for each phase")]
@@ -335,6 +349,14 @@ pub trait Store: Send + Sync + 'static {
         now: UnixMillis,
         max_attempts: u32,
     ) -> impl Future<Output = Result<Vec<Expired>, StoreError>> + Send;
+    /// Looks at all held jobs for those that do not get on. `after`: so long they may be on their way to their start, and beyond
+    /// their timeout.
+    fn end_stuck(
+        &self,
+        now: UnixMillis,
+        after: Millis,
+        max_attempts: u32,
+    ) -> impl Future<Output = Result<Vec<Stuck>, StoreError>> + Send;
     /// Makes delayed jobs ready to be claimed whose time has come, at most [`READY_BATCH`] of them, and says how many. Without it
     /// a delayed job stays delayed.
     fn ready(&self, now: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
@@ -442,6 +464,9 @@ impl Store for AnyStore {
     }
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         either!(self, store => store.expire(now, max_attempts))
+    }
+    async fn end_stuck(&self, now: UnixMillis, after: Millis, max_attempts: u32) -> Result<Vec<Stuck>, StoreError> {
+        either!(self, store => store.end_stuck(now, after, max_attempts))
     }
     async fn ready(&self, now: UnixMillis) -> Result<u64, StoreError> {
         either!(self, store => store.ready(now))

@@ -19,6 +19,7 @@ enum Op {
     Lookup(usize, bool),
     Cancel(usize),
     Expire,
+    Stuck,
     Ready,
     Extend,
     Wait(u64),
@@ -74,6 +75,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => claim().prop_map(|(claim, holder)| Op::Lookup(claim, holder)),
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
+        1 => Just(Op::Stuck),
         3 => Just(Op::Ready),
         1 => Just(Op::Extend),
         2 => (0u64..80).prop_map(Op::Wait),
@@ -227,6 +229,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             format!("{replayed:?}")
         }
         Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
+        Op::Stuck => format!("{:?}", store.end_stuck(at(now), Millis::new(60), 3).await),
         Op::Ready => format!("{:?}", store.ready(at(now)).await),
         Op::Extend => format!("{:?}", store.extend(Millis::new(70), at(now)).await),
         Op::Wait(_) => String::new(),

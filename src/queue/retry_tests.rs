@@ -219,3 +219,50 @@ async fn a_dead_letter_is_replayed_once_and_only_when_there_is_room() {
         assert_eq!(claim(&store, 3).await.expect("is there").attempt.job, new);
     }
 }
+
+#[tokio::test]
+async fn a_job_that_does_not_get_on_is_ended_and_then_taken_and_tried_again() {
+    let (_dir, stores) = both();
+    let after = Millis::from_secs(600);
+    for store in stores {
+        let first = held(&store, &json!({"infrastructure": 2, "backoff": "0s"})).await;
+        let (id, lease) = (first.attempt.job, (first.attempt, first.token));
+        let look = async |ms| store.end_stuck(at(ms), after, 3).await.expect("answers");
+        assert_eq!(look(599_999).await, []);
+        assert_eq!(look(600_000).await, [Stuck::Told { job: id, holder: Some("a".into()) }]);
+        // Once; and a holder that missed it hears it with its next renewal.
+        assert_eq!(look(659_999).await, []);
+        let renewed = store.renew("a", &[lease], Millis::from_secs(9999), at(610_000)).await.expect("answers");
+        assert!(matches!(renewed[..], [Renewal::Renewed { cancel_requested: true, .. }]));
+        assert_eq!(look(660_000).await, [Stuck::Taken(Expired::Requeued(first.attempt))]);
+        assert_eq!(next(&store, &first).await.cause, "stuck");
+        assert_eq!(ends(&store, &first, exit(0), 660_001).await, Completion::Unknown);
+
+        // One that runs has its timeout first; a holder that ends it says that it was canceled.
+        let second = claim(&store, 700_000).await.expect("is there again");
+        let step = store.advance("a", (second.attempt, second.token), Phase::Running, at(0), "started").await;
+        assert_eq!(step.expect("answers"), Applied::Applied);
+        let hour = 3_600_000;
+        assert_eq!(look(700_000 + hour + 599_999).await, [], "whatever the holder's clock says");
+        assert!(matches!(look(700_000 + hour + 600_000).await[..], [Stuck::Told { .. }]));
+        let Completion::Applied(job) = ends(&store, &second, Cause::Canceled, 5_000_000).await else {
+            panic!("not applied")
+        };
+        let wanted = Cause::Stuck { phase: Phase::Running, limit: Millis::new(hour + 600_000) };
+        assert_eq!((job.phase, &job.past_tries[1].cause), (Phase::Queued, &wanted));
+        assert!(job.history.iter().any(|event| event.phase == Phase::Running && event.reason == "stuck"));
+
+        // The last one is given up; and one that somebody canceled ends as that.
+        let third = claim(&store, 6_000_000).await.expect("is there again");
+        look(6_600_000).await;
+        let taken = look(6_660_000).await;
+        let [Stuck::Taken(Expired::Ended(job))] = &taken[..] else { panic!("{taken:?}") };
+        assert!(job.dead_letter && job.attempt == third.attempt.attempt);
+        let canceled = held(&store, &json!({})).await;
+        store.cancel(canceled.attempt.job, at(1)).await.expect("answers");
+        look(600_000).await;
+        let taken = look(660_000).await;
+        let [Stuck::Taken(Expired::Ended(job))] = &taken[..] else { panic!("{taken:?}") };
+        assert_eq!(job.ending.as_ref().map(|ending| &ending.cause), Some(&Cause::Canceled));
+    }
+}

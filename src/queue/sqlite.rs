@@ -15,7 +15,7 @@ use super::routing::{self, Asker, Glance, Running, Shape};
 use super::transition::Row;
 use super::{
     Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Groups, ListFilter,
-    NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Submitted,
+    NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::database::{self, Poster};
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
@@ -321,6 +321,21 @@ impl Store for SqliteStore {
                     rows::save(db, &row)?;
                 }
                 Ok(expired)
+            })
+            .await
+    }
+
+    async fn end_stuck(&self, now: UnixMillis, after: Millis, max_attempts: u32) -> Result<Vec<Stuck>, StoreError> {
+        self.writer
+            .run(move |db| {
+                let mut found = Vec::new();
+                for mut row in rows::leased(db)? {
+                    if let Some(stuck) = row.stuck(now, after, max_attempts) {
+                        rows::save(db, &row)?;
+                        found.push(stuck);
+                    }
+                }
+                Ok(found)
             })
             .await
     }

@@ -6,17 +6,24 @@
 //! A try that has ended and is followed by another one waits for it in the queue: *delayed*, which nobody claims, until
 //! [`Row::ready`] says that its time has come.
 
-use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing};
+use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
     AttemptId, Cause, Class, Ending, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PastTry, Phase, PhaseEvent,
     Report, Then, Tried, UnixMillis, then,
 };
+
+use serde::{Deserialize, Serialize};
 
 /// A longer history loses its oldest entries but the first: a job that is given back again and again must not make its
 /// row grow for ever.
 const MAX_HISTORY: usize = 128;
 /// The same for the tries: as many as there can be of one class.
 const MAX_PAST: usize = 100;
+
+/// The reason of each claim in a history.
+const CLAIMED: &str = "claimed";
+/// A holder that was told to end a job that does not get on has so long; then the lease is taken from it.
+const STUCK_GRACE: Millis = Millis::from_secs(60);
 
 /// A job with what only the queue knows of it.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +35,17 @@ pub(super) struct Row {
     pub(super) failures: u32,
     /// Nobody claims it before.
     pub(super) delayed: Option<UnixMillis>,
+    /// When its holder was told to end it because it does not get on.
+    pub(super) told: Option<Told>,
     pub(super) lease: Option<Lease>,
+}
+
+/// That a holder was told to end a job that does not get on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Told {
+    at: UnixMillis,
+    phase: Phase,
+    limit: Millis,
 }
 
 /// Who holds it.
@@ -63,7 +80,7 @@ impl Row {
             receipt: Vec::new(),
             log: LogTotals::default(),
         };
-        Self { job, tries: 0, failures: 0, delayed: None, lease: None }
+        Self { job, tries: 0, failures: 0, delayed: None, told: None, lease: None }
     }
 
     fn enter(&mut self, phase: Phase, at: UnixMillis, reason: &str) {
@@ -71,6 +88,10 @@ impl Row {
         debug_assert!(step.is_ok(), "the callers look first: {step:?}");
         self.job.phase = phase;
         self.job.revision += 1;
+        self.note(phase, at, reason);
+    }
+
+    fn note(&mut self, phase: Phase, at: UnixMillis, reason: &str) {
         if self.job.history.len() >= MAX_HISTORY {
             self.job.history.remove(1);
         }
@@ -128,7 +149,9 @@ impl Row {
     /// Its holder has reported the end of this attempt, and the job went on to another try. One that was lost was not reported.
     fn was_reported(&self, agent: &str, attempt: AttemptId) -> bool {
         let reported = |past: &PastTry| {
-            past.attempt == attempt.attempt && past.agent == agent && !matches!(past.cause, Cause::AgentLost { .. })
+            past.attempt == attempt.attempt
+                && past.agent == agent
+                && !matches!(past.cause, Cause::AgentLost { .. } | Cause::Stuck { .. })
         };
         attempt.part == 0 && self.job.past_tries.iter().any(reported)
     }
@@ -166,11 +189,12 @@ impl Row {
         self.job.agent = Some(agent.to_owned());
         // What is said of the job from here on is said of this try.
         self.job.started_at = None;
+        self.told = None;
         self.job.next_try = None;
         self.job.usage = None;
         self.job.receipt = Vec::new();
         self.job.log = LogTotals::default();
-        self.enter(Phase::Claimed, now, "claimed");
+        self.enter(Phase::Claimed, now, CLAIMED);
         let until = now.plus(self.term(lease));
         self.lease = Some(Lease { token, until });
         let attempt = AttemptId::new(self.job.id, self.job.attempt);
@@ -189,7 +213,8 @@ impl Row {
         let Some(held) = self.lease.filter(|_| self.held_by(agent, attempt, token)) else { return Renewal::Refused };
         let until = held.until.max(now.plus(self.term(lease)));
         self.lease = Some(Lease { token, until });
-        Renewal::Renewed { until, cancel_requested: self.job.cancel_requested }
+        // Who missed the order hears it here.
+        Renewal::Renewed { until, cancel_requested: self.job.cancel_requested || self.told.is_some() }
     }
 
     /// Enters a phase on the holder's word.
@@ -236,7 +261,13 @@ impl Row {
         if self.job.cancel_requested {
             self.end(report.cause.clone(), now);
         } else {
-            self.try_ended(report.cause.clone(), now, max_attempts.saturating_sub(1), report.cause.code());
+            // Told to end it, its holder takes it for canceled.
+            let cause = match (&report.cause, self.told) {
+                (Cause::Canceled, Some(Told { phase, limit, .. })) => Cause::Stuck { phase, limit },
+                (cause, _) => cause.clone(),
+            };
+            let code = cause.code();
+            self.try_ended(cause, now, max_attempts.saturating_sub(1), code);
         }
         Completion::Applied(Box::new(self.job.clone()))
     }
@@ -329,6 +360,55 @@ impl Row {
         }
     }
 
+    /// Looks whether it gets on: one that does not is to be ended by its holder, and taken from it when that does not help.
+    /// `after`: so long it may be on its way to its start, and beyond its timeout.
+    pub(super) fn stuck(&mut self, now: UnixMillis, after: Millis, max_attempts: u32) -> Option<Stuck> {
+        self.lease?;
+        let (since, limit) = self.way(after)?;
+        if now < since.plus(limit) {
+            return None;
+        }
+        let Some(told) = self.told else {
+            self.told = Some(Told { at: now, phase: self.job.phase, limit });
+            self.job.revision += 1;
+            self.note(self.job.phase, now, "stuck");
+            return Some(Stuck::Told { job: self.job.id, holder: self.job.agent.clone() });
+        };
+        if now < told.at.plus(STUCK_GRACE) {
+            return None;
+        }
+        if self.job.cancel_requested {
+            self.end(Cause::Canceled, now);
+        } else {
+            let cause = Cause::Stuck { phase: told.phase, limit: told.limit };
+            self.try_ended(cause, now, max_attempts.saturating_sub(1), "stuck");
+        }
+        Some(Stuck::Taken(self.expired()))
+    }
+
+    /// Since when it is in the part of its way that it is in, and how long that may take at most. A holder's clock may be behind
+    /// ours: nothing began before the claim.
+    fn way(&self, after: Millis) -> Option<(UnixMillis, Millis)> {
+        // Not the note that it was stuck there.
+        let claim = |event: &&PhaseEvent| event.phase == Phase::Claimed && event.reason == CLAIMED;
+        let claimed = self.job.history.iter().rfind(claim)?.at;
+        match self.job.phase {
+            Phase::Queued | Phase::Ended => None,
+            Phase::Claimed | Phase::Preparing => Some((claimed, after)),
+            Phase::Running | Phase::Finishing => {
+                let began = self.job.started_at.unwrap_or(claimed).max(claimed);
+                Some((began, self.job.spec.timeout().and(after)))
+            }
+        }
+    }
+
+    fn expired(&self) -> Expired {
+        match self.job.phase {
+            Phase::Ended => Expired::Ended(Box::new(self.job.clone())),
+            _ => Expired::Requeued(AttemptId::new(self.job.id, self.job.attempt)),
+        }
+    }
+
     /// Settles it if its lease ran out.
     pub(super) fn expire(&mut self, now: UnixMillis, max_attempts: u32) -> Option<Expired> {
         let early = Millis::from_secs(if mutant!(EarlyHandOut) { 4 } else { 0 });
@@ -343,9 +423,6 @@ impl Row {
             let cause = Cause::AgentLost { attempts: self.tries - self.failures };
             self.try_ended(cause, now, max_attempts.saturating_sub(1), "lease_expired");
         }
-        Some(match self.job.phase {
-            Phase::Ended => Expired::Ended(Box::new(self.job.clone())),
-            _ => Expired::Requeued(AttemptId::new(self.job.id, self.job.attempt)),
-        })
+        Some(self.expired())
     }
 }

@@ -22,7 +22,12 @@ pub(crate) async fn passes(suite: &Suite, skipped: &[&str]) {
 
 fn embedded(store: AnyStore, dir: &std::path::Path) -> (Arc<Embedded>, CancellationToken) {
     let logs = LogStore::open(&dir.join("logs"), 1 << 20).expect("opens");
-    let queue = QueueSettings { max_queued: 100, lease: Millis::from_secs(1), max_attempts: 3 };
+    let queue = QueueSettings {
+        max_queued: 100,
+        lease: Millis::from_secs(1),
+        max_attempts: 3,
+        stuck_after: Millis::from_secs(600),
+    };
     let (backend, stop) = (Embedded::new(store, logs, queue), CancellationToken::new());
     crate::supervise::spawn("expiry", Arc::clone(&backend).run_expiry(stop.clone()));
     (backend, stop)

@@ -11,7 +11,7 @@ use crate::job::{
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
-use crate::queue::transition::{Lease, Row};
+use crate::queue::transition::{Lease, Row, Told};
 use crate::queue::{EXPIRE_BATCH, Groups, READY_BATCH};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -30,6 +30,8 @@ struct State {
     next_try: Option<NextTry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     given_up: Option<GivenUp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    told: Option<Told>,
     cancel_requested: bool,
     /// Absent in rows that were written before there were retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,6 +55,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         past_tries: job.past_tries.clone(),
         next_try: job.next_try.clone(),
         given_up: job.given_up.clone(),
+        told: row.told,
         cancel_requested: job.cancel_requested,
         retry_of: job.retry_of,
         history: job.history.clone(),
@@ -115,7 +118,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         receipt: state.receipt,
         log: state.log,
     };
-    Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, lease })
+    Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, told: state.told, lease })
 }
 
 pub(super) fn load(db: &Connection, id: JobId) -> rusqlite::Result<Option<Row>> {

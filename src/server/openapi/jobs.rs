@@ -86,6 +86,7 @@ pub(crate) enum Cause {
     LogStoreFailed { reason: String },
     LeaseExpired,
     AgentLost { attempts: u32 },
+    Stuck { phase: Phase, limit: Span },
 }
 
 /// How a job ended.
