@@ -73,7 +73,7 @@ impl Wire {
 
 impl Server {
     pub(super) fn new(logs: LogStore, lease: Millis, max_attempts: u32, ledger: Arc<Ledger>) -> Arc<Self> {
-        let settings = QueueSettings { max_queued: 1000, lease, max_attempts };
+        let settings = QueueSettings { max_queued: 1000, lease, max_attempts, stuck_after: Millis::from_secs(7200) };
         let (store, now) = (MemoryStore::new(), Mutex::default());
         Arc::new(Self { store, logs, settings, now, starts: watch::Sender::new(0), ledger, links: Mutex::default() })
     }
