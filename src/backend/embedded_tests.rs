@@ -69,7 +69,7 @@ pub(super) fn ask(wait: Duration) -> Ask {
 fn report(attempt: AttemptId) -> Report {
     let dir = tempfile::tempdir().expect("a folder");
     let mut writer = LogStore::open(dir.path(), 1 << 20).expect("opens").create(attempt).expect("creates");
-    writer.append(&[FrameRef { seq: 1, stream: Stream::Stdout, time_us: 1, bytes: b"x" }]).expect("appends");
+    writer.append(&[FrameRef { seq: 1, stream: Stream::Stdout, time_us: 1, bytes: b"x", gap: 0 }]).expect("appends");
     Report {
         attempt,
         cause: Cause::ExitCode { exit_code: 0 },

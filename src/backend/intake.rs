@@ -5,7 +5,7 @@
 //! there already is passed over. Blocking: callers use blocking threads.
 
 use crate::job::{AttemptId, LogTotals};
-use crate::logstore::{FrameRef, LogError, LogStore, LogWriter, Stream};
+use crate::logstore::{FrameRef, LogError, LogStore, LogWriter};
 use crate::protocol::record::Record;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -68,10 +68,10 @@ impl Intake {
     /// Appends frames and says which is the last one now. Errors: a hole in the numbers, among others.
     pub fn append<'a>(&self, attempt: AttemptId, records: &[Record<'a>]) -> Result<u64, IntakeError> {
         let frame = |record: &Record<'a>| {
-            let stream = Stream::from_number(record.stream).unwrap_or(Stream::Stderr);
-            FrameRef { seq: record.seq, stream, time_us: record.time_us, bytes: record.bytes }
+            let frame = FrameRef::carried(record.seq, record.time_us, record.stream, record.bytes);
+            frame.map_err(|what| LogError::Meaningless { seq: record.seq, what })
         };
-        let frames: Vec<FrameRef<'a>> = records.iter().map(frame).collect();
+        let frames: Vec<FrameRef<'a>> = records.iter().map(frame).collect::<Result<_, _>>()?;
         self.with(attempt, |writer| writer.append(&frames).map(|appended| appended.last_seq))
     }
 

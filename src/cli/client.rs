@@ -195,16 +195,28 @@ impl Client {
         self.answer(self.request(Method::DELETE, &format!("/v1/agents/{}", escaped(name)))).await.map(drop)
     }
 
-    /// Raw output from frame `from` on: the bytes, the next frame, and whether that was all there will ever be.
-    pub(super) async fn logs(&self, id: &str, stream: &str, from: u64) -> Result<(Vec<u8>, u64, bool), Failure> {
+    /// Raw output from frame `from` on.
+    pub(super) async fn logs(&self, id: &str, stream: &str, from: u64) -> Result<RawOutput, Failure> {
         let path = format!("/v1/jobs/{}/logs?stream={stream}&from={from}", segment(id)?);
         let response = self.answer(self.request(Method::GET, &path)).await?;
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let next = header("jobcell-next-seq").and_then(|next| next.parse().ok()).unwrap_or(from);
         let end = header("jobcell-log-end").as_deref() == Some("true");
+        let dropped = header("jobcell-log-dropped").and_then(|bytes| bytes.parse().ok()).unwrap_or_default();
         let bytes = response.bytes().await.map_err(|error| self.unreachable(&error))?;
-        Ok((bytes.to_vec(), next, end))
+        Ok(RawOutput { bytes: bytes.to_vec(), next, end, dropped })
     }
+}
+
+/// A piece of a job's output.
+pub(super) struct RawOutput {
+    pub(super) bytes: Vec<u8>,
+    /// The frame that comes next.
+    pub(super) next: u64,
+    /// That was all there will ever be.
+    pub(super) end: bool,
+    /// Bytes that are missing among these.
+    pub(super) dropped: u64,
 }
 
 /// Where the API is, without a slash at the end. Errors: no address of an API.

@@ -45,13 +45,12 @@ impl Desk for ApiDesk {
         Box::pin(async move {
             let (mut all, mut from) = (Vec::new(), 1);
             loop {
-                let (bytes, next, end) =
-                    self.0.logs(&id.to_string(), "stdout", from).await.map_err(|error| error.to_string())?;
-                all.extend(bytes);
-                if end || next == from {
+                let piece = self.0.logs(&id.to_string(), "stdout", from).await.map_err(|error| error.to_string())?;
+                all.extend(piece.bytes);
+                if piece.end || piece.next == from {
                     return Ok(all);
                 }
-                from = next;
+                from = piece.next;
             }
         })
     }

@@ -251,7 +251,7 @@ async fn a_hundred_thousand_frames_of_a_byte_go_through() {
     // Written before anything is passed on, as after a long cut.
     let mut writer = logs.create(grant.attempt).expect("creates");
     for first in (1..=100_000u64).step_by(1000) {
-        let frame = |seq| FrameRef { seq, stream: Stream::Stdout, time_us: seq, bytes: b"x" };
+        let frame = |seq| FrameRef { seq, stream: Stream::Stdout, time_us: seq, bytes: b"x", gap: 0 };
         writer.append(&(first..first + 1000).map(frame).collect::<Vec<_>>()).expect("appends");
     }
     http.log_began(grant.attempt, grant.token);

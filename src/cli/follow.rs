@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::{Failure, Output};
 use crate::job::AttemptId;
-use crate::logstore::{LogStore, Stream};
+use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::record::read_records;
 use futures_util::StreamExt;
 use std::io::Write;
@@ -30,7 +30,13 @@ impl Sink {
         if output == Output::Table { Self::AsItCame } else { Self::Stderr }
     }
 
-    fn write(self, stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
+    fn write(self, frame: &FrameRef<'_>) -> std::io::Result<()> {
+        let FrameRef { stream, bytes, gap, .. } = *frame;
+        if gap > 0 {
+            let note =
+                format!("\njobcell: {gap} bytes of {} are missing here: nobody could take them\n", stream.name());
+            return std::io::stderr().lock().write_all(note.as_bytes());
+        }
         match (self, stream) {
             (Self::AsItCame, Stream::Stdout) => {
                 let mut out = std::io::stdout().lock();
@@ -112,10 +118,11 @@ async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>
         match message {
             Message::Binary(records) => {
                 for record in read_records(&records).map_err(|reason| Broken::Link(reason.to_owned()))? {
-                    let stream = Stream::from_number(record.stream).unwrap_or(Stream::Stderr);
+                    let frame = FrameRef::carried(record.seq, record.time_us, record.stream, record.bytes);
+                    let frame = frame.map_err(|reason| Broken::Link(reason.to_owned()))?;
                     if record.seq >= *next {
-                        if only.is_none_or(|only| only == stream) {
-                            sink.write(stream, record.bytes).map_err(|error| Broken::ForGood(gone(&error)))?;
+                        if only.is_none_or(|only| only == frame.stream) {
+                            sink.write(&frame).map_err(|error| Broken::ForGood(gone(&error)))?;
                         }
                         *next = record.seq + 1;
                     }
@@ -140,7 +147,7 @@ pub(super) async fn local(logs: &LogStore, attempt: AttemptId, sink: Sink) -> Re
             let Some(last) = frames.last() else { break };
             next = last.seq + 1;
             for frame in &frames {
-                sink.write(frame.stream, &frame.bytes).map_err(|error| gone(&error))?;
+                sink.write(&frame.as_ref()).map_err(|error| gone(&error))?;
             }
         }
         let Some(tail) = tail.as_mut().filter(|_| !ended) else { return Ok(()) };

@@ -145,16 +145,23 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
         Some(StreamName::Stdout) => "stdout",
         Some(StreamName::Stderr) => "stderr",
     };
-    let mut next = from;
+    let (mut next, mut dropped) = (from, 0);
     loop {
-        let (bytes, after, end) = client.logs(id, name, next).await?;
-        let written = std::io::stdout().lock().write_all(&bytes);
+        let piece = client.logs(id, name, next).await?;
+        let written = std::io::stdout().lock().write_all(&piece.bytes);
         written.map_err(|error| Failure::new(format!("output cannot be written: {error}")))?;
-        if end || after == next {
-            return Ok(0);
+        dropped += piece.dropped;
+        if piece.end || piece.next == next {
+            break;
         }
-        next = after;
+        next = piece.next;
     }
+    if dropped > 0 {
+        eprintln!(
+            "jobcell: {dropped} bytes are missing in this, because nobody could take them: `jobcell job get {id}` says where"
+        );
+    }
+    Ok(0)
 }
 
 fn read_file(file: &Path) -> Result<String, Failure> {

@@ -126,7 +126,14 @@ pub(super) fn ending(job: &Value) -> String {
     let ending = &job["ending"];
     let line = format!("{}: {}", text(&ending["verdict"]), text(&ending["message"]));
     let hint = ending["hint"].as_str().map(|hint| format!("\n  {hint}")).unwrap_or_default();
-    let log = if job["log"]["complete"] == false { "\n  the end of its output was lost with the cell" } else { "" };
+    let mut log = String::new();
+    if job["log"]["complete"] == false {
+        log.push_str("\n  the end of its output was lost with the cell");
+    }
+    let dropped = |stream: &str| job["log"][stream]["dropped"].as_u64().unwrap_or_default();
+    if dropped("stdout") + dropped("stderr") > 0 {
+        log.push_str("\n  some of its output was dropped, as it asked for: `jobcell job get` says where");
+    }
     format!("{}{}{log}", printable(&line), printable(&hint).replacen("\\n", "\n", 1))
 }
 
@@ -168,10 +175,11 @@ pub(super) fn job(job: &Value) -> String {
     }
     line("agent", text(&job["agent"]));
     let log = &job["log"];
+    let gaps = log["gaps"].as_array().map(Vec::as_slice).unwrap_or_default();
     let complete = if job["ending"].is_null() {
         "still open"
     } else if log["complete"] == true {
-        "complete"
+        if gaps.is_empty() { "complete" } else { "complete but for gaps" }
     } else {
         "incomplete"
     };
@@ -182,6 +190,19 @@ pub(super) fn job(job: &Value) -> String {
             log["stdout"]["bytes"], log["stderr"]["bytes"], log["frames"]
         ),
     );
+    for gap in gaps {
+        let (bytes, stream, at) = (text(&gap["bytes"]), text(&gap["stream"]), text(&gap["at"]));
+        line("gap", format!("{bytes} bytes of {stream} behind its byte {at}"));
+    }
+    let dropped = |stream: &str| log[stream]["dropped"].as_u64().unwrap_or_default();
+    let told: u64 = gaps.iter().filter_map(|gap| gap["bytes"].as_u64()).sum();
+    if dropped("stdout") + dropped("stderr") > told {
+        let (stdout, stderr) = (dropped("stdout"), dropped("stderr"));
+        line("gap", format!("and more: {stdout} bytes of stdout and {stderr} of stderr in all"));
+    }
+    if let Some(code) = job["usage"]["on_cancel_exit_code"].as_i64() {
+        line("on cancel", format!("its command ended with code {code}"));
+    }
     if let Some(usage) = job["usage"].as_object() {
         let seconds = |key: &str| usage.get(key).and_then(Value::as_f64).unwrap_or_default() / 1e6;
         let peak = usage.get("peak_memory_bytes").and_then(Value::as_f64).unwrap_or_default() / f64::from(1 << 20);

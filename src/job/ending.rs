@@ -104,6 +104,11 @@ pub enum Cause {
         /// The limit.
         limit: Millis,
     },
+    /// It wrote nothing for too long.
+    Silence {
+        /// The limit.
+        limit: Millis,
+    },
     /// Cancelled before it ran, or while it ran.
     Canceled,
     /// The agent was told to stop and the time to drain ran out.
@@ -183,6 +188,7 @@ impl Cause {
             Self::ProgramNotExecutable { .. } => "program_not_executable",
             Self::WorkdirUnusable { .. } => "workdir_unusable",
             Self::Timeout { .. } => "timeout",
+            Self::Silence { .. } => "silence",
             Self::Canceled => "canceled",
             Self::AgentStopped => "agent_stopped",
             Self::ImageMissing { .. } => "image_missing",
@@ -209,7 +215,7 @@ impl Cause {
             | Self::ProgramNotFound { .. }
             | Self::ProgramNotExecutable { .. }
             | Self::WorkdirUnusable { .. } => Verdict::Failed,
-            Self::Timeout { .. } => Verdict::TimedOut,
+            Self::Timeout { .. } | Self::Silence { .. } => Verdict::TimedOut,
             Self::Canceled => Verdict::Canceled,
             Self::AgentStopped
             | Self::ImageMissing { .. }
@@ -235,7 +241,8 @@ impl Cause {
             | Self::ProgramNotFound { .. }
             | Self::ProgramNotExecutable { .. }
             | Self::WorkdirUnusable { .. }
-            | Self::Timeout { .. } => Class::Failure,
+            | Self::Timeout { .. }
+            | Self::Silence { .. } => Class::Failure,
             Self::AgentStopped
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
@@ -263,7 +270,7 @@ impl Cause {
             Self::OutOfMemory { .. } => 137,
             Self::ProgramNotFound { .. } => 127,
             Self::ProgramNotExecutable { .. } | Self::WorkdirUnusable { .. } => 126,
-            Self::Timeout { .. } => 124,
+            Self::Timeout { .. } | Self::Silence { .. } => 124,
             Self::Canceled => 130,
             _ => 125,
         }
@@ -281,6 +288,9 @@ impl Cause {
             }
             Self::WorkdirUnusable { .. } => "use /workspace, or a directory of the image".into(),
             Self::Timeout { limit } => format!("raise `timeout` above {limit}, or find what the job waits for"),
+            Self::Silence { limit } => {
+                format!("raise `silence_timeout` above {limit}, or have the job say that it goes on")
+            }
             Self::ImageMissing { image, .. } => {
                 format!("make or pull `{image}` on the agent's engine (`scripts/images.sh` makes the jobcell/* images)")
             }
@@ -323,6 +333,7 @@ impl fmt::Display for Cause {
                 write!(f, "working directory `{workdir}` cannot be used: {reason}")
             }
             Self::Timeout { limit } => write!(f, "ran longer than its timeout of {limit}"),
+            Self::Silence { limit } => write!(f, "wrote nothing for its silence_timeout of {limit}"),
             Self::Canceled => f.write_str("canceled"),
             Self::AgentStopped => f.write_str("the agent was stopped while the job ran"),
             Self::ImageMissing { image, reason } => write!(f, "image `{image}` is not available: {reason}"),

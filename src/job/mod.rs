@@ -18,11 +18,11 @@ pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
 pub use phase::{IllegalStep, Phase, PhaseEvent};
-pub use record::{GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
+pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub(crate) use spec::check_labels;
 pub use spec::{
-    Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Requires, Resources, Retry, Source,
-    SpecRules, Wanted, parse_json,
+    Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, OnCancel, OutputOverflow, Program, Requires,
+    Resources, Retry, Source, SpecRules, Wanted, parse_json,
 };
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

@@ -21,6 +21,10 @@ pub struct Usage {
     pub oom_kills: u64,
     /// Processes that were still there after the main one, and were ended.
     pub leftover_processes: u32,
+    /// How its `on_cancel` command ended, as an exit code (128 and the signal's number for one that was killed, 127 for one that could not be
+    /// started); absent when it did not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_cancel_exit_code: Option<i32>,
 }
 
 /// One stream's totals.
@@ -28,8 +32,26 @@ pub struct Usage {
 pub struct StreamTotals {
     /// Bytes of output.
     pub bytes: u64,
+    /// Bytes that are missing because nobody could take them when they were written, and the job had it so.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub dropped: u64,
     /// SHA-256 of the bytes, lowercase hex; empty until the job has ended.
     pub sha256: String,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// A place where output is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gap {
+    /// `stdout` or `stderr`.
+    pub stream: String,
+    /// Behind so many bytes of it.
+    pub at: u64,
+    /// So many bytes.
+    pub bytes: u64,
 }
 
 /// What a log holds.
@@ -41,7 +63,10 @@ pub struct LogTotals {
     pub stdout: StreamTotals,
     /// Standard error.
     pub stderr: StreamTotals,
-    /// True when every frame that the warden numbered is here.
+    /// The first 64 places where output was dropped, as the job had it; each is a frame of its own.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
+    /// True when every frame that the warden numbered is here: then nothing is missing but what the gaps say.
     pub complete: bool,
 }
 

@@ -8,11 +8,13 @@ mod image;
 mod json;
 mod requires;
 mod retry;
+mod stop;
 
 pub(crate) use check::labels as check_labels;
 pub use json::parse_json;
 pub use requires::{Requires, Wanted};
 pub use retry::Retry;
+pub use stop::{OnCancel, OutputOverflow};
 
 use super::{ByteSize, Cpus, Millis, Problems};
 use serde::{Deserialize, Serialize};
@@ -107,6 +109,12 @@ pub struct JobSpec {
     stdin: Option<String>,
     timeout: Millis,
     #[serde(skip_serializing_if = "Option::is_none")]
+    silence_timeout: Option<Millis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_cancel: Option<OnCancel>,
+    #[serde(skip_serializing_if = "OutputOverflow::is_default")]
+    output_overflow: OutputOverflow,
+    #[serde(skip_serializing_if = "Option::is_none")]
     lost_after: Option<Millis>,
     resources: Resources,
     network: NetworkMode,
@@ -186,6 +194,18 @@ impl JobSpec {
     /// Wall-clock limit from the job's start.
     pub fn timeout(&self) -> Millis {
         self.timeout
+    }
+    /// It is ended when it writes nothing for so long; without it, never.
+    pub fn silence_timeout(&self) -> Option<Millis> {
+        self.silence_timeout
+    }
+    /// What runs after a cancel, a timeout or a silence.
+    pub fn on_cancel(&self) -> Option<&OnCancel> {
+        self.on_cancel.as_ref()
+    }
+    /// What becomes of output that nobody can take.
+    pub fn output_overflow(&self) -> OutputOverflow {
+        self.output_overflow
     }
     /// How long an agent that cannot reach its backend may hold the job: so long the job runs on without a word, and after it
     /// another agent may get it. Without it, the backend's own setting.

@@ -12,6 +12,7 @@ mod index;
 mod reader;
 mod record;
 mod recover;
+mod totals;
 mod writer;
 
 pub use reader::LogReader;
@@ -65,6 +66,14 @@ pub enum LogError {
         seq: u64,
         /// Its size.
         len: usize,
+    },
+    /// A frame says nothing that a log could hold.
+    #[error("frame {seq} is none: {what}")]
+    Meaningless {
+        /// Its number.
+        seq: u64,
+        /// What is wrong.
+        what: &'static str,
     },
     /// A write failed, and so did taking back the part of it that was done: nothing more can be appended.
     #[error("log file {path} has a torn end that could not be cut off; free space, then start the agent again")]

@@ -1,7 +1,7 @@
 //! Reads by number or by bytes, also while the log is being written. A reader is a cursor: it holds a file and a place.
 
 use super::index::{self, Mark, Target};
-use super::record::{Frame, HEADER, Header, Stream};
+use super::record::{Frame, FrameRef, HEADER, Header, Stream};
 use super::{Live, LogError, segment_path};
 use crate::job::AttemptId;
 use bytes::Bytes;
@@ -143,16 +143,15 @@ impl Place {
         while let Some(head) = block[at..].first_chunk::<HEADER>() {
             let header = Header::read(head).map_err(|what| damaged(at, what))?;
             let Some(payload) = block.get(at + HEADER..at + HEADER + header.len) else { break };
-            if !header.fits(payload) {
-                return Err(damaged(at, "a checksum that does not fit"));
-            }
+            let frame = header.frame(payload).map_err(|what| damaged(at, what))?;
             if header.seq != next_seq {
                 return Err(damaged(at, "a number that does not follow"));
             }
             next_seq += 1;
             let size = HEADER + header.len;
-            let bytes = block.slice(at + HEADER..at + size);
-            found.push((size as u64, Frame { seq: header.seq, stream: header.stream, time_us: header.time_us, bytes }));
+            let FrameRef { seq, stream, time_us, gap, .. } = frame;
+            let bytes = if gap > 0 { Bytes::new() } else { block.slice(at + HEADER..at + size) };
+            found.push((size as u64, Frame { seq, stream, time_us, bytes, gap }));
             at += size;
         }
         Ok(found)

@@ -1,9 +1,12 @@
 //! One frame in a file: a header of 28 bytes, then the output.
 //!
-//! `len u32 · stream u8 · 3 zero bytes · seq u64 · time_us u64 · crc32c u32` over everything but itself; little endian.
+//! `len u32 · number u8 · 3 zero bytes · seq u64 · time_us u64 · crc32c u32` over everything but itself; little endian.
+//! The number is that of the stream, 1 or 2; or 3 or 4 for a gap in the one or the other, and then its size in digits takes the place of
+//! the output. The same two, number and bytes, stand for a frame wherever it travels.
 
 use crate::protocol::wire::{crc32c, crc32c_append};
 use bytes::Bytes;
+use std::borrow::Cow;
 
 pub(super) const HEADER: usize = 28;
 /// Larger than any frame on the wire; a length beyond it is damage.
@@ -59,8 +62,34 @@ pub struct FrameRef<'a> {
     pub stream: Stream,
     /// When it was written, microseconds since 1970.
     pub time_us: u64,
-    /// The output.
+    /// The output; none of a gap.
     pub bytes: &'a [u8],
+    /// So many bytes are missing here, because nobody could take them when they were written; 0 for output.
+    pub gap: u64,
+}
+
+/// Added to a stream's number, it names a gap in it.
+const GAP: u8 = 2;
+
+impl<'a> FrameRef<'a> {
+    /// The frame that a number and bytes stand for. Errors: they stand for none.
+    pub fn carried(seq: u64, time_us: u64, number: u8, bytes: &'a [u8]) -> Result<Self, &'static str> {
+        if let Some(stream) = Stream::from_number(number) {
+            return Ok(Self { seq, stream, time_us, bytes, gap: 0 });
+        }
+        let stream = number.checked_sub(GAP).and_then(Stream::from_number).ok_or("a stream that does not exist")?;
+        let digits = std::str::from_utf8(bytes).ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let gap = digits.and_then(|text| text.parse().ok()).filter(|gap| *gap > 0).ok_or("a gap without a size")?;
+        Ok(Self { seq, stream, time_us, bytes: &[], gap })
+    }
+
+    /// The number and the bytes that stand for it.
+    pub fn carry(&self) -> (u8, Cow<'a, [u8]>) {
+        match self.gap {
+            0 => (self.stream.number(), Cow::Borrowed(self.bytes)),
+            gap => (self.stream.number() + GAP, Cow::Owned(gap.to_string().into_bytes())),
+        }
+    }
 }
 
 /// A frame that was read.
@@ -72,26 +101,36 @@ pub struct Frame {
     pub stream: Stream,
     /// When it was written, microseconds since 1970.
     pub time_us: u64,
-    /// The output.
+    /// The output; none of a gap.
     pub bytes: Bytes,
+    /// So many bytes are missing here; 0 for output.
+    pub gap: u64,
+}
+
+impl Frame {
+    /// The same, borrowed.
+    pub fn as_ref(&self) -> FrameRef<'_> {
+        FrameRef { seq: self.seq, stream: self.stream, time_us: self.time_us, bytes: &self.bytes, gap: self.gap }
+    }
 }
 
 pub(super) fn write(frame: &FrameRef<'_>, out: &mut Vec<u8>) {
     let start = out.len();
-    out.extend_from_slice(&u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
-    out.extend_from_slice(&[frame.stream.number(), 0, 0, 0]);
+    let (number, bytes) = frame.carry();
+    out.extend_from_slice(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(&[number, 0, 0, 0]);
     out.extend_from_slice(&frame.seq.to_le_bytes());
     out.extend_from_slice(&frame.time_us.to_le_bytes());
-    let sum = crc32c_append(crc32c(&out[start..]), frame.bytes);
+    let sum = crc32c_append(crc32c(&out[start..]), &bytes);
     out.extend_from_slice(&sum.to_le_bytes());
-    out.extend_from_slice(frame.bytes);
+    out.extend_from_slice(&bytes);
 }
 
 /// A header that was read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Header {
     pub(super) len: usize,
-    pub(super) stream: Stream,
+    number: u8,
     pub(super) seq: u64,
     pub(super) time_us: u64,
     sum: u32,
@@ -107,11 +146,21 @@ impl Header {
         if len > MAX_LEN {
             return Err("a length that no record has");
         }
-        let stream = Stream::from_number(bytes[4]).ok_or("a stream that does not exist")?;
-        Ok(Self { len, stream, seq: long(8), time_us: long(16), sum: word(24), head_sum: crc32c(&bytes[..24]) })
+        Ok(Self {
+            len,
+            number: bytes[4],
+            seq: long(8),
+            time_us: long(16),
+            sum: word(24),
+            head_sum: crc32c(&bytes[..24]),
+        })
     }
 
-    pub(super) fn fits(&self, payload: &[u8]) -> bool {
-        crc32c_append(self.head_sum, payload) == self.sum
+    /// The frame of this header and what follows on it; the error says what is wrong.
+    pub(super) fn frame<'a>(&self, payload: &'a [u8]) -> Result<FrameRef<'a>, &'static str> {
+        if crc32c_append(self.head_sum, payload) != self.sum {
+            return Err("a checksum that does not fit");
+        }
+        FrameRef::carried(self.seq, self.time_us, self.number, payload)
     }
 }

@@ -6,7 +6,7 @@
 
 use super::index::{Mark, SPACING};
 use super::record::{HEADER, Header};
-use super::writer::StreamState;
+use super::totals::Held;
 use super::{LogError, segment_path};
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -19,14 +19,14 @@ pub(super) struct Found {
     pub(super) segment: u32,
     pub(super) length: u64,
     pub(super) last_seq: u64,
-    pub(super) streams: [StreamState; 2],
+    pub(super) held: Held,
     /// Where the last index entry points.
     pub(super) indexed: u64,
 }
 
 /// Reads all segments of a log, in order, and makes their indexes anew.
 pub(super) fn recover(dir: &Path) -> Result<Found, LogError> {
-    let mut found = Found { segment: 1, length: 0, last_seq: 0, streams: Default::default(), indexed: 0 };
+    let mut found = Found { segment: 1, length: 0, last_seq: 0, held: Held::default(), indexed: 0 };
     let mut segment = 1;
     while segment_path(dir, segment, "seg").exists() {
         let last = !segment_path(dir, segment + 1, "seg").exists();
@@ -65,19 +65,20 @@ fn scan(dir: &Path, last: bool, found: &mut Found, index: &mut Vec<u8>) -> Resul
         }
         payload.resize(header.len, 0);
         file.read_exact(&mut payload).map_err(io())?;
-        if !header.fits(&payload) {
-            return zeros_or_damage(&path, last, good, "a checksum that does not fit");
-        }
+        let frame = match header.frame(&payload) {
+            Ok(frame) => frame,
+            Err(what) => return zeros_or_damage(&path, last, good, what),
+        };
         if header.seq != found.last_seq + 1 {
             return Err(LogError::Damaged { path, offset: good, what: "a number that does not follow" });
         }
         if good == 0 || good - found.indexed >= SPACING {
-            let bytes = [found.streams[0].bytes, found.streams[1].bytes];
+            let bytes = found.held.bytes();
             index.extend(Mark { segment: found.segment, offset: good, seq: header.seq, bytes }.to_entry());
             found.indexed = good;
         }
         found.last_seq = header.seq;
-        found.streams[header.stream.slot()].add(&payload);
+        found.held.add(&frame);
         good += size;
     }
     Ok(good)

@@ -15,7 +15,7 @@ fn store() -> (tempfile::TempDir, LogStore, AttemptId) {
 
 fn frame(seq: u64, bytes: &[u8]) -> FrameRef<'_> {
     let stream = if seq.is_multiple_of(3) { Stream::Stderr } else { Stream::Stdout };
-    FrameRef { seq, stream, time_us: seq * 10, bytes }
+    FrameRef { seq, stream, time_us: seq * 10, bytes, gap: 0 }
 }
 
 fn all(store: &LogStore, attempt: AttemptId, from: u64) -> Vec<(u64, Vec<u8>)> {
@@ -49,6 +49,31 @@ fn a_torn_end_is_cut_off_and_the_log_goes_on_with_the_same_hash() {
         Sha256::digest(b"onetwo").iter().map(|byte| format!("{byte:02x}")).collect()
     };
     assert_eq!(totals.stdout.sha256, one_shot);
+}
+
+#[test]
+fn a_gap_is_a_frame_of_its_own_that_is_counted_and_is_no_output() {
+    let (_dir, store, attempt) = store();
+    let mut writer = store.create(attempt).expect("creates");
+    let gap = |seq, stream, gap| FrameRef { seq, stream, time_us: 7, bytes: &[], gap };
+    writer.append(&[frame(1, b"one"), gap(2, Stream::Stdout, 5), gap(3, Stream::Stderr, 1 << 40)]).expect("appends");
+    let more: Vec<_> = (4..104).map(|seq| gap(seq, Stream::Stdout, 1)).collect();
+    writer.append(&more).expect("appends");
+    drop(writer);
+    // Also when it is read back by another process.
+    let totals = store.create(attempt).expect("goes on").finish();
+    assert_eq!((totals.frames, totals.stdout.bytes, totals.stdout.dropped), (103, 3, 105));
+    assert_eq!((totals.stderr.bytes, totals.stderr.dropped), (0, 1 << 40));
+    let first = [("stdout", 3, 5), ("stderr", 0, 1 << 40), ("stdout", 3, 1)];
+    let told = totals.gaps.iter().map(|gap| (gap.stream.as_str(), gap.at, gap.bytes));
+    assert!(told.take(3).eq(first) && totals.gaps.len() == 64);
+    let frames = store.reader(attempt).expect("reads").read(1, 1 << 20).expect("reads");
+    assert_eq!((frames[1].gap, frames[1].bytes.len(), frames[2].stream), (5, 0, Stream::Stderr));
+    assert_eq!(frames[1].as_ref().carry(), (3, b"5".as_slice().into()));
+    for (number, bytes) in [(0, b"5".as_slice()), (5, b"5"), (3, b""), (3, b"0"), (4, b"-1"), (4, b"+1"), (4, b"\xff")]
+    {
+        assert!(FrameRef::carried(1, 0, number, bytes).is_err(), "{number} {bytes:?}");
+    }
 }
 
 #[test]

@@ -3,9 +3,9 @@
 use super::index::{ENTRY, Mark, SPACING};
 use super::record::{self, FrameRef, MAX_LEN};
 use super::recover::recover;
+use super::totals::Held;
 use super::{LogError, Registration, open_append, segment_path};
-use crate::job::{LogTotals, StreamTotals};
-use sha2::{Digest, Sha256};
+use crate::job::LogTotals;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -29,7 +29,7 @@ pub struct LogWriter {
     /// Where in the segment the last index entry points.
     indexed: u64,
     last_seq: u64,
-    streams: [StreamState; 2],
+    held: Held,
     unsynced: u64,
     sync_every: u64,
     segment_bytes: u64,
@@ -37,27 +37,6 @@ pub struct LogWriter {
     broken: bool,
     buffer: Vec<u8>,
     registration: Registration,
-}
-
-#[derive(Debug, Clone, Default)]
-pub(super) struct StreamState {
-    pub(super) bytes: u64,
-    hash: Sha256,
-}
-
-impl StreamState {
-    pub(super) fn add(&mut self, bytes: &[u8]) {
-        self.bytes += bytes.len() as u64;
-        self.hash.update(bytes);
-    }
-
-    fn totals(&self) -> StreamTotals {
-        StreamTotals { bytes: self.bytes, sha256: String::new() }
-    }
-
-    fn hex(&self) -> String {
-        self.hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
 impl LogWriter {
@@ -80,7 +59,7 @@ impl LogWriter {
             length: found.length,
             indexed: found.indexed,
             last_seq: found.last_seq,
-            streams: found.streams,
+            held: found.held,
             unsynced: 0,
             sync_every,
             segment_bytes,
@@ -109,7 +88,7 @@ impl LogWriter {
         self.write()?;
         self.last_seq = last.seq;
         for frame in new() {
-            self.streams[frame.stream.slot()].add(frame.bytes);
+            self.held.add(frame);
         }
         self.registration.publish(self.last_seq);
         Ok(Appended { last_seq: self.last_seq })
@@ -140,7 +119,7 @@ impl LogWriter {
     /// The index says: the record at this place of the segment is the frame after `last_seq`. An entry that fails is left
     /// out: the index only helps.
     fn write_index(&mut self) {
-        let bytes = [self.streams[0].bytes, self.streams[1].bytes];
+        let bytes = self.held.bytes();
         let mark = Mark { segment: self.segment, offset: self.length, seq: self.last_seq + 1, bytes };
         if let Err(error) = self.index.write_all(&mark.to_entry()) {
             tracing::warn!(%error, dir = %self.dir.display(), "log index entry left out");
@@ -176,12 +155,7 @@ impl LogWriter {
 
     /// What the log holds, without the hashes.
     pub fn totals(&self) -> LogTotals {
-        LogTotals {
-            frames: self.last_seq,
-            stdout: self.streams[0].totals(),
-            stderr: self.streams[1].totals(),
-            complete: false,
-        }
+        self.held.totals(self.last_seq, false)
     }
 
     /// Ends the log and says what it holds. It is synced on the way out; a sync that fails is only logged, since the
@@ -192,10 +166,7 @@ impl LogWriter {
         {
             tracing::error!(%error, "log could not be synced");
         }
-        let mut totals = self.totals();
-        totals.stdout.sha256 = self.streams[0].hex();
-        totals.stderr.sha256 = self.streams[1].hex();
-        totals
+        self.held.totals(self.last_seq, true)
     }
 }
 
@@ -215,7 +186,7 @@ mod tests {
         let store = LogStore::open(dir.path(), 1 << 20).expect("opens");
         let attempt = AttemptId::new(JobId::new(UnixMillis::new(1_700_000_000_000)), 1);
         let mut writer = store.create(attempt).expect("creates");
-        let frame = |seq| FrameRef { seq, stream: Stream::Stdout, time_us: 0, bytes: b"abc" };
+        let frame = |seq| FrameRef { seq, stream: Stream::Stdout, time_us: 0, bytes: b"abc", gap: 0 };
         writer.append(&[frame(1)]).expect("appends");
         let before = writer.totals();
         // A handle that can neither write nor cut, as on a file system that went read-only.

@@ -128,6 +128,7 @@ mod tests {
             stream: Stream::Stdout,
             time_us: 5,
             bytes: Bytes::from_static(bytes),
+            gap: 0,
         };
         let text = events(&[frame(1, b"a\r\n\nid: 9\n"), frame(2, b"\xff")]);
         let text = std::str::from_utf8(&text).expect("UTF-8");

@@ -28,13 +28,19 @@ pub(super) struct FrameJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     hex: Option<String>,
+    /// In place of bytes: so many are missing here, because nobody could take them when they were written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    gap: Option<u64>,
 }
 
 impl From<&Frame> for FrameJson {
     fn from(frame: &Frame) -> Self {
-        let text = std::str::from_utf8(&frame.bytes).ok().map(str::to_owned);
-        let hex = text.is_none().then(|| frame.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
-        Self { seq: frame.seq, stream: frame.stream.name(), time_us: frame.time_us, text, hex }
+        let gap = (frame.gap > 0).then_some(frame.gap);
+        let text = std::str::from_utf8(&frame.bytes).ok().filter(|_| gap.is_none()).map(str::to_owned);
+        let hex =
+            (text.is_none() && gap.is_none()).then(|| frame.bytes.iter().map(|byte| format!("{byte:02x}")).collect());
+        Self { seq: frame.seq, stream: frame.stream.name(), time_us: frame.time_us, text, hex, gap }
     }
 }
 
@@ -137,7 +143,7 @@ mod tests {
         // The clock is set back in the middle: 1, 2, 3, 4, 5, 3, 4 … milliseconds.
         for seq in 1..=10u64 {
             let time_us = 1000 * if seq > 5 { seq - 3 } else { seq };
-            let frame = FrameRef { seq, stream: streams[seq as usize % 2], time_us, bytes: b"0123456789" };
+            let frame = FrameRef { seq, stream: streams[seq as usize % 2], time_us, bytes: b"0123456789", gap: 0 };
             writer.append(&[frame]).expect("appends");
         }
         writer.finish();

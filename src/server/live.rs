@@ -74,8 +74,8 @@ async fn run(stop: &CancellationToken, socket: &mut WebSocket, cursor: &mut Curs
 fn message(frames: &[Frame]) -> Message {
     let mut message = Vec::with_capacity(READ_BYTES + 64 * RECORD_HEADER);
     for frame in frames {
-        let (stream, bytes) = (frame.stream.number(), &frame.bytes[..]);
-        Record { seq: frame.seq, time_us: frame.time_us, stream, bytes }.write(&mut message);
+        let (stream, bytes) = frame.as_ref().carry();
+        Record { seq: frame.seq, time_us: frame.time_us, stream, bytes: &bytes }.write(&mut message);
     }
     Message::Binary(message.into())
 }

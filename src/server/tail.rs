@@ -35,7 +35,10 @@ pub(super) fn last_lines(reader: &mut LogReader, last: u64) -> Result<Vec<Line>,
             next = end.seq + 1;
             for frame in frames.iter().filter(|frame| frame.seq <= last) {
                 bytes += frame.bytes.len();
-                lines.push(frame.stream, &frame.bytes);
+                match frame.gap {
+                    0 => lines.push(frame.stream, &frame.bytes),
+                    gap => lines.gap(frame.stream, gap),
+                }
             }
         }
         if lines.done.len() >= LINES || from == 1 || bytes >= MOST_BYTES {
@@ -75,6 +78,14 @@ impl Lines {
                 self.keep(stream, line.as_deref());
             }
         }
+    }
+
+    /// A line is cut by what is missing in it.
+    fn gap(&mut self, stream: Stream, bytes: u64) {
+        let slot = usize::from(stream == Stream::Stderr);
+        let line = self.open[slot].replace(Vec::new()).filter(|line| !line.is_empty());
+        self.keep(stream, line.as_deref());
+        self.keep(stream, Some(format!("[{bytes} bytes dropped]").as_bytes()));
     }
 
     fn keep(&mut self, stream: Stream, line: Option<&[u8]>) {
@@ -124,7 +135,7 @@ mod tests {
         let attempt = AttemptId::new(JobId::new(UnixMillis::new(1)), 1);
         let mut writer = logs.create(attempt).expect("writes");
         for (n, (stream, text)) in pieces.iter().enumerate() {
-            let frame = FrameRef { seq: n as u64 + 1, stream: *stream, time_us: 0, bytes: text.as_bytes() };
+            let frame = FrameRef { seq: n as u64 + 1, stream: *stream, time_us: 0, bytes: text.as_bytes(), gap: 0 };
             writer.append(&[frame]).expect("appends");
         }
         let last = writer.finish().frames;

@@ -17,5 +17,6 @@ mod ranks;
 mod recovery;
 mod retries;
 mod stage;
+mod stops;
 mod verbs;
 mod warden;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   starting ──exec──► running ──main process ended──► KILL to all ──nobody left──► pipes drained ──► over
-//!       └─────cannot start (step, error)──────┘
+//!       └─────cannot start (step, error)──────┘  ▲                                       │
+//!                                                └── cleaning up, once, after a stop ◄───┘
 //! ```
 //! Owns every process of the cell but the warden. Must never let a process outlive the main one, and never tell the end
 //! before the last byte of output is in the ring.
@@ -12,8 +13,9 @@ use crate::ladder::{self, Ladder, Level, Push};
 use crate::plan::Plan;
 use crate::ring::Ring;
 use crate::source::{Source, Turn};
-use crate::sys::{self, Launch, Reaped, Status, Usage};
-use crate::wire::{CellSpec, Exit, ExitKind};
+use crate::sys::{self, Reaped, Status, Usage};
+use crate::wire::{CellSpec, CleanUp, Exit, ExitKind};
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -44,6 +46,25 @@ pub(crate) struct Job {
     main_ended: Option<Ended>,
     nobody_left: bool,
     leftover: u32,
+    /// How long it may write nothing.
+    silence: Option<u64>,
+    /// When it last wrote.
+    heard_at: u64,
+    /// Nobody takes its output, so its silence says nothing.
+    stalled: bool,
+    /// What runs after a stop, and for how long at most; gone when it was begun.
+    clean_up: Option<(Plan, u64)>,
+    cleaning: Option<Cleaning>,
+    cleaned: Option<CleanUp>,
+}
+
+/// The command that runs after a stop.
+struct Cleaning {
+    pid: i32,
+    /// Tells why it did not start.
+    report: OwnedFd,
+    /// When it is ended; `None` once it was.
+    until: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -64,25 +85,23 @@ pub(crate) struct Found {
 
 impl Job {
     /// Starts it. Error: the step that failed and the kernel's error number.
-    pub(crate) fn start(plan: &Plan, spec: &CellSpec, stdin: Option<File>) -> Result<Self, (&'static str, i32)> {
+    pub(crate) fn start(
+        plan: &Plan,
+        clean_up: Option<Plan>,
+        spec: &CellSpec,
+        stdin: Option<File>,
+    ) -> Result<Self, (&'static str, i32)> {
         let step = |name: &'static str| move |error: io::Error| (name, error.raw_os_error().unwrap_or(sys::EIO));
-        let stdin = match stdin {
+        let stdin = OwnedFd::from(match stdin {
             Some(file) => file,
             None => File::open("/dev/null").map_err(step("stdin"))?,
-        };
+        });
         let (out, out_job) = sys::pipe().map_err(step("pipes"))?;
         let (err, err_job) = sys::pipe().map_err(step("pipes"))?;
         for pipe in [&out, &err] {
             sys::widen_pipe(pipe.as_raw_fd(), spec.output_pipe_bytes);
         }
-        let launch = Launch {
-            programs: &plan.programs,
-            argv: &plan.argv,
-            envp: &plan.envp,
-            cwd: &plan.cwd,
-            rlimits: &plan.rlimits,
-            stdio: [stdin.as_raw_fd(), out_job.as_raw_fd(), err_job.as_raw_fd()],
-        };
+        let launch = plan.launch([&stdin, &out_job, &err_job]);
         let (began, began_us) = (sys::boot_ns(), sys::unix_us());
         let (main, report) = sys::start(&launch).map_err(step("fork"))?;
         // Zero means that there is no such clock.
@@ -91,7 +110,7 @@ impl Job {
             main,
             report: Some(report),
             failed: None,
-            sources: [Source::new(out, 1), Source::new(err, 2)],
+            sources: [Source::new(out, 1, spec.drop_output), Source::new(err, 2, spec.drop_output)],
             read_at: 0,
             ladder: Ladder::default(),
             grace_ms: spec.grace_ms,
@@ -103,6 +122,12 @@ impl Job {
             main_ended: None,
             nobody_left: false,
             leftover: 0,
+            silence: (spec.silence_ms > 0).then(|| spec.silence_ms.saturating_mul(MS)),
+            heard_at: began,
+            stalled: false,
+            clean_up: clean_up.map(|plan| (plan, u64::from(spec.on_cancel_ms) * MS)),
+            cleaning: None,
+            cleaned: None,
         })
     }
 
@@ -125,13 +150,25 @@ impl Job {
     }
 
     /// The next moment at which something is to be done without anybody asking.
-    pub(crate) fn wake_at(&self, now: u64, room: bool) -> Option<u64> {
+    pub(crate) fn wake_at(&self, now: u64, reads: bool) -> Option<u64> {
         if self.main_ended.is_some() {
-            return None;
+            let until = self.cleaning.as_ref().and_then(|cleaning| cleaning.until);
+            return until.map(|until| self.lease_at.map_or(until, |lease| lease.min(until)));
         }
-        // While the ring is full no pipe is waited for, so the pause does not matter.
-        let read_at = Some(self.read_at).filter(|at| room && now < *at);
-        [self.ladder.wake_at(), self.wall_at, self.lease_at, read_at].into_iter().flatten().min()
+        // While no pipe is waited for, the pause does not matter.
+        let read_at = Some(self.read_at).filter(|at| reads && now < *at);
+        let silent_at = self.silent_at().filter(|_| !self.stalled);
+        [self.ladder.wake_at(), self.wall_at, self.lease_at, silent_at, read_at].into_iter().flatten().min()
+    }
+
+    /// When its silence is too long.
+    fn silent_at(&self) -> Option<u64> {
+        self.silence.map(|silence| self.heard_at.saturating_add(silence))
+    }
+
+    /// Whether output that has no room is dropped, so that the pipes are read in any case.
+    pub(crate) fn drops(&self) -> bool {
+        self.sources.iter().any(Source::drops)
     }
 
     /// Somebody wants it to end.
@@ -140,6 +177,16 @@ impl Job {
         if self.main_ended.is_none() {
             let push = self.ladder.order(level, reason, grace_ms, now);
             send(push);
+        } else if level == Level::Now {
+            self.clean_up = None;
+            self.end_cleaning();
+        }
+    }
+
+    fn end_cleaning(&mut self) {
+        if let Some(cleaning) = &mut self.cleaning {
+            cleaning.until = None;
+            sys::signal_all(sys::SIGKILL);
         }
     }
 
@@ -151,7 +198,15 @@ impl Job {
     /// Looks at the clocks.
     pub(crate) fn tick(&mut self, now: u64) {
         if self.main_ended.is_some() {
+            let until = self.cleaning.as_ref().and_then(|cleaning| cleaning.until);
+            if until.is_some_and(|until| now >= until || self.lease_at.is_some_and(|lease| now >= lease)) {
+                self.end_cleaning();
+            }
             return;
+        }
+        if !self.stalled && self.silent_at().is_some_and(|at| now >= at) {
+            self.silence = None;
+            send(self.ladder.order(Level::Ladder, ladder::SILENCE, self.grace_ms, now));
         }
         for (clock, reason) in [(&mut self.wall_at, ladder::TIMEOUT), (&mut self.lease_at, ladder::LEASE)] {
             if clock.is_some_and(|at| now >= at) {
@@ -174,6 +229,10 @@ impl Job {
                     // A daemon in a session of its own has no other owner than process 1.
                     sys::signal_all(sys::SIGKILL);
                 }
+                Reaped::Child { pid, status } if self.cleaning.as_ref().is_some_and(|cleaning| cleaning.pid == pid) => {
+                    self.cleaned = self.cleaning.take().map(|cleaning| cleaning.ended(status));
+                    sys::signal_all(sys::SIGKILL);
+                }
                 Reaped::Child { status, .. } => {
                     if self.main_ended.is_some() && status == Status::Signaled(sys::SIGKILL) {
                         self.leftover = self.leftover.saturating_add(1);
@@ -184,7 +243,7 @@ impl Job {
                     break;
                 }
                 Reaped::NoChildren => {
-                    self.nobody_left = self.main_ended.is_some();
+                    self.nobody_left = self.main_ended.is_some() && self.cleaning.is_none();
                     found.again = false;
                     break;
                 }
@@ -216,11 +275,12 @@ impl Job {
         if self.main_ended.is_none() && now < self.read_at {
             return;
         }
-        let before = ring.next_seq();
-        let mut pause = true;
+        let (before, seen) = (ring.next_seq(), self.seen());
+        let (mut pause, mut stalled) = (true, false);
         for source in &mut self.sources {
             let turn = source.turn(ring);
             pause &= turn == Turn::Dry;
+            stalled |= turn == Turn::Full;
             if self.nobody_left {
                 source.close_if_dry(turn);
             }
@@ -228,6 +288,52 @@ impl Job {
         if pause && ring.next_seq() > before {
             self.read_at = now + READ_PAUSE_NS;
         }
+        self.stalled = stalled;
+        if stalled || self.seen() > seen {
+            self.heard_at = now;
+        }
+    }
+
+    fn seen(&self) -> u64 {
+        self.sources.iter().map(Source::seen).sum()
+    }
+
+    /// Begins what is to run after a stop, if there is such a thing and the job was stopped for a reason that leaves time for it.
+    /// The job is [`over`](Self::over); says whether it goes on.
+    pub(crate) fn begin_clean_up(&mut self, now: u64) -> bool {
+        let Some((mut plan, budget)) = self.clean_up.take() else { return false };
+        let reason = match self.ladder.reason() {
+            ladder::CANCEL => "cancel",
+            ladder::TIMEOUT => "timeout",
+            ladder::SILENCE => "silence",
+            _ => return false,
+        };
+        if self.failed.is_some() || self.ladder.at_once() || self.lease_at.is_some_and(|lease| now >= lease) {
+            return false;
+        }
+        plan.envp.push(CString::new(format!("JOBCELL_STOP_REASON={reason}")).unwrap_or_default());
+        match self.start_cleaning(&plan, now.saturating_add(budget)) {
+            Ok(cleaning) => {
+                self.cleaning = Some(cleaning);
+                self.nobody_left = false;
+                true
+            }
+            Err(error) => {
+                let code = error.raw_os_error().unwrap_or(sys::EIO);
+                self.cleaned = Some(CleanUp { kind: ExitKind::StartFailed, code });
+                false
+            }
+        }
+    }
+
+    fn start_cleaning(&mut self, plan: &Plan, until: u64) -> io::Result<Cleaning> {
+        let stdin = OwnedFd::from(File::open("/dev/null")?);
+        let ((out, out_job), (err, err_job)) = (sys::pipe()?, sys::pipe()?);
+        let (pid, report) = sys::start(&plan.launch([&stdin, &out_job, &err_job]))?;
+        for (source, pipe) in self.sources.iter_mut().zip([out, err]) {
+            source.go_on(pipe);
+        }
+        Ok(Cleaning { pid, report, until: Some(until) })
     }
 
     /// Whether there is output to move that no descriptor will announce.
@@ -278,6 +384,22 @@ impl Job {
             stdout_bytes: self.sources[0].bytes(),
             stderr_bytes: self.sources[1].bytes(),
             leftover: self.leftover,
+            on_cancel: self.cleaned,
+        }
+    }
+}
+
+impl Cleaning {
+    fn ended(&self, status: Status) -> CleanUp {
+        // Where the start failed the report holds the step and the error; where it did not, it ended with the exec.
+        let mut bytes = [0; 5];
+        match (sys::read_some(self.report.as_raw_fd(), &mut bytes), status) {
+            (Ok(Some(5)), _) => {
+                let [_, error @ ..] = bytes;
+                CleanUp { kind: ExitKind::StartFailed, code: i32::from_le_bytes(error) }
+            }
+            (_, Status::Exited(code)) => CleanUp { kind: ExitKind::Exited, code },
+            (_, Status::Signaled(signal)) => CleanUp { kind: ExitKind::Signaled, code: signal },
         }
     }
 }
@@ -303,6 +425,7 @@ pub(crate) fn never_started(step: &str, error: i32) -> Exit {
         stdout_bytes: 0,
         stderr_bytes: 0,
         leftover: 0,
+        on_cancel: None,
     }
 }
 

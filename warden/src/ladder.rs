@@ -4,11 +4,14 @@
 //!   running ──ladder──► asked (TERM) ──grace over──► killed (KILL)
 //!      └───────────────── kill now ─────────────────────┘
 //! ```
-//! Reasons are ordered, cancel < timeout < silence < drain < lease < forced: a stronger one replaces a weaker one, and no
+//! After a stop that a person or the job's own clocks gave, a command of the job's may run with a budget of its own: not after an
+//! order to kill now. Reasons are ordered, cancel < timeout < silence < drain < lease < forced: a stronger one replaces a weaker one, and no
 //! order ever lengthens the grace that an earlier one gave.
 
 /// Numbers as in [`crate::wire::ToWarden::Stop`].
+pub(crate) const CANCEL: u8 = 1;
 pub(crate) const TIMEOUT: u8 = 2;
+pub(crate) const SILENCE: u8 = 3;
 pub(crate) const LEASE: u8 = 5;
 
 /// What is to be sent to the whole tree.
@@ -33,12 +36,19 @@ pub(crate) struct Ladder {
     /// When the grace is over; nanoseconds since boot.
     kill_at: Option<u64>,
     killed: bool,
+    /// An order said so, and not only that a grace is over.
+    at_once: bool,
 }
 
 impl Ladder {
     /// Why the job was asked to end; 0 when it was not.
     pub(crate) fn reason(&self) -> u8 {
         self.reason
+    }
+
+    /// Whether nothing but the end is wanted.
+    pub(crate) fn at_once(&self) -> bool {
+        self.at_once
     }
 
     /// When [`tick`](Self::tick) wants to be called.
@@ -51,6 +61,7 @@ impl Ladder {
     pub(crate) fn order(&mut self, level: Level, reason: u8, grace_ms: u32, now: u64) -> Option<Push> {
         // Zero would mean that nobody asked.
         self.reason = self.reason.max(reason.max(1));
+        self.at_once |= level == Level::Now;
         let first = self.kill_at.is_none();
         let kill_at = match level {
             Level::Now => now,

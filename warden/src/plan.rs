@@ -1,8 +1,9 @@
 //! From a spec to what an exec needs. Pure: the warden's own environment is passed in.
 
-use crate::sys;
+use crate::sys::{self, Launch};
 use crate::wire::{CellSpec, Rlimit};
 use std::ffi::{CString, OsString};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 /// Stands for the script's path in an argv.
@@ -25,6 +26,29 @@ pub(crate) struct Plan {
     pub(crate) envp: Vec<CString>,
     pub(crate) cwd: CString,
     pub(crate) rlimits: Vec<Rlimit>,
+}
+
+impl Plan {
+    /// What the start needs, with these for standard input, output and error.
+    pub(crate) fn launch(&self, stdio: [&OwnedFd; 3]) -> Launch<'_> {
+        Launch {
+            programs: &self.programs,
+            argv: &self.argv,
+            envp: &self.envp,
+            cwd: &self.cwd,
+            rlimits: &self.rlimits,
+            stdio: stdio.map(AsRawFd::as_raw_fd),
+        }
+    }
+}
+
+/// Plans what runs after a stop, where there is such a thing: in the job's own surroundings.
+pub(crate) fn clean_up(spec: &CellSpec, own_env: &[Variable]) -> Result<Option<Plan>, String> {
+    if spec.on_cancel.is_empty() {
+        return Ok(None);
+    }
+    let spec = CellSpec { argv: spec.on_cancel.clone(), ..spec.clone() };
+    plan(&spec, own_env).map(Some).map_err(|text| format!("on_cancel: {text}"))
 }
 
 /// Plans the start of `spec`. Error: what about it cannot be run.

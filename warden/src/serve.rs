@@ -125,7 +125,9 @@ impl Warden {
             Phase::Waiting(_) | Phase::Ended(_) | Phase::Refused(_) => None,
         };
         let entry = |fd: Option<RawFd>, events| PollFd::new(fd.unwrap_or(-1), if fd.is_some() { events } else { 0 });
-        let source = |stream| job.filter(|_| room).and_then(|job| job.source_fd(stream, now));
+        // What drops reads in any case.
+        let reads = room || job.is_some_and(|job| job.drops());
+        let source = |stream| job.filter(|_| reads).and_then(|job| job.source_fd(stream, now));
         let mut fds = [
             entry(self.input_open.then_some(STDIN), POLLIN),
             entry((self.blocked && self.output_open).then_some(STDOUT), POLLOUT),
@@ -135,7 +137,7 @@ impl Warden {
             entry(source(1), POLLIN),
         ];
         let at_once = self.reap_again || job.is_some_and(|job| room && job.must_read());
-        let wake_at = if at_once { Some(now) } else { self.wake_at(now, room) };
+        let wake_at = if at_once { Some(now) } else { self.wake_at(now, reads) };
         sys::poll(&mut fds, wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP_NS)));
         let [input, output, signals, report, ..] = fds.map(|fd| fd.ready());
         self.blocked &= !output;
@@ -145,9 +147,9 @@ impl Warden {
         Ready { input, children: signals || report }
     }
 
-    fn wake_at(&self, now: u64, room: bool) -> Option<u64> {
+    fn wake_at(&self, now: u64, reads: bool) -> Option<u64> {
         let phase = match &self.phase {
-            Phase::Running(job) => job.wake_at(now, room),
+            Phase::Running(job) => job.wake_at(now, reads),
             Phase::Waiting(_) | Phase::Refused(_) => Some(self.start_by),
             Phase::Ended(_) => None,
         };
@@ -286,11 +288,14 @@ impl Warden {
         if !mismatches.is_empty() {
             return self.refuse(mismatches);
         }
-        let plan = match plan::plan(&complete.spec, &plan::own_env()) {
-            Ok(plan) => plan,
+        let own_env = plan::own_env();
+        let plans = plan::plan(&complete.spec, &own_env)
+            .and_then(|plan| Ok((plan, plan::clean_up(&complete.spec, &own_env)?)));
+        let (plan, clean_up) = match plans {
+            Ok(plans) => plans,
             Err(text) => return self.refuse_spec(&text),
         };
-        match Job::start(&plan, &complete.spec, complete.stdin) {
+        match Job::start(&plan, clean_up, &complete.spec, complete.stdin) {
             Ok(job) => self.phase = Phase::Running(Box::new(job)),
             Err((step, error)) => self.ended(job::never_started(step, error)),
         }
@@ -348,6 +353,9 @@ impl Warden {
             self.outbox.started |= found.started;
         }
         job.read(&mut self.ring, sys::boot_ns());
+        if job.over() && job.begin_clean_up(sys::boot_ns()) {
+            return;
+        }
         if job.over() {
             self.reap_again = false;
             let peaks = self.receipt.group.as_ref().map(|group| group.peaks(receipt::read)).unwrap_or_default();

@@ -1,7 +1,8 @@
 //! One of the job's two pipes, on its way to numbered frames.
 //!
 //! Owns the bytes between pipe and ring, the masking hook, and the rule that no frame ever holds a whole marker. Must
-//! never wait: with no room in the ring nothing is read, the pipe fills, and the job waits.
+//! never wait: with no room in the ring nothing is read, the pipe fills, and the job waits; or, where the job wants it so, what
+//! it writes is dropped, counted, and told as a gap as soon as there is room.
 
 use crate::ring::Ring;
 use crate::sys;
@@ -19,9 +20,18 @@ pub(crate) struct Source {
     /// Bytes that were read and did not go into the last frame; at most one read.
     carry: Vec<u8>,
     taken: usize,
-    /// All bytes of this stream so far.
+    /// All bytes of this stream that went into frames.
     bytes: u64,
+    /// All that was read.
+    seen: u64,
+    /// Where bytes go that have no room; empty when they wait.
+    waste: Vec<u8>,
+    /// Bytes that had no room since the last frame.
+    dropped: u64,
 }
+
+/// Added to a stream's number, it names a gap in it.
+const GAP: u8 = 2;
 
 /// What a turn of reading found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,9 +45,26 @@ pub(crate) enum Turn {
 }
 
 impl Source {
-    pub(crate) fn new(pipe: OwnedFd, stream: u8) -> Self {
+    pub(crate) fn new(pipe: OwnedFd, stream: u8, drops: bool) -> Self {
         // The memory is asked for before the job can take it.
-        Self { pipe: Some(pipe), stream, carry: Vec::with_capacity(MAX_OUTPUT), taken: 0, bytes: 0 }
+        let waste = vec![0xA5; if drops { MAX_OUTPUT } else { 0 }];
+        let carry = Vec::with_capacity(MAX_OUTPUT);
+        Self { pipe: Some(pipe), stream, carry, taken: 0, bytes: 0, seen: 0, waste, dropped: 0 }
+    }
+
+    /// The next process writes to this pipe; the one before has ended.
+    pub(crate) fn go_on(&mut self, pipe: OwnedFd) {
+        self.pipe = Some(pipe);
+    }
+
+    /// Whether output that has no room is dropped.
+    pub(crate) fn drops(&self) -> bool {
+        !self.waste.is_empty()
+    }
+
+    /// How much was read so far.
+    pub(crate) fn seen(&self) -> u64 {
+        self.seen
     }
 
     /// The descriptor to wait for; none after the end.
@@ -51,12 +78,12 @@ impl Source {
 
     /// Whether everything that was read is in frames and the pipe has ended.
     pub(crate) fn ended(&self) -> bool {
-        self.pipe.is_none() && self.carry.is_empty()
+        self.pipe.is_none() && !self.holds_back()
     }
 
     /// Whether there is something to put into frames without reading.
     pub(crate) fn holds_back(&self) -> bool {
-        !self.carry.is_empty()
+        !self.carry.is_empty() || self.dropped > 0
     }
 
     /// Nobody is left who could write: what is not there now never comes.
@@ -69,11 +96,22 @@ impl Source {
     /// Moves what is there into the ring.
     pub(crate) fn turn(&mut self, ring: &mut Ring) -> Turn {
         for _ in 0..READS_PER_TURN {
-            let Some(slot) = ring.slot() else { return Turn::Full };
+            let Some(slot) = ring.slot() else { return if self.drops() { self.drop_all() } else { Turn::Full } };
+            if self.dropped > 0 {
+                // In digits: none of them is part of a marker.
+                let digits = self.dropped.to_string();
+                slot[..digits.len()].copy_from_slice(digits.as_bytes());
+                ring.commit(self.stream + GAP, sys::unix_us(), digits.len());
+                self.dropped = 0;
+                continue;
+            }
             // Only what was just read is masked: the carry has been.
             let (kept, whole) = if self.carry.is_empty() {
                 match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), slot)) {
-                    Some(Ok(Some(count))) if count > 0 => (mask(&mut slot[..count]), count == slot.len()),
+                    Some(Ok(Some(count))) if count > 0 => {
+                        self.seen += count as u64;
+                        (mask(&mut slot[..count]), count == slot.len())
+                    }
                     Some(Ok(None)) | None => return Turn::Dry,
                     // The end; a pipe that cannot be read has ended too.
                     Some(Ok(Some(_)) | Err(_)) => {
@@ -93,6 +131,26 @@ impl Source {
             if self.carry.is_empty() && !whole {
                 // A short read emptied the pipe; asking again would only cost a call.
                 return Turn::Dry;
+            }
+        }
+        Turn::More
+    }
+
+    /// Reads what is there, and keeps no more of it than its length.
+    fn drop_all(&mut self) -> Turn {
+        self.dropped += (self.carry.len() - self.taken) as u64;
+        self.keep(&[]);
+        for _ in 0..READS_PER_TURN {
+            match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), &mut self.waste)) {
+                Some(Ok(Some(count))) if count > 0 => {
+                    self.seen += count as u64;
+                    self.dropped += mask(&mut self.waste[..count]) as u64;
+                }
+                Some(Ok(None)) | None => return Turn::Dry,
+                Some(Ok(Some(_)) | Err(_)) => {
+                    self.pipe = None;
+                    return Turn::Dry;
+                }
             }
         }
         Turn::More
@@ -140,14 +198,14 @@ mod tests {
     use crate::wire::{Decoder, FromWarden, seal};
     use std::io::Write;
 
-    fn source() -> (Source, std::fs::File) {
+    fn source(drops: bool) -> (Source, std::fs::File) {
         let (from, to) = sys::pipe().expect("a pipe");
         sys::widen_pipe(from.as_raw_fd(), 1 << 20);
-        (Source::new(from, 2), std::fs::File::from(to))
+        (Source::new(from, 2, drops), std::fs::File::from(to))
     }
 
-    /// Sends all that the ring holds, and gives back the payloads.
-    fn sent(ring: &mut Ring) -> Vec<Vec<u8>> {
+    /// Sends all that the ring holds, and gives back the streams and payloads.
+    fn sent_frames(ring: &mut Ring) -> Vec<(u8, Vec<u8>)> {
         let (mut decoder, mut pieces) = (Decoder::new(), Vec::new());
         loop {
             let count = ring.sendable(usize::MAX).len();
@@ -158,18 +216,24 @@ mod tests {
             ring.advance(count);
         }
         while let Some(frame) = decoder.next() {
-            let Ok(FromWarden::Output { stream: 2, bytes, .. }) = FromWarden::decode(&frame) else {
+            let Ok(FromWarden::Output { stream, bytes, .. }) = FromWarden::decode(&frame) else {
                 panic!("no output")
             };
-            pieces.push(bytes);
+            pieces.push((stream, bytes));
         }
         ring.acknowledge(u64::MAX);
         pieces
     }
 
+    /// The same of one stream without gaps.
+    fn sent(ring: &mut Ring) -> Vec<Vec<u8>> {
+        let frames = sent_frames(ring).into_iter();
+        frames.inspect(|(stream, _)| assert_eq!(*stream, 2)).map(|(_, bytes)| bytes).collect()
+    }
+
     #[test]
     fn no_frame_holds_a_marker_and_no_byte_is_lost() {
-        let (mut source, mut job) = source();
+        let (mut source, mut job) = source(false);
         let mut ring = Ring::new(1 << 20, seal);
         let mut text = Vec::new();
         let mut forged = Vec::new();
@@ -190,7 +254,7 @@ mod tests {
 
     #[test]
     fn reading_stops_while_the_ring_is_full_and_goes_on_after() {
-        let (mut source, mut job) = source();
+        let (mut source, mut job) = source(false);
         let mut ring = Ring::new(0, seal);
         let text: Vec<u8> = (0..500_000u32).map(|n| (n % 251) as u8).collect();
         job.write_all(&text).expect("room");
@@ -208,8 +272,37 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_room_is_counted_where_that_is_wanted_and_nothing_else_is_missing() {
+        let (mut source, mut job) = source(true);
+        let mut ring = Ring::new(0, seal);
+        let text: Vec<u8> = (0..500_000u32).map(|n| (n % 251) as u8).collect();
+        let (mut got, mut at, mut gaps) = (0, 0, 0);
+        for piece in text.chunks(200_000) {
+            job.write_all(piece).expect("room");
+            while source.turn(&mut ring) != Turn::Dry {}
+        }
+        drop(job);
+        let mut frames = Vec::new();
+        while !source.ended() || !ring.all_sent() {
+            frames.extend(sent_frames(&mut ring));
+            source.turn(&mut ring);
+        }
+        for (stream, bytes) in frames {
+            if stream == 4 {
+                let dropped: usize = std::str::from_utf8(&bytes).expect("digits").parse().expect("a number");
+                (at, gaps) = (at + dropped, gaps + 1);
+            } else {
+                assert_eq!((stream, &text[at..at + bytes.len()]), (2, &bytes[..]));
+                (at, got) = (at + bytes.len(), got + bytes.len());
+            }
+        }
+        assert_eq!((at, source.seen(), source.bytes()), (text.len(), text.len() as u64, got as u64));
+        assert!(gaps > 0 && got > 0);
+    }
+
+    #[test]
     fn an_empty_pipe_is_dry_and_ends_only_when_nobody_can_write() {
-        let (mut source, job) = source();
+        let (mut source, job) = source(false);
         let mut ring = Ring::new(0, seal);
         let turn = source.turn(&mut ring);
         assert_eq!((turn, source.ended()), (Turn::Dry, false));

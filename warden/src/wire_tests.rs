@@ -46,6 +46,7 @@ fn from_warden() -> Vec<FromWarden> {
         stdout_bytes: 10,
         stderr_bytes: 11,
         leftover: 12,
+        on_cancel: Some(CleanUp { kind: ExitKind::Signaled, code: 9 }),
     };
     let mismatch = Mismatch { key: "uid".into(), wanted: "1".into(), got: "0".into() };
     vec![
@@ -60,6 +61,7 @@ fn from_warden() -> Vec<FromWarden> {
         FromWarden::Refused { mismatches: vec![mismatch] },
         FromWarden::Started { pid: 7, time_us: 8 },
         FromWarden::Output { stream: 2, time_us: 5, bytes: vec![0xC3, 0x4A, 0x43, 0x9B, 0, 255] },
+        FromWarden::Exit(Exit { on_cancel: None, ..exit.clone() }),
         FromWarden::Exit(exit),
         FromWarden::Pong { nonce: 1, stalled: 1 },
         FromWarden::Fault { text: "x".into() },
@@ -101,6 +103,10 @@ fn the_spec_round_trips() {
         rlimits: vec![Rlimit { resource: 7, soft: 1, hard: 2 }],
         output_pipe_bytes: 4,
         expect: vec![Expect::eq("uid", "1"), Expect::at_most("m", 5), Expect::one_of("t", "a,b")],
+        silence_ms: 5,
+        on_cancel: vec!["rm".into()],
+        on_cancel_ms: 6,
+        drop_output: true,
     };
     let mut bytes = Vec::new();
     spec.encode(&mut bytes);

@@ -273,9 +273,13 @@ async fn output(suite: &Suite) -> Case {
     for seq in 1..=400u64 {
         let byte = u8::try_from(seq % 251).unwrap_or_default();
         let bytes = vec![byte; usize::try_from(seq * 37 % 20_000).unwrap_or_default()];
-        let frame = FrameRef { seq, stream: Stream::Stdout, time_us: seq, bytes: &bytes };
+        let mut frame = FrameRef { seq, stream: Stream::Stdout, time_us: seq, bytes: &bytes, gap: 0 };
+        if seq % 100 == 0 {
+            // What a job dropped is told in its place, and is no output.
+            frame = FrameRef { stream: Stream::Stderr, bytes: &[], gap: seq, ..frame };
+        }
         writer.append(&[frame]).map_err(|error| cannot(&error))?;
-        wanted.extend_from_slice(&bytes);
+        wanted.extend_from_slice(frame.bytes);
         if seq % 50 == 0 {
             tokio::task::yield_now().await;
         }

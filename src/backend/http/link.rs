@@ -248,7 +248,7 @@ async fn output(
         // Headers count too: a message of tiny frames must not be larger than one is allowed to be.
         let mut size = 0;
         let fits = frames.iter().take_while(|frame| {
-            size += RECORD_HEADER + frame.bytes.len();
+            size += RECORD_HEADER + carried(frame);
             size <= bytes
         });
         let fits = fits.count().max(1);
@@ -269,13 +269,18 @@ async fn output(
         tracing::error!(%attempt, from, "a log ends too early; its output is not passed on");
         return Ok(Written { sink, reader, output: None, unreadable });
     };
-    let size = frames.iter().map(|frame| RECORD_HEADER + frame.bytes.len()).sum::<usize>();
+    let size = frames.iter().map(|frame| RECORD_HEADER + carried(frame)).sum::<usize>();
     let mut message = Vec::with_capacity(4 + size);
     message.extend_from_slice(&channel.to_le_bytes());
     for frame in &frames {
-        let (stream, bytes) = (frame.stream.number(), &frame.bytes[..]);
-        Record { seq: frame.seq, time_us: frame.time_us, stream, bytes }.write(&mut message);
+        let (stream, bytes) = frame.as_ref().carry();
+        Record { seq: frame.seq, time_us: frame.time_us, stream, bytes: &bytes }.write(&mut message);
     }
     sink.send(Message::Binary(message.into())).await.map_err(|error| error.to_string())?;
     Ok(Written { sink, reader, output: Some((channel, from, last, size)), unreadable: None })
+}
+
+/// Bytes that stand for a frame on the way.
+fn carried(frame: &Frame) -> usize {
+    frame.as_ref().carry().1.len()
 }

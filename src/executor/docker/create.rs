@@ -6,7 +6,7 @@
 
 use super::volume;
 use crate::executor::CellOrder;
-use crate::job::{ByteSize, Millis, OwnerId};
+use crate::job::{ByteSize, Millis, OutputOverflow, OwnerId};
 use crate::protocol::wire::{CellSpec, Expect, Rlimit};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
@@ -192,6 +192,10 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         rlimits: rlimits(shape, limits),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
         expect: expectations(shape, uid, limits),
+        silence_ms: spec.silence_timeout().map_or(0, Millis::as_u64),
+        on_cancel: spec.on_cancel().map(|after| after.command.clone()).unwrap_or_default(),
+        on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),
+        drop_output: spec.output_overflow() == OutputOverflow::Drop,
     }
 }
 

@@ -421,6 +421,7 @@ impl Warden {
             stdout_bytes: bytes(1),
             stderr_bytes: bytes(2),
             leftover: 0,
+            on_cancel: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use super::session::{Action, Input, Over, Session, StopReason};
 use super::verdict;
 use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{Cause, LogTotals, UnixMillis, Usage};
-use crate::logstore::{FrameRef, LogError, LogWriter, Stream as LogStream};
+use crate::logstore::{FrameRef, LogError, LogWriter};
 use crate::protocol::wire::{Decoder, FromWarden, MARKER, ToWarden};
 use crate::supervise;
 use bytes::Bytes;
@@ -126,7 +126,7 @@ enum Done {
 /// One frame of output on its way to the log store.
 struct Held {
     seq: u64,
-    stream: LogStream,
+    number: u8,
     time_us: u64,
     bytes: Vec<u8>,
 }
@@ -179,6 +179,7 @@ pub async fn converse<C: Cell + Sync>(
         order.grace.as_u64(),
         order.spec.timeout().as_u64(),
     );
+    session = session.cleaning_up(order.spec.on_cancel().map_or(0, |after| after.timeout.as_u64()));
     if let Some(until) = *orders.lease.borrow_and_update() {
         session = session.leased(left(until));
     }
@@ -362,10 +363,14 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             let seq = frame.seq;
             match FromWarden::decode(&frame) {
                 Ok(FromWarden::Output { stream, time_us, bytes }) => {
-                    let stream = if mutant!(OneStream) { 1 } else { stream };
-                    let Some(stream) = LogStream::from_number(stream) else { continue };
-                    let held = Held { seq, stream, time_us, bytes: bytes.to_vec() };
-                    self.output(held, progress);
+                    let number = if mutant!(OneStream) { 1 } else { stream };
+                    match FrameRef::carried(seq, time_us, number, &bytes) {
+                        Ok(_) => self.output(Held { seq, number, time_us, bytes }, progress),
+                        Err(what) => {
+                            let text = format!("output that cannot be read: {what}");
+                            self.on(Input::Message(FromWarden::Fault { text }), progress);
+                        }
+                    }
                 }
                 Ok(message) => self.on(Input::Message(message), progress),
                 Err(error) => {
@@ -404,7 +409,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         let append = supervise::blocking(move || {
             let frames: Vec<FrameRef<'_>> = batch
                 .iter()
-                .map(|held| FrameRef { seq: held.seq, stream: held.stream, time_us: held.time_us, bytes: &held.bytes })
+                .filter_map(|held| FrameRef::carried(held.seq, held.time_us, held.number, &held.bytes).ok())
                 .collect();
             let mut result = writer.append(&frames);
             if result.is_ok() && writer.needs_sync() {

@@ -21,6 +21,9 @@ const GREETING_MS: u64 = 20_000;
 const START_MS: u64 = 20_000;
 /// A ping goes out this often; the same interval is what an unanswered one may take before the link is made anew.
 const PING_MS: u64 = 5_000;
+/// A warden that was told to stop its job has to answer within this, twice half of it: whoever looks at the clock late has had no
+/// chance to hear the answer either, so the first half only warns.
+const STOP_ANSWER_MS: u64 = 1_000;
 /// Attaches in a row that lead nowhere before the warden is given up.
 const FRUITLESS_ATTACHES: u32 = 5;
 /// What comes on top of the grace before the cell is ended from outside.
@@ -155,6 +158,10 @@ pub(super) struct Session {
     lease_until: Option<u64>,
     next_ping: u64,
     unanswered: Option<(u64, u64)>,
+    /// The ping behind a stop, when it must have come back, and whether that was already put off once.
+    stop_heard: Option<(u64, u64, bool)>,
+    /// For the command that runs after a stop.
+    clean_up_ms: u64,
     nonce: u64,
     receipt: Vec<(String, String)>,
 }
@@ -181,9 +188,17 @@ impl Session {
             lease_until: None,
             next_ping: PING_MS,
             unanswered: None,
+            stop_heard: None,
+            clean_up_ms: 0,
             nonce: 0,
             receipt: Vec::new(),
         }
+    }
+
+    /// After a stop, a command of the job's may run for so long.
+    pub(super) fn cleaning_up(mut self, clean_up_ms: u64) -> Self {
+        self.clean_up_ms = clean_up_ms;
+        self
     }
 
     /// The right to run the job lasts so long, unless it is renewed.
@@ -212,7 +227,8 @@ impl Session {
             State::Running | State::Draining(_) | State::Over => None,
         };
         let ping = self.unanswered.map_or(self.next_ping, |(_, due)| due);
-        [state, self.kill_at, self.wall_guard(), self.lease_guard(), Some(ping)]
+        let heard = self.stop_heard.map(|(_, due, _)| due);
+        [state, self.kill_at, self.wall_guard(), self.lease_guard(), heard, Some(ping)]
             .into_iter()
             .flatten()
             .min()
@@ -288,13 +304,22 @@ impl Session {
             self.tell_lease(now, actions);
         }
         if let Some(reason) = self.stop {
-            self.send(self.stop_message(reason), actions);
+            self.send_stop(reason, now, actions);
+        }
+    }
+
+    fn send_stop(&mut self, reason: StopReason, now: u64, actions: &mut VecDeque<Action>) {
+        self.send(self.stop_message(reason), actions);
+        if self.linked {
+            self.nonce += 1;
+            self.stop_heard = Some((self.nonce, now + STOP_ANSWER_MS / 2, false));
+            self.send(ToWarden::Ping { nonce: self.nonce }, actions);
         }
     }
 
     fn reattach(&mut self, reason: &str, now: u64, actions: &mut VecDeque<Action>) {
         self.linked = false;
-        self.unanswered = None;
+        (self.unanswered, self.stop_heard) = (None, None);
         self.next_ping = now + PING_MS;
         self.fruitless += 1;
         if self.fruitless > FRUITLESS_ATTACHES {
@@ -359,6 +384,7 @@ impl Session {
                 }
             }
             FromWarden::Exit(exit) => {
+                self.stop_heard = None;
                 if !matches!(self.state, State::Draining(_)) {
                     if matches!(self.state, State::Greeting { .. } | State::Committed { .. }) && exit.started_us > 0 {
                         self.running(now, actions);
@@ -374,6 +400,7 @@ impl Session {
                 }
             }
             FromWarden::Pong { nonce, .. } => {
+                self.stop_heard = self.stop_heard.filter(|(sent, ..)| *sent > nonce);
                 if self.unanswered.is_some_and(|(sent, _)| sent == nonce) {
                     self.unanswered = None;
                     self.next_ping = now + PING_MS;
@@ -441,7 +468,7 @@ impl Session {
 
     fn stop_message(&self, reason: StopReason) -> ToWarden {
         let grace_ms = if self.forced { 0 } else { u32::try_from(self.grace_ms).unwrap_or(u32::MAX) };
-        ToWarden::Stop { level: 0, reason: reason.code(), grace_ms }
+        ToWarden::Stop { level: u8::from(self.forced), reason: reason.code(), grace_ms }
     }
 
     /// A stop counts when it is stronger than the one before, by its reason or because it gives no grace. Neither is ever
@@ -454,14 +481,18 @@ impl Session {
         let reason = self.stop.map_or(reason, |current| current.max(reason));
         self.stop = Some(reason);
         self.forced |= force;
-        let limit = if self.forced { FORCED_SLACK_MS } else { self.grace_ms + STOP_SLACK_MS };
+        let limit = match reason {
+            _ if self.forced => FORCED_SLACK_MS,
+            StopReason::Cancel | StopReason::Timeout => self.grace_ms + self.clean_up_ms + STOP_SLACK_MS,
+            StopReason::Drain | StopReason::Lease => self.grace_ms + STOP_SLACK_MS,
+        };
         self.kill_at = Some(self.kill_at.map_or(now + limit, |at| at.min(now + limit)));
         if !self.resumed && matches!(self.state, State::Greeting { .. } | State::Committed { .. }) {
             // It has not started as far as we know, and must not any more.
             actions.push_back(Action::Kill);
             self.over(Over::Broken(super::verdict::stopped(reason, self.wall_ms)), actions);
         } else {
-            self.send(self.stop_message(reason), actions);
+            self.send_stop(reason, now, actions);
         }
     }
 
@@ -478,6 +509,17 @@ impl Session {
         }
         if self.lease_guard().is_some_and(|until| now >= until) {
             self.stop_for(StopReason::Lease, false, now, actions);
+        }
+        match self.stop_heard {
+            Some((nonce, due, false)) if now >= due => {
+                self.stop_heard = Some((nonce, now + STOP_ANSWER_MS / 2, true));
+            }
+            // Who does not hear a stop has no grace to give.
+            Some((_, due, true)) if now >= due => {
+                self.stop_heard = None;
+                self.kill_at = Some(now);
+            }
+            _ => {}
         }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill_at = Some(now + STOP_SLACK_MS);

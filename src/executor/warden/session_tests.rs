@@ -46,6 +46,7 @@ fn exit(last_seq: u64) -> Exit {
         stdout_bytes: 0,
         stderr_bytes: 0,
         leftover: 0,
+        on_cancel: None,
     }
 }
 
@@ -125,8 +126,10 @@ fn an_end_that_came_before_lost_output_fetches_it() {
 fn a_stop_asks_and_then_kills_and_the_cause_is_its_reason() {
     let mut session = running();
     let actions = session.on(CANCEL, 10);
-    assert_eq!(actions, [Action::Send(ToWarden::Stop { level: 0, reason: 1, grace_ms: 1_000 })]);
+    let stop = Action::Send(ToWarden::Stop { level: 0, reason: 1, grace_ms: 1_000 });
+    assert_eq!(actions, [stop, Action::Send(ToWarden::Ping { nonce: 1 })]);
     assert_eq!(session.on(CANCEL, 11), []);
+    session.on(pong(1), 12);
     let at = 10 + 1_000 + STOP_SLACK_MS;
     assert!(session.wake_at() <= at);
     assert!(session.on(Input::Tick, at).contains(&Action::Kill));
@@ -134,31 +137,74 @@ fn a_stop_asks_and_then_kills_and_the_cause_is_its_reason() {
     assert_eq!(over(&actions), Some(&Over::Broken(Cause::Canceled)));
 }
 
+fn pong(nonce: u64) -> Input {
+    Input::Message(FromWarden::Pong { nonce, stalled: 0 })
+}
+
+#[test]
+fn who_does_not_hear_a_stop_is_ended_from_outside_within_a_second_and_not_because_we_looked_late() {
+    let mut session = running();
+    session.on(CANCEL, 10);
+    assert!(session.wake_at() <= 10 + STOP_ANSWER_MS / 2);
+    // This process was held up: what came meanwhile is heard first.
+    assert!(!session.on(Input::Tick, 5_000).contains(&Action::Kill));
+    assert!(session.on(Input::Tick, 5_000 + STOP_ANSWER_MS / 2).contains(&Action::Kill));
+
+    let mut session = running();
+    session.on(CANCEL, 10);
+    session.on(Input::Tick, 510);
+    session.on(pong(1), 900);
+    assert!(!session.on(Input::Tick, 1_010).contains(&Action::Kill), "it has its grace");
+    // A new link hears it anew, and has its time for that.
+    session.on(Input::Cut("x".into()), 1_020);
+    assert!(session.on(Input::Attached, 1_030).contains(&Action::Send(ToWarden::Ping { nonce: 2 })));
+    session.on(pong(1), 1_040);
+    session.on(Input::Tick, 1_530);
+    assert!(session.on(Input::Tick, 2_030).contains(&Action::Kill));
+}
+
+#[test]
+fn the_command_after_a_stop_has_its_own_time() {
+    let mut session = running().cleaning_up(30_000);
+    session.on(CANCEL, 10);
+    session.on(pong(1), 11);
+    let at = 10 + 1_000 + 30_000 + STOP_SLACK_MS;
+    assert!(!session.on(Input::Tick, at - 1).contains(&Action::Kill));
+    assert!(session.on(Input::Tick, at).contains(&Action::Kill));
+    // It is for stops that leave time.
+    let mut session = running().cleaning_up(30_000);
+    session.on(Input::Stop { reason: StopReason::Lease, force: false }, 10);
+    session.on(pong(1), 11);
+    assert!(session.on(Input::Tick, 10 + 1_000 + STOP_SLACK_MS).contains(&Action::Kill));
+}
+
 #[test]
 fn a_forced_stop_has_no_grace_and_replaces_one_that_has() {
-    let kill = |reason| [Action::Send(ToWarden::Stop { level: 0, reason, grace_ms: 0 })];
+    let kill = |reason, nonce| {
+        [Action::Send(ToWarden::Stop { level: 1, reason, grace_ms: 0 }), Action::Send(ToWarden::Ping { nonce })]
+    };
     let mut session = running();
-    assert_eq!(session.on(FORCE, 10), kill(1));
+    assert_eq!(session.on(FORCE, 10), kill(1, 1));
     assert!(session.wake_at() <= 10 + FORCED_SLACK_MS);
     // Whatever comes after it is no weaker stop.
     assert_eq!(session.on(CANCEL, 11), []);
     assert_eq!(session.on(FORCE, 11), []);
-    assert_eq!(session.on(Input::Stop { reason: StopReason::Drain, force: false }, 12), kill(4));
+    assert_eq!(session.on(Input::Stop { reason: StopReason::Drain, force: false }, 12), kill(4, 2));
     assert!(session.on(Input::Tick, 10 + FORCED_SLACK_MS).contains(&Action::Kill));
 
     let mut session = running();
     session.on(CANCEL, 10);
-    assert_eq!(session.on(FORCE, 20), kill(1));
+    assert_eq!(session.on(FORCE, 20), kill(1, 2));
     // A new link hears it too.
     session.on(Input::Cut("x".into()), 21);
-    assert!(session.on(Input::Attached, 22).contains(&kill(1)[0]));
+    assert!(session.on(Input::Attached, 22).contains(&kill(1, 3)[0]));
     assert!(session.on(Input::Tick, 20 + FORCED_SLACK_MS).contains(&Action::Kill));
     assert_eq!(over(&session.on(Input::Gone("killed".into()), 3_000)), Some(&Over::Broken(Cause::Canceled)));
 
     // A job whose time is over is not one that was canceled, however it is then hurried on.
     let mut session = running();
     session.on(Input::Stop { reason: StopReason::Timeout, force: false }, 10);
-    assert_eq!(session.on(FORCE, 20), kill(2));
+    assert_eq!(session.on(FORCE, 20), kill(2, 2));
 }
 
 #[test]

@@ -22,7 +22,8 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
     match exit.stop_reason {
         0 => {}
         1 => return Cause::Canceled,
-        2 | 3 => return Cause::Timeout { limit: spec.timeout() },
+        2 => return Cause::Timeout { limit: spec.timeout() },
+        3 => return Cause::Silence { limit: spec.silence_timeout().unwrap_or(Millis::new(0)) },
         4 => return Cause::AgentStopped,
         5 => return Cause::LeaseExpired,
         other => return Cause::WardenFault { reason: format!("it stopped the job for the unknown reason {other}") },
@@ -57,5 +58,10 @@ pub(super) fn usage(exit: &Exit) -> Usage {
         peak_pids: exit.peak_pids,
         oom_kills: exit.oom_kills,
         leftover_processes: exit.leftover,
+        on_cancel_exit_code: exit.on_cancel.map(|end| match end.kind {
+            ExitKind::Exited => end.code,
+            ExitKind::Signaled => 128 + end.code,
+            ExitKind::StartFailed => 127,
+        }),
     }
 }

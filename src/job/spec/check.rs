@@ -2,7 +2,7 @@
 
 use super::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, image, requires,
-    retry,
+    retry, stop,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -61,6 +61,16 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             format!("choose between {} and {}", TIMEOUTS.start(), TIMEOUTS.end()),
         );
     }
+    let silence_timeout = fields.parsed::<Millis>("silence_timeout", "5m", p);
+    if let Some(span) = silence_timeout.filter(|span| !TIMEOUTS.contains(span)) {
+        p.add(
+            "silence_timeout",
+            format!("{span} is out of range"),
+            format!("choose between {} and {}", TIMEOUTS.start(), TIMEOUTS.end()),
+        );
+    }
+    let on_cancel = fields.map("on_cancel", p).and_then(|map| stop::on_cancel(map, p));
+    let output_overflow = stop::overflow(&mut fields, p);
     let lost_after = fields.parsed::<Millis>("lost_after", "5m", p);
     if let Some(span) = lost_after.filter(|span| !LOST_AFTERS.contains(span)) {
         p.add(
@@ -91,6 +101,9 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             env,
             stdin,
             timeout,
+            silence_timeout,
+            on_cancel,
+            output_overflow,
             lost_after,
             resources,
             network: NetworkMode::None,
@@ -236,7 +249,7 @@ fn script_rules(text: &str, p: &mut Problems) {
     }
 }
 
-fn argv(path: &str, value: &Value, p: &mut Problems) -> Option<Vec<String>> {
+pub(super) fn argv(path: &str, value: &Value, p: &mut Problems) -> Option<Vec<String>> {
     let Value::Array(items) = value else {
         p.add(path, format!("is {}", type_name(value)), "give a list: [\"program\", \"argument\"]");
         return None;

@@ -42,6 +42,13 @@ fn every_class_of_bad_field_is_named_by_its_path() {
     let kib = |n: usize| "x".repeat(n * 1024);
     for (document, path) in [
         (with("name", json!("")), "name"),
+        (with("silence_timeout", json!("1ms")), "silence_timeout"),
+        (with("output_overflow", json!("lose")), "output_overflow"),
+        (with("on_cancel", json!({})), "on_cancel.command"),
+        (with("on_cancel", json!({"command": []})), "on_cancel.command"),
+        (with("on_cancel", json!({"command": ["a", 1]})), "on_cancel.command[1]"),
+        (with("on_cancel", json!({"command": ["a"], "timeout": "11m"})), "on_cancel.timeout"),
+        (with("on_cancel", json!({"command": ["a"], "script": "x"})), "on_cancel.script"),
         (with("name", json!("a\u{202e}b")), "name"),
         (with("name", json!("n".repeat(300))), "name"),
         (with("preset", json!("../etc")), "preset"),

@@ -222,12 +222,14 @@ pub(super) fn fixture() -> Vec<Entry> {
             peak_pids: 4,
             oom_kills: 5,
             leftover_processes: 6,
+            on_cancel_exit_code: None,
         }),
         receipt: vec![("uid".into(), "900001".into()), ("cap_eff".into(), "0".into())],
         log: LogTotals {
             frames: 3,
-            stdout: StreamTotals { bytes: 6, sha256: "ab".repeat(32) },
+            stdout: StreamTotals { bytes: 6, dropped: 0, sha256: "ab".repeat(32) },
             stderr: StreamTotals::default(),
+            gaps: Vec::new(),
             complete: true,
         },
     };

@@ -74,6 +74,7 @@ pub(crate) enum Cause {
     ProgramNotExecutable { program: String, reason: String },
     WorkdirUnusable { workdir: String, reason: String },
     Timeout { limit: Span },
+    Silence { limit: Span },
     Canceled,
     AgentStopped,
     ImageMissing { image: String, reason: String },
@@ -115,12 +116,18 @@ pub(crate) struct Usage {
     oom_kills: u64,
     /// Processes that were still there after the main one, and were ended.
     leftover_processes: u32,
+    /// How its `on_cancel` command ended; absent when it did not run.
+    #[schema(nullable = false)]
+    on_cancel_exit_code: Option<i32>,
 }
 
 /// One stream's totals.
 #[derive(ToSchema)]
 pub(crate) struct StreamTotals {
     bytes: u64,
+    /// Bytes that were dropped; left out when none were.
+    #[schema(nullable = false)]
+    dropped: Option<u64>,
     /// Of the bytes, lowercase hex; empty until the job has ended.
     sha256: String,
 }
@@ -132,8 +139,47 @@ pub(crate) struct LogTotals {
     frames: u64,
     stdout: StreamTotals,
     stderr: StreamTotals,
-    /// True when every frame that the warden numbered is there.
+    /// The first places where output was dropped, as the job had it with `output_overflow: drop`.
+    #[schema(nullable = false, max_items = 64)]
+    gaps: Option<Vec<Gap>>,
+    /// True when every frame that the warden numbered is there: then nothing is missing but what the gaps say.
     complete: bool,
+}
+
+/// A place where output is missing.
+#[derive(ToSchema)]
+pub(crate) struct Gap {
+    /// `stdout` or `stderr`.
+    stream: String,
+    /// Behind so many bytes of it.
+    at: u64,
+    bytes: u64,
+}
+
+/// Runs in the cell after a cancel, a timeout or a silence has ended the job; its output goes into the same log.
+#[derive(ToSchema)]
+pub(crate) struct OnCancel {
+    command: Vec<String>,
+    /// It is killed when it takes longer.
+    timeout: Span,
+}
+
+/// Runs in the cell after a cancel, a timeout or a silence has ended the job.
+#[derive(ToSchema)]
+pub(crate) struct NewOnCancel {
+    #[schema(min_items = 1, max_items = 1024)]
+    command: Vec<String>,
+    /// It is killed when it takes longer; 100 ms to 10 minutes, default `10s`.
+    timeout: Option<TextOrNumber>,
+}
+
+/// What becomes of output while nobody can take it: the job waits when it writes (the default), or it is dropped and the log says where
+/// and how much.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OutputOverflow {
+    Wait,
+    Drop,
 }
 
 /// One phase that was entered.
@@ -343,6 +389,12 @@ pub(crate) struct JobSpec {
     stdin: Option<String>,
     timeout: Span,
     #[schema(nullable = false)]
+    silence_timeout: Option<Span>,
+    #[schema(nullable = false)]
+    on_cancel: Option<OnCancel>,
+    #[schema(nullable = false)]
+    output_overflow: Option<OutputOverflow>,
+    #[schema(nullable = false)]
     lost_after: Option<Span>,
     resources: Resources,
     network: Network,
@@ -498,6 +550,10 @@ pub(crate) struct NewJob {
     stdin: Option<String>,
     /// Default `10m`.
     timeout: Option<TextOrNumber>,
+    /// It is ended when it writes nothing for so long; default: never. The time in which nobody can take its output does not count.
+    silence_timeout: Option<TextOrNumber>,
+    on_cancel: Option<NewOnCancel>,
+    output_overflow: Option<OutputOverflow>,
     /// How long an agent that cannot reach the server may hold the job; default: the server's `queue.lease`.
     lost_after: Option<TextOrNumber>,
     resources: Option<NewResources>,

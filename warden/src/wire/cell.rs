@@ -139,6 +139,14 @@ pub struct CellSpec {
     pub output_pipe_bytes: u32,
     /// What must be in force.
     pub expect: Vec<Expect>,
+    /// The job is ended when it writes nothing for so long, milliseconds; 0 for ever.
+    pub silence_ms: u64,
+    /// Program and arguments that run after the job was ended by a cancel, its wall clock or its silence; empty for none.
+    pub on_cancel: Vec<String>,
+    /// How long that may run, milliseconds.
+    pub on_cancel_ms: u32,
+    /// Output that has no room is dropped and counted; otherwise the job waits.
+    pub drop_output: bool,
 }
 
 impl CellSpec {
@@ -156,7 +164,11 @@ impl CellSpec {
             .u64(self.lease_ms)
             .list(&self.rlimits, |w, one| w.u32(one.resource).u64(one.soft).u64(one.hard))
             .u32(self.output_pipe_bytes)
-            .list(&self.expect, |w, one| w.text(&one.key).u8(one.op as u8).text(&one.value));
+            .list(&self.expect, |w, one| w.text(&one.key).u8(one.op as u8).text(&one.value))
+            .u64(self.silence_ms)
+            .list(&self.on_cancel, |w, item| w.text(item))
+            .u32(self.on_cancel_ms)
+            .u8(u8::from(self.drop_output));
         out.extend_from_slice(&writer.0);
     }
 
@@ -180,6 +192,10 @@ impl CellSpec {
                 let op = *Op::ALL.get(r.u8()? as usize).ok_or(BadPayload("an unknown comparison"))?;
                 Ok(Expect { key, op, value: r.text()? })
             })?,
+            silence_ms: r.u64()?,
+            on_cancel: r.list(|r| r.text())?,
+            on_cancel_ms: r.u32()?,
+            drop_output: r.u8()? != 0,
         };
         r.end()?;
         Ok(spec)

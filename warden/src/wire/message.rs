@@ -176,6 +176,17 @@ pub struct Exit {
     pub stderr_bytes: u64,
     /// Processes ended after the main one.
     pub leftover: u32,
+    /// How the command that runs after a stop ended; `None` when none ran.
+    pub on_cancel: Option<CleanUp>,
+}
+
+/// How the command that runs after a stop ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CleanUp {
+    /// How.
+    pub kind: ExitKind,
+    /// Exit code, signal or error number.
+    pub code: i32,
 }
 
 /// What the warden says.
@@ -210,7 +221,8 @@ pub enum FromWarden {
     },
     /// A piece of output; its number is the frame's.
     Output {
-        /// 1 standard output, 2 standard error.
+        /// 1 standard output, 2 standard error; 3 and 4 a gap in the one and the other: `bytes` is how many were dropped, as a
+        /// little-endian u64.
         stream: u8,
         /// When it was read, microseconds since 1970.
         time_us: u64,
@@ -308,7 +320,8 @@ impl FromWarden {
 
 impl Exit {
     fn write(&self, w: Writer) -> Writer {
-        w.u64(self.last_seq)
+        let w = w
+            .u64(self.last_seq)
             .u8(self.kind as u8)
             .u32(self.code as u32)
             .text(&self.step)
@@ -324,18 +337,18 @@ impl Exit {
             .u64(self.peak_pids)
             .u64(self.stdout_bytes)
             .u64(self.stderr_bytes)
-            .u32(self.leftover)
+            .u32(self.leftover);
+        // Written where there is something to tell only: a reader of before does not know it.
+        match self.on_cancel {
+            Some(CleanUp { kind, code }) => w.u8(kind as u8).u32(code as u32),
+            None => w,
+        }
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, BadPayload> {
         Ok(Self {
             last_seq: r.u64()?,
-            kind: match r.u8()? {
-                0 => ExitKind::Exited,
-                1 => ExitKind::Signaled,
-                2 => ExitKind::StartFailed,
-                _ => return Err(BadPayload("an unknown way to end")),
-            },
+            kind: ExitKind::read(r)?,
             code: r.i32()?,
             step: r.text()?,
             stop_reason: r.u8()?,
@@ -351,6 +364,18 @@ impl Exit {
             stdout_bytes: r.u64()?,
             stderr_bytes: r.u64()?,
             leftover: r.u32()?,
+            on_cancel: if r.0.is_empty() { None } else { Some(CleanUp { kind: ExitKind::read(r)?, code: r.i32()? }) },
         })
+    }
+}
+
+impl ExitKind {
+    fn read(r: &mut Reader<'_>) -> Result<Self, BadPayload> {
+        match r.u8()? {
+            0 => Ok(Self::Exited),
+            1 => Ok(Self::Signaled),
+            2 => Ok(Self::StartFailed),
+            _ => Err(BadPayload("an unknown way to end")),
+        }
     }
 }
