@@ -49,6 +49,8 @@ pub(super) struct Claims {
     /// Who is next when slots are few.
     turn: usize,
     flying: FuturesUnordered<BoxFuture<'static, Answered>>,
+    /// Ends the wait of those in flight.
+    recall: CancellationToken,
 }
 
 impl Claims {
@@ -60,11 +62,22 @@ impl Claims {
             pauses: Box::new(pauses(PAUSES.0, PAUSES.1)),
             state: BackendState::Unknown,
         };
-        Self { all: backends.iter().map(one).collect(), turn: 0, flying: FuturesUnordered::new() }
+        let all = backends.iter().map(one).collect();
+        Self { all, turn: 0, flying: FuturesUnordered::new(), recall: CancellationToken::new() }
+    }
+
+    /// No jobs are wanted any more, for now: claims that wait for some come back, with what they have.
+    pub(super) fn recall(&mut self) {
+        if !self.flying.is_empty() {
+            self.recall.cancel();
+        }
     }
 
     /// Starts claims for what is free.
     pub(super) fn start(&mut self, free: Capacity, batch: u32, load: &Load, stop: &CancellationToken) {
+        if self.flying.is_empty() || self.recall.is_cancelled() {
+            self.recall = stop.child_token();
+        }
         let now = Instant::now();
         let idle: Vec<bool> = self.all.iter().map(|one| one.not_before.is_none_or(|at| at <= now)).collect();
         let lent: Vec<u32> = self.all.iter().map(|one| one.lent).collect();
@@ -72,7 +85,7 @@ impl Claims {
         for (index, max) in share(free.slots, batch, &lent, &idle, self.turn) {
             let one = &mut self.all[index];
             one.lent = max;
-            let (backend, stop) = (Arc::clone(&one.backend), stop.clone());
+            let (backend, stop) = (Arc::clone(&one.backend), self.recall.clone());
             let ask = Ask { max, free: Capacity { slots: max, ..free }, wait, load: load.clone() };
             self.flying.push(Box::pin(async move { (index, backend.claim(ask, &stop).await) }));
         }

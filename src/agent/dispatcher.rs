@@ -5,6 +5,7 @@
 //! runner that is too busy to take it is told again.
 
 use super::claims::Claims;
+use super::obstacles::{Obstacles, Room};
 use super::renewals::{Renewals, grace, lease, usable};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
@@ -13,7 +14,7 @@ use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, Stop, StopReason};
 use crate::executor::{CellOrder, Executor, Present};
-use crate::job::{AttemptId, Cause, JobId, LeaseToken, Millis};
+use crate::job::{AttemptId, ByteSize, Cause, JobId, LeaseToken, Millis};
 use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{Load, Renewed};
@@ -23,6 +24,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{broadcast, mpsc, watch};
@@ -100,7 +102,9 @@ pub(super) struct Table<E: Executor> {
     /// At most one.
     finding: FuturesUnordered<BoxFuture<'static, Result<Vec<Present>, String>>>,
     /// At most one.
-    probing: FuturesUnordered<BoxFuture<'static, Result<(), String>>>,
+    probing: FuturesUnordered<BoxFuture<'static, Seen>>,
+    pub(super) obstacles: Obstacles,
+    room: Room,
     /// Bring the orders; end with the table.
     _listeners: JoinSet<()>,
     score: Score,
@@ -110,6 +114,13 @@ struct Waiting {
     backend: usize,
     claim: Grant,
     orders: Orders,
+}
+
+/// What a look at the host came to.
+struct Seen {
+    cells: Result<(), String>,
+    /// Bytes that are free where everything is written.
+    free: Result<u64, String>,
 }
 
 /// A drain.
@@ -171,25 +182,13 @@ impl<E: Executor> Agent<E> {
             unsettled: None,
             finding: FuturesUnordered::new(),
             probing: FuturesUnordered::new(),
+            obstacles: Obstacles::default(),
+            room: Room::Enough,
             _listeners: listeners,
             score: Score::default(),
             agent: self,
         };
         table.run(drain, force).await
-    }
-
-    pub(super) fn set_unavailable(&self, unavailable: Option<String>) {
-        self.status.send_if_modified(|status| {
-            if status.unavailable == unavailable {
-                return false;
-            }
-            match &unavailable {
-                Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),
-                None => tracing::info!("jobs can be run"),
-            }
-            status.unavailable = unavailable;
-            true
-        });
     }
 }
 
@@ -225,6 +224,8 @@ impl<E: Executor> Table<E> {
                     if settled && self.available() && self.waiting.is_empty() {
                         let load = self.load(false);
                         self.claims.start(self.ledger.free(), self.agent.settings.claim_batch, &load, &drain);
+                    } else if !self.available() {
+                        self.claims.recall();
                     }
                 }
                 Some(stop) => {
@@ -268,7 +269,7 @@ impl<E: Executor> Table<E> {
                         probe_at = Instant::now();
                     }
                     Err(reason) => {
-                        self.agent.set_unavailable(Some(reason));
+                        self.obstacles.cells = Some(reason);
                         find_at = Instant::now() + FIND_PAUSE;
                     }
                 },
@@ -277,12 +278,14 @@ impl<E: Executor> Table<E> {
                     self.finding.push(Box::pin(async move { executor.present().await }));
                 }
                 Some(seen) = self.probing.next() => {
-                    self.agent.set_unavailable(seen.err());
+                    self.seen(seen);
                     probe_at = Instant::now() + PROBE_PAUSE;
                 }
                 () = tokio::time::sleep_until(probe_at), if self.probing.is_empty() => {
-                    let executor = Arc::clone(&self.agent.executor);
-                    self.probing.push(Box::pin(async move { executor.probe().await }));
+                    let (executor, settings) = (Arc::clone(&self.agent.executor), Arc::clone(&self.agent.settings));
+                    self.probing.push(Box::pin(async move {
+                        Seen { cells: executor.probe().await, free: free(&settings.disk).await }
+                    }));
                 }
                 (index, grants) = self.claims.answer() => self.take(index, grants),
                 () = tokio::time::sleep_until(pause_over), if stop.is_none() => {}
@@ -293,7 +296,7 @@ impl<E: Executor> Table<E> {
     // ---- what is claimed and runs ----
 
     fn available(&self) -> bool {
-        self.agent.status.borrow().unavailable.is_none() && self.deliveries.len() < MOST_UNDELIVERED
+        self.agent.status.borrow().unavailable.is_none()
     }
 
     /// Attempts that run, or are about to.
@@ -302,24 +305,50 @@ impl<E: Executor> Table<E> {
     }
 
     fn load(&self, draining: bool) -> Load {
-        let crowded = || format!("{} ends wait for their backends", self.deliveries.len());
-        let unavailable = self.agent.status.borrow().unavailable.clone();
         Load {
             held: u32::try_from(self.running()).unwrap_or(u32::MAX),
             health: self.score.value(Instant::now()),
             draining,
-            unavailable: unavailable.or_else(|| (self.deliveries.len() >= MOST_UNDELIVERED).then(crowded)),
+            unavailable: self.agent.status.borrow().unavailable.clone(),
         }
     }
 
-    fn publish(&self, draining: bool) {
+    fn seen(&mut self, Seen { cells, free }: Seen) {
+        self.obstacles.cells = cells.err();
+        let floor = self.agent.settings.disk.1.as_u64();
+        match free {
+            Ok(free) => {
+                self.room = Room::of(free, floor, self.room);
+                self.obstacles.disk = self.room.reason(free, floor);
+            }
+            // Nothing is known of it, so nothing is changed but what is told.
+            Err(reason) => self.obstacles.disk = Some(reason),
+        }
+        self.agent.logs.room().set("the disk", self.room == Room::Tight);
+    }
+
+    /// Tells health, backends and the log how the agent is.
+    pub(super) fn publish(&mut self, draining: bool) {
+        let ends = self.deliveries.len();
+        self.obstacles.ends =
+            (ends >= MOST_UNDELIVERED).then(|| format!("{MOST_UNDELIVERED} ends wait for their backends"));
+        let output = self.agent.logs.room().obstacle();
+        self.obstacles.output = output.map(|what| format!("output waits for room: {what}"));
+        let unavailable = self.obstacles.first(Instant::now());
+        self.agent.metrics.takes_jobs.set(i64::from(unavailable.is_none() && !draining));
         let (held, undelivered) = (self.running(), self.deliveries.len());
         self.agent.metrics.jobs_running.set(i64::try_from(held).unwrap_or(i64::MAX));
         let backends = self.claims.states();
         self.agent.status.send_if_modified(|status| {
-            let (starting, unavailable) = (self.unsettled.is_some(), status.unavailable.clone());
+            let (starting, no_cells) = (self.unsettled.is_some(), self.obstacles.cells.clone());
             let free = self.ledger.free();
-            let now = Status { held, free, undelivered, starting, unavailable, draining, backends };
+            let now = Status { held, free, undelivered, starting, no_cells, unavailable, draining, backends };
+            if status.unavailable != now.unavailable {
+                match &now.unavailable {
+                    Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),
+                    None => tracing::info!("jobs can be run"),
+                }
+            }
             let changed = *status != now;
             *status = now;
             changed
@@ -434,8 +463,8 @@ impl<E: Executor> Table<E> {
         let mut let_go = || key.map(|key| self.held.remove(&key));
         match ended {
             // It is held until it is delivered.
-            Ok((_, Outcome::Ended { well })) => {
-                self.score.add(Instant::now(), well);
+            Ok((_, Outcome::Ended { fault })) => {
+                self.judge(fault);
                 false
             }
             Ok((_, Outcome::GivenBack)) => {
@@ -444,17 +473,25 @@ impl<E: Executor> Table<E> {
             }
             Ok((_, Outcome::Unable { reason })) => {
                 let_go();
-                self.agent.set_unavailable(Some(reason));
+                self.judge(Some(reason.clone()));
+                self.obstacles.cells = Some(reason);
                 true
             }
             Err(error) => {
                 let_go();
                 // Its lease is not renewed any more and runs out; the next start settles its entry and its cell.
                 tracing::error!(%error, "a runner panicked");
-                self.score.add(Instant::now(), false);
+                self.judge(Some("the agent failed by itself".to_owned()));
                 false
             }
         }
+    }
+
+    /// An attempt ended here; `fault` says what this host did wrong.
+    fn judge(&mut self, fault: Option<String>) {
+        let now = Instant::now();
+        self.score.add(now, fault.is_none());
+        self.obstacles.quarantine.ended(now, fault);
     }
 
     fn deliver(&mut self, End { delivery, told }: End) {
@@ -625,6 +662,20 @@ impl<E: Executor> Table<E> {
         let left: Vec<String> = self.tasks.values().map(|(_, attempt)| attempt.to_string()).collect();
         tracing::error!(?left, "left running; the next start settles them");
         Some(Drained::Forced(jobs))
+    }
+}
+
+/// Bytes that are free for this user. A file system can hang.
+async fn free((path, floor): &(PathBuf, ByteSize)) -> Result<u64, String> {
+    if floor.as_u64() == 0 {
+        return Ok(u64::MAX);
+    }
+    let (shown, path) = (path.display().to_string(), path.clone());
+    let look = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&path));
+    match tokio::time::timeout(PROBE_PAUSE, look).await {
+        Ok(Ok(Ok(found))) => Ok(found.f_bavail.saturating_mul(found.f_frsize)),
+        Ok(Ok(Err(error))) => Err(format!("{shown}: how much is free there cannot be found out: {error}")),
+        Ok(Err(_)) | Err(_) => Err(format!("{shown}: the file system does not answer")),
     }
 }
 

@@ -8,6 +8,7 @@
 mod claims;
 mod delivery;
 mod dispatcher;
+mod obstacles;
 mod recovery;
 mod renewals;
 mod runner;

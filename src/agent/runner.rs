@@ -8,7 +8,7 @@ use crate::admission::Permit;
 use crate::backend::Backend;
 use crate::executor::warden::{Conversation, Finished, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Present};
-use crate::job::{Cause, Ending, LogTotals, Phase, Report, UnixMillis, Verdict};
+use crate::job::{Cause, Ending, LogTotals, Phase, Report, UnixMillis};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
@@ -62,8 +62,8 @@ pub(super) struct End {
 /// What became of an attempt.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It has ended; `well` when no failure of the agent's own ended it.
-    Ended { well: bool },
+    /// It has ended; with what the host did wrong, if that was why.
+    Ended { fault: Option<String> },
     /// It never started and went back to the queue.
     GivenBack,
     /// The same, because nothing can be begun here now.
@@ -304,7 +304,7 @@ impl<E: Executor> Runner<E> {
                 cell.destroy().await;
             }
         }
-        Outcome::Ended { well: ending.verdict != Verdict::CellError }
+        Outcome::Ended { fault: ending.cause.is_the_hosts().then_some(ending.message) }
     }
 
     async fn unable(&self, code: &str, reason: String) -> Outcome {

@@ -2,8 +2,9 @@
 
 use super::claims::BackendState;
 use crate::admission::Presets;
-use crate::job::{Capacity, Millis};
+use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How the agent behaves.
@@ -25,6 +26,9 @@ pub struct AgentSettings {
     pub reconnect: Duration,
     /// Language environments.
     pub presets: Presets,
+    /// Where everything is written, and how many bytes are to stay free there: with fewer no jobs are claimed, and with fewer than a quarter
+    /// of it running jobs wait when they write. 0: nobody looks.
+    pub disk: (PathBuf, ByteSize),
 }
 
 /// What an agent is doing, for health and status.
@@ -39,6 +43,8 @@ pub struct Status {
     /// It has not settled yet what an earlier process left.
     pub starting: bool,
     /// Why it makes no cells, if so.
+    pub no_cells: Option<String>,
+    /// Why it takes no jobs, if so: that, or something else.
     pub unavailable: Option<String>,
     /// It claims no more.
     pub draining: bool,

@@ -23,8 +23,9 @@ impl<E: Executor> Table<E> {
         let entries = loop {
             match self.agent.journal.entries().await {
                 Ok(entries) => break entries,
-                Err(error) => self.agent.set_unavailable(Some(error.to_string())),
+                Err(error) => self.obstacles.cells = Some(error.to_string()),
             }
+            self.publish(false);
             tokio::select! {
                 biased;
                 () = tokio::time::sleep(PROBE_PAUSE) => {}

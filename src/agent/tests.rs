@@ -74,6 +74,7 @@ fn start(
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
+        disk: (std::path::PathBuf::new(), ByteSize::new(0)),
     };
     let local: Arc<dyn Backend> = Arc::new(Local::new(Arc::clone(backend), "a"));
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
@@ -403,6 +404,7 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
+        disk: (std::path::PathBuf::new(), ByteSize::new(0)),
     };
     let seen = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
     let journal = Arc::new(MemoryJournal::default());

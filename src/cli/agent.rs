@@ -55,7 +55,9 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
     let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
     for (name, backend) in &config.backends {
         let key = key(name, backend)?;
-        let settings = HttpSettings { name: name.clone(), url: backend.url.clone(), key, rate: backend.rate };
+        let spool_max = config.agent.spool_max.as_u64();
+        let settings =
+            HttpSettings { name: name.clone(), url: backend.url.clone(), key, rate: backend.rate, spool_max };
         let http = Http::new(settings, logs.clone(), stop.clone()).map_err(Failure::new)?;
         backends.push(Arc::new(http));
     }

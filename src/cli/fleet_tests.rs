@@ -22,6 +22,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+/// Of an agent's output that the server has not got.
+const SPOOL_MAX: u64 = 8 << 20;
+
 struct Server {
     backend: Arc<Embedded>,
     keys: Vec<(String, String)>,
@@ -97,7 +100,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
     let logs = LogStore::open(&spool, 1 << 20).expect("opens");
     let stop = CancellationToken::new();
     let rate = NonZeroU32::new(1000).expect("not zero");
-    let http = HttpSettings { name: "main".into(), url: url.to_owned(), key, rate };
+    let http = HttpSettings { name: "main".into(), url: url.to_owned(), key, rate, spool_max: SPOOL_MAX };
     let backend: Arc<dyn Backend> = Arc::new(Http::new(http, logs.clone(), stop.clone()).expect("is made"));
     let executor = Scripted::default();
     let capacity = Capacity { slots, cpu: Cpus::from_milli(100_000), memory: ByteSize::from_mib(100_000) };
@@ -110,6 +113,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
+        disk: (std::path::PathBuf::new(), ByteSize::new(0)),
     };
     let journal = Arc::new(MemoryJournal::default());
     let agent =
@@ -197,7 +201,13 @@ async fn a_server_over_the_network_conforms() {
     let server = server_with(&["suite"], Millis::from_secs(1)).await;
     let logs = LogStore::open(&server.dir.path().join("spool"), 1 << 20).expect("opens");
     let rate = NonZeroU32::new(1000).expect("not zero");
-    let settings = HttpSettings { name: "main".into(), url: server.url.clone(), key: server.keys[0].1.clone(), rate };
+    let settings = HttpSettings {
+        name: "main".into(),
+        url: server.url.clone(),
+        key: server.keys[0].1.clone(),
+        rate,
+        spool_max: SPOOL_MAX,
+    };
     let http = Http::new(settings, logs.clone(), server.stop.clone()).expect("is made");
     let desk = Arc::new(EmbeddedDesk(Arc::clone(&server.backend)));
     let suite = Suite::new(Arc::new(http), desk, logs, Duration::from_secs(5));
@@ -212,7 +222,7 @@ async fn a_server_that_forgot_its_agents_is_claimed_from_as_before() {
     let (name, key) = server.keys[0].clone();
     let logs = LogStore::open(&server.dir.path().join("spool"), 1 << 20).expect("opens");
     let rate = NonZeroU32::new(1000).expect("not zero");
-    let settings = HttpSettings { name: "main".into(), url: server.url.clone(), key, rate };
+    let settings = HttpSettings { name: "main".into(), url: server.url.clone(), key, rate, spool_max: SPOOL_MAX };
     let http = Http::new(settings, logs, server.stop.clone()).expect("is made");
     let capacity = Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000) };
     http.announce(&Announcement { installation: name.clone(), capacity, ..Announcement::default() });
@@ -241,7 +251,11 @@ async fn a_hundred_thousand_frames_of_a_byte_go_through() {
     let logs = LogStore::open(&server.dir.path().join("spool"), 1 << 20).expect("opens");
     let rate = NonZeroU32::new(1000).expect("not zero");
     let (url, key) = (server.url.clone(), server.keys[0].1.clone());
-    let http = Http::new(HttpSettings { name: "main".into(), url, key, rate }, logs.clone(), server.stop.clone());
+    let http = Http::new(
+        HttpSettings { name: "main".into(), url, key, rate, spool_max: SPOOL_MAX },
+        logs.clone(),
+        server.stop.clone(),
+    );
     let http = http.expect("is made");
     let capacity = Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000) };
     http.announce(&Announcement { installation: "one".into(), capacity, ..Announcement::default() });

@@ -126,6 +126,7 @@ pub(crate) fn agent(
         drain_timeout: config.agent.drain_timeout.as_duration(),
         reconnect: config.docker.reconnect_timeout.as_duration(),
         presets,
+        disk: (config.data_dir.clone(), config.agent.disk_floor),
     };
     metrics.slots.set(i64::from(config.agent.slots));
     Agent::new(backends, Arc::new(executor), journal, logs, settings, metrics)

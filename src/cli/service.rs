@@ -208,8 +208,12 @@ async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
     loop {
         let now = status.borrow_and_update().clone();
         let starting = now.starting.then(|| "starting".to_owned());
-        health.set(Component::Engine, now.unavailable.or(starting).map_or(State::Ok, State::Down));
-        health.set(Component::Agent, if now.draining { State::Down("draining".into()) } else { State::Ok });
+        let other = now.unavailable.filter(|_| now.no_cells.is_none());
+        health.set(Component::Engine, now.no_cells.or(starting).map_or(State::Ok, State::Down));
+        health.set(
+            Component::Agent,
+            if now.draining { State::Down("draining".into()) } else { other.map_or(State::Ok, State::Down) },
+        );
         // An embedded backend cannot be away, and has no component.
         if health.has(Component::Backend) {
             health.set(Component::Backend, backends(&now.backends));

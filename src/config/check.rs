@@ -86,6 +86,10 @@ pub struct AgentConfig {
     pub drain_timeout: Millis,
     /// Between TERM and KILL.
     pub grace: Millis,
+    /// Bytes that stay free in the data directory.
+    pub disk_floor: ByteSize,
+    /// Output that one backend has not got yet.
+    pub spool_max: ByteSize,
 }
 
 /// Cells on a Docker engine.
@@ -170,6 +174,8 @@ pub(super) fn check(
             handover: r.handover(),
             drain_timeout: r.duration("agent.drain_timeout"),
             grace: r.duration("agent.grace"),
+            disk_floor: r.size("agent.disk_floor"),
+            spool_max: r.size("agent.spool_max"),
         },
         backends: r.backends(),
         docker: r.docker(env),

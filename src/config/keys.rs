@@ -189,6 +189,18 @@ pub(super) static KEYS: &[Key] = &[
         "Between TERM and KILL when a job is stopped.",
     ),
     key(
+        "agent.disk_floor",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1 << 30)),
+        |_| json!("1GiB"),
+        "Bytes that stay free in the data directory: with fewer no jobs are claimed, and with fewer than a quarter of it running jobs wait when they write. 0 looks at nothing.",
+    ),
+    key(
+        "agent.spool_max",
+        Kind::Size(ByteSize::from_mib(1), ByteSize::from_mib(1 << 30)),
+        |_| json!("8GiB"),
+        "Output of all jobs together that a server elsewhere has not got yet. With more, no jobs are claimed and running jobs wait when they write, or drop where they said so (output_overflow).",
+    ),
+    key(
         "backends",
         Kind::Backends,
         |_| json!({}),

@@ -259,6 +259,18 @@ impl Cause {
         }
     }
 
+    /// Whether it speaks against the host that it happened on: the next job there may well end in the same way.
+    pub const fn is_the_hosts(&self) -> bool {
+        matches!(
+            self,
+            Self::CellWeaker { .. }
+                | Self::EngineFailed { .. }
+                | Self::CellLost { .. }
+                | Self::WardenFault { .. }
+                | Self::LogStoreFailed { .. }
+        )
+    }
+
     /// The exit code of a command that waited for this job: the job's own; 124 timeout, 125 cell error, 126/127 as a
     /// shell has them, 128+n for a signal, 130 for a cancel (as after Ctrl-C).
     pub const fn process_exit_code(&self) -> u8 {

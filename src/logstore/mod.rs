@@ -12,11 +12,13 @@ mod index;
 mod reader;
 mod record;
 mod recover;
+mod room;
 mod totals;
 mod writer;
 
 pub use reader::LogReader;
 pub use record::{Frame, FrameRef, Stream};
+pub use room::Room;
 pub use writer::{Appended, LogWriter};
 
 use crate::job::{AttemptId, JobId, LogTotals};
@@ -163,13 +165,28 @@ pub struct LogStore {
     live: Live,
     /// Bytes after which a writer asks to be synced.
     sync_every: u64,
+    room: Room,
 }
 
 impl LogStore {
     /// Opens, and makes if need be, the folder. Errors: it cannot be made.
     pub fn open(root: &Path, sync_every: u64) -> Result<Self, LogError> {
         make_dir(root)?;
-        Ok(Self { root: root.to_owned(), live: Live::default(), sync_every })
+        Ok(Self { root: root.to_owned(), live: Live::default(), sync_every, room: Room::default() })
+    }
+
+    /// Whether there is room for more.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
+    /// Bytes on disk behind frame `seq` of a log, to a quarter of a megabyte; nothing where there is none.
+    pub fn bytes_behind(&self, attempt: AttemptId, seq: u64) -> u64 {
+        let dir = self.dir(attempt);
+        let Ok(mark) = index::find(&dir, index::Target::Frame(seq.saturating_add(1))) else { return 0 };
+        let size = |segment: u32| std::fs::metadata(segment_path(&dir, segment, "seg")).map(|file| file.len()).ok();
+        let bytes: u64 = (mark.segment..).map_while(size).sum();
+        bytes.saturating_sub(mark.offset)
     }
 
     fn job_dir(&self, job: JobId) -> PathBuf {
@@ -188,7 +205,7 @@ impl LogStore {
         let registration = Registration::new(attempt, &self.live)?;
         let dir = self.dir(attempt);
         make_dir(&dir)?;
-        LogWriter::open(dir, self.sync_every, SEGMENT_BYTES, registration)
+        LogWriter::open(dir, self.sync_every, SEGMENT_BYTES, registration, self.room.subscribe())
     }
 
     /// A reader from the first frame on. Errors: there is no such log.

@@ -119,7 +119,14 @@ fn job() -> AttemptId {
 fn small_segments(store: &LogStore, attempt: AttemptId) -> LogWriter {
     let dir = store.dir(attempt);
     make_dir(&dir).expect("makes");
-    LogWriter::open(dir, 1 << 20, 100_000, Registration::new(attempt, &store.live).expect("registers")).expect("opens")
+    LogWriter::open(
+        dir,
+        1 << 20,
+        100_000,
+        Registration::new(attempt, &store.live).expect("registers"),
+        store.room().subscribe(),
+    )
+    .expect("opens")
 }
 
 fn bit_flipped(path: &Path, offset: u64) {

@@ -6,9 +6,11 @@ use super::recover::recover;
 use super::totals::Held;
 use super::{LogError, Registration, open_append, segment_path};
 use crate::job::LogTotals;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use tokio::sync::watch;
 
 /// What an append came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +39,7 @@ pub struct LogWriter {
     broken: bool,
     buffer: Vec<u8>,
     registration: Registration,
+    room: watch::Receiver<BTreeSet<String>>,
 }
 
 impl LogWriter {
@@ -46,6 +49,7 @@ impl LogWriter {
         sync_every: u64,
         segment_bytes: u64,
         registration: Registration,
+        room: watch::Receiver<BTreeSet<String>>,
     ) -> Result<Self, LogError> {
         let found = recover(&dir)?;
         let (file, index) = open_segment(&dir, found.segment)?;
@@ -66,7 +70,13 @@ impl LogWriter {
             broken: false,
             buffer: Vec::new(),
             registration,
+            room,
         })
+    }
+
+    /// What stands in the way of more output; whoever appends without looking is let do so.
+    pub fn room(&self) -> watch::Receiver<BTreeSet<String>> {
+        self.room.clone()
     }
 
     /// Appends frames in order. One that is there already is passed over; a hole is an error, and nothing of the batch is

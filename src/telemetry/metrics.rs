@@ -14,6 +14,8 @@ pub struct Metrics {
     registry: Registry,
     pub jobs_submitted_total: IntCounter,
     pub jobs_ended_total: IntCounterVec,
+    /// 1 while the agent claims jobs.
+    pub takes_jobs: IntGauge,
     pub jobs_running: IntGauge,
     pub jobs_queued: IntGauge,
     pub jobs_dead_letters: IntGauge,
@@ -77,6 +79,10 @@ impl Metrics {
         Self {
             jobs_submitted_total: counter("jobcell_jobs_submitted_total", "Jobs taken in"),
             jobs_ended_total: counters("jobcell_jobs_ended_total", "Attempts ended, by whose doing", &["verdict"]),
+            takes_jobs: gauge(
+                "jobcell_takes_jobs",
+                "1 while the agent claims jobs, 0 while something keeps it from that",
+            ),
             jobs_running: gauge("jobcell_jobs_running", "Attempts that the agent holds"),
             jobs_queued: gauge("jobcell_jobs_queued", "Jobs that wait"),
             jobs_dead_letters: gauge(

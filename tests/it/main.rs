@@ -6,6 +6,7 @@ mod bad_input;
 mod cells;
 mod cli_snapshots;
 mod commands;
+mod degraded;
 mod docs;
 mod engine_faults;
 mod events;

@@ -125,7 +125,13 @@ struct Pair {
 
 impl Pair {
     async fn start(host: &str) -> Self {
+        Self::start_with(host, "").await
+    }
+
+    /// `settings` is the agent's configuration, in YAML.
+    async fn start_with(host: &str, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("one.yaml"), settings).expect("writes");
         let server = process(dir.path(), "server", host, &["server", "--listen", "127.0.0.1:0"]);
         let url = until("the server", || async { read(&dir.path().join("server/endpoint")) }).await;
         let key = cli(dir.path(), &["agents", "add", "one"]).await;
@@ -135,7 +141,9 @@ impl Pair {
     }
 
     fn agent(dir: &Path, host: &str, url: &str) -> Child {
-        process(dir, "one", host, &["agent", "--listen", "127.0.0.1:0", "--backend", url])
+        let settings = dir.join("one.yaml");
+        let settings = settings.to_str().expect("text");
+        process(dir, "one", host, &["agent", "--config", settings, "--listen", "127.0.0.1:0", "--backend", url])
     }
 
     async fn kill_agent(&mut self) {
@@ -283,4 +291,54 @@ async fn running_jobs_are_handed_over_to_the_next_start() {
     up.revive().await;
     is_whole(&up, &up.ended(&job).await, 300).await;
     up.stop().await;
+}
+
+/// Bytes of files below a folder.
+fn size(dir: &Path) -> u64 {
+    let entries =
+        std::fs::read_dir(dir).map(|entries| entries.filter_map(Result::ok).collect()).unwrap_or_else(|_| Vec::new());
+    entries
+        .iter()
+        .map(
+            |entry| {
+                if entry.path().is_dir() { size(&entry.path()) } else { entry.metadata().map_or(0, |file| file.len()) }
+            },
+        )
+        .sum()
+}
+
+/// The server is frozen while a job writes much more than the spool may hold.
+#[tokio::test]
+async fn output_that_a_server_does_not_take_is_kept_up_to_the_spools_size_and_then_the_job_waits() {
+    let Some(host) = engine() else { return };
+    let pair = Pair::start_with(&host, "agent: {spool_max: 4MiB}").await;
+    let id = pair.submit("echo begun; read -t 1 <> <(:); head -c 40000000 /dev/zero | tr '\\0' x; echo end").await;
+    until("output", || async { (!pair.log(&id).await.is_empty()).then_some(()) }).await;
+    let signal = |signal: &str| {
+        let pid = pair.server.id().expect("runs").to_string();
+        assert!(std::process::Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
+    };
+    signal("-STOP");
+    let said = pair.dir.path().join("one.log");
+    until("a full spool", || async { read(&said).filter(|log| log.contains("more than agent.spool_max")) }).await;
+    let spool = pair.dir.path().join("one/spool");
+    let mut last = size(&spool);
+    until("a job that waits", || {
+        let (before, now) = (last, size(&spool));
+        last = now;
+        async move {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            (before == now).then_some(())
+        }
+    })
+    .await;
+    // What came within the second in which nobody looked is on top of the bound.
+    assert!((4 << 20..36 << 20).contains(&last), "{last}");
+    signal("-CONT");
+    let ended = || async { Some(pair.job(&id).await).filter(|job| !job["ending"].is_null()) };
+    let job = until("the end", ended).await;
+    assert_eq!((cause(&job), &job["log"]["complete"]), ("exit_code", &json!(true)), "{job}");
+    assert_eq!(job["log"]["stdout"]["bytes"], 40_000_010, "{job}");
+    until("jobs to be taken again", || async { read(&said).filter(|log| log.contains("jobs can be run")) }).await;
+    pair.stop().await;
 }

@@ -76,7 +76,11 @@ impl Up {
 
     /// Starts one and waits until its API answers.
     pub(crate) async fn start_unready(host: &str, settings: &str) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
+        Self::start_in(tempfile::tempdir().expect("a folder"), host, settings).await
+    }
+
+    /// The same, with its data below `dir`.
+    pub(crate) async fn start_in(dir: tempfile::TempDir, host: &str, settings: &str) -> Self {
         let config = dir.path().join("config.yaml");
         std::fs::write(&config, settings).expect("writes");
         let child = spawn_up(host, dir.path());

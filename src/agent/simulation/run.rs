@@ -363,6 +363,7 @@ impl<'a> Stage<'a> {
             drain_timeout: Duration::from_secs(30),
             reconnect: Duration::from_secs(30),
             presets: crate::admission::Presets::new(),
+            disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         };
         let backend: Arc<dyn Backend> = Arc::new(Flaky::new(&self.server, &node.wire));
         let (drain, force) = (CancellationToken::new(), CancellationToken::new());

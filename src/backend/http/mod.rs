@@ -36,6 +36,8 @@ const CLAIM_SLACK: Duration = Duration::from_secs(15);
 const FLUSH_STALL: Duration = Duration::from_secs(60);
 /// A flush looks again so often: a channel that is being opened tells nobody.
 const FLUSH_LOOK: Duration = Duration::from_secs(5);
+/// Between two looks at how much output waits here.
+const SPOOL_LOOK: Duration = Duration::from_secs(1);
 /// A backend that answers calls for so long, and gives no stream, will not give one: something between takes no WebSockets.
 const STREAM_AWAY: Duration = Duration::from_secs(180);
 /// A lease as long as this is assumed until the backend has said its own.
@@ -52,6 +54,8 @@ pub struct HttpSettings {
     pub key: String,
     /// Calls in a second, at most.
     pub rate: NonZeroU32,
+    /// Bytes of output that the backend may be behind with. With more, the log store says that there is no room.
+    pub spool_max: u64,
 }
 
 impl std::fmt::Debug for HttpSettings {
@@ -150,6 +154,7 @@ impl Http {
             load: watch::channel(Load::default()).0,
             orders: broadcast::channel(ORDERS).0,
         });
+        crate::supervise::spawn("spool", watch_spool(Arc::clone(&shared), stop.clone()));
         crate::supervise::spawn("log stream", link::run(Arc::clone(&shared), stop));
         Ok(Self { shared, claim: tokio::sync::Mutex::new(ClaimNumber::new(String::new())) })
     }
@@ -220,6 +225,25 @@ impl Http {
             }
         }
         grants
+    }
+}
+
+/// Says that there is no room for more output while the backend is too far behind with it, and until a tenth of that is free again.
+async fn watch_spool(shared: Arc<Shared>, stop: CancellationToken) {
+    let name = format!("what {} has not got of it is more than agent.spool_max", shared.settings.name);
+    let most = shared.settings.spool_max;
+    let mut full = false;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SPOOL_LOOK) => {}
+            () = stop.cancelled() => return,
+        }
+        let (logs, behind) = (shared.logs.clone(), shared.uplink().behind());
+        let waits =
+            move || behind.into_iter().map(|(attempt, durable)| logs.bytes_behind(attempt, durable)).sum::<u64>();
+        let Ok(waits) = tokio::task::spawn_blocking(waits).await else { return };
+        full = waits > if full { most - most / 10 } else { most };
+        shared.logs.room().set(&name, full);
     }
 }
 

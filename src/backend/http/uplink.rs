@@ -103,6 +103,12 @@ impl Uplink {
         }
     }
 
+    /// Which frame of each attempt is durable, of those whose output the backend wants.
+    pub(super) fn behind(&self) -> Vec<(AttemptId, u64)> {
+        let wanted = self.channels.values().filter(|channel| channel.state != State::Refused);
+        wanted.map(|channel| (channel.attempt, channel.durable)).collect()
+    }
+
     /// Asks for everything up to `last` to be made durable.
     pub(super) fn flush(&mut self, attempt: AttemptId, last: u64) {
         if let Some(channel) = self.channels.values_mut().find(|channel| channel.attempt == attempt) {

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
@@ -155,6 +156,8 @@ struct Talk<'a, C: Cell> {
     pending: Vec<Held>,
     pending_bytes: usize,
     writer: Option<LogWriter>,
+    /// What stands in the way of storing more.
+    room: watch::Receiver<BTreeSet<String>>,
     /// At most one append, one attach and one kill at a time.
     tasks: FuturesUnordered<BoxFuture<'a, Done>>,
     /// A kill is under way.
@@ -202,6 +205,7 @@ pub async fn converse<C: Cell + Sync>(
         sent: 0,
         pending: Vec::new(),
         pending_bytes: 0,
+        room: log.room(),
         writer: Some(log),
         tasks: FuturesUnordered::new(),
         killing: false,
@@ -215,7 +219,7 @@ pub async fn converse<C: Cell + Sync>(
             talk.tasks.push(Box::pin(reattach(cell, reconnect)));
         }
     }
-    let (mut stops_open, mut lease_open) = (true, true);
+    let (mut stops_open, mut lease_open, mut room) = (true, true, talk.room.clone());
     while talk.over.is_none() {
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
         tokio::select! {
@@ -232,6 +236,7 @@ pub async fn converse<C: Cell + Sync>(
                 }
             }
             () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
+            Ok(()) = room.changed() => talk.append_pending(),
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
             written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
                 Ok(count) => talk.wrote(count),
@@ -400,7 +405,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     /// Starts an append of all that is pending, unless one is under way.
     fn append_pending(&mut self) {
-        if self.pending.is_empty() {
+        // Without room nothing is stored, so nothing is acknowledged: the warden's window fills, and the job waits.
+        if self.pending.is_empty() || !self.room.borrow().is_empty() {
             return;
         }
         let Some(mut writer) = self.writer.take() else { return };
