@@ -5,7 +5,7 @@
 //! runner that is too busy to take it is told again.
 
 use super::claims::Claims;
-use super::renewals::{Renewals, grace, lease, usable};
+use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
@@ -241,7 +241,8 @@ impl<E: Executor> Table<E> {
                 }
             }
             let pause_over = self.claims.pause_over();
-            let renew_at = self.renewals.due(self.held.iter().map(|((of, _), held)| self.lease(*of, held)));
+            let renew_at =
+                self.renewals.due(self.held.iter().map(|((of, _), held)| self.terms(*of, held.lost_after).usable));
             tokio::select! {
                 // Claims last: what is held is looked after before more is taken.
                 biased;
@@ -344,11 +345,10 @@ impl<E: Executor> Table<E> {
                 continue;
             }
             let lost_after = claim.spec.lost_after();
-            let lease = lease(self.agent.backends[backend].as_ref(), lost_after);
+            let usable = self.terms(backend, lost_after).usable;
             let since = if mutant!(LateClaimTrusted) { Instant::now() } else { claim.since };
-            unsure |= since.elapsed() > FRESH;
-            let until = since + usable(lease, grace(lease, self.agent.settings.grace));
-            let (held, orders) = Held::new(claim.token, lost_after, Some(until));
+            unsure |= since.elapsed() > FRESH.min(usable / 4);
+            let (held, orders) = Held::new(claim.token, lost_after, Some(since + usable));
             if let Some(force) = self.early.get(&(backend, claim.attempt.job)) {
                 tell(claim.attempt, &held, Stop { reason: StopReason::Cancel, force: *force });
             }
@@ -392,9 +392,7 @@ impl<E: Executor> Table<E> {
     ) {
         let settings = Arc::clone(&self.agent.settings);
         let backend = Arc::clone(&self.agent.backends[index]);
-        let lease = lease(backend.as_ref(), entry.spec.lost_after());
-        let grace = grace(lease, settings.grace);
-        let usable = usable(lease, grace);
+        let Terms { grace, usable } = self.terms(index, entry.spec.lost_after());
         let attempt = permit.and_then(|permit| {
             let resolved = resolve(&entry.spec, &settings.presets);
             // The warden of a cell that runs already has been told.
@@ -512,20 +510,14 @@ impl<E: Executor> Table<E> {
 
     fn renew(&mut self, index: usize) {
         let held = || self.held.iter().filter(|((of, _), _)| *of == index);
-        let Some(shortest) = held().map(|(_, held)| self.lease(index, held)).min() else { return };
+        let Some(shortest) = held().map(|(_, held)| self.terms(index, held.lost_after).usable).min() else { return };
         let leases = held().map(|((_, attempt), held)| (*attempt, held.token)).collect();
         self.renewals.send(index, leases, shortest);
     }
 
-    /// Term of an attempt's lease.
-    fn lease(&self, index: usize, held: &Held) -> Duration {
-        lease(self.agent.backends[index].as_ref(), held.lost_after)
-    }
-
-    /// How much of it its job may use.
-    fn usable(&self, index: usize, held: &Held) -> Duration {
-        let lease = self.lease(index, held);
-        usable(lease, grace(lease, self.agent.settings.grace))
+    /// Of the lease of an attempt.
+    fn terms(&self, index: usize, lost_after: Option<Millis>) -> Terms {
+        Terms::of(self.agent.backends[index].as_ref(), lost_after, self.agent.settings.grace)
     }
 
     fn renewed(&mut self, index: usize, sent: Instant, answers: Vec<(AttemptId, Renewed)>) {
@@ -538,7 +530,7 @@ impl<E: Executor> Table<E> {
                 Renewed::Renewed { cancel_requested, .. } => {
                     let sent = if mutant!(RenewalFromAnswer) { Instant::now() } else { sent };
                     // What it gives is never less than what an earlier one gave.
-                    let until = sent + self.usable(index, held);
+                    let until = sent + self.terms(index, held.lost_after).usable;
                     if !mutant!(RenewalNotTold) {
                         held.until.send_modify(|known| *known = (*known).max(Some(until)));
                     }

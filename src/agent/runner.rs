@@ -3,7 +3,7 @@
 //! Owns the order of things: the intent before the cell, the word that the job may run before the warden gets it, the end before
 //! the warden is let go. So whatever the moment at which this process dies, the next one knows what to do.
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, forget};
 use crate::admission::Permit;
 use crate::backend::Backend;
 use crate::executor::warden::{Conversation, Finished, Orders, Progress, Stop, StopReason, converse};
@@ -110,7 +110,7 @@ impl<E: Executor> Runner<E> {
             Ok(Step::Applied | Step::AlreadyThere) => {}
             Ok(Step::Refused) => {
                 tracing::warn!("the lease is not ours any more; nothing was started");
-                self.forget().await;
+                forget(self.journal.as_ref(), &self.entry).await;
                 return Outcome::GivenBack;
             }
             Err(error) => {
@@ -317,13 +317,7 @@ impl<E: Executor> Runner<E> {
         if let Err(error) = self.backend.release(self.entry.key.attempt, self.entry.token, code).await {
             tracing::error!(%error, "the job could not be given back; its lease will run out");
         }
-        self.forget().await;
-    }
-
-    async fn forget(&self) {
-        if let Err(error) = self.journal.remove(&self.entry.key).await {
-            tracing::error!(%error, "an entry stays in the journal; the next start settles it");
-        }
+        forget(self.journal.as_ref(), &self.entry).await;
     }
 
     fn count(&self, finished: &Finished) {

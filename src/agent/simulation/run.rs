@@ -2,12 +2,12 @@
 
 use super::check::check;
 use super::ledger::{Ledger, Note};
-use super::scenario::{Fault, JobPlan, Scenario};
+use super::scenario::{Fault, JobPlan, LONGEST_PAUSE, Scenario};
 use super::server::{Flaky, Server, Wire};
 use crate::agent::{Agent, AgentSettings, Drained, Status};
 use crate::backend::Backend;
 use crate::executor::scripted::{How, LinkFault, Scripted, Seeing};
-use crate::job::{ByteSize, Capacity, Cpus, JobId, Millis};
+use crate::job::{ByteSize, Capacity, Cpus, JobId, Millis, UnixMillis};
 use crate::journal::failing::FailingJournal;
 use crate::journal::{Journal, MemoryJournal, Stage as Step};
 use crate::logstore::LogStore;
@@ -59,6 +59,9 @@ pub(super) fn run(scenario: &Scenario, tells: bool) -> Outcome {
     })
 }
 
+/// An agent, which of its lives has ended at a record of its journal, and how long it stays away.
+type Death = (usize, u32, u64);
+
 enum Event {
     Submit(usize),
     Fault(usize),
@@ -72,9 +75,6 @@ enum Event {
     LookDrained { agent: usize, life: u32, down: u64, since: u64 },
     Heal,
 }
-
-/// Agent, life and number of the death.
-type Death = (usize, u32, u64);
 
 pub(super) struct Node {
     pub(super) world: Scripted,
@@ -102,6 +102,8 @@ pub(super) struct Stage<'a> {
     /// In the order of the plan; none for one that was left out.
     pub(super) jobs: Vec<Option<JobId>>,
     began: Instant,
+    /// The same moment, as the backend has it.
+    began_at: UnixMillis,
     order: u32,
     line: BTreeMap<(u64, u32), Event>,
     deaths: (mpsc::Sender<Death>, mpsc::Receiver<Death>),
@@ -112,7 +114,7 @@ pub(super) struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn new(scenario: &'a Scenario, logs: LogStore, ledger: &Arc<Ledger>) -> Self {
-        let server = Server::new(logs, Millis::new(scenario.lease_ms), scenario.max_attempts, Arc::clone(ledger));
+        let server = Server::new(logs, scenario, Arc::clone(ledger));
         server.start();
         let node = |(agent, plan): (usize, &super::scenario::AgentPlan)| {
             let calls = scenario.faults.iter().filter_map(|fault| match fault {
@@ -137,6 +139,7 @@ impl<'a> Stage<'a> {
             nodes,
             jobs,
             began,
+            began_at: UnixMillis::now(),
             order: 0,
             line: BTreeMap::new(),
             deaths: mpsc::channel(64),
@@ -158,6 +161,11 @@ impl<'a> Stage<'a> {
         stage
     }
 
+    /// When it began, as it is here and as the backend has it.
+    pub(super) fn began(&self) -> (Instant, UnixMillis) {
+        (self.began, self.began_at)
+    }
+
     fn at(&mut self, at: u64, event: Event) {
         self.order += 1;
         self.line.insert((at, self.order), event);
@@ -174,7 +182,7 @@ impl<'a> Stage<'a> {
                 break;
             }
             let next = next.unwrap_or(self.now() + LOOK);
-            let longest: Duration = self.scenario.jobs.iter().map(longest).sum();
+            let longest: Duration = self.scenario.jobs.iter().map(|job| longest(job, self.scenario.max_attempts)).sum();
             if Instant::now() > self.calm + PATIENCE + longest {
                 self.give_up().await;
                 break;
@@ -307,12 +315,19 @@ impl<'a> Stage<'a> {
                 self.ledger.disturbed(Some(agent), now, during(lasts + 10_000), "the engine");
                 self.at(self.now() + lasts, Event::EngineBack(agent));
             }
-            Fault::KillCell { agent, which, .. } => {
+            Fault::EngineStalls { agent, lasts, .. } => {
+                self.nodes[agent].world.world().stalled_until = Some(during(lasts));
+                self.ledger.disturbed(Some(agent), now, during(lasts + 1_000), "a stall");
+            }
+            Fault::KillCell { agent, which, removed, .. } => {
                 let running = self.nodes[agent].world.running();
                 if let Some(name) = running.get(usize::try_from(which).unwrap_or_default() % running.len().max(1)) {
                     let attempt = name.parse().expect("an attempt");
                     self.ledger.note(agent, Note::CellKilled { attempt });
                     self.nodes[agent].world.end_cell(name);
+                    if removed {
+                        self.nodes[agent].world.take_away(name);
+                    }
                 }
             }
             Fault::BackendRestart { down, .. } => {
@@ -468,7 +483,7 @@ impl<'a> Stage<'a> {
     /// Ends the agents, which have nothing left to wait for.
     async fn close(&mut self) {
         // An answer to a claim may still be late.
-        tokio::time::sleep(Duration::from_secs(40)).await;
+        tokio::time::sleep(Duration::from_secs(70)).await;
         for node in &self.nodes {
             node.wire.renewed();
         }
@@ -495,9 +510,12 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn longest(job: &JobPlan) -> Duration {
+/// What a job takes at most, all its tries together.
+fn longest(job: &JobPlan, max_attempts: u32) -> Duration {
+    let spec = job.spec();
+    let tries = 1 + spec.retry().failure + spec.retry().infrastructure.unwrap_or(max_attempts);
     let numbers: Vec<u64> = job.command.split(' ').skip(1).filter_map(|word| word.parse().ok()).collect();
-    Duration::from_millis(numbers[0] * numbers[1] + numbers[3])
+    Duration::from_millis(numbers[0] * numbers[1] + numbers[3] + LONGEST_PAUSE) * tries
 }
 
 fn starts_at(fault: &Fault) -> Option<u64> {
@@ -507,6 +525,7 @@ fn starts_at(fault: &Fault) -> Option<u64> {
         | Fault::Drain { at, .. }
         | Fault::Outage { at, .. }
         | Fault::EngineAway { at, .. }
+        | Fault::EngineStalls { at, .. }
         | Fault::KillCell { at, .. }
         | Fault::BackendRestart { at, .. }
         | Fault::Clock { at, .. }
@@ -538,6 +557,8 @@ fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: 
         let stage = entries.into_iter().find(|entry| entry.key.attempt == attempt).map(|entry| entry.stage);
         let wrong = match &what {
             Seeing::Made => !matches!(stage, Some(Step::Intent)),
+            // What is on its way to a warden may come after the end, when the engine that should end the cell is away.
+            Seeing::Started if ledger.without_engine(agent) => matches!(stage, Some(Step::Intent)),
             Seeing::Started => !matches!(stage, Some(Step::Committed)),
             // The end is safe: in the journal, or with the backend and the entry gone.
             Seeing::Heard(ToWarden::Close) => matches!(stage, Some(Step::Intent | Step::Committed)),
