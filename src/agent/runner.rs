@@ -31,6 +31,8 @@ const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration:
 const UNSURE: Duration = Duration::from_secs(30);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
+/// First and longest pause between tries to bring one there.
+const NOTE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 pub(super) struct Runner<E: Executor> {
     pub(super) backend: Arc<dyn Backend>,
@@ -226,10 +228,24 @@ impl<E: Executor> Runner<E> {
             }
         });
         let tell = async {
-            while let Some(at) = noted.recv().await {
-                if let Err(error) = self.backend.advance(id, self.entry.token, Phase::Running, at, "started").await {
-                    tracing::warn!(%error, "the backend does not take that the job runs");
+            let Some(at) = noted.recv().await else { return };
+            let advance = || self.backend.advance(id, self.entry.token, Phase::Running, at, "started");
+            let Err(error) = advance().await else { return };
+            tracing::warn!(%error, "the backend does not take that the job runs");
+            // Until it does, or the job has ended: for the backend, a job that never starts does not get on.
+            let again = async {
+                for pause in pauses(NOTE_PAUSES.0, NOTE_PAUSES.1) {
+                    sleep(pause).await;
+                    if mutant!(StartToldOnce) || advance().await.is_ok() {
+                        return;
+                    }
                 }
+            };
+            let over = async { while noted.recv().await.is_some() {} };
+            tokio::select! {
+                biased;
+                () = over => {}
+                () = again => {}
             }
         };
         let (finished, ()) = tokio::join!(talk, tell);
