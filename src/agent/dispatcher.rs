@@ -63,8 +63,8 @@ pub struct Agent<E: Executor> {
 
 /// Which backend, by its place, and which of its attempts.
 pub(super) type Key = (usize, AttemptId);
-/// A job whose end a backend asks for, and whether at once; `None` when some were missed.
-type Ordered = (usize, Option<(JobId, bool)>);
+/// What a backend asks for; `None` when some of it was missed.
+type Ordered = (usize, Option<Order>);
 
 pub(super) struct Held {
     pub(super) token: LeaseToken,
@@ -197,7 +197,7 @@ impl<E: Executor> Agent<E> {
 async fn listen(index: usize, mut orders: broadcast::Receiver<Order>, to: mpsc::Sender<Ordered>) {
     loop {
         let order = match orders.recv().await {
-            Ok(Order::Cancel { job, force, .. }) => Some((job, force)),
+            Ok(order) => Some(order),
             Err(broadcast::error::RecvError::Lagged(_)) => None,
             Err(broadcast::error::RecvError::Closed) => return,
         };
@@ -477,14 +477,16 @@ impl<E: Executor> Table<E> {
 
     // ---- what backends say ----
 
-    fn ordered(&mut self, backend: usize, order: Option<(JobId, bool)>) {
+    fn ordered(&mut self, backend: usize, order: Option<Order>) {
         // What was missed is in the answers to a renewal.
-        let Some((job, force)) = order else { return self.renew_now(backend) };
-        if self.early.len() < MOST_EARLY {
+        let Some(Order::Cancel { job, attempt: only, force, .. }) = order else { return self.renew_now(backend) };
+        let only = only.filter(|_| !mutant!(StuckEndsNextTry));
+        // A claim that is under way may bring the try after the one that is to end.
+        if only.is_none() && self.early.len() < MOST_EARLY {
             *self.early.entry((backend, job)).or_default() |= force;
         }
         for ((of, attempt), held) in &self.held {
-            if *of == backend && attempt.job == job {
+            if *of == backend && attempt.job == job && only.is_none_or(|only| only == attempt.attempt) {
                 tell(*attempt, held, Stop { reason: StopReason::Cancel, force });
             }
         }

@@ -51,6 +51,8 @@ pub enum Order {
     Cancel {
         /// Which.
         job: JobId,
+        /// This try of it and no other: the job is to go on with the next one. `None`: the job itself is to end.
+        attempt: Option<u32>,
         /// The agent that holds it, where several listen. `None`: whoever hears this.
         holder: Option<String>,
         /// At once, without a grace. The queue does not keep this: who misses the order gives the grace after all.
@@ -300,7 +302,7 @@ impl Embedded {
     fn canceled(&self, id: JobId, mark: &CancelMark, force: bool) {
         match mark {
             CancelMark::Requested { holder } => {
-                let _ = self.orders.send(Order::Cancel { job: id, holder: holder.clone(), force });
+                let _ = self.orders.send(Order::Cancel { job: id, attempt: None, holder: holder.clone(), force });
                 self.changed(id, false);
             }
             CancelMark::Ended => {
@@ -602,10 +604,10 @@ impl Embedded {
         };
         for one in found {
             match one {
-                Stuck::Told { job, holder } => {
-                    tracing::warn!(job_id = %job, holder, "a job does not get on; its agent is told to end it");
+                Stuck::Told { attempt: AttemptId { job, attempt, .. }, holder } => {
+                    tracing::warn!(job_id = %job, attempt, holder, "a job does not get on; its agent is told to end it");
                     self.stuck.fetch_add(1, Ordering::SeqCst);
-                    let _ = self.orders.send(Order::Cancel { job, holder, force: true });
+                    let _ = self.orders.send(Order::Cancel { job, attempt: Some(attempt), holder, force: true });
                     self.changed(job, false);
                 }
                 Stuck::Taken(expired) => self.lost(expired, "it did not get on, and its agent did not end it").await,

@@ -109,7 +109,8 @@ async fn an_agent_that_renews_and_does_nothing_loses_its_job() {
             _ => break orders.try_recv().expect("was told before"),
         }
     };
-    assert_eq!(told, Order::Cancel { job: attempt.job, holder: Some("a".to_owned()), force: true });
+    let wanted = Order::Cancel { job: attempt.job, attempt: Some(1), holder: Some("a".to_owned()), force: true };
+    assert_eq!(told, wanted);
     let held = began.elapsed();
     assert!((Duration::from_secs(660)..Duration::from_secs(810)).contains(&held), "{held:?}");
     assert_eq!((backend.take_stuck(), backend.take_stuck()), (1, 0));

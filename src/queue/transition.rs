@@ -377,7 +377,8 @@ impl Row {
             self.told = Some(Told { at: now, phase: self.job.phase, limit });
             self.job.revision += 1;
             self.note(self.job.phase, now, "stuck");
-            return Some(Stuck::Told { job: self.job.id, holder: self.job.agent.clone() });
+            let attempt = AttemptId::new(self.job.id, self.job.attempt);
+            return Some(Stuck::Told { attempt, holder: self.job.agent.clone() });
         };
         if now < told.at.plus(STUCK_GRACE) || mutant!(StuckHoldForgotten) {
             return None;

@@ -77,6 +77,8 @@ mutants! {
     RetriedAtOnce: "the pause before the next try is left out",
     PastTryForgotten: "a try that is followed by another one leaves no note",
     DeadLetterLost: "a job whose tries are used up is no dead letter",
+    StuckEndsNextTry: "an order to end a try is taken for one to end the job",
+    StartToldOnce: "that a job has started is told once",
     StuckNotTold: "an agent is not told that its job does not get on",
     StuckHoldForgotten: "a job that does not get on stays with its agent",
 }

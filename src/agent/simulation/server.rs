@@ -99,8 +99,9 @@ impl Server {
         let (mut orders, server, over) = (embedded.orders(), Arc::clone(self), stop.clone());
         drop(crate::supervise::spawn("orders", async move {
             while let Some(Ok(order)) = over.run_until_cancelled(orders.recv()).await {
+                let Order::Cancel { holder, .. } = &order;
                 for wire in server.links.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                    if wire.state().cut.is_none() {
+                    if wire.state().cut.is_none() && holder.as_deref() == Some(&wire.name) {
                         let _ = wire.orders.send(order.clone());
                     }
                 }
