@@ -216,10 +216,7 @@ impl Row {
         let until = held.until.max(now.plus(self.term(lease)));
         self.lease = Some(Lease { token, until });
         // Who missed the order hears it here.
-        Renewal::Renewed {
-            until,
-            cancel_requested: self.job.cancel_requested || (self.told.is_some() && !mutant!(StuckNotTold)),
-        }
+        Renewal::Renewed { until, cancel_requested: self.job.cancel_requested || self.told.is_some() }
     }
 
     /// Enters a phase on the holder's word.

@@ -79,7 +79,6 @@ mutants! {
     DeadLetterLost: "a job whose tries are used up is no dead letter",
     StuckEndsNextTry: "an order to end a try is taken for one to end the job",
     StartToldOnce: "that a job has started is told once",
-    StuckNotTold: "an agent is not told that its job does not get on",
     StuckHoldForgotten: "a job that does not get on stays with its agent",
 }
 

@@ -2,7 +2,7 @@
 
 use super::check::check;
 use super::ledger::{Ledger, Note};
-use super::scenario::{Fault, JobPlan, LONGEST_PAUSE, Scenario};
+use super::scenario::{Fault, JobPlan, LONGEST_PAUSE, Moment, Scenario};
 use super::server::{Flaky, Server, Wire};
 use crate::agent::{Agent, AgentSettings, Drained, Status};
 use crate::backend::Backend;
@@ -19,7 +19,7 @@ use crate::telemetry::Metrics;
 use futures_util::FutureExt;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -59,8 +59,10 @@ pub(super) fn run(scenario: &Scenario, tells: bool) -> Outcome {
     })
 }
 
-/// An agent, which of its lives has ended at a record of its journal, and how long it stays away.
+/// An agent, which of its lives has ended, and how long it stays away.
 type Death = (usize, u32, u64);
+/// The process that an agent is now, and which of its lives that is.
+type Now = Arc<Mutex<(Process, u32)>>;
 
 enum Event {
     Submit(usize),
@@ -80,6 +82,7 @@ pub(super) struct Node {
     pub(super) world: Scripted,
     pub(super) journal: MemoryJournal,
     wire: Arc<Wire>,
+    now: Now,
     capacity: Capacity,
     life: u32,
     alive: Option<Life>,
@@ -116,6 +119,7 @@ impl<'a> Stage<'a> {
     fn new(scenario: &'a Scenario, logs: LogStore, ledger: &Arc<Ledger>) -> Self {
         let server = Server::new(logs, scenario, Arc::clone(ledger));
         server.start();
+        let deaths = mpsc::channel(64);
         let node = |(agent, plan): (usize, &super::scenario::AgentPlan)| {
             let calls = scenario.faults.iter().filter_map(|fault| match fault {
                 Fault::Call { agent: of, call, nth, how } if *of == agent => Some((*call, *nth, *how)),
@@ -123,11 +127,14 @@ impl<'a> Stage<'a> {
             });
             let wire = server.wire(agent, calls.collect());
             let (world, journal) = (Scripted::default(), MemoryJournal::default());
-            watch_world(agent, &world, &journal, ledger);
+            let now = Now::default();
+            let ends =
+                Ends { now: now.clone(), moments: Mutex::new(moments(scenario, agent)), deaths: deaths.0.clone() };
+            watch_world(agent, &world, &journal, ledger, ends);
             world.world().link_faults = link_faults(scenario, agent);
             let capacity =
                 Capacity { slots: plan.slots, cpu: Cpus::from_milli(64_000), memory: ByteSize::from_mib(1 << 20) };
-            Node { world, journal, wire, capacity, life: 0, alive: None }
+            Node { world, journal, wire, now, capacity, life: 0, alive: None }
         };
         let nodes: Vec<Node> = scenario.agents.iter().enumerate().map(node).collect();
         let (jobs, began) = (vec![None; scenario.jobs.len()], Instant::now());
@@ -142,7 +149,7 @@ impl<'a> Stage<'a> {
             began_at: UnixMillis::now(),
             order: 0,
             line: BTreeMap::new(),
-            deaths: mpsc::channel(64),
+            deaths,
             calm: began,
             healed: false,
         };
@@ -340,7 +347,11 @@ impl<'a> Stage<'a> {
                 self.ledger.disturbed(None, now, now, "the clock");
             }
             Fault::Cancel { job, force, .. } => self.cancel(job, force).await,
-            Fault::CrashAtRecord { .. } | Fault::JournalFails { .. } | Fault::Call { .. } | Fault::Link { .. } => {}
+            Fault::CrashAtRecord { .. }
+            | Fault::CrashWhen { .. }
+            | Fault::JournalFails { .. }
+            | Fault::Call { .. }
+            | Fault::Link { .. } => {}
         }
     }
 
@@ -386,6 +397,7 @@ impl<'a> Stage<'a> {
         let journal: Arc<dyn Journal> = Arc::new(journal);
         let agent_itself = Agent::new(vec![backend], executor, journal, self.server.logs.clone(), settings, metrics);
         let (status, process) = (agent_itself.status(), Process::default());
+        *node.now.lock().unwrap_or_else(PoisonError::into_inner) = (process.clone(), life);
         let running = process.task(agent_itself.run(drain.clone(), force.clone()));
         drop(crate::supervise::spawn("deaths", async move {
             crashed.await;
@@ -530,7 +542,11 @@ fn starts_at(fault: &Fault) -> Option<u64> {
         | Fault::BackendRestart { at, .. }
         | Fault::Clock { at, .. }
         | Fault::Cancel { at, .. } => Some(*at),
-        Fault::CrashAtRecord { .. } | Fault::JournalFails { .. } | Fault::Call { .. } | Fault::Link { .. } => None,
+        Fault::CrashAtRecord { .. }
+        | Fault::CrashWhen { .. }
+        | Fault::JournalFails { .. }
+        | Fault::Call { .. }
+        | Fault::Link { .. } => None,
     }
 }
 
@@ -548,8 +564,45 @@ fn link_faults(scenario: &Scenario, agent: usize) -> std::collections::VecDeque<
     faults
 }
 
+/// Moments at which an agent ends: which, how many of them are still to come, and how long it stays away.
+fn moments(scenario: &Scenario, agent: usize) -> Vec<(Moment, u32, u64)> {
+    let of = |fault: &Fault| match fault {
+        Fault::CrashWhen { agent: of, moment, nth, down } if *of == agent => Some((*moment, *nth, *down)),
+        _ => None,
+    };
+    scenario.faults.iter().filter_map(of).collect()
+}
+
+/// Ends an agent at such moments: at once, before anything of it hears of them.
+struct Ends {
+    now: Now,
+    moments: Mutex<Vec<(Moment, u32, u64)>>,
+    deaths: mpsc::Sender<Death>,
+}
+
+impl Ends {
+    fn at(&self, agent: usize, what: &Seeing<'_>) {
+        let moment = match what {
+            Seeing::Started => Moment::Starts,
+            Seeing::Heard(ToWarden::Ack { .. }) => Moment::HearsAck,
+            Seeing::Heard(ToWarden::Close) => Moment::HearsClose,
+            _ => return,
+        };
+        for (of, left, down) in self.moments.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            if *of == moment && *left > 0 {
+                *left -= 1;
+                if *left == 0 {
+                    let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+                    now.0.kill();
+                    let _ = self.deaths.try_send((agent, now.1, *down));
+                }
+            }
+        }
+    }
+}
+
 /// Holds what an agent does in the world against its journal: nothing outside before it is written down.
-fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: &Arc<Ledger>) {
+fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: &Arc<Ledger>, ends: Ends) {
     let (journal, ledger) = (journal.clone(), Arc::clone(ledger));
     world.world().witness = Some(Box::new(move |attempt, what| {
         let Some(attempt) = attempt else { return };
@@ -573,6 +626,7 @@ fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: 
             let stage = stage.map(|stage| format!("{stage:?}"));
             ledger.violated(format!("{attempt}: {what:?}, and the journal says {stage:?}"));
         }
+        ends.at(agent, &what);
         if let Seeing::Over(How::CellEnded) = what {
             ledger.tell(|| format!("a{agent} {attempt} was ended with its cell"));
         }

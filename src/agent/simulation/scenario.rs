@@ -113,94 +113,44 @@ pub(super) enum How {
     Hangs,
 }
 
-/// What goes wrong, or is asked for at a bad moment. Times are milliseconds from the start.
+/// What goes wrong, or is asked for at a bad moment. Times are milliseconds from the start. `CrashWhen`: at the moment at which a warden
+/// of the agent does this for the nth time. `EngineStalls`: no cell that is asked for is made meanwhile, and nobody is told so.
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
-    Crash {
-        agent: usize,
-        at: u64,
-        down: u64,
-    },
-    CrashAtRecord {
-        agent: usize,
-        life: u32,
-        nth: u32,
-        when: When,
-        down: u64,
-    },
-    JournalFails {
-        agent: usize,
-        life: u32,
-        call: Record,
-        nth: u32,
-        when: When,
-    },
-    Freeze {
-        agent: usize,
-        at: u64,
-        lasts: u64,
-    },
-    Drain {
-        agent: usize,
-        at: u64,
-        force_after: Option<u64>,
-        down: u64,
-    },
-    Call {
-        agent: usize,
-        call: Call,
-        nth: u32,
-        how: How,
-    },
-    Outage {
-        agent: usize,
-        at: u64,
-        lasts: u64,
-        hangs: bool,
-    },
-    EngineAway {
-        agent: usize,
-        at: u64,
-        lasts: u64,
-    },
-    /// No cell that is asked for is made meanwhile, and nobody is told so.
-    EngineStalls {
-        agent: usize,
-        at: u64,
-        lasts: u64,
-    },
-    KillCell {
-        agent: usize,
-        at: u64,
-        which: u64,
-        removed: bool,
-    },
-    Link {
-        agent: usize,
-        nth: u32,
-        fault: LinkFault,
-    },
-    BackendRestart {
-        at: u64,
-        down: u64,
-    },
-    Clock {
-        at: u64,
-        by_s: i64,
-    },
-    Cancel {
-        job: usize,
-        at: u64,
-        force: bool,
-    },
+    Crash { agent: usize, at: u64, down: u64 },
+    CrashAtRecord { agent: usize, life: u32, nth: u32, when: When, down: u64 },
+    CrashWhen { agent: usize, moment: Moment, nth: u32, down: u64 },
+    JournalFails { agent: usize, life: u32, call: Record, nth: u32, when: When },
+    Freeze { agent: usize, at: u64, lasts: u64 },
+    Drain { agent: usize, at: u64, force_after: Option<u64>, down: u64 },
+    Call { agent: usize, call: Call, nth: u32, how: How },
+    Outage { agent: usize, at: u64, lasts: u64, hangs: bool },
+    EngineAway { agent: usize, at: u64, lasts: u64 },
+    EngineStalls { agent: usize, at: u64, lasts: u64 },
+    KillCell { agent: usize, at: u64, which: u64, removed: bool },
+    Link { agent: usize, nth: u32, fault: LinkFault },
+    BackendRestart { at: u64, down: u64 },
+    Clock { at: u64, by_s: i64 },
+    Cancel { job: usize, at: u64, force: bool },
+}
+
+/// What a warden does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// It starts its job, and nobody has heard of that yet.
+    Starts,
+    /// It hears that output is safe.
+    HearsAck,
+    /// It hears that it may go.
+    HearsClose,
 }
 
 /// Kinds of faults, each as often as it is to be drawn.
-const ALL_KINDS: [Kind; 22] = {
+const ALL_KINDS: [Kind; 25] = {
     use Kind::*;
     [
         Crash, Crash, Crash, Record, Record, Journal, Freeze, Drain, Call, Call, Call, Outage, Outage, Engine, Cell,
-        Link, Link, Server, Clock, Cancel, Renewal, Stall,
+        Link, Link, Server, Clock, Cancel, Renewal, Stall, Moment, Word, Note,
     ]
 };
 
@@ -223,6 +173,12 @@ pub(super) enum Kind {
     /// A renewal that is answered late, and none after it.
     Renewal,
     Stall,
+    /// A crash at one.
+    Moment,
+    /// A word of a lease is lost with its link.
+    Word,
+    /// The backend does not take how far jobs have come.
+    Note,
 }
 
 impl Scenario {
@@ -272,9 +228,11 @@ impl Scenario {
             | Fault::EngineAway { at, lasts, .. }
             | Fault::EngineStalls { at, lasts, .. } => at + lasts,
             Fault::KillCell { at, .. } | Fault::Clock { at, .. } | Fault::Cancel { at, .. } => *at,
-            Fault::CrashAtRecord { .. } | Fault::JournalFails { .. } | Fault::Call { .. } | Fault::Link { .. } => {
-                FAULT_SPAN
-            }
+            Fault::CrashAtRecord { .. }
+            | Fault::CrashWhen { .. }
+            | Fault::JournalFails { .. }
+            | Fault::Call { .. }
+            | Fault::Link { .. } => FAULT_SPAN,
         };
         let submitted = self.jobs.iter().map(|job| job.at).max().unwrap_or_default();
         self.faults.iter().map(over).max().unwrap_or_default().max(submitted) + 1
@@ -390,6 +348,20 @@ fn fault(c: &mut Chance, kind: Kind, agents: usize, jobs: u64, faults: &mut Vec<
                 faults.push(Fault::Call { agent, call: Call::Renew, nth, how: How::Fails });
             }
             return;
+        }
+        Kind::Moment => {
+            let moment = *c.pick(&[Moment::Starts, Moment::HearsAck, Moment::HearsClose]);
+            let nth = u32::try_from(c.between(1, if moment == Moment::HearsAck { 8 } else { 3 })).expect("small");
+            Fault::CrashWhen { agent, moment, nth, down: short(c) }
+        }
+        Kind::Word => {
+            let nth = u32::try_from(c.between(1, 3)).expect("small");
+            Fault::Link { agent, nth, fault: LinkFault::LosesLease(u32::try_from(c.between(1, 4)).expect("small")) }
+        }
+        Kind::Note => {
+            let nth = u32::try_from(c.between(1, 6)).expect("small");
+            let how = *c.pick(&[How::Fails, How::Hangs]);
+            Fault::Call { agent, call: Call::Advance, nth, how }
         }
         Kind::Server => Fault::BackendRestart { at, down: short(c) },
         Kind::Clock => Fault::Clock { at, by_s: *c.pick(&[86_400, -86_400, 3_600, -3_600, 30, -30]) },
