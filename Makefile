@@ -23,8 +23,8 @@ lint: ## Format and clippy, warnings are errors
 fmt: ## Format the source
 	@. scripts/lib.sh && find_cargo && need_rust_component rustfmt fmt && cargo fmt --all
 
-sim: ## Many seeds of the simulation: make sim SEEDS=1000000
-	JOBCELL_SIM_SEEDS=$(or $(SEEDS),100000) cargo test --release --locked --lib simulation::whatever
+sim: ## Runs of the simulated agent: SEEDS=1000000, or SEED=172 for one
+	@scripts/sim.sh
 
 bench: ## Benchmarks, against a reference in the same run
 	@scripts/bench.sh

@@ -40,7 +40,7 @@ pub(super) async fn return_left(backend: &dyn Backend, journal: &dyn Journal, en
 }
 
 /// Until an entry is gone, another process would settle it again: harmless, and still not left at that.
-async fn forget(journal: &dyn Journal, entry: &Entry) {
+pub(super) async fn forget(journal: &dyn Journal, entry: &Entry) {
     if mutant!(EntriesStay) {
         return;
     }

@@ -6,7 +6,7 @@
 
 use super::claims::Claims;
 use super::obstacles::{Obstacles, Room};
-use super::renewals::{Renewals, grace, lease, usable};
+use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
@@ -65,8 +65,8 @@ pub struct Agent<E: Executor> {
 
 /// Which backend, by its place, and which of its attempts.
 pub(super) type Key = (usize, AttemptId);
-/// A job whose end a backend asks for, and whether at once; `None` when some were missed.
-type Ordered = (usize, Option<(JobId, bool)>);
+/// What a backend asks for; `None` when some of it was missed.
+type Ordered = (usize, Option<Order>);
 
 pub(super) struct Held {
     pub(super) token: LeaseToken,
@@ -196,7 +196,7 @@ impl<E: Executor> Agent<E> {
 async fn listen(index: usize, mut orders: broadcast::Receiver<Order>, to: mpsc::Sender<Ordered>) {
     loop {
         let order = match orders.recv().await {
-            Ok(Order::Cancel { job, force, .. }) => Some((job, force)),
+            Ok(order) => Some(order),
             Err(broadcast::error::RecvError::Lagged(_)) => None,
             Err(broadcast::error::RecvError::Closed) => return,
         };
@@ -242,7 +242,8 @@ impl<E: Executor> Table<E> {
                 }
             }
             let pause_over = self.claims.pause_over();
-            let renew_at = self.renewals.due(self.held.iter().map(|((of, _), held)| self.lease(*of, held)));
+            let renew_at =
+                self.renewals.due(self.held.iter().map(|((of, _), held)| self.terms(*of, held.lost_after).usable));
             tokio::select! {
                 // Claims last: what is held is looked after before more is taken.
                 biased;
@@ -373,11 +374,10 @@ impl<E: Executor> Table<E> {
                 continue;
             }
             let lost_after = claim.spec.lost_after();
-            let lease = lease(self.agent.backends[backend].as_ref(), lost_after);
+            let usable = self.terms(backend, lost_after).usable;
             let since = if mutant!(LateClaimTrusted) { Instant::now() } else { claim.since };
-            unsure |= since.elapsed() > FRESH;
-            let until = since + usable(lease, grace(lease, self.agent.settings.grace));
-            let (held, orders) = Held::new(claim.token, lost_after, Some(until));
+            unsure |= since.elapsed() > FRESH.min(usable / 4);
+            let (held, orders) = Held::new(claim.token, lost_after, Some(since + usable));
             if let Some(force) = self.early.get(&(backend, claim.attempt.job)) {
                 tell(claim.attempt, &held, Stop { reason: StopReason::Cancel, force: *force });
             }
@@ -421,9 +421,7 @@ impl<E: Executor> Table<E> {
     ) {
         let settings = Arc::clone(&self.agent.settings);
         let backend = Arc::clone(&self.agent.backends[index]);
-        let lease = lease(backend.as_ref(), entry.spec.lost_after());
-        let grace = grace(lease, settings.grace);
-        let usable = usable(lease, grace);
+        let Terms { grace, usable } = self.terms(index, entry.spec.lost_after());
         let attempt = permit.and_then(|permit| {
             let resolved = resolve(&entry.spec, &settings.presets);
             // The warden of a cell that runs already has been told.
@@ -516,14 +514,16 @@ impl<E: Executor> Table<E> {
 
     // ---- what backends say ----
 
-    fn ordered(&mut self, backend: usize, order: Option<(JobId, bool)>) {
+    fn ordered(&mut self, backend: usize, order: Option<Order>) {
         // What was missed is in the answers to a renewal.
-        let Some((job, force)) = order else { return self.renew_now(backend) };
-        if self.early.len() < MOST_EARLY {
+        let Some(Order::Cancel { job, attempt: only, force, .. }) = order else { return self.renew_now(backend) };
+        let only = only.filter(|_| !mutant!(StuckEndsNextTry));
+        // A claim that is under way may bring the try after the one that is to end.
+        if only.is_none() && self.early.len() < MOST_EARLY {
             *self.early.entry((backend, job)).or_default() |= force;
         }
         for ((of, attempt), held) in &self.held {
-            if *of == backend && attempt.job == job {
+            if *of == backend && attempt.job == job && only.is_none_or(|only| only == attempt.attempt) {
                 tell(*attempt, held, Stop { reason: StopReason::Cancel, force });
             }
         }
@@ -549,20 +549,14 @@ impl<E: Executor> Table<E> {
 
     fn renew(&mut self, index: usize) {
         let held = || self.held.iter().filter(|((of, _), _)| *of == index);
-        let Some(shortest) = held().map(|(_, held)| self.lease(index, held)).min() else { return };
+        let Some(shortest) = held().map(|(_, held)| self.terms(index, held.lost_after).usable).min() else { return };
         let leases = held().map(|((_, attempt), held)| (*attempt, held.token)).collect();
         self.renewals.send(index, leases, shortest);
     }
 
-    /// Term of an attempt's lease.
-    fn lease(&self, index: usize, held: &Held) -> Duration {
-        lease(self.agent.backends[index].as_ref(), held.lost_after)
-    }
-
-    /// How much of it its job may use.
-    fn usable(&self, index: usize, held: &Held) -> Duration {
-        let lease = self.lease(index, held);
-        usable(lease, grace(lease, self.agent.settings.grace))
+    /// Of the lease of an attempt.
+    fn terms(&self, index: usize, lost_after: Option<Millis>) -> Terms {
+        Terms::of(self.agent.backends[index].as_ref(), lost_after, self.agent.settings.grace)
     }
 
     fn renewed(&mut self, index: usize, sent: Instant, answers: Vec<(AttemptId, Renewed)>) {
@@ -575,7 +569,7 @@ impl<E: Executor> Table<E> {
                 Renewed::Renewed { cancel_requested, .. } => {
                     let sent = if mutant!(RenewalFromAnswer) { Instant::now() } else { sent };
                     // What it gives is never less than what an earlier one gave.
-                    let until = sent + self.usable(index, held);
+                    let until = sent + self.terms(index, held.lost_after).usable;
                     if !mutant!(RenewalNotTold) {
                         held.until.send_modify(|known| *known = (*known).max(Some(until)));
                     }

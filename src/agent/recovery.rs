@@ -4,7 +4,7 @@
 //! | journal | cell runs | cell is over, or not there |
 //! |---|---|---|
 //! | intent | give back: nothing of the job has run | give back |
-//! | committed | adopt: the warden goes on, or has the end | lost: it may have run, and nobody knows how it ended |
+//! | committed | adopt: the warden goes on, or has the end; one that still waits for the job is not given it, which goes back | lost: it may have run, and nobody knows how it ended |
 //! | ended | deliver the report | deliver the report |
 //! | nothing | remove: nobody wants it | remove |
 //!
@@ -52,7 +52,6 @@ pub(super) fn plan(entries: Vec<Entry>, present: Vec<Present>) -> Plan {
                     plan.remove.push(cell);
                     plan.lost.push((entry, "it had ended when the agent came back"));
                 }
-                None if mutant!(LostForgotten) => {}
                 None => plan.lost.push((entry, "it was gone when the agent came back")),
             },
         }

@@ -25,21 +25,29 @@ const MARGIN: Duration = Duration::from_secs(5);
 type Leases = Vec<(AttemptId, LeaseToken)>;
 type Answered = (usize, Instant, Leases, Result<Vec<Renewed>, BackendError>);
 
-/// How long a lease is of a job with this `lost_after`: its own, or what the backend has for all. Asked whenever it is needed: a backend
-/// elsewhere says its lease when it is first reached.
-pub(super) fn lease(backend: &dyn Backend, lost_after: Option<Millis>) -> Duration {
-    backend.capabilities().lease.map_or(OWN_LEASE, |lease| lost_after.unwrap_or(lease)).as_duration()
+/// What a job may do of its lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// Between TERM and KILL: as configured, but of a short lease no more than a quarter.
+    pub(super) grace: Duration,
+    /// How long it may run on after a renewal was sent: it must be gone before the lease is over, also when it does not hear that it
+    /// is asked to go.
+    pub(super) usable: Duration,
 }
 
-/// Between TERM and KILL for a job with this lease: of a short one, it is a quarter.
-pub(super) fn grace(lease: Duration, grace: Millis) -> Duration {
-    grace.as_duration().min(lease / 4)
-}
+impl Terms {
+    /// The lease is the job's own, or what the backend has for all. Asked whenever they are needed: a backend elsewhere says its lease
+    /// when it is first reached.
+    pub(super) fn of(backend: &dyn Backend, lost_after: Option<Millis>, grace: Millis) -> Self {
+        let lease = backend.capabilities().lease.map_or(OWN_LEASE, |lease| lost_after.unwrap_or(lease));
+        Self::within(lease.as_duration(), grace.as_duration())
+    }
 
-/// How much of a lease a job may use: it must be gone before the end, also when it does not hear that it is asked to go.
-pub(super) fn usable(lease: Duration, grace: Duration) -> Duration {
-    let grace = if mutant!(GraceBeyondLease) { Duration::ZERO } else { grace };
-    lease - grace - MARGIN.min(lease / 4)
+    pub(super) fn within(lease: Duration, grace: Duration) -> Self {
+        let grace = grace.min(lease / 4);
+        let for_grace = if mutant!(GraceBeyondLease) { Duration::ZERO } else { grace };
+        Self { grace, usable: lease - for_grace - MARGIN.min(lease / 4) }
+    }
 }
 
 /// The renewals.
@@ -61,10 +69,11 @@ impl Renewals {
         Self { backends: backends.to_vec(), flying, under_way, again, round: Instant::now() }
     }
 
-    /// When the next round is due: after a third of the shortest lease, so that two may fail before it runs out.
-    pub(super) fn due(&self, leases: impl Iterator<Item = Duration>) -> Instant {
-        let shortest = leases.min().unwrap_or(PAUSES.1);
-        self.round + (shortest / 3).clamp(PAUSES.0, PAUSES.1)
+    /// When the next round is due: after a quarter of what the shortest lease is good for, so that two may fail before a job has to
+    /// end.
+    pub(super) fn due(&self, usable: impl Iterator<Item = Duration>) -> Instant {
+        let shortest = usable.min().unwrap_or(PAUSES.1 * 4);
+        self.round + (shortest / 4).clamp(PAUSES.0, PAUSES.1)
     }
 
     /// A round begins.
@@ -72,13 +81,13 @@ impl Renewals {
         self.round = Instant::now();
     }
 
-    /// Sends a renewal of what is held for one backend, unless one is on its way.
+    /// Sends a renewal of what is held for one backend, unless one is on its way. `shortest`: what the shortest of its leases is good for.
     pub(super) fn send(&mut self, index: usize, leases: Leases, shortest: Duration) {
         if leases.is_empty() || std::mem::replace(&mut self.under_way[index], true) {
             return;
         }
         let backend = Arc::clone(&self.backends[index]);
-        let limit = (shortest / 3).max(SHORTEST_LIMIT);
+        let limit = (shortest / 4).max(SHORTEST_LIMIT);
         self.flying.push(Box::pin(async move {
             // The lease counts from here, when the renewal is sent: an answer that was long on its way must not stretch it.
             let sent = Instant::now();

@@ -3,7 +3,7 @@
 //! Owns the order of things: the intent before the cell, the word that the job may run before the warden gets it, the end before
 //! the warden is let go. So whatever the moment at which this process dies, the next one knows what to do.
 
-use super::delivery::Delivery;
+use super::delivery::{Delivery, forget};
 use crate::admission::Permit;
 use crate::backend::Backend;
 use crate::executor::warden::{Conversation, Finished, Orders, Progress, Stop, StopReason, converse};
@@ -31,6 +31,8 @@ const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration:
 const UNSURE: Duration = Duration::from_secs(30);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
+/// First and longest pause between tries to bring one there.
+const NOTE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 pub(super) struct Runner<E: Executor> {
     pub(super) backend: Arc<dyn Backend>,
@@ -110,7 +112,7 @@ impl<E: Executor> Runner<E> {
             Ok(Step::Applied | Step::AlreadyThere) => {}
             Ok(Step::Refused) => {
                 tracing::warn!("the lease is not ours any more; nothing was started");
-                self.forget().await;
+                forget(self.journal.as_ref(), &self.entry).await;
                 return Outcome::GivenBack;
             }
             Err(error) => {
@@ -226,10 +228,24 @@ impl<E: Executor> Runner<E> {
             }
         });
         let tell = async {
-            while let Some(at) = noted.recv().await {
-                if let Err(error) = self.backend.advance(id, self.entry.token, Phase::Running, at, "started").await {
-                    tracing::warn!(%error, "the backend does not take that the job runs");
+            let Some(at) = noted.recv().await else { return };
+            let advance = || self.backend.advance(id, self.entry.token, Phase::Running, at, "started");
+            let Err(error) = advance().await else { return };
+            tracing::warn!(%error, "the backend does not take that the job runs");
+            // Until it does, or the job has ended: for the backend, a job that never starts does not get on.
+            let again = async {
+                for pause in pauses(NOTE_PAUSES.0, NOTE_PAUSES.1) {
+                    sleep(pause).await;
+                    if mutant!(StartToldOnce) || advance().await.is_ok() {
+                        return;
+                    }
                 }
+            };
+            let over = async { while noted.recv().await.is_some() {} };
+            tokio::select! {
+                biased;
+                () = over => {}
+                () = again => {}
             }
         };
         let (finished, ()) = tokio::join!(talk, tell);
@@ -317,13 +333,7 @@ impl<E: Executor> Runner<E> {
         if let Err(error) = self.backend.release(self.entry.key.attempt, self.entry.token, code).await {
             tracing::error!(%error, "the job could not be given back; its lease will run out");
         }
-        self.forget().await;
-    }
-
-    async fn forget(&self) {
-        if let Err(error) = self.journal.remove(&self.entry.key).await {
-            tracing::error!(%error, "an entry stays in the journal; the next start settles it");
-        }
+        forget(self.journal.as_ref(), &self.entry).await;
     }
 
     fn count(&self, finished: &Finished) {

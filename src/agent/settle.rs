@@ -68,6 +68,9 @@ impl<E: Executor> Table<E> {
             self.give_back_left(entry);
         }
         for (entry, reason) in gone {
+            if mutant!(LostForgotten) {
+                continue;
+            }
             self.lose(entry, reason);
         }
         if !remove.is_empty() {

@@ -9,7 +9,7 @@ use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
     AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Day,
-    Expired, ListFilter, NewJob, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
+    Expired, ListFilter, NewJob, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -51,6 +51,8 @@ pub enum Order {
     Cancel {
         /// Which.
         job: JobId,
+        /// This try of it and no other: the job is to go on with the next one. `None`: the job itself is to end.
+        attempt: Option<u32>,
         /// The agent that holds it, where several listen. `None`: whoever hears this.
         holder: Option<String>,
         /// At once, without a grace. The queue does not keep this: who misses the order gives the grace after all.
@@ -300,7 +302,7 @@ impl Embedded {
     fn canceled(&self, id: JobId, mark: &CancelMark, force: bool) {
         match mark {
             CancelMark::Requested { holder } => {
-                let _ = self.orders.send(Order::Cancel { job: id, holder: holder.clone(), force });
+                let _ = self.orders.send(Order::Cancel { job: id, attempt: None, holder: holder.clone(), force });
                 self.changed(id, false);
             }
             CancelMark::Ended => {
@@ -519,6 +521,12 @@ impl Embedded {
         let mut extended = self.extend().await;
         let mut clock = SteadyClock::new();
         let mut failed = false;
+        if self.is_behind().await {
+            tracing::warn!(
+                "the host's clock is behind what is stored; jobs that wait for their next try are tried at once"
+            );
+            self.ready(NEVER).await;
+        }
         let mut look = tokio::time::Instant::now() + STUCK_LOOKS;
         loop {
             let next = self.store.next_due().await.unwrap_or_else(|error| {
@@ -565,17 +573,28 @@ impl Embedded {
 
     /// Makes delayed jobs ready that are due at this moment, and wakes agents for them; true when that is done.
     async fn ready(&self, moment: UnixMillis) -> bool {
-        match self.store.ready(moment).await {
-            Ok(0) => true,
-            Ok(_) => {
-                self.waiting.wake_all();
-                true
-            }
-            Err(error) => {
-                tracing::error!(%error, "jobs that are to be tried again cannot be taken up");
-                false
+        loop {
+            match self.store.ready(moment).await {
+                Ok(0) => return true,
+                Ok(some) => {
+                    self.waiting.wake_all();
+                    if some < u64::from(READY_BATCH) {
+                        return true;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "jobs that are to be tried again cannot be taken up");
+                    return false;
+                }
             }
         }
+    }
+
+    /// The clock was set back while this process was not there: the last job was submitted later than now. Small steps may not show; what
+    /// they cost is as small.
+    async fn is_behind(&self) -> bool {
+        let newest = self.store.list(ListFilter { limit: 1, ..ListFilter::default() }).await;
+        newest.is_ok_and(|newest| newest.iter().any(|job| job.submitted_at > UnixMillis::now()))
     }
 
     /// Gives every lease a full term; true when that is done.
@@ -602,10 +621,10 @@ impl Embedded {
         };
         for one in found {
             match one {
-                Stuck::Told { job, holder } => {
-                    tracing::warn!(job_id = %job, holder, "a job does not get on; its agent is told to end it");
+                Stuck::Told { attempt: AttemptId { job, attempt, .. }, holder } => {
+                    tracing::warn!(job_id = %job, attempt, holder, "a job does not get on; its agent is told to end it");
                     self.stuck.fetch_add(1, Ordering::SeqCst);
-                    let _ = self.orders.send(Order::Cancel { job, holder, force: true });
+                    let _ = self.orders.send(Order::Cancel { job, attempt: Some(attempt), holder, force: true });
                     self.changed(job, false);
                 }
                 Stuck::Taken(expired) => self.lost(expired, "it did not get on, and its agent did not end it").await,

@@ -142,7 +142,7 @@ async fn an_order_names_the_holder_of_its_job() {
     here.backend.cancel(one).await.expect("cancels");
     here.backend.cancel_many(vec![two], true).await.expect("cancels");
     for (job, holder, force) in [(one, "a", false), (two, "b", true)] {
-        let wanted = Order::Cancel { job, holder: Some(holder.to_owned()), force };
+        let wanted = Order::Cancel { job, attempt: None, holder: Some(holder.to_owned()), force };
         assert_eq!(orders.try_recv().expect("was told"), wanted);
     }
 }

@@ -48,6 +48,17 @@ impl Stage {
         waits
     }
 
+    /// The backend's process ends and comes again, and meanwhile the clock is set.
+    async fn comes_again(mut self, set_by_ms: i64) -> Self {
+        self.stop.cancel();
+        self.expiry.await.expect("ends");
+        crate::seeded::set_clock_off(set_by_ms);
+        self.stop = CancellationToken::new();
+        let backend = Arc::clone(&self.here.backend);
+        self.expiry = crate::supervise::spawn("expiry", backend.run_expiry(self.stop.clone()));
+        self
+    }
+
     async fn close(self) {
         self.stop.cancel();
         self.expiry.await.expect("ends");
@@ -82,6 +93,21 @@ async fn an_agent_that_waits_gets_the_next_try_when_it_is_due_and_not_before() {
     stage.close().await;
 }
 
+/// Seed 11479.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_set_back_while_the_backend_was_away_delays_no_try() {
+    let stage = Stage::new(Millis::from_secs(600));
+    let id = stage.here.submit(&json!({"retry": {"failure": 1, "backoff": "20s"}})).await;
+    let (attempt, token) = stage.here.claim("a").await;
+    let told = stage.here.backend.report("a", &report(attempt, Cause::ExitCode { exit_code: 1 }), token).await;
+    assert_eq!(told.expect("answers"), Reported::Applied);
+    let stage = stage.comes_again(-3_600_000).await;
+    let claim = stage.waits().await.await.expect("ends").remove(0);
+    assert_eq!((claim.attempt.job, claim.attempt.attempt), (id, 2));
+    crate::seeded::set_clock_off(0);
+    stage.close().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_job_of_a_lost_agent_is_tried_again_after_its_lease_and_a_pause() {
     let stage = Stage::new(Millis::from_secs(10));
@@ -109,7 +135,8 @@ async fn an_agent_that_renews_and_does_nothing_loses_its_job() {
             _ => break orders.try_recv().expect("was told before"),
         }
     };
-    assert_eq!(told, Order::Cancel { job: attempt.job, holder: Some("a".to_owned()), force: true });
+    let wanted = Order::Cancel { job: attempt.job, attempt: Some(1), holder: Some("a".to_owned()), force: true };
+    assert_eq!(told, wanted);
     let held = began.elapsed();
     assert!((Duration::from_secs(660)..Duration::from_secs(810)).contains(&held), "{held:?}");
     assert_eq!((backend.take_stuck(), backend.take_stuck()), (1, 0));

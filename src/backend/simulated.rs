@@ -191,7 +191,7 @@ impl Desk for Simulated {
             row.phase = Phase::Ended;
             row.cause = Some(Cause::Canceled);
         }
-        let _ = self.orders.send(Order::Cancel { job: id, holder: None, force: false });
+        let _ = self.orders.send(Order::Cancel { job: id, attempt: None, holder: None, force: false });
         Box::pin(std::future::ready(Ok(())))
     }
 

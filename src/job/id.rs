@@ -30,6 +30,12 @@ impl BadId {
 impl JobId {
     /// A new id for a job submitted at `at` (milliseconds since 1970).
     pub fn new(at: super::UnixMillis) -> Self {
+        #[cfg(test)]
+        if let (Some(high), Some(low)) = (crate::seeded::random(), crate::seeded::random()) {
+            let random = (u128::from(high) << 64 | u128::from(low)).to_be_bytes();
+            let random = random.first_chunk().expect("ten of sixteen bytes");
+            return Self(uuid::Builder::from_unix_timestamp_millis(at.as_u64(), random).into_uuid());
+        }
         let seconds = at.as_u64() / 1000;
         let nanos = u32::try_from(at.as_u64() % 1000).expect("below 1000") * 1_000_000;
         Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)))

@@ -78,11 +78,16 @@ pub fn then(
     infrastructure: u32,
     now: UnixMillis,
 ) -> Then {
-    let (used, limit) = match cause.class() {
+    let class = cause.class();
+    let class = if class == Class::Success && mutant!(RetriedAfterSuccess) { Class::Infrastructure } else { class };
+    let (used, limit) = match class {
         Class::Success | Class::Permanent => return Then::Over,
         Class::Failure if rules.failure == 0 || !is_wanted(rules, cause) => return Then::Over,
         Class::Failure => (tried.failures, rules.failure),
-        Class::Infrastructure => (tried.all - 1 - tried.failures, rules.infrastructure.unwrap_or(infrastructure)),
+        Class::Infrastructure => {
+            let failures = if mutant!(TriesMixed) { 0 } else { tried.failures };
+            (tried.all - 1 - failures, rules.infrastructure.unwrap_or(infrastructure))
+        }
     };
     if used >= limit {
         let which = match tried.all {

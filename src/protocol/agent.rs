@@ -333,6 +333,9 @@ pub enum ToAgent {
     Cancel {
         /// Which.
         job: JobId,
+        /// This try of it and no other; absent when the job itself is to end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        attempt: Option<u32>,
         /// At once, without a grace.
         #[serde(default, skip_serializing_if = "is_false")]
         force: bool,

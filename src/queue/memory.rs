@@ -270,6 +270,7 @@ impl Store for MemoryStore {
 
     async fn expire(&self, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
         let mut tables = self.tables();
+        let now = if mutant!(EarlyHandOut) { now.plus(Millis::from_secs(4)) } else { now };
         let over = tables.rows.values().filter(|row| row.lease.is_some_and(|lease| lease.until <= now));
         let held: Vec<JobId> = over.take(EXPIRE_BATCH as usize).map(|row| row.job.id).collect();
         Ok(held.into_iter().filter_map(|id| tables.change(id, |row| row.expire(now, max_attempts)).flatten()).collect())

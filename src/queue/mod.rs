@@ -230,7 +230,7 @@ pub enum Stuck {
     /// Its holder is to end it.
     Told {
         /// Which.
-        job: JobId,
+        attempt: AttemptId,
         /// Who holds it.
         holder: Option<String>,
     },

@@ -226,10 +226,10 @@ async fn a_job_that_does_not_get_on_is_ended_and_then_taken_and_tried_again() {
     let after = Millis::from_secs(600);
     for store in stores {
         let first = held(&store, &json!({"infrastructure": 2, "backoff": "0s"})).await;
-        let (id, lease) = (first.attempt.job, (first.attempt, first.token));
+        let lease = (first.attempt, first.token);
         let look = async |ms| store.end_stuck(at(ms), after, 3).await.expect("answers");
         assert_eq!(look(599_999).await, []);
-        assert_eq!(look(600_000).await, [Stuck::Told { job: id, holder: Some("a".into()) }]);
+        assert_eq!(look(600_000).await, [Stuck::Told { attempt: first.attempt, holder: Some("a".into()) }]);
         // Once; and a holder that missed it hears it with its next renewal.
         assert_eq!(look(659_999).await, []);
         let renewed = store.renew("a", &[lease], Millis::from_secs(9999), at(610_000)).await.expect("answers");

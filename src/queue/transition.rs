@@ -116,14 +116,16 @@ impl Row {
             Then::Over => self.end(cause, at),
             Then::GivenUp(reason) => {
                 self.end(cause, at);
-                self.job.dead_letter = true;
+                self.job.dead_letter = !mutant!(DeadLetterLost);
                 self.job.given_up = Some(GivenUp { reason, replayed_by: None });
             }
             Then::Again(next) => {
-                self.failures += u32::from(cause.class() == Class::Failure);
-                self.remember(cause, at);
+                self.failures += u32::from(cause.class() == Class::Failure && !mutant!(FailuresNotCounted));
+                if !mutant!(PastTryForgotten) {
+                    self.remember(cause, at);
+                }
                 self.enter(Phase::Queued, at, reason);
-                self.delayed = Some(next.not_before).filter(|moment| *moment > at);
+                self.delayed = Some(next.not_before).filter(|moment| *moment > at && !mutant!(RetriedAtOnce));
                 self.job.next_try = Some(next);
                 self.job.started_at = None;
                 self.lease = None;
@@ -258,7 +260,7 @@ impl Row {
         self.job.usage = report.usage;
         self.job.receipt.clone_from(&report.receipt);
         self.job.log = report.log.clone();
-        if self.job.cancel_requested {
+        if self.job.cancel_requested && !mutant!(RetriedWhileCanceled) {
             self.end(report.cause.clone(), now);
         } else {
             // Told to end it, its holder takes it for canceled.
@@ -287,7 +289,7 @@ impl Row {
         if !self.held_by(agent, attempt, token) || self.job.phase >= Phase::Running {
             return Applied::Refused;
         }
-        self.tries = self.tries.saturating_sub(1);
+        self.tries = self.tries.saturating_sub(u32::from(!mutant!(GivenBackCounts)));
         if self.job.cancel_requested && !mutant!(CancelLostAtRelease) {
             self.end(Cause::Canceled, now);
             return Applied::Applied;
@@ -372,9 +374,10 @@ impl Row {
             self.told = Some(Told { at: now, phase: self.job.phase, limit });
             self.job.revision += 1;
             self.note(self.job.phase, now, "stuck");
-            return Some(Stuck::Told { job: self.job.id, holder: self.job.agent.clone() });
+            let attempt = AttemptId::new(self.job.id, self.job.attempt);
+            return Some(Stuck::Told { attempt, holder: self.job.agent.clone() });
         };
-        if now < told.at.plus(STUCK_GRACE) {
+        if now < told.at.plus(STUCK_GRACE) || mutant!(StuckHoldForgotten) {
             return None;
         }
         if self.job.cancel_requested {
@@ -411,8 +414,7 @@ impl Row {
 
     /// Settles it if its lease ran out.
     pub(super) fn expire(&mut self, now: UnixMillis, max_attempts: u32) -> Option<Expired> {
-        let early = Millis::from_secs(if mutant!(EarlyHandOut) { 4 } else { 0 });
-        if self.lease.is_none_or(|lease| lease.until > now.plus(early)) {
+        if self.lease.is_none_or(|lease| lease.until > now) {
             return None;
         }
         if self.job.cancel_requested && !mutant!(CancelLostAtExpiry) {

@@ -58,6 +58,7 @@ mutants! {
     AlwaysComplete: "a log is called complete whatever happened",
     CutIsTheEnd: "a link that is cut is not made again",
     LeaseNotTold: "the warden is not told of renewals",
+    LeaseLostWithLink: "a word of the lease that was lost with a link is not said again",
     AckBeforeStored: "output is acknowledged before it is stored",
     NoAck: "output is never acknowledged",
     OverBeforeStored: "the end does not wait for the output",
@@ -68,6 +69,17 @@ mutants! {
     LateClaimTrusted: "a claim that was answered late has its whole lease before it",
     BegunLate: "a new process gives a job to the cell of an old one, however late it is",
     LostAtOnce: "a job is given up with tries left",
+    RetriedAfterSuccess: "a job that did well is tried again",
+    RetriedWhileCanceled: "a job that was canceled is tried again",
+    FailuresNotCounted: "tries after failures are not counted",
+    GivenBackCounts: "an attempt that was given back counts as a try",
+    TriesMixed: "a try after a failure counts for the others too",
+    RetriedAtOnce: "the pause before the next try is left out",
+    PastTryForgotten: "a try that is followed by another one leaves no note",
+    DeadLetterLost: "a job whose tries are used up is no dead letter",
+    StuckEndsNextTry: "an order to end a try is taken for one to end the job",
+    StartToldOnce: "that a job has started is told once",
+    StuckHoldForgotten: "a job that does not get on stays with its agent",
 }
 
 thread_local! {

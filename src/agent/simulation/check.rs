@@ -1,51 +1,61 @@
 //! What must be true of every run, whatever happened in it.
 
 use super::ledger::{Disturbance, Note};
+use super::reasons::{Reasons, true_cause};
 use super::run::Stage;
 use super::scenario::{Fault, Scenario};
-use crate::agent::renewals::{grace, usable};
-use crate::executor::scripted::{How, LinkFault, Run};
-use crate::job::Millis;
-use crate::job::{AttemptId, Cause, Job, JobId, Phase};
+use super::tries::{held_no_longer_than_it_gets_on, tried_by_the_rules};
+use crate::executor::scripted::{How, Run};
+use crate::job::{AttemptId, Cause, Job, JobId, Phase, Report, UnixMillis};
 use crate::protocol::agent::Reported;
-use std::collections::BTreeMap;
+use crate::queue::ListFilter;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// What an answer, a turn of a loop and a rounded millisecond may take.
-const MOMENT: Duration = Duration::from_millis(1_500);
+pub(super) const MOMENT: Duration = Duration::from_millis(1_500);
 
-struct Seen {
-    notes: Vec<(Instant, usize, Note)>,
-    disturbances: Vec<Disturbance>,
-    runs: BTreeMap<AttemptId, (usize, Run)>,
+pub(super) struct Seen {
+    pub(super) notes: Vec<(Instant, usize, Note)>,
+    pub(super) disturbances: Vec<Disturbance>,
+    pub(super) runs: BTreeMap<AttemptId, (usize, Run)>,
     calm: Instant,
+    began: (Instant, UnixMillis),
+    /// Moments that the backend names are not what they seem.
+    pub(super) clock_was_set: bool,
 }
 
 impl Seen {
+    /// A moment that the backend names.
+    pub(super) fn moment(&self, at: UnixMillis) -> Instant {
+        self.began.0 + at.since(self.began.1).as_duration()
+    }
+
     /// Something kept this agent from its work between these moments.
-    fn disturbed(&self, agent: usize, from: Instant, to: Instant) -> bool {
+    pub(super) fn disturbed(&self, agent: usize, from: Instant, to: Instant) -> bool {
         let of = |one: &&Disturbance| one.agent.is_none_or(|of| of == agent);
         self.disturbances.iter().filter(of).any(|one| one.from <= to && one.to >= from)
     }
 
     /// For how long, together.
-    fn disturbed_for(&self, agent: usize, from: Instant, to: Instant) -> Duration {
+    pub(super) fn disturbed_for(&self, agent: usize, from: Instant, to: Instant) -> Duration {
         let of = |one: &&Disturbance| one.agent.is_none_or(|of| of == agent);
         let part = |one: &Disturbance| one.to.min(to).saturating_duration_since(one.from.max(from));
         self.disturbances.iter().filter(of).map(part).sum()
     }
 
-    fn reports(&self, job: JobId) -> impl Iterator<Item = (&Instant, &crate::job::Report)> {
+    /// Reports of it that were taken.
+    pub(super) fn reports(&self, attempt: AttemptId) -> impl Iterator<Item = (&Instant, &Report)> {
         self.notes.iter().filter_map(move |(at, _, note)| match note {
-            Note::Reported { report, reported: Reported::Applied } if report.attempt.job == job => {
+            Note::Reported { report, reported: Reported::Applied } if report.attempt == attempt => {
                 Some((at, &**report))
             }
             _ => None,
         })
     }
 
-    fn canceled(&self, job: JobId) -> Option<Instant> {
+    pub(super) fn canceled(&self, job: JobId) -> Option<Instant> {
         self.notes.iter().find_map(|(at, _, note)| match note {
             Note::Canceled { job: of } if *of == job => Some(*at),
             _ => None,
@@ -53,7 +63,7 @@ impl Seen {
     }
 
     /// When the backend last gave this attempt a full term, and to whom.
-    fn granted(&self, attempt: AttemptId, before: Instant) -> Option<(Instant, usize)> {
+    pub(super) fn granted(&self, attempt: AttemptId, before: Instant) -> Option<(Instant, usize)> {
         let of = |(at, agent, note): &(Instant, usize, Note)| match note {
             Note::Granted { attempt: of } | Note::Renewed { attempt: of } if *of == attempt && *at <= before => {
                 Some((*at, *agent))
@@ -64,7 +74,7 @@ impl Seen {
     }
 
     /// The longest that its agent went without a word, until `before`, counted from when it asked.
-    fn longest_gap(&self, attempt: AttemptId, before: Instant) -> Duration {
+    pub(super) fn longest_gap(&self, attempt: AttemptId, before: Instant) -> Duration {
         let words = self.notes.iter().filter_map(|(at, _, note)| match note {
             Note::Heard { attempt: of, sent } if *of == attempt && *at <= before => Some((*at, *sent)),
             _ => None,
@@ -78,7 +88,7 @@ impl Seen {
     }
 
     /// When the last grant or renewal was sent for that its agent heard of.
-    fn heard(&self, attempt: AttemptId, before: Instant) -> Option<Instant> {
+    pub(super) fn heard(&self, attempt: AttemptId, before: Instant) -> Option<Instant> {
         let of = |(at, _, note): &(Instant, usize, Note)| match note {
             Note::Heard { attempt: of, sent } if *of == attempt && *at <= before => Some(*sent),
             _ => None,
@@ -86,7 +96,7 @@ impl Seen {
         self.notes.iter().filter_map(of).max()
     }
 
-    fn any(&self, wanted: impl Fn(&Note) -> bool) -> bool {
+    pub(super) fn any(&self, wanted: impl Fn(&Note) -> bool) -> bool {
         self.notes.iter().any(|(_, _, note)| wanted(note))
     }
 }
@@ -108,8 +118,11 @@ pub(super) async fn check(scenario: &Scenario, stage: &Stage<'_>) -> Vec<&'stati
             }
         }
     }
-    let seen = Seen { notes: ledger.notes(), disturbances: ledger.disturbances(), runs, calm: stage.calm };
-    let mut causes = Vec::new();
+    let clock_was_set = scenario.faults.iter().any(|fault| matches!(fault, Fault::Clock { .. }));
+    let (began, calm) = (stage.began(), stage.calm);
+    let (notes, disturbances) = (ledger.notes(), ledger.disturbances());
+    let seen = Seen { notes, disturbances, runs, calm, began, clock_was_set };
+    let (mut causes, mut dead) = (Vec::new(), BTreeSet::new());
     for (number, id) in stage.jobs.iter().enumerate() {
         let (Some(id), Some(embedded)) = (id, stage.server.embedded()) else { continue };
         let job = embedded.get(*id).await.expect("reads").expect("is there");
@@ -118,21 +131,40 @@ pub(super) async fn check(scenario: &Scenario, stage: &Stage<'_>) -> Vec<&'stati
         ended_once(&seen, &job, &mut wrong);
         expired_rightly(&seen, scenario, &job, &mut wrong);
         canceled_in_time(&seen, &job, &mut wrong);
-        if let Some(ending) = &job.ending {
-            causes.push(ending.cause.code());
-            if let Err(why) = true_cause(&seen, scenario, &job, &ending.cause) {
-                wrong.push(format!("the cause {:?} is not true: {why}", ending.cause));
+        cells_kept(&seen, scenario, &job, &mut wrong);
+        if tried_by_the_rules(scenario, &job, clock_was_set, &mut wrong) {
+            dead.insert(job.id);
+        }
+        held_no_longer_than_it_gets_on(scenario, &job, &mut wrong);
+        for (attempt, cause) in ends(&job) {
+            causes.push(cause.code());
+            if let Err(why) = true_cause(&seen, scenario, &job, attempt, cause) {
+                wrong.push(format!("attempt {}: the cause {cause:?} is not true: {why}", attempt.attempt));
             }
-            if let Err(why) = true_log(&seen, stage, &job) {
-                wrong.push(format!("the log of attempt {}: {why}", job.attempt));
+            if let Err(why) = true_log(&seen, stage, attempt) {
+                wrong.push(format!("the log of attempt {}: {why}", attempt.attempt));
             }
         }
         for what in wrong {
             ledger.violated(format!("job {number}: {what}"));
         }
     }
+    if let Some(embedded) = stage.server.embedded() {
+        let filter = ListFilter { dead_letter: Some(true), limit: 100, ..ListFilter::default() };
+        let listed = embedded.list(filter).await.expect("lists").into_iter().map(|job| job.id);
+        if listed.collect::<BTreeSet<_>>() != dead {
+            ledger.violated(format!("{dead:?} are dead letters, and others are listed"));
+        }
+    }
     no_more_than_fit(&seen, scenario, stage);
     causes
+}
+
+/// How its tries ended: those that others followed on, and the last one.
+fn ends(job: &Job) -> Vec<(AttemptId, &Cause)> {
+    let past = job.past_tries.iter().map(|past| (AttemptId::new(job.id, past.attempt), &past.cause));
+    let last = job.ending.iter().map(|ending| (AttemptId::new(job.id, job.attempt), &ending.cause));
+    past.chain(last).collect()
 }
 
 /// Two attempts at one job never run at the same time.
@@ -151,17 +183,30 @@ fn attempts_apart(seen: &Seen, job: &Job, wrong: &mut Vec<String>) {
     }
 }
 
-/// Every job ends once, with the one report that was taken, or without one.
+/// Every job ends once, and each of its attempts at most once: with the one report that was taken, or without one.
 fn ended_once(seen: &Seen, job: &Job, wrong: &mut Vec<String>) {
-    let ends = job.history.iter().filter(|event| event.phase == Phase::Ended).count();
-    if ends != usize::from(job.ending.is_some()) || (job.phase == Phase::Ended) != job.ending.is_some() {
-        wrong.push(format!("it has ended {ends} times"));
+    let ended = job.history.iter().filter(|event| event.phase == Phase::Ended).count();
+    if ended != usize::from(job.ending.is_some()) || (job.phase == Phase::Ended) != job.ending.is_some() {
+        wrong.push(format!("it has ended {ended} times"));
     }
-    let taken: Vec<_> = seen.reports(job.id).map(|(_, report)| report).collect();
-    match (&taken[..], &job.ending) {
-        ([], _) => {}
-        ([one], Some(ending)) if one.cause == ending.cause && one.attempt.attempt == job.attempt => {}
-        (reports, ending) => wrong.push(format!("{} reports were taken, and it ended with {ending:?}", reports.len())),
+    for number in 1..=job.attempt {
+        let taken: Vec<_> = seen.reports(AttemptId::new(job.id, number)).map(|(_, report)| report).collect();
+        let past = job.past_tries.iter().find(|past| past.attempt == number);
+        let last = job.ending.as_ref().filter(|_| number == job.attempt && past.is_none());
+        let cause = past.map(|past| &past.cause).or(last.map(|ending| &ending.cause));
+        let told = |report: &Report| match (&report.cause, cause) {
+            // Told to end it, its agent takes it for canceled.
+            (Cause::Canceled, Some(Cause::Stuck { .. })) => true,
+            (reported, cause) => cause == Some(reported),
+        };
+        let unreported =
+            |cause: &Cause| matches!(cause, Cause::AgentLost { .. } | Cause::Stuck { .. } | Cause::Canceled);
+        match &taken[..] {
+            [] if cause.is_none_or(unreported) => {}
+            [one] if told(one) && past.is_none_or(|past| past.log == one.log) => {}
+            _ => wrong
+                .push(format!("attempt {number} ended with {cause:?}, and the reports that were taken are {taken:?}")),
+        }
     }
 }
 
@@ -175,10 +220,15 @@ fn expired_rightly(seen: &Seen, scenario: &Scenario, job: &Job, wrong: &mut Vec<
     let grants: Vec<_> = grants.collect();
     for (at, attempt) in grants.iter().skip(1) {
         let before = AttemptId::new(job.id, attempt.attempt - 1);
-        let mut gone =
-            job.history.iter().filter(|event| event.attempt == before.attempt && event.phase == Phase::Queued);
-        if gone.next_back().is_some_and(|event| event.reason != "lease_expired") {
-            continue;
+        match job.past_tries.iter().find(|past| past.attempt == before.attempt).map(|past| &past.cause) {
+            Some(Cause::AgentLost { .. }) => {}
+            Some(_) => continue,
+            None => {
+                if seen.runs.contains_key(&before) {
+                    wrong.push(format!("attempt {} was started, and given back", before.attempt));
+                }
+                continue;
+            }
         }
         let Some((granted, agent)) = seen.granted(before, *at) else {
             wrong.push(format!("attempt {} was never granted", before.attempt));
@@ -201,6 +251,13 @@ fn expired_rightly(seen: &Seen, scenario: &Scenario, job: &Job, wrong: &mut Vec<
 /// A cancel that was taken ends the job soon after everything works again.
 fn canceled_in_time(seen: &Seen, job: &Job, wrong: &mut Vec<String>) {
     let Some(at) = seen.canceled(job.id) else { return };
+    if let Some((_, _, again)) = seen
+        .notes
+        .iter()
+        .find(|(granted, _, note)| *granted > at && matches!(note, Note::Granted { attempt } if attempt.job == job.id))
+    {
+        wrong.push(format!("it was handed out after a cancel: {again:?}"));
+    }
     // The next renewal tells of it at the latest; then there is the grace, and the slack behind it.
     let limit = at.max(seen.calm) + Duration::from_secs(60);
     for (attempt, (_, run)) in seen.runs.iter().filter(|(attempt, _)| attempt.job == job.id) {
@@ -213,115 +270,19 @@ fn canceled_in_time(seen: &Seen, job: &Job, wrong: &mut Vec<String>) {
     }
 }
 
-fn true_cause(seen: &Seen, scenario: &Scenario, job: &Job, cause: &Cause) -> Result<(), String> {
-    let attempt = AttemptId::new(job.id, job.attempt);
-    let run = seen.runs.get(&attempt);
-    let over = run.and_then(|(_, run)| run.to);
-    let reported = seen.reports(job.id).next().map(|(at, _)| *at);
-    let at = reported.unwrap_or_else(Instant::now);
-    let agent = run.map(|(agent, _)| *agent).or_else(|| seen.granted(attempt, at).map(|(_, agent)| agent));
-    let killed = seen.any(|note| matches!(note, Note::CellKilled { attempt: of } if *of == attempt));
-    let engine_away = |from: Instant, to: Instant| {
-        let of = |one: &&Disturbance| one.what == "the engine" && one.agent == agent;
-        seen.disturbances.iter().filter(of).any(|one| one.from <= to && one.to >= from)
-    };
-    let forced =
-        scenario.faults.iter().any(|fault| matches!(fault, Fault::Drain { agent: of, .. } if Some(*of) == agent));
-    let lease = Duration::from_millis(job.spec.lost_after().map_or(scenario.lease_ms, |span| span.as_u64()));
-    let lease_over = || {
-        let refused = seen.any(|note| matches!(note, Note::Refused { attempt: of } if *of == attempt));
-        let usable = usable(lease, grace(lease, Millis::new(scenario.agents[agent.unwrap_or_default()].grace_ms)));
-        refused || seen.longest_gap(attempt, over.map_or(at, |(over, _)| over)) + MOMENT > usable
-    };
-    let silent_link = || {
-        scenario.faults.iter().any(|fault| {
-            let silent = LinkFault::Mute;
-            matches!(fault, Fault::Link { agent: of, fault, .. } if Some(*of) == agent
-                && (*fault == silent || matches!(fault, LinkFault::Stalls(_))))
-        })
-    };
-    let timed_out = || {
-        run.is_some_and(|(_, run)| {
-            let limit = job.spec.timeout().as_duration();
-            over.is_none_or(|(over, _)| over >= run.from + limit)
-        })
-    };
-    let stopped = || seen.canceled(job.id).is_some() || forced || lease_over() || timed_out();
-    let no = |why: &str| Err(format!("{why}; it ran {:?}", run.map(|(_, run)| run)));
-    match cause {
-        Cause::ExitCode { exit_code } => match over {
-            Some((_, How::Exited { code, reason: 0 })) if code == *exit_code => {
-                let (_, run) = run.ok_or("it never ran")?;
-                if run.frames == run.play.frames { Ok(()) } else { no("it had more to say") }
-            }
-            _ => no("it did not end so"),
-        },
-        Cause::Signal { signal: 9 } => no("nobody but us kills"),
-        Cause::Canceled => {
-            if seen.canceled(job.id).is_some() {
-                Ok(())
-            } else {
-                no("nobody canceled it")
-            }
+/// A cell whose job runs is not taken away for nothing.
+fn cells_kept(seen: &Seen, scenario: &Scenario, job: &Job, wrong: &mut Vec<String>) {
+    for (attempt, (_, run)) in seen.runs.iter().filter(|(attempt, _)| attempt.job == job.id) {
+        let ended = matches!(run.to, Some((_, How::CellEnded)));
+        let why = Reasons::new(seen, scenario, job, *attempt);
+        if ended && !(why.killed() || why.engine_away() || why.bad_links() || why.stopped()) {
+            wrong.push(format!("attempt {} ran, and its cell was ended for nothing", attempt.attempt));
         }
-        Cause::Timeout { limit } => {
-            if *limit == job.spec.timeout() && timed_out() {
-                Ok(())
-            } else {
-                no("its time was not over")
-            }
-        }
-        Cause::AgentStopped => {
-            if forced {
-                Ok(())
-            } else {
-                no("its agent was not stopped")
-            }
-        }
-        Cause::LeaseExpired => {
-            let agent = agent.ok_or("it had no agent")?;
-            if !lease_over() && !silent_link() {
-                return no("its lease was not over");
-            }
-            let from = run.map_or(at, |(_, run)| run.from).min(seen.heard(attempt, at).unwrap_or(at));
-            if silent_link() || seen.disturbed(agent, from, at) {
-                Ok(())
-            } else {
-                no("nothing was in the way of a renewal")
-            }
-        }
-        Cause::CellLost { .. } => {
-            let from = run.map_or(at, |(_, run)| run.from);
-            if killed || engine_away(from, at) {
-                return Ok(());
-            }
-            // Its agent ended it, for a reason, and died before it could say so.
-            let ended = matches!(over, Some((_, How::CellEnded)));
-            if ended && stopped() { Ok(()) } else { no("its cell was not lost") }
-        }
-        Cause::WardenFault { .. } => {
-            let of = |fault: &&Fault| matches!(fault, Fault::Link { agent: of, .. } if Some(*of) == agent);
-            if silent_link() || scenario.faults.iter().filter(of).count() >= 5 {
-                Ok(())
-            } else {
-                no("its warden did nothing wrong")
-            }
-        }
-        Cause::AgentLost { attempts } => {
-            let lost = job.history.iter().filter(|event| event.reason == "lease_expired").count();
-            if *attempts >= scenario.max_attempts && lost + 1 >= *attempts as usize {
-                Ok(())
-            } else {
-                no("there were tries left")
-            }
-        }
-        _ => no("nothing here could have done that"),
     }
 }
 
 /// What the log holds is what the job said, or says that it is not all of it.
-fn true_log(seen: &Seen, stage: &Stage<'_>, job: &Job) -> Result<(), String> {
-    let attempt = AttemptId::new(job.id, job.attempt);
+fn true_log(seen: &Seen, stage: &Stage<'_>, attempt: AttemptId) -> Result<(), String> {
     let run = seen.runs.get(&attempt).map(|(_, run)| run);
     let mut found = 0;
     let mut bytes = [0u64; 2];
@@ -346,7 +307,7 @@ fn true_log(seen: &Seen, stage: &Stage<'_>, job: &Job) -> Result<(), String> {
             }
         }
     }
-    let report = seen.reports(job.id).next().map(|(_, report)| report);
+    let report = seen.reports(attempt).next().map(|(_, report)| report);
     let Some(report) = report else { return Ok(()) };
     if report.log.complete {
         let said = run.map_or(0, |run| run.frames);

@@ -127,6 +127,11 @@ impl Ledger {
         self.pages().disturbances.push(Disturbance { agent, from, to, what });
     }
 
+    /// The engine of this agent was away, or is.
+    pub(super) fn without_engine(&self, agent: usize) -> bool {
+        self.pages().disturbances.iter().any(|one| one.what == "the engine" && one.agent == Some(agent))
+    }
+
     pub(super) fn violated(&self, what: String) {
         self.tell(|| format!("VIOLATION {what}"));
         self.pages().violations.push(what);

@@ -2,12 +2,12 @@
 
 use super::check::check;
 use super::ledger::{Ledger, Note};
-use super::scenario::{Fault, JobPlan, Scenario};
+use super::scenario::{Fault, JobPlan, LONGEST_PAUSE, Moment, Scenario};
 use super::server::{Flaky, Server, Wire};
 use crate::agent::{Agent, AgentSettings, Drained, Status};
 use crate::backend::Backend;
 use crate::executor::scripted::{How, LinkFault, Scripted, Seeing};
-use crate::job::{ByteSize, Capacity, Cpus, JobId, Millis};
+use crate::job::{ByteSize, Capacity, Cpus, JobId, Millis, UnixMillis};
 use crate::journal::failing::FailingJournal;
 use crate::journal::{Journal, MemoryJournal, Stage as Step};
 use crate::logstore::LogStore;
@@ -19,7 +19,7 @@ use crate::telemetry::Metrics;
 use futures_util::FutureExt;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -59,6 +59,11 @@ pub(super) fn run(scenario: &Scenario, tells: bool) -> Outcome {
     })
 }
 
+/// An agent, which of its lives has ended, and how long it stays away.
+type Death = (usize, u32, u64);
+/// The process that an agent is now, and which of its lives that is.
+type Now = Arc<Mutex<(Process, u32)>>;
+
 enum Event {
     Submit(usize),
     Fault(usize),
@@ -73,13 +78,11 @@ enum Event {
     Heal,
 }
 
-/// Agent, life and number of the death.
-type Death = (usize, u32, u64);
-
 pub(super) struct Node {
     pub(super) world: Scripted,
     pub(super) journal: MemoryJournal,
     wire: Arc<Wire>,
+    now: Now,
     capacity: Capacity,
     life: u32,
     alive: Option<Life>,
@@ -102,6 +105,8 @@ pub(super) struct Stage<'a> {
     /// In the order of the plan; none for one that was left out.
     pub(super) jobs: Vec<Option<JobId>>,
     began: Instant,
+    /// The same moment, as the backend has it.
+    began_at: UnixMillis,
     order: u32,
     line: BTreeMap<(u64, u32), Event>,
     deaths: (mpsc::Sender<Death>, mpsc::Receiver<Death>),
@@ -112,8 +117,9 @@ pub(super) struct Stage<'a> {
 
 impl<'a> Stage<'a> {
     fn new(scenario: &'a Scenario, logs: LogStore, ledger: &Arc<Ledger>) -> Self {
-        let server = Server::new(logs, Millis::new(scenario.lease_ms), scenario.max_attempts, Arc::clone(ledger));
+        let server = Server::new(logs, scenario, Arc::clone(ledger));
         server.start();
+        let deaths = mpsc::channel(64);
         let node = |(agent, plan): (usize, &super::scenario::AgentPlan)| {
             let calls = scenario.faults.iter().filter_map(|fault| match fault {
                 Fault::Call { agent: of, call, nth, how } if *of == agent => Some((*call, *nth, *how)),
@@ -121,11 +127,14 @@ impl<'a> Stage<'a> {
             });
             let wire = server.wire(agent, calls.collect());
             let (world, journal) = (Scripted::default(), MemoryJournal::default());
-            watch_world(agent, &world, &journal, ledger);
+            let now = Now::default();
+            let ends =
+                Ends { now: now.clone(), moments: Mutex::new(moments(scenario, agent)), deaths: deaths.0.clone() };
+            watch_world(agent, &world, &journal, ledger, ends);
             world.world().link_faults = link_faults(scenario, agent);
             let capacity =
                 Capacity { slots: plan.slots, cpu: Cpus::from_milli(64_000), memory: ByteSize::from_mib(1 << 20) };
-            Node { world, journal, wire, capacity, life: 0, alive: None }
+            Node { world, journal, wire, now, capacity, life: 0, alive: None }
         };
         let nodes: Vec<Node> = scenario.agents.iter().enumerate().map(node).collect();
         let (jobs, began) = (vec![None; scenario.jobs.len()], Instant::now());
@@ -137,9 +146,10 @@ impl<'a> Stage<'a> {
             nodes,
             jobs,
             began,
+            began_at: UnixMillis::now(),
             order: 0,
             line: BTreeMap::new(),
-            deaths: mpsc::channel(64),
+            deaths,
             calm: began,
             healed: false,
         };
@@ -158,6 +168,11 @@ impl<'a> Stage<'a> {
         stage
     }
 
+    /// When it began, as it is here and as the backend has it.
+    pub(super) fn began(&self) -> (Instant, UnixMillis) {
+        (self.began, self.began_at)
+    }
+
     fn at(&mut self, at: u64, event: Event) {
         self.order += 1;
         self.line.insert((at, self.order), event);
@@ -174,7 +189,7 @@ impl<'a> Stage<'a> {
                 break;
             }
             let next = next.unwrap_or(self.now() + LOOK);
-            let longest: Duration = self.scenario.jobs.iter().map(longest).sum();
+            let longest: Duration = self.scenario.jobs.iter().map(|job| longest(job, self.scenario.max_attempts)).sum();
             if Instant::now() > self.calm + PATIENCE + longest {
                 self.give_up().await;
                 break;
@@ -307,12 +322,19 @@ impl<'a> Stage<'a> {
                 self.ledger.disturbed(Some(agent), now, during(lasts + 10_000), "the engine");
                 self.at(self.now() + lasts, Event::EngineBack(agent));
             }
-            Fault::KillCell { agent, which, .. } => {
+            Fault::EngineStalls { agent, lasts, .. } => {
+                self.nodes[agent].world.world().stalled_until = Some(during(lasts));
+                self.ledger.disturbed(Some(agent), now, during(lasts + 1_000), "a stall");
+            }
+            Fault::KillCell { agent, which, removed, .. } => {
                 let running = self.nodes[agent].world.running();
                 if let Some(name) = running.get(usize::try_from(which).unwrap_or_default() % running.len().max(1)) {
                     let attempt = name.parse().expect("an attempt");
                     self.ledger.note(agent, Note::CellKilled { attempt });
                     self.nodes[agent].world.end_cell(name);
+                    if removed {
+                        self.nodes[agent].world.take_away(name);
+                    }
                 }
             }
             Fault::BackendRestart { down, .. } => {
@@ -325,7 +347,11 @@ impl<'a> Stage<'a> {
                 self.ledger.disturbed(None, now, now, "the clock");
             }
             Fault::Cancel { job, force, .. } => self.cancel(job, force).await,
-            Fault::CrashAtRecord { .. } | Fault::JournalFails { .. } | Fault::Call { .. } | Fault::Link { .. } => {}
+            Fault::CrashAtRecord { .. }
+            | Fault::CrashWhen { .. }
+            | Fault::JournalFails { .. }
+            | Fault::Call { .. }
+            | Fault::Link { .. } => {}
         }
     }
 
@@ -372,6 +398,7 @@ impl<'a> Stage<'a> {
         let journal: Arc<dyn Journal> = Arc::new(journal);
         let agent_itself = Agent::new(vec![backend], executor, journal, self.server.logs.clone(), settings, metrics);
         let (status, process) = (agent_itself.status(), Process::default());
+        *node.now.lock().unwrap_or_else(PoisonError::into_inner) = (process.clone(), life);
         let running = process.task(agent_itself.run(drain.clone(), force.clone()));
         drop(crate::supervise::spawn("deaths", async move {
             crashed.await;
@@ -469,7 +496,7 @@ impl<'a> Stage<'a> {
     /// Ends the agents, which have nothing left to wait for.
     async fn close(&mut self) {
         // An answer to a claim may still be late.
-        tokio::time::sleep(Duration::from_secs(40)).await;
+        tokio::time::sleep(Duration::from_secs(70)).await;
         for node in &self.nodes {
             node.wire.renewed();
         }
@@ -496,9 +523,12 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn longest(job: &JobPlan) -> Duration {
+/// What a job takes at most, all its tries together.
+fn longest(job: &JobPlan, max_attempts: u32) -> Duration {
+    let spec = job.spec();
+    let tries = 1 + spec.retry().failure + spec.retry().infrastructure.unwrap_or(max_attempts);
     let numbers: Vec<u64> = job.command.split(' ').skip(1).filter_map(|word| word.parse().ok()).collect();
-    Duration::from_millis(numbers[0] * numbers[1] + numbers[3])
+    Duration::from_millis(numbers[0] * numbers[1] + numbers[3] + LONGEST_PAUSE) * tries
 }
 
 fn starts_at(fault: &Fault) -> Option<u64> {
@@ -508,11 +538,16 @@ fn starts_at(fault: &Fault) -> Option<u64> {
         | Fault::Drain { at, .. }
         | Fault::Outage { at, .. }
         | Fault::EngineAway { at, .. }
+        | Fault::EngineStalls { at, .. }
         | Fault::KillCell { at, .. }
         | Fault::BackendRestart { at, .. }
         | Fault::Clock { at, .. }
         | Fault::Cancel { at, .. } => Some(*at),
-        Fault::CrashAtRecord { .. } | Fault::JournalFails { .. } | Fault::Call { .. } | Fault::Link { .. } => None,
+        Fault::CrashAtRecord { .. }
+        | Fault::CrashWhen { .. }
+        | Fault::JournalFails { .. }
+        | Fault::Call { .. }
+        | Fault::Link { .. } => None,
     }
 }
 
@@ -530,8 +565,45 @@ fn link_faults(scenario: &Scenario, agent: usize) -> std::collections::VecDeque<
     faults
 }
 
+/// Moments at which an agent ends: which, how many of them are still to come, and how long it stays away.
+fn moments(scenario: &Scenario, agent: usize) -> Vec<(Moment, u32, u64)> {
+    let of = |fault: &Fault| match fault {
+        Fault::CrashWhen { agent: of, moment, nth, down } if *of == agent => Some((*moment, *nth, *down)),
+        _ => None,
+    };
+    scenario.faults.iter().filter_map(of).collect()
+}
+
+/// Ends an agent at such moments: at once, before anything of it hears of them.
+struct Ends {
+    now: Now,
+    moments: Mutex<Vec<(Moment, u32, u64)>>,
+    deaths: mpsc::Sender<Death>,
+}
+
+impl Ends {
+    fn at(&self, agent: usize, what: &Seeing<'_>) {
+        let moment = match what {
+            Seeing::Started => Moment::Starts,
+            Seeing::Heard(ToWarden::Ack { .. }) => Moment::HearsAck,
+            Seeing::Heard(ToWarden::Close) => Moment::HearsClose,
+            _ => return,
+        };
+        for (of, left, down) in self.moments.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            if *of == moment && *left > 0 {
+                *left -= 1;
+                if *left == 0 {
+                    let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+                    now.0.kill();
+                    let _ = self.deaths.try_send((agent, now.1, *down));
+                }
+            }
+        }
+    }
+}
+
 /// Holds what an agent does in the world against its journal: nothing outside before it is written down.
-fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: &Arc<Ledger>) {
+fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: &Arc<Ledger>, ends: Ends) {
     let (journal, ledger) = (journal.clone(), Arc::clone(ledger));
     world.world().witness = Some(Box::new(move |attempt, what| {
         let Some(attempt) = attempt else { return };
@@ -539,6 +611,8 @@ fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: 
         let stage = entries.into_iter().find(|entry| entry.key.attempt == attempt).map(|entry| entry.stage);
         let wrong = match &what {
             Seeing::Made => !matches!(stage, Some(Step::Intent)),
+            // What is on its way to a warden may come after the end, when the engine that should end the cell is away.
+            Seeing::Started if ledger.without_engine(agent) => matches!(stage, Some(Step::Intent)),
             Seeing::Started => !matches!(stage, Some(Step::Committed)),
             // The end is safe: in the journal, or with the backend and the entry gone.
             Seeing::Heard(ToWarden::Close) => matches!(stage, Some(Step::Intent | Step::Committed)),
@@ -553,6 +627,7 @@ fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: 
             let stage = stage.map(|stage| format!("{stage:?}"));
             ledger.violated(format!("{attempt}: {what:?}, and the journal says {stage:?}"));
         }
+        ends.at(agent, &what);
         if let Seeing::Over(How::CellEnded) = what {
             ledger.tell(|| format!("a{agent} {attempt} was ended with its cell"));
         }

@@ -2,7 +2,7 @@
 //! told to.
 
 use super::ledger::{Ledger, Note};
-use super::scenario::{Call, How};
+use super::scenario::{Call, How, Scenario};
 use crate::backend::{Ask, Backend, BackendError, Embedded, Grant, Local, Order, QueueSettings};
 use crate::job::{AttemptId, LeaseToken, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
@@ -72,8 +72,13 @@ impl Wire {
 }
 
 impl Server {
-    pub(super) fn new(logs: LogStore, lease: Millis, max_attempts: u32, ledger: Arc<Ledger>) -> Arc<Self> {
-        let settings = QueueSettings { max_queued: 1000, lease, max_attempts, stuck_after: Millis::from_secs(7200) };
+    pub(super) fn new(logs: LogStore, scenario: &Scenario, ledger: Arc<Ledger>) -> Arc<Self> {
+        let settings = QueueSettings {
+            max_queued: 1000,
+            lease: Millis::new(scenario.lease_ms),
+            max_attempts: scenario.max_attempts,
+            stuck_after: Millis::new(scenario.stuck_after_ms),
+        };
         let (store, now) = (MemoryStore::new(), Mutex::default());
         Arc::new(Self { store, logs, settings, now, starts: watch::Sender::new(0), ledger, links: Mutex::default() })
     }
@@ -94,8 +99,9 @@ impl Server {
         let (mut orders, server, over) = (embedded.orders(), Arc::clone(self), stop.clone());
         drop(crate::supervise::spawn("orders", async move {
             while let Some(Ok(order)) = over.run_until_cancelled(orders.recv()).await {
+                let Order::Cancel { holder, .. } = &order;
                 for wire in server.links.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-                    if wire.state().cut.is_none() {
+                    if wire.state().cut.is_none() && holder.as_deref() == Some(&wire.name) {
                         let _ = wire.orders.send(order.clone());
                     }
                 }
@@ -245,6 +251,9 @@ impl Drop for Flight<'_> {
             // The next renewal, or claim, comes so much later.
             let after = match self.call {
                 Call::Renew => Duration::from_secs(20),
+                // What was lost on its way, and what could not be given back, waits for the end of its lease.
+                Call::Claim if self.how == Some(How::Unheard) => Duration::from_secs(130),
+                Call::Release => Duration::from_secs(130),
                 Call::Claim => Duration::from_secs(35),
                 _ => Duration::ZERO,
             };

@@ -191,8 +191,9 @@ impl Link<'_> {
             Message::Text(said) => {
                 let said: ToAgent = serde_json::from_str(&said).map_err(|error| format!("not understood: {error}"))?;
                 match &said {
-                    ToAgent::Cancel { job, force } => {
-                        drop(self.shared.orders.send(Order::Cancel { job: *job, holder: None, force: *force }));
+                    ToAgent::Cancel { job, attempt, force } => {
+                        let order = Order::Cancel { job: *job, attempt: *attempt, holder: None, force: *force };
+                        drop(self.shared.orders.send(order));
                     }
                     ToAgent::Refused { reason, .. } => {
                         tracing::warn!(backend = %self.shared.settings.name, %reason, "output is not wanted any more");

@@ -16,6 +16,8 @@ pub(crate) enum LinkFault {
     CutAfterWritten(usize),
     /// It ends when the warden has read so much.
     CutAfterRead(usize),
+    /// It ends with this word of the lease, which is lost.
+    LosesLease(u32),
     /// Nothing passes for so long, and then everything.
     Stalls(Duration),
     /// The agent's side sees nothing and no end, for ever.
@@ -50,7 +52,7 @@ pub(super) fn open(warden: &Arc<Warden>, fault: Option<LinkFault>) -> Link {
 async fn serve(warden: Arc<Warden>, mut stream: tokio::io::DuplexStream, fault: Option<LinkFault>) {
     let mut news = warden.news();
     let (mut decoder, mut bytes) = (Decoder::new(), vec![0; 4096]);
-    let (mut epoch, mut written, mut heard) = (0, 0, 0);
+    let (mut epoch, mut written, mut heard, mut leases) = (0, 0, 0, 0);
     let mut quiet_until = match fault {
         Some(LinkFault::Stalls(span)) => Some(Instant::now() + span),
         _ => None,
@@ -102,6 +104,10 @@ async fn serve(warden: Arc<Warden>, mut stream: tokio::io::DuplexStream, fault: 
                     let message = ToWarden::decode(&frame).expect("the agent's frames are whole");
                     if matches!(message, ToWarden::Attach { .. }) {
                         epoch = frame.epoch;
+                    }
+                    leases += u32::from(matches!(message, ToWarden::Lease { .. }));
+                    if fault == Some(LinkFault::LosesLease(leases)) {
+                        return;
                     }
                     warden.hear(frame.epoch, message);
                 }

@@ -17,11 +17,13 @@ use play::Play;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 use warden::Warden;
 
 /// How long an engine takes to make a cell.
 const MAKING: Duration = Duration::from_millis(200);
+/// How long it takes to remove one.
+const REMOVING: Duration = Duration::from_millis(20);
 /// Between tries to remove a cell.
 const REMOVAL_PAUSE: Duration = Duration::from_secs(2);
 
@@ -56,6 +58,8 @@ pub(crate) struct World {
     pub(crate) unavailable: Option<String>,
     /// Whoever runs the cells does not answer at all.
     pub(crate) away: bool,
+    /// Nothing is made before.
+    pub(crate) stalled_until: Option<Instant>,
     /// What becomes of the next links.
     pub(crate) link_faults: VecDeque<Option<LinkFault>>,
     /// Jobs that ran, by attempt.
@@ -111,7 +115,8 @@ impl Scripted {
         }
     }
 
-    fn take_away(&self, name: &str) {
+    /// Removes a cell.
+    pub(crate) fn take_away(&self, name: &str) {
         self.end_cell(name);
         let mut world = self.world();
         world.wardens.remove(name);
@@ -164,6 +169,10 @@ impl Executor for Scripted {
     async fn acquire(&self, order: &CellOrder) -> Result<(ScriptedCell, Link), NoCell> {
         // An engine takes its time, before there is a cell and after.
         sleep(MAKING / 2).await;
+        let stalled_until = self.world().stalled_until;
+        if let Some(until) = stalled_until {
+            sleep_until(until).await;
+        }
         if let Some(reason) = self.probe().await.err() {
             return Err(NoCell::Unavailable(reason));
         }
@@ -209,6 +218,7 @@ impl Executor for Scripted {
     }
 
     async fn remove(&self, name: &str) {
+        sleep(REMOVING).await;
         if self.world().answers().is_ok() {
             return self.take_away(name);
         }

@@ -76,22 +76,54 @@ struct State {
     phase: Phase,
     epoch: u32,
     window: usize,
-    /// Output that is not acknowledged: number and bytes.
-    kept: VecDeque<(u64, Vec<u8>)>,
-    /// How many of them are on their way.
-    sent: usize,
+    kept: Ring,
     next_seq: u64,
     out: VecDeque<FromWarden>,
     exit_due: bool,
 }
 
-impl State {
-    fn kept_bytes(&self) -> usize {
-        self.kept.iter().map(|(_, bytes)| bytes.len()).sum()
+/// Output that is not acknowledged, the first part of it on its way.
+#[derive(Default)]
+struct Ring {
+    frames: VecDeque<(u64, Vec<u8>)>,
+    sent: usize,
+    bytes: usize,
+    sent_bytes: usize,
+}
+
+impl Ring {
+    fn push(&mut self, seq: u64, bytes: Vec<u8>) {
+        self.bytes += bytes.len();
+        self.frames.push_back((seq, bytes));
     }
 
-    fn in_flight(&self) -> usize {
-        self.kept.iter().take(self.sent).map(|(_, bytes)| bytes.len()).sum()
+    /// The next one that is to be sent and fits into the window.
+    fn next(&self, window: usize) -> Option<&(u64, Vec<u8>)> {
+        self.frames.get(self.sent).filter(|(_, bytes)| self.sent_bytes + bytes.len() <= window)
+    }
+
+    fn went(&mut self) {
+        self.sent_bytes += self.frames[self.sent].1.len();
+        self.sent += 1;
+    }
+
+    /// Everything is to be sent again, but for what is stored.
+    fn rewind(&mut self, stored: u64) {
+        (self.sent, self.sent_bytes) = (self.frames.len(), self.bytes);
+        self.acknowledge(stored);
+        (self.sent, self.sent_bytes) = (0, 0);
+    }
+
+    /// More than was sent cannot be acknowledged.
+    fn acknowledge(&mut self, seq: u64) {
+        while self.sent > 0
+            && self.frames.front().is_some_and(|(kept, _)| *kept <= seq)
+            && let Some((_, bytes)) = self.frames.pop_front()
+        {
+            self.sent -= 1;
+            self.sent_bytes -= bytes.len();
+            self.bytes -= bytes.len();
+        }
     }
 }
 
@@ -108,8 +140,7 @@ impl Warden {
             phase: Phase::Waiting { head: Vec::new() },
             epoch: 0,
             window: 0,
-            kept: VecDeque::new(),
-            sent: 0,
+            kept: Ring::default(),
             next_seq: 1,
             out: VecDeque::new(),
             exit_due: false,
@@ -175,9 +206,7 @@ impl Warden {
             message.encode(epoch, 0, &mut said.bytes);
         }
         let mut whole = 0;
-        while let Some((seq, bytes)) = state.kept.get(state.sent)
-            && state.in_flight() + bytes.len() <= state.window
-        {
+        while let Some((seq, bytes)) = state.kept.next(state.window) {
             let before = said.bytes.len();
             let frame = FromWarden::Output { stream: self.play.stream(*seq), time_us: *seq, bytes: bytes.clone() };
             frame.encode(epoch, *seq, &mut said.bytes);
@@ -187,10 +216,10 @@ impl Warden {
                 return Some(said);
             }
             whole += 1;
-            state.sent += 1;
+            state.kept.went();
         }
         if state.exit_due
-            && state.sent == state.kept.len()
+            && state.kept.sent == state.kept.frames.len()
             && let Phase::Ended(exit) = &state.phase
         {
             FromWarden::Exit(exit.clone()).encode(epoch, 0, &mut said.bytes);
@@ -217,10 +246,7 @@ impl Warden {
         let mut state = self.state();
         state.epoch = epoch;
         state.window = usize::try_from(window).unwrap_or(RING).min(RING);
-        while state.kept.front().is_some_and(|(seq, _)| *seq <= stored) {
-            state.kept.pop_front();
-        }
-        state.sent = 0;
+        state.kept.rewind(stored);
         state.out.clear();
         let receipt = vec![("scripted".to_owned(), "1".to_owned())];
         let attempt = if self.play.trick == Some(Trick::Forge) { "other/1/0".to_owned() } else { String::new() };
@@ -238,7 +264,7 @@ impl Warden {
             next_seq,
             receipt,
         });
-        let oldest = state.kept.front().map_or(state.next_seq, |(seq, _)| *seq);
+        let oldest = state.kept.frames.front().map_or(state.next_seq, |(seq, _)| *seq);
         if stored + 1 < oldest {
             state.out.push_back(FromWarden::Fault { text: format!("output before number {oldest} is gone") });
         }
@@ -279,12 +305,7 @@ impl Warden {
                 state.out.push_back(FromWarden::Started { pid: 2, time_us: 1 });
                 self.started();
             }
-            (ToWarden::Ack { seq }, _) => {
-                while state.sent > 0 && state.kept.front().is_some_and(|(kept, _)| *kept <= seq) {
-                    state.kept.pop_front();
-                    state.sent -= 1;
-                }
-            }
+            (ToWarden::Ack { seq }, _) => state.kept.acknowledge(seq),
             (ToWarden::Stop { .. }, Phase::Running(_)) if self.play.trick == Some(Trick::Deaf) => {}
             (ToWarden::Stop { level, reason, grace_ms }, Phase::Running(job)) => {
                 let grace = if level == 0 { grace_ms } else { 0 };
@@ -351,7 +372,7 @@ impl Warden {
     /// Does what is due, and says when it must be asked again; `None` when the job is over.
     fn tick(&self, state: &mut State, said: &mut bool) -> Option<Instant> {
         let now = Instant::now();
-        let room = RING.saturating_sub(state.kept_bytes());
+        let room = RING.saturating_sub(state.kept.bytes);
         let State { phase, kept, next_seq, .. } = state;
         let Phase::Running(job) = phase else { return None };
         for (clock, reason) in [(Some(job.wall_at), TIMEOUT), (job.lease_at, LEASE)] {
@@ -369,7 +390,7 @@ impl Warden {
                 break;
             }
             room -= text.len();
-            kept.push_back((*next_seq, text));
+            kept.push(*next_seq, text);
             *next_seq += 1;
             job.next_at = self.due(job.began, *next_seq);
             *said = true;

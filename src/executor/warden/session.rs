@@ -299,7 +299,7 @@ impl Session {
             if !self.resumed || mutant!(BegunLate) {
                 actions.push_back(Action::SendSpec);
             }
-        } else {
+        } else if !mutant!(LeaseLostWithLink) {
             // The last word of it may have been lost with the link.
             self.tell_lease(now, actions);
         }

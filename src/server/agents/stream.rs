@@ -132,8 +132,8 @@ async fn serve(app: &App, agent: &str, session: &str, socket: WebSocket) -> Stri
             Some(said) = saying.recv() => text(&said),
             order = orders.recv() => match order {
                 // Only its holder hears of a job.
-                Ok(Order::Cancel { job, holder, force }) if holder.as_deref() == Some(agent) => {
-                    text(&ToAgent::Cancel { job, force })
+                Ok(Order::Cancel { job, attempt, holder, force }) if holder.as_deref() == Some(agent) => {
+                    text(&ToAgent::Cancel { job, attempt, force })
                 }
                 Ok(Order::Cancel { .. }) => continue,
                 // What was missed, the next renewal says.
