@@ -105,6 +105,7 @@ impl<E: Executor> Runner<E> {
         {
             return self.unable("intent_not_journaled", error.to_string()).await;
         }
+        crash_point!("after-intent");
         let (attempt, token) = (self.entry.key.attempt, self.entry.token);
         match self.backend.advance(attempt, token, Phase::Preparing, UnixMillis::now(), "cell_intent").await {
             Ok(Step::Applied | Step::AlreadyThere) => {}
@@ -167,6 +168,7 @@ impl<E: Executor> Runner<E> {
             }
             return self.unable("start_not_journaled", error.to_string()).await;
         }
+        crash_point!("after-commit");
         self.talk(order, (cell, Some(link)), orders).await
     }
 
@@ -240,6 +242,7 @@ impl<E: Executor> Runner<E> {
             return Outcome::GivenBack;
         }
         self.count(&finished);
+        crash_point!("after-exit");
         let farewell = finished.farewell;
         let report = Report {
             attempt: id,
@@ -279,6 +282,7 @@ impl<E: Executor> Runner<E> {
             farewell.await;
         }
         let journaled = if mutant!(EndNotJournaled) { Ok(()) } else { self.journal.put(&entry).await };
+        crash_point!("after-end");
         let (backend, journal) = (Arc::clone(&self.backend), Arc::clone(&self.journal));
         let (told, delivered) = oneshot::channel();
         // An adopted one may not have come to tell the backend of its output.
@@ -303,6 +307,7 @@ impl<E: Executor> Runner<E> {
             if !mutant!(CellsStay) {
                 cell.destroy().await;
             }
+            crash_point!("after-removal");
         }
         Outcome::Ended { well: ending.verdict != Verdict::CellError }
     }

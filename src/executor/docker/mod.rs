@@ -113,8 +113,12 @@ impl Executor for DockerExecutor {
             let body = plan.container.clone();
             let created = inner.engine.create(&name, create::with_volume(body, &volume)).await;
             created.map_err(|error| failed("create", &order.image, &error))?;
+            crash_point!("after-create");
             match start(&cell).await {
-                Ok(link) => return Ok((cell, link)),
+                Ok(link) => {
+                    crash_point!("after-start");
+                    return Ok((cell, link));
+                }
                 Err((step, error)) => {
                     inner.remove(&name).await;
                     if last || !error.says(volume::WARDEN_PATH) {
