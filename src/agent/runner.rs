@@ -238,6 +238,8 @@ impl<E: Executor> Runner<E> {
         if finished.not_begun {
             tracing::info!("the last process died before it gave the job to its cell; it goes back");
             self.give_back("not_begun").await;
+            // Nothing was written, and its log was begun all the same.
+            self.backend.log_done(id);
             cell.destroy().await;
             return Outcome::GivenBack;
         }
