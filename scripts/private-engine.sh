@@ -191,7 +191,7 @@ kill_leftovers() {
   local -a shims=() all=()
   for pid in /proc/[0-9]*; do
     pid=${pid#/proc/}
-    if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "-address $dir/containerd.sock"; then shims+=("$pid"); fi
+    if { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF -- "-address $dir/containerd.sock"; then shims+=("$pid"); fi
   done
   [ ${#shims[@]} -gt 0 ] || return 0
   # Listed before the first is killed: orphans lose the parent that would name them.

@@ -8,7 +8,11 @@
 //! `make test` has a short round of it, `make chaos` a long one (`JOBCELL_CHAOS_ROUNDS`).
 
 mod checker;
+mod disks;
+mod engines;
+mod freeze;
 mod kills;
+mod links;
 mod proxy;
 mod table;
 mod work;

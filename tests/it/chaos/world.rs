@@ -17,11 +17,12 @@ const SERVER: &str = "queue: {lease: 10s}\n";
 /// Settings of agents under which an engine that is away is noticed within a test's time.
 const AGENT: &str = "docker: {shared: true, call_timeout: 5s, start_timeout: 10s, reconnect_timeout: 20s}\n";
 
+/// Dropped from the first to the last: who uses something goes before it.
 pub(super) struct World {
-    pub(super) engine: Private,
-    pub(super) proxy: Proxy,
     pub(super) agents: Vec<Agent>,
     server: Child,
+    pub(super) proxy: Proxy,
+    pub(super) engine: Private,
     /// Where the server answers without the proxy.
     url: String,
     key: String,
@@ -30,7 +31,6 @@ pub(super) struct World {
     pub(super) submitted: Vec<Submitted>,
     /// Jobs of earlier looks.
     pub(super) judged: Vec<String>,
-    /// Last: the others use it.
     dir: tempfile::TempDir,
 }
 
@@ -38,7 +38,6 @@ pub(super) struct Agent {
     name: &'static str,
     pub(super) data: PathBuf,
     child: Child,
-    stopped: bool,
 }
 
 /// How an agent is started.
@@ -71,12 +70,14 @@ impl World {
         let mut world =
             Self { engine: private, proxy, agents: Vec::new(), server, url, key, http, submitted, judged, dir };
         for name in agents {
-            world.add_agent(name, world.dir.path().join(name)).await;
+            world.add_agent(name, None).await;
         }
         Some(world)
     }
 
-    pub(super) async fn add_agent(&mut self, name: &'static str, data: PathBuf) {
+    /// One more, with its data in a folder of its own, or in this one.
+    pub(super) async fn add_agent(&mut self, name: &'static str, data: Option<PathBuf>) {
+        let data = data.unwrap_or_else(|| self.dir.path().join(name));
         let server = self.dir.path().join("server");
         let run = Command::new(JOBCELL).arg("--data-dir").arg(server).args(["agents", "add", name]).output();
         let (code, key, err) = said(&run.await.expect("runs"));
@@ -87,7 +88,7 @@ impl World {
         let text = format!("agent: {{name: {name}, slots: 4, grace: 1s}}\nbackends: {{main: {backend}}}\n{AGENT}");
         std::fs::write(file("yaml"), text).expect("writes");
         let child = self.spawn_agent(name, &data, &Start::default());
-        self.agents.push(Agent { name, data, child, stopped: false });
+        self.agents.push(Agent { name, data, child });
     }
 
     fn spawn_agent(&self, name: &str, data: &Path, start: &Start) -> Child {
@@ -113,10 +114,8 @@ impl World {
         self.agents[index].child = self.spawn_agent(name, &data, start);
     }
 
-    pub(super) fn signal_agent(&mut self, index: usize, signal: &str) {
-        let agent = &mut self.agents[index];
-        agent.stopped = signal == "-STOP";
-        let pid = agent.child.id().expect("runs").to_string();
+    pub(super) fn signal_agent(&self, index: usize, signal: &str) {
+        let pid = self.agents[index].child.id().expect("runs").to_string();
         assert!(std::process::Command::new("kill").args([signal, &pid]).status().expect("kill runs").success());
     }
 
@@ -196,9 +195,20 @@ impl World {
             .await
     }
 
+    /// Waits until an agent's log has this.
+    pub(super) async fn says(&self, index: usize, text: &str) {
+        self.says_since(index, 0, text).await;
+    }
+
+    /// The same, behind so many bytes of it.
+    pub(super) async fn says_since(&self, index: usize, from: usize, text: &str) {
+        let said = || async { self.log(index).get(from..).is_some_and(|log| log.contains(text)).then_some(()) };
+        until(&format!("agent {index} to say {text:?}"), said).await;
+    }
+
     // ---- the end ----
 
-    /// The last lines of an agent's log.
+    /// An agent's log.
     pub(super) fn log(&self, index: usize) -> String {
         read(&self.dir.path().join(format!("{}.log", self.agents[index].name))).unwrap_or_default()
     }
@@ -216,27 +226,32 @@ impl World {
             findings.agent_at_rest(&self.agents[index].data);
         }
         findings.orphans.extend(self.engine.leftovers());
+        if !findings.orphans.is_empty() {
+            self.keep_logs();
+        }
         findings
+    }
+
+    /// For whoever has to find out: the folder is gone with the test.
+    fn keep_logs(&self) {
+        let kept = root().join("target/chaos").join(self.dir.path().file_name().expect("a name"));
+        let copied = std::fs::create_dir_all(&kept).and_then(|()| {
+            for entry in std::fs::read_dir(self.dir.path())? {
+                let path = entry?.path();
+                if path.extension().is_some_and(|kind| kind == "log") {
+                    std::fs::copy(&path, kept.join(path.file_name().expect("a name")))?;
+                }
+            }
+            Ok(())
+        });
+        eprintln!("the logs are kept in {}: {copied:?}", kept.display());
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        for agent in &self.agents {
-            // A stopped process hears nothing but KILL, which the child's own drop sends.
-            if agent.stopped {
-                eprintln!("agent {} was stopped at the end", agent.name);
-            }
-        }
         if std::thread::panicking() {
-            let kept = root().join("target/chaos").join(self.dir.path().file_name().expect("a name"));
-            let _ = std::fs::create_dir_all(&kept);
-            for entry in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
-                if entry.path().extension().is_some_and(|kind| kind == "log") {
-                    let _ = std::fs::copy(entry.path(), kept.join(entry.file_name()));
-                }
-            }
-            eprintln!("the logs are kept in {}", kept.display());
+            self.keep_logs();
         }
     }
 }
