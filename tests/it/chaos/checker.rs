@@ -3,14 +3,13 @@
 
 use super::work::{Submitted, Work};
 use super::world::World;
+use crate::stage::docker;
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// For the world to come to rest: leases run out, tries wait, what is left is removed.
-const REST: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -19,6 +18,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) struct Allowed {
     /// Causes with which a try may end that is not the job's own end. It may be followed by another one.
     pub(super) causes: &'static [&'static str],
+    /// The answer to a claim may have died with the agent that asked: nobody knew of the attempt, and its lease ran out.
+    pub(super) claims: bool,
 }
 
 /// What is wrong, a sentence for each.
@@ -38,7 +39,7 @@ impl World {
     /// Waits until nothing happens any more, then judges what was submitted since the last time.
     pub(super) async fn judge(&mut self, allowed: Allowed) -> Findings {
         let mut findings = Findings::default();
-        let end = Instant::now() + REST;
+        let end = Instant::now() + self.rest;
         let mut jobs = Vec::new();
         for Submitted { id, work } in std::mem::take(&mut self.submitted) {
             let job = loop {
@@ -106,6 +107,11 @@ impl Findings {
             let tried = past.iter().find(|one| one["attempt"] == attempt);
             match tried {
                 _ if attempt == last => self.last(&found, job, own),
+                Some(tried) if allowed.claims && tried["cause"]["code"] == "agent_lost" => {
+                    if events("preparing", attempt) > 0 || found.written.iter().any(|bytes| !bytes.is_empty()) {
+                        self.doubled.push(format!("{id}: attempt {attempt} had begun, and was lost: {history:?}"));
+                    }
+                }
                 Some(tried) => self.tried(&found, tried, allowed),
                 None if found.written.iter().any(|bytes| !bytes.is_empty()) => {
                     self.doubled.push(format!("{id}: attempt {attempt} was given back, and has written: {history:?}"));
@@ -208,4 +214,40 @@ impl Attempt<'_> {
         }
         text
     }
+}
+
+/// A checker is worth what it notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_checker_notices_each_kind_of_wrong() {
+    let none = Allowed::default();
+    let Some(mut world) = World::new(&["one"]).await else { return };
+    let counts = |Findings { lost, doubled, orphans, gaps }: Findings| {
+        eprintln!("{lost:?} {doubled:?} {orphans:?} {gaps:?}");
+        [lost.len(), doubled.len(), orphans.len(), gaps.len()]
+    };
+    world.submit(Work::short()).await;
+    assert_eq!(counts(world.judge(none).await), [0; 4]);
+    // It wrote something else than it should have; and it was to end with another code.
+    for (other, wanted) in [(Work::flood(), [0, 0, 0, 1]), (Work::short().code(9), [1, 0, 0, 0])] {
+        world.submit(Work::short()).await;
+        world.submitted[0].work = other;
+        assert_eq!(counts(world.judge(none).await), wanted);
+    }
+    // It ran twice, and nothing is known that could be the reason.
+    let job = world.submit(Work::slow(1)).await;
+    world.wrote(&job, "line 5 ").await;
+    for shim in world.engine.shims() {
+        let killed = std::process::Command::new("kill").args(["-KILL", &shim.to_string()]).status();
+        assert!(killed.expect("kill runs").success());
+    }
+    assert_eq!(counts(world.judge(none).await), [0, 1, 0, 0]);
+    // Nobody asked for this one.
+    world.submit(Work::short()).await;
+    world.judged.push(world.submitted.remove(0).id);
+    world.judged.push("one that never came".to_owned());
+    assert_eq!(counts(world.judge(none).await), [1, 0, 0, 0]);
+    // Nobody needs this container.
+    world.rest = Duration::from_secs(1);
+    docker(&world.engine.host(), &["create", "--network", "none", "jobcell/bash:1", "true"]);
+    assert_eq!(counts(world.judge(none).await), [1, 0, 1, 0]);
 }

@@ -8,9 +8,9 @@ use super::{Dice, rounds};
 use std::process::Command;
 use std::time::Duration;
 
-const NONE: Allowed = Allowed { causes: &[] };
+const NONE: Allowed = Allowed { causes: &[], claims: false };
 /// The cells go with the daemon; what is being made then fails.
-const CELLS: Allowed = Allowed { causes: &["cell_lost", "engine_failed"] };
+const CELLS: Allowed = Allowed { causes: &["cell_lost", "engine_failed"], claims: false };
 
 /// How often each fault of a daemon: they take seconds each.
 fn times() -> u32 {

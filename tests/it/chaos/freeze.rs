@@ -7,7 +7,7 @@ use super::world::World;
 use crate::stage::until;
 use serde_json::Value;
 
-const LOST: Allowed = Allowed { causes: &["agent_lost"] };
+const LOST: Allowed = Allowed { causes: &["agent_lost"], claims: false };
 /// Longer than a warden lets a job go on without a word: of the shortest `lost_after`, and with a second of grace.
 const LONG: Work = Work::slow(10).lost_after("10s");
 
@@ -32,7 +32,7 @@ async fn an_agent_that_is_frozen_and_thaws_too_late() {
         [("agent stopped, the job comes back to it", false), ("agent stopped, another one has the job", true)]
     {
         let mut fault = Fault::new(name);
-        let job = world.submit(LONG).await;
+        let (job, before) = (world.submit(LONG).await, world.log(0).len());
         world.wrote(&job, "line 5 ").await;
         world.signal_agent(0, "-STOP");
         if other {
@@ -52,7 +52,7 @@ async fn an_agent_that_is_frozen_and_thaws_too_late() {
         assert!(gone <= again, "attempt 1 ran until {gone}, and attempt 2 began at {again}");
         assert_eq!(ended["agent"], if other { "two" } else { "one" }, "{ended}");
         // What it still had to say of attempt 1 was not taken: it ended as lost, and stays so.
-        world.says(0, "the lease is not ours any more").await;
+        world.says_since(0, before, "the lease is not ours any more").await;
         let findings = world.judge(LOST).await;
         fault.judge(1, &findings);
         fault.over();

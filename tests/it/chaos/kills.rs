@@ -7,8 +7,9 @@ use super::world::{Start, World};
 use super::{Dice, rounds};
 use std::time::Duration;
 
-/// A kill of the agent ends no try: what had begun goes on, what had not goes back.
-const NONE: Allowed = Allowed { causes: &[] };
+/// A kill of the agent ends no try: what had begun goes on, what had not goes back. What it was just about to hear of is nobody's
+/// until its lease is over.
+const KILLED: Allowed = Allowed { causes: &[], claims: true };
 /// Rounds between two looks.
 const BATCH: u32 = 5;
 
@@ -32,7 +33,7 @@ async fn an_agent_that_dies_at_a_named_point() {
             }
             assert_eq!(world.death_of_agent(0).await, Some(SIGABRT), "{point}\n{}", world.log(0));
             world.start_agent(0, &Start::default());
-            let findings = world.judge(NONE).await;
+            let findings = world.judge(KILLED).await;
             fault.judge(1, &findings);
         }
         fault.over();
@@ -60,7 +61,7 @@ async fn an_agent_that_is_killed_at_any_moment() {
             world.kill_agent(0).await;
             world.start_agent(0, &Start::default());
         }
-        let findings = world.judge(NONE).await;
+        let findings = world.judge(KILLED).await;
         fault.judge(batch, &findings);
         left -= batch;
     }

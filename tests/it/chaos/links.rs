@@ -9,7 +9,7 @@ use super::world::World;
 use super::{Dice, rounds};
 
 /// Whatever the way to the server does for less than `lost_after`, no try is lost by it.
-const NONE: Allowed = Allowed { causes: &[] };
+const NONE: Allowed = Allowed { causes: &[], claims: false };
 
 const ERROR: Mode = Mode::Answer(
     "HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain\r\ncontent-length: 5\r\nconnection: close\r\n\r\noops\n",

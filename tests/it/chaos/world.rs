@@ -17,6 +17,9 @@ const SERVER: &str = "queue: {lease: 10s}\n";
 /// Settings of agents under which an engine that is away is noticed within a test's time.
 const AGENT: &str = "docker: {shared: true, call_timeout: 5s, start_timeout: 10s, reconnect_timeout: 20s}\n";
 
+/// For the world to come to rest: leases run out, tries wait, what is left is removed.
+const REST: Duration = Duration::from_secs(120);
+
 /// Dropped from the first to the last: who uses something goes before it.
 pub(super) struct World {
     pub(super) agents: Vec<Agent>,
@@ -29,6 +32,8 @@ pub(super) struct World {
     http: Client,
     /// Everything that was submitted since the last look.
     pub(super) submitted: Vec<Submitted>,
+    /// How long it may take to come to rest.
+    pub(super) rest: Duration,
     /// Jobs of earlier looks.
     pub(super) judged: Vec<String>,
     dir: tempfile::TempDir,
@@ -66,10 +71,10 @@ impl World {
         let key = read(&dir.path().join("server/admin.key")).expect("is there before the endpoint");
         let proxy = Proxy::start(url.trim_start_matches("http://").parse().expect("an address")).await;
         let http = Client::builder().no_proxy().timeout(PATIENCE).build().expect("builds");
-        let (submitted, judged) = (Vec::new(), Vec::new());
-        let mut world =
-            Self { engine: private, proxy, agents: Vec::new(), server, url, key, http, submitted, judged, dir };
-        for name in agents {
+        let (submitted, judged, rest) = (Vec::new(), Vec::new(), REST);
+        let (engine, names, agents) = (private, agents, Vec::new());
+        let mut world = Self { agents, server, proxy, engine, url, key, http, submitted, rest, judged, dir };
+        for name in names {
             world.add_agent(name, None).await;
         }
         Some(world)
