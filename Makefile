@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help demo test sim schemathesis lint fmt bench seccomp engine images ci clean
+.PHONY: help demo test chaos sim schemathesis lint fmt bench seccomp engine images ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -13,6 +13,9 @@ demo: ## From nothing to a job in a sealed cell, and back
 
 test: ## All tests, the real engine included
 	@scripts/test.sh
+
+chaos: ## Faults on purpose, for an hour or more: make chaos ROUNDS=1000
+	@JOBCELL_CHAOS_ROUNDS=$(or $(ROUNDS),1000) scripts/chaos.sh
 
 schemathesis: ## Hold a running server to docs/openapi.json with generated requests
 	@scripts/schemathesis.sh

@@ -97,3 +97,12 @@ apt_install() {
 # A daemon's limit of open files as its unit file would set it, or as near as this machine allows: each container
 # costs the engine several descriptors.
 raise_open_files() { ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null || true; }
+
+# print_chaos FILE: the table of what the chaos suite has written there, if anything.
+print_chaos() {
+  [ -s "$1" ] || return 0
+  {
+    printf '\nfault\trounds\tlost\tdoubled\torphans\tgaps\n'
+    cat "$1"
+  } | awk -F '\t' 'NF == 6 { printf "%-64s %7s %6s %8s %8s %6s\n", $1, $2, $3, $4, $5, $6 }' >&2
+}

@@ -3,13 +3,14 @@
 # sockets and logs, all under one directory. The engine that the machine uses is never touched.
 #
 #   scripts/private-engine.sh start DIR [DOCKERD-OPTION...]   DIR must be absent or empty; prints DOCKER_HOST=unix://DIR/docker.sock
-#   scripts/private-engine.sh kill9 DIR                       kill -9 of dockerd alone; containerd and containers stay
-#   scripts/private-engine.sh restart DIR                     starts dockerd again (asks it to end first if it runs)
+#   scripts/private-engine.sh kill9 DIR [DAEMON]              kill -9 of that daemon alone (dockerd, containerd; default dockerd)
+#   scripts/private-engine.sh restart DIR [DAEMON]            starts that daemon again (asks it to end first if it runs)
 #   scripts/private-engine.sh stop DIR                        ends it and its containers, unmounts, deletes DIR
 #
 # Process ids: DIR/dockerd.pid and DIR/containerd.pid; logs: DIR/dockerd.log and DIR/containerd.log. Linux, root, and the
 # programs of an installed engine (scripts/engine.sh) are needed. Its containers have network `none` or `host` (its own
-# namespace with only loopback): there is no bridge.
+# namespace with only loopback): there is no bridge. Their control groups are below one named like DIR, so whatever runs in
+# one is known by it. JOBCELL_ENGINE_DATA_SIZE=300m at the start puts DIR/data on a tmpfs of that size, which can be filled.
 #
 # Why a network namespace: a second dockerd with --bridge=none deletes the host's docker0. Why `nsenter --net` and not
 # `ip netns exec`: the latter remounts /sys, which hides the cgroup mounts that runc needs.
@@ -24,9 +25,11 @@ readonly MARK=.jobcell-private-engine # Only a directory with this file is ever 
 # A unix socket's path holds 107 bytes; the longest name that we put below DIR needs 20 of them.
 readonly DIR_MAX=87
 
-usage() { fail $EX_USAGE "usage: scripts/private-engine.sh start|kill9|restart|stop DIR [DOCKERD-OPTION...]"; }
+usage() { fail $EX_USAGE "usage: scripts/private-engine.sh start|kill9|restart|stop DIR [DOCKERD-OPTION... | DAEMON]"; }
 [ $# -ge 2 ] || usage
 verb=$1 dir=$(realpath -m -- "$2")
+# Never the name of anything else below /sys/fs/cgroup: what is there is removed.
+readonly verb dir group=jobcell-private-${dir##*/}
 shift 2
 
 if [ "$(uname -s)" != Linux ] || ! is_root; then fail $EX_UNAVAILABLE "needs root on Linux."; fi
@@ -113,7 +116,7 @@ start_dockerd() {
   # Its own (empty) configuration file: /etc/docker/daemon.json is the machine's.
   daemon "$dir/dockerd.log" dockerd --config-file "$dir/daemon.json" --data-root "$dir/data" --exec-root "$dir/exec" \
     --pidfile "$dir/dockerd.pid" --host "unix://$dir/docker.sock" --group "$(id -gn)" \
-    --containerd "$dir/containerd.sock" --bridge=none --iptables=false --ip6tables=false \
+    --containerd "$dir/containerd.sock" --cgroup-parent "/$group" --bridge=none --iptables=false --ip6tables=false \
     ${options[@]+"${options[@]}"}
   wait_until dockerd "$dir/dockerd.log" client version
 }
@@ -125,6 +128,9 @@ start() {
   # Not on success: from here on `stop` knows how to undo whatever there is.
   : >"$dir/$MARK"
   trap 'stop' EXIT
+  if [ -n "${JOBCELL_ENGINE_DATA_SIZE:-}" ]; then
+    mount -t tmpfs -o "size=$JOBCELL_ENGINE_DATA_SIZE" jobcell-private-engine "$dir/data"
+  fi
   printf '{}\n' >"$dir/daemon.json"
   printf '%s\n' "$@" | sed '/^$/d' >"$dir/dockerd.options"
   : >"$dir/net"
@@ -139,20 +145,33 @@ start() {
 
 ours() { [ -e "$dir/$MARK" ] || fail $EX_USAGE "$dir was not made by 'private-engine.sh start'."; }
 
+# daemon_named [NAME]: the name, if it is one.
+daemon_named() {
+  case "${1:-dockerd}" in
+    dockerd | containerd) printf '%s\n' "${1:-dockerd}" ;;
+    *) usage ;;
+  esac
+}
+
 kill9() {
   ours
-  local pid
-  pid=$(pid_of dockerd) || fail $EX_SOFTWARE "the dockerd of $dir does not run."
+  local name pid
+  name=$(daemon_named "$@")
+  pid=$(pid_of "$name") || fail $EX_SOFTWARE "the $name of $dir does not run."
   kill -KILL "$pid"
-  until_gone "$pid" "$END_SECONDS" || fail $EX_SOFTWARE "dockerd (pid $pid) does not die."
+  until_gone "$pid" "$END_SECONDS" || fail $EX_SOFTWARE "$name (pid $pid) does not die."
 }
 
 restart() {
   ours
-  end_process dockerd
-  # A killed dockerd leaves it; the next one would take another process with that number for itself.
-  rm -f "$dir/dockerd.pid"
-  start_dockerd
+  local name
+  name=$(daemon_named "$@")
+  end_process "$name"
+  # A killed daemon leaves them; the next dockerd would take another process with that number for itself, and a socket that is
+  # there would look like a containerd that answers.
+  rm -f "$dir/$name.pid"
+  if [ "$name" = containerd ]; then rm -f "$dir/containerd.sock"; fi
+  "start_$name"
   printf 'DOCKER_HOST=unix://%s/docker.sock\n' "$dir"
 }
 
@@ -172,7 +191,7 @@ kill_leftovers() {
   local -a shims=() all=()
   for pid in /proc/[0-9]*; do
     pid=${pid#/proc/}
-    if tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF -- "-address $dir/containerd.sock"; then shims+=("$pid"); fi
+    if { tr '\0' ' ' <"/proc/$pid/cmdline"; } 2>/dev/null | grep -qF -- "-address $dir/containerd.sock"; then shims+=("$pid"); fi
   done
   [ ${#shims[@]} -gt 0 ] || return 0
   # Listed before the first is killed: orphans lose the parent that would name them.
@@ -181,15 +200,11 @@ kill_leftovers() {
   for pid in "${all[@]}"; do until_gone "$pid" "$END_SECONDS" || say "process $pid does not die"; done
 }
 
-# Containers that were killed rather than removed leave empty control groups named by their id.
+# Containers that were killed rather than removed leave empty control groups.
 remove_cgroups() {
-  local id group
-  for id in "$dir"/data/containers/*/; do
-    id=$(basename "$id")
-    [ ${#id} -eq 64 ] || continue
-    for group in /sys/fs/cgroup/*/docker/"$id" /sys/fs/cgroup/docker/"$id"; do
-      if [ -d "$group" ]; then rmdir "$group" 2>/dev/null || say "control group $group stays"; fi
-    done
+  local path
+  for path in /sys/fs/cgroup/*/"$group"/* /sys/fs/cgroup/*/"$group" /sys/fs/cgroup/"$group"/* /sys/fs/cgroup/"$group"; do
+    if [ -d "$path" ]; then rmdir "$path" 2>/dev/null || say "control group $path stays"; fi
   done
 }
 
@@ -221,8 +236,8 @@ stop() {
 
 case "$verb" in
   start) start "$@" ;;
-  kill9) kill9 ;;
-  restart) restart ;;
+  kill9) kill9 "$@" ;;
+  restart) restart "$@" ;;
   stop) stop ;;
   *) usage ;;
 esac

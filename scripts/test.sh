@@ -14,5 +14,7 @@ DOCKER_HOST=$("$here/engine.sh")
 export DOCKER_HOST
 "$here/images.sh"
 cd "$(project_root)"
+report=$(mktemp)
+trap 'print_chaos "$report"; rm -f "$report"' EXIT
 # Not the examples in documentation: there are none to run.
-JOBCELL_TEST_ENGINE=required cargo test --locked --lib --bins --tests "$@"
+JOBCELL_CHAOS_REPORT=$report JOBCELL_TEST_ENGINE=required cargo test --locked --lib --bins --tests "$@"

@@ -6,7 +6,7 @@
 //! | rank | room | what it owns |
 //! |---|---|---|
 //! | 0 | [`job`] | pure values: ids, units, the checked spec, phases, endings |
-//! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`], [`net`], [`database`] | settings, wires, metrics and health, named tasks, retries and breakers, SQLite files |
+//! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`], [`net`], [`database`], [`crash`] | settings, wires, metrics and health, named tasks, retries and breakers, SQLite files, where tests may kill it |
 //! | 2 | [`queue`], [`logstore`], [`journal`] | the durable queue, the append-only logs, what an agent remembers |
 //! | 3 | [`backend`] | where jobs come from and results go |
 //! | 5 | [`executor`], [`admission`] | cells and the talk with their wardens; what fits |
@@ -23,6 +23,9 @@ macro_rules! mutant {
         active
     }};
 }
+
+#[macro_use]
+pub mod crash;
 
 pub mod admission;
 pub mod agent;

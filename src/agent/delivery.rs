@@ -84,10 +84,12 @@ impl Delivery {
             }
             self.deliver(&report).await;
         }
+        crash_point!("after-report");
         // Nobody may be waiting.
         let _ = told.map(|told| told.send(()));
         self.backend.log_done(attempt);
         forget(self.journal.as_ref(), &self.entry).await;
+        crash_point!("after-forget");
     }
 
     /// A backend that takes every report twice is asked before one is given again.

@@ -107,6 +107,7 @@ impl<E: Executor> Runner<E> {
         {
             return self.unable("intent_not_journaled", error.to_string()).await;
         }
+        crash_point!("after-intent");
         let (attempt, token) = (self.entry.key.attempt, self.entry.token);
         match self.backend.advance(attempt, token, Phase::Preparing, UnixMillis::now(), "cell_intent").await {
             Ok(Step::Applied | Step::AlreadyThere) => {}
@@ -169,6 +170,7 @@ impl<E: Executor> Runner<E> {
             }
             return self.unable("start_not_journaled", error.to_string()).await;
         }
+        crash_point!("after-commit");
         self.talk(order, (cell, Some(link)), orders).await
     }
 
@@ -252,10 +254,13 @@ impl<E: Executor> Runner<E> {
         if finished.not_begun {
             tracing::info!("the last process died before it gave the job to its cell; it goes back");
             self.give_back("not_begun").await;
+            // Nothing was written, and its log was begun all the same.
+            self.backend.log_done(id);
             cell.destroy().await;
             return Outcome::GivenBack;
         }
         self.count(&finished);
+        crash_point!("after-exit");
         let farewell = finished.farewell;
         let report = Report {
             attempt: id,
@@ -295,6 +300,7 @@ impl<E: Executor> Runner<E> {
             farewell.await;
         }
         let journaled = if mutant!(EndNotJournaled) { Ok(()) } else { self.journal.put(&entry).await };
+        crash_point!("after-end");
         let (backend, journal) = (Arc::clone(&self.backend), Arc::clone(&self.journal));
         let (told, delivered) = oneshot::channel();
         // An adopted one may not have come to tell the backend of its output.
@@ -319,6 +325,7 @@ impl<E: Executor> Runner<E> {
             if !mutant!(CellsStay) {
                 cell.destroy().await;
             }
+            crash_point!("after-removal");
         }
         Outcome::Ended { fault: ending.cause.is_the_hosts().then_some(ending.message) }
     }

@@ -385,7 +385,11 @@ impl Embedded {
             self.waiting.pass_on(&place);
             tokio::select! {
                 biased;
-                () = place.woken() => {}
+                () = place.woken() => {
+                    if place.dismissed() {
+                        return Ok(Vec::new());
+                    }
+                }
                 () = tokio::time::sleep_until(until) => return Ok(Vec::new()),
                 () = stop.cancelled() => return Ok(Vec::new()),
             }
@@ -643,6 +647,13 @@ impl Embedded {
             Expired::Ended(job) => (AttemptId::new(job.id, job.attempt), true),
         };
         tracing::warn!(%attempt, ended, "{why}");
+        // Else an agent that is frozen would be the first to get it again, and would lose it again.
+        if let Ok(Some(job)) = self.store.get(attempt.job).await {
+            let holder = job.past_tries.iter().find(|past| past.attempt == attempt.attempt).map(|past| &past.agent);
+            if let Some(holder) = holder.or(job.agent.as_ref()) {
+                self.waiting.dismiss(holder);
+            }
+        }
         self.close_logs(attempt).await;
         self.changed(attempt.job, ended);
         // What was held back for it may go now; it itself may have to wait for its time.

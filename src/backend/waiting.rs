@@ -23,6 +23,8 @@ struct Waiter {
     /// The job that it keeps its room for.
     reserves: Mutex<Option<JobId>>,
     woken: AtomicBool,
+    /// It is to ask again before it gets anything.
+    dismissed: AtomicBool,
     notify: Notify,
 }
 
@@ -57,8 +59,9 @@ impl Waiting {
     /// Takes a place at the end.
     pub(super) fn enter(&self, agent: &str, profile: Option<Profile>, free: Capacity) -> Place<'_> {
         let (reserves, woken, notify) = (Mutex::default(), AtomicBool::new(false), Notify::new());
+        let dismissed = AtomicBool::new(false);
         let (agent, free) = (agent.to_owned(), Mutex::new(free));
-        let waiter = Arc::new(Waiter { agent, profile, free, reserves, woken, notify });
+        let waiter = Arc::new(Waiter { agent, profile, free, reserves, woken, dismissed, notify });
         self.row().push_back(Arc::clone(&waiter));
         Place { waiting: self, waiter, was_woken: AtomicBool::new(false) }
     }
@@ -97,6 +100,14 @@ impl Waiting {
         self.row().iter().filter(kept).for_each(|waiter| waiter.wake());
     }
 
+    /// This agent has lost a lease, so it may be gone or frozen: what waits for it gets nothing more. One that lives asks again at once.
+    pub(super) fn dismiss(&self, agent: &str) {
+        for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
+            waiter.dismissed.store(true, Ordering::Release);
+            waiter.wake();
+        }
+    }
+
     /// Something has ended at this agent: a claim of its that waits has more room than it said.
     pub(super) fn freed(&self, agent: &str, resources: Resources) {
         for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
@@ -130,6 +141,11 @@ impl Place<'_> {
         let row = self.waiting.row();
         let others = row.iter().filter(|waiter| waiter.agent != self.waiter.agent);
         others.filter(|waiter| job.is_some() && *waiter.reserves() == job).for_each(|waiter| waiter.wake());
+    }
+
+    /// It is to ask again.
+    pub(super) fn dismissed(&self) -> bool {
+        self.waiter.dismissed.load(Ordering::Acquire)
     }
 
     /// How many wait, this one included.
@@ -192,6 +208,10 @@ mod tests {
         assert_eq!(second.row_length(), 2);
         waiting.freed("a", Resources::default());
         assert_eq!(second.free().memory, Resources::default().memory);
+        waiting.dismiss("b");
+        assert!(!second.dismissed());
+        waiting.dismiss("a");
+        assert!(second.dismissed() && second.woken().now_or_never().is_some());
     }
 
     #[test]

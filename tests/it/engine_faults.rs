@@ -1,56 +1,14 @@
 //! Engines that are not there, die, or cut the stream. A private engine is broken, never the shared one.
 
-use super::stage::{Up, cause, docker, engine, root, until};
+use super::private::Private;
+use super::stage::{Up, cause, docker, engine, until};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-
-/// An engine of its own, gone with the value.
-struct Private {
-    dir: tempfile::TempDir,
-}
-
-impl Private {
-    /// Only a folder: the engine is started later. Needs root.
-    fn prepare() -> Option<Self> {
-        let root = std::fs::metadata("/proc/self").ok().map(|meta| std::os::unix::fs::MetadataExt::uid(&meta));
-        if root != Some(0) {
-            assert!(std::env::var("JOBCELL_TEST_ENGINE").as_deref() != Ok("required"), "private engines need root");
-            eprintln!("SKIPPED: a private engine needs root");
-            return None;
-        }
-        Some(Self { dir: tempfile::Builder::new().prefix("jce").tempdir().expect("a folder") })
-    }
-
-    fn script(&self, verb: &str) {
-        let script = root().join("scripts/private-engine.sh");
-        let status = Command::new(script).arg(verb).arg(self.dir.path()).stdout(std::process::Stdio::null()).status();
-        assert!(status.expect("runs").success(), "private-engine.sh {verb}");
-    }
-
-    fn start(&self) {
-        self.script("start");
-        let images = root().join("scripts/images.sh");
-        let loaded = Command::new(images).args(["--load", &self.host(), "bash"]).status().expect("runs");
-        assert!(loaded.success(), "the image is loaded");
-    }
-
-    fn host(&self) -> String {
-        format!("unix://{}", self.dir.path().join("docker.sock").display())
-    }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        let script = root().join("scripts/private-engine.sh");
-        let _ = Command::new(script).arg("stop").arg(self.dir.path()).status();
-    }
-}
 
 #[tokio::test]
 async fn an_engine_that_comes_later_and_dies_in_mid_job() {

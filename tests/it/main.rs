@@ -4,6 +4,7 @@
 mod api;
 mod bad_input;
 mod cells;
+mod chaos;
 mod cli_snapshots;
 mod commands;
 mod degraded;
@@ -14,6 +15,7 @@ mod fleet;
 mod listing;
 mod openapi;
 mod output;
+mod private;
 mod ranks;
 mod recovery;
 mod retries;

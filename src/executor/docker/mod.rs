@@ -111,10 +111,19 @@ impl Executor for DockerExecutor {
             let volume =
                 inner.volume.ensure(&order.image).await.map_err(|error| failed("volume", &order.image, &error))?;
             let body = plan.container.clone();
-            let created = inner.engine.create(&name, create::with_volume(body, &volume)).await;
-            created.map_err(|error| failed("create", &order.image, &error))?;
+            if let Err(error) = inner.engine.create(&name, create::with_volume(body, &volume)).await {
+                // No answer is not a no.
+                if !error.is_refusal() {
+                    inner.removals.unsure(name);
+                }
+                return Err(failed("create", &order.image, &error));
+            }
+            crash_point!("after-create");
             match start(&cell).await {
-                Ok(link) => return Ok((cell, link)),
+                Ok(link) => {
+                    crash_point!("after-start");
+                    return Ok((cell, link));
+                }
                 Err((step, error)) => {
                     inner.remove(&name).await;
                     if last || !error.says(volume::WARDEN_PATH) {

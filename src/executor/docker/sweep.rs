@@ -1,15 +1,18 @@
-//! Removal of what is ours: reads from a container's labels whose it is, and tries again, in the background, to remove every cell
-//! whose removal failed the first time.
+//! Removal of what is ours: reads from a container's labels whose it is, and removes, in the background, every cell whose removal
+//! failed the first time, and every one of which nobody knows whether it was made.
 
 use super::engine::{Engine, Listed};
 use crate::executor::Present;
 use crate::job::AttemptId;
+use futures_util::{StreamExt, stream};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// Cells that wait for another try. When it is full a further one is left to the next start's sweep, and said so.
 const MOST_WAITING: usize = 1024;
+/// Removals under way at the same time.
+const AT_ONCE: usize = 8;
 /// Between two tries.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -24,37 +27,44 @@ pub(super) fn present(found: Listed) -> Present {
     Present { attempt: attempt(), name: found.name, running: found.running }
 }
 
-/// Tries again, in the background, to remove what could not be removed.
+/// Removes, in the background, what could not be removed at once.
 pub(super) struct Removals {
-    waiting: mpsc::Sender<String>,
+    waiting: mpsc::Sender<Removal>,
     open: watch::Sender<usize>,
+}
+
+struct Removal {
+    cell: String,
+    /// Its making was not answered: it may be made yet.
+    unsure: bool,
 }
 
 impl Removals {
     /// Starts the background task, which ends with `stop`.
     pub(super) fn spawn(engine: Engine, stop: CancellationToken) -> Self {
-        let (waiting, mut arriving) = mpsc::channel::<String>(MOST_WAITING);
+        let (waiting, arriving) = mpsc::channel::<Removal>(MOST_WAITING);
         let (open, _) = watch::channel(0usize);
         let done = open.clone();
         crate::supervise::spawn("cell removals", async move {
-            loop {
-                let cell = tokio::select! {
-                    cell = arriving.recv() => cell,
-                    () = stop.cancelled() => None,
-                };
-                let Some(cell) = cell else { return };
-                while let Err(error) = engine.remove(&cell).await {
-                    tracing::warn!(%cell, error = %error.short(), "cell still cannot be removed");
+            let arriving = stream::unfold(arriving, |mut arriving| async {
+                let removal = arriving.recv().await?;
+                Some((removal, arriving))
+            });
+            let each = arriving.for_each_concurrent(AT_ONCE, |Removal { cell, unsure }| {
+                let (engine, stop, done) = (&engine, &stop, &done);
+                async move {
                     tokio::select! {
-                        () = tokio::time::sleep(PAUSE) => {}
-                        () = stop.cancelled() => {
-                            tracing::error!(%cell, "left behind; the next start removes it");
-                            return;
+                        () = remove(engine, &cell, unsure) => {
+                            tracing::info!(%cell, "cell removed at last");
+                            done.send_modify(|open| *open -= 1);
                         }
+                        () = stop.cancelled() => tracing::error!(%cell, "left behind; the next start removes it"),
                     }
                 }
-                tracing::info!(%cell, "cell removed at last");
-                done.send_modify(|open| *open -= 1);
+            });
+            tokio::select! {
+                () = each => {}
+                () = stop.cancelled() => {}
             }
         });
         Self { waiting, open }
@@ -62,10 +72,20 @@ impl Removals {
 
     /// Takes over a cell that could not be removed.
     pub(super) fn later(&self, cell: String) {
+        self.take(Removal { cell, unsure: false });
+    }
+
+    /// Takes over a cell that may be made yet: an engine that did not answer in time may do what it was asked for all the same.
+    pub(super) fn unsure(&self, cell: String) {
+        self.take(Removal { cell, unsure: true });
+    }
+
+    fn take(&self, removal: Removal) {
         self.open.send_modify(|open| *open += 1);
-        if let Err(error) = self.waiting.try_send(cell) {
+        if let Err(error) = self.waiting.try_send(removal) {
             self.open.send_modify(|open| *open -= 1);
-            tracing::error!(cell = %error.into_inner(), "too many cells wait for removal; the next start removes this one");
+            let cell = error.into_inner().cell;
+            tracing::error!(cell, "too many cells wait for removal; the next start removes this one");
         }
     }
 
@@ -73,5 +93,22 @@ impl Removals {
     pub(super) async fn settled(&self, limit: Duration) -> bool {
         let mut open = self.open.subscribe();
         tokio::time::timeout(limit, open.wait_for(|open| *open == 0)).await.is_ok_and(|seen| seen.is_ok())
+    }
+}
+
+/// Until the engine says that it is not there. Of one that may be made yet it has to say so twice: an engine that wakes up does what it
+/// was asked for in any order.
+async fn remove(engine: &Engine, cell: &str, unsure: bool) {
+    for last in [!unsure, true] {
+        if unsure {
+            tokio::time::sleep(PAUSE).await;
+        }
+        while let Err(error) = engine.remove(cell).await {
+            tracing::warn!(%cell, error = %error.short(), "cell still cannot be removed");
+            tokio::time::sleep(PAUSE).await;
+        }
+        if last {
+            return;
+        }
     }
 }

@@ -350,6 +350,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             self.sent = 0;
             // The first of what is sent is the spec.
             self.may_have_run = true;
+            crash_point!("after-spec-sent");
         }
     }
 
@@ -446,7 +447,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             Done::Appended(writer, result) => {
                 self.writer = Some(*writer);
                 match result {
-                    Ok(last) => self.on(Input::Stored(last), progress),
+                    Ok(last) => {
+                        crash_point!("mid-output");
+                        self.on(Input::Stored(last), progress);
+                    }
                     Err(error) => {
                         self.unlink();
                         let cause = Cause::LogStoreFailed { reason: error.to_string() };
