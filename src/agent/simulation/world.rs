@@ -79,8 +79,10 @@ pub(super) fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJourna
             // What is on its way to a warden may come after the end, when the engine that should end the cell is away.
             Seeing::Started if ledger.without_engine(agent) => matches!(stage, Some(Step::Intent)),
             Seeing::Started => !matches!(stage, Some(Step::Committed)),
-            // The end is safe: in the journal, or with the backend and the entry gone.
-            Seeing::Heard(ToWarden::Close) => matches!(stage, Some(Step::Intent | Step::Committed)),
+            // The end is safe: in the journal, or with the backend.
+            Seeing::Heard(ToWarden::Close) => {
+                matches!(stage, Some(Step::Intent | Step::Committed)) && !ledger.was_told_of(attempt)
+            }
             _ => false,
         };
         match &what {
