@@ -131,9 +131,9 @@ pub(super) fn true_cause(
             when(why.silent_link() || seen.disturbed(agent, from, why.over), "nothing was in the way of a renewal")
         }
         Cause::CellLost { .. } => {
-            // Or its agent ended it, for a reason, and died before it could say so.
-            let ended = matches!(over, Some((_, How::CellEnded))) && (why.stopped() || why.bad_links());
-            when(why.killed() || why.engine_away() || ended, "its cell was not lost")
+            // Or its agent ended it, for a reason, or the cell of a warden that was not heard, and died before it could say so.
+            let ended = matches!(over, Some((_, How::CellEnded))) && why.stopped();
+            when(why.killed() || why.engine_away() || why.bad_links() || ended, "its cell was not lost")
         }
         Cause::WardenFault { .. } => when(why.bad_links(), "its warden did nothing wrong"),
         Cause::Stuck { .. } => match why.told_stuck() {
