@@ -3,10 +3,11 @@
 //! and the next process begins it anew.
 
 use crate::backend::{Backend, BackendError};
-use crate::job::{AttemptId, Report};
+use crate::job::{AttemptId, Phase, Report};
 use crate::journal::{Entry, Journal};
 use crate::net::{Retry, pauses};
 use crate::protocol::agent::{AttemptStanding, Reported};
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -16,6 +17,8 @@ use tokio::sync::oneshot;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
 /// Between tries after a plain no. An operator has to put something right: a key, a version, a full disk.
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
+/// An end that takes longer is told to be on its way, so that nobody takes the job for one that does not get on.
+const SLOW: Duration = Duration::from_secs(20);
 /// A journal that does not take the end of an entry is asked again after this.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(5);
 
@@ -69,6 +72,23 @@ async fn pause(
 impl Delivery {
     /// Ends when the backend has the report, or does not want it any more; `told` hears of that first.
     pub(super) async fn run(self, told: Option<oneshot::Sender<()>>) {
+        let attempt = self.entry.key.attempt;
+        let delivered = self.bring();
+        tokio::select! {
+            biased;
+            () = delivered => {}
+            never = self.tell_that_it_finishes() => match never {},
+        }
+        crash_point!("after-report");
+        // Nobody may be waiting.
+        let _ = told.map(|told| told.send(()));
+        self.backend.log_done(attempt);
+        forget(self.journal.as_ref(), &self.entry).await;
+        crash_point!("after-forget");
+    }
+
+    /// The output, and then the report.
+    async fn bring(&self) {
         let (attempt, token) = (self.entry.key.attempt, self.entry.token);
         let mut report = self.report.clone();
         if !self.settled().await {
@@ -84,12 +104,17 @@ impl Delivery {
             }
             self.deliver(&report).await;
         }
-        crash_point!("after-report");
-        // Nobody may be waiting.
-        let _ = told.map(|told| told.send(()));
-        self.backend.log_done(attempt);
-        forget(self.journal.as_ref(), &self.entry).await;
-        crash_point!("after-forget");
+    }
+
+    /// Output that waited for a backend can take longer than the job itself.
+    async fn tell_that_it_finishes(&self) -> Infallible {
+        tokio::time::sleep(SLOW).await;
+        let (attempt, token, at) = (self.entry.key.attempt, self.entry.token, self.report.ended_at);
+        let mut pauses = pauses(PAUSES.0, PAUSES.1);
+        while let Err(error) = self.backend.advance(attempt, token, Phase::Finishing, at, "delivering").await {
+            self.pause(&error, &mut pauses).await;
+        }
+        std::future::pending().await
     }
 
     /// A backend that takes every report twice is asked before one is given again.

@@ -27,7 +27,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio::task::{self, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -105,6 +105,8 @@ pub(super) struct Table<E: Executor> {
     probing: FuturesUnordered<BoxFuture<'static, Seen>>,
     pub(super) obstacles: Obstacles,
     room: Room,
+    /// Taken by a look at the disk: one at a time, however long a file system hangs.
+    disk_look: Arc<Semaphore>,
     /// Bring the orders; end with the table.
     _listeners: JoinSet<()>,
     score: Score,
@@ -184,6 +186,7 @@ impl<E: Executor> Agent<E> {
             probing: FuturesUnordered::new(),
             obstacles: Obstacles::default(),
             room: Room::Enough,
+            disk_look: Arc::new(Semaphore::new(1)),
             _listeners: listeners,
             score: Score::default(),
             agent: self,
@@ -223,7 +226,12 @@ impl<E: Executor> Table<E> {
                     let settled = self.unsettled.is_none() && self.chores.is_empty();
                     if settled && self.available() && self.waiting.is_empty() {
                         let load = self.load(false);
-                        self.claims.start(self.ledger.free(), self.agent.settings.claim_batch, &load, &drain);
+                        // One job shows whether the host can run jobs again; a batch would cost each of them a try.
+                        let trial = self.obstacles.quarantine.on_trial();
+                        let batch = if trial { 1 } else { self.agent.settings.claim_batch };
+                        if !trial || self.running() == 0 {
+                            self.claims.start(self.ledger.free(), batch, &load, &drain);
+                        }
                     } else if !self.available() {
                         self.claims.recall();
                     }
@@ -284,8 +292,9 @@ impl<E: Executor> Table<E> {
                 }
                 () = tokio::time::sleep_until(probe_at), if self.probing.is_empty() => {
                     let (executor, settings) = (Arc::clone(&self.agent.executor), Arc::clone(&self.agent.settings));
+                    let look = Arc::clone(&self.disk_look);
                     self.probing.push(Box::pin(async move {
-                        Seen { cells: executor.probe().await, free: free(&settings.disk).await }
+                        Seen { cells: executor.probe().await, free: free(&settings.disk, look).await }
                     }));
                 }
                 (index, grants) = self.claims.answer() => self.take(index, grants),
@@ -462,7 +471,7 @@ impl<E: Executor> Table<E> {
         match ended {
             // It is held until it is delivered.
             Ok((_, Outcome::Ended { fault })) => {
-                self.judge(fault);
+                self.judge(key, fault);
                 false
             }
             Ok((_, Outcome::GivenBack)) => {
@@ -471,7 +480,8 @@ impl<E: Executor> Table<E> {
             }
             Ok((_, Outcome::Unable { reason })) => {
                 let_go();
-                self.judge(Some(reason.clone()));
+                // It cost no job a try, and the next look at the host says how it is.
+                self.score.add(Instant::now(), false);
                 self.obstacles.cells = Some(reason);
                 true
             }
@@ -479,17 +489,19 @@ impl<E: Executor> Table<E> {
                 let_go();
                 // Its lease is not renewed any more and runs out; the next start settles its entry and its cell.
                 tracing::error!(%error, "a runner panicked");
-                self.judge(Some("the agent failed by itself".to_owned()));
+                self.judge(key, Some("the agent failed by itself".to_owned()));
                 false
             }
         }
     }
 
     /// An attempt ended here; `fault` says what this host did wrong.
-    fn judge(&mut self, fault: Option<String>) {
+    fn judge(&mut self, key: Option<Key>, fault: Option<String>) {
         let now = Instant::now();
         self.score.add(now, fault.is_none());
-        self.obstacles.quarantine.ended(now, fault);
+        if let Some((_, attempt)) = key {
+            self.obstacles.quarantine.ended(now, attempt.job, fault);
+        }
     }
 
     fn deliver(&mut self, End { delivery, told }: End) {
@@ -660,12 +672,16 @@ impl<E: Executor> Table<E> {
 }
 
 /// Bytes that are free for this user. A file system can hang.
-async fn free((path, floor): &(PathBuf, ByteSize)) -> Result<u64, String> {
+async fn free((path, floor): &(PathBuf, ByteSize), one: Arc<Semaphore>) -> Result<u64, String> {
     if floor.as_u64() == 0 {
         return Ok(u64::MAX);
     }
     let (shown, path) = (path.display().to_string(), path.clone());
-    let look = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&path));
+    let Ok(turn) = one.try_acquire_owned() else { return Err(format!("{shown}: the file system does not answer")) };
+    let look = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        rustix::fs::statvfs(&path)
+    });
     match tokio::time::timeout(PROBE_PAUSE, look).await {
         Ok(Ok(Ok(found))) => Ok(found.f_bavail.saturating_mul(found.f_frsize)),
         Ok(Ok(Err(error))) => Err(format!("{shown}: how much is free there cannot be found out: {error}")),

@@ -1,12 +1,15 @@
 //! What keeps an agent from taking jobs: whoever makes its cells, its disk, output that has no room, ends that pile up, a row of
 //! failures of its own. Pure; the dispatcher looks, and says it in a sentence to backends and operators.
 
-use crate::job::{ByteSize, Millis};
+use crate::job::{ByteSize, JobId, Millis};
+use std::collections::HashSet;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Jobs in a row that the host failed before it takes none for a while: one or two can be chance, and each costs a user a try.
-const ROW: u32 = 5;
+const ROW: usize = 5;
+/// Jobs that are remembered; with more, the longest pause is reached.
+const MOST_JOBS: usize = 256;
 /// The first and the longest while; doubled each time that the first job after it fails too.
 const WHILES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
 
@@ -77,7 +80,8 @@ fn mib(bytes: u64) -> ByteSize {
 /// A row of failures that were not the jobs'.
 #[derive(Debug, Default)]
 pub(super) struct Quarantine {
-    row: u32,
+    /// Jobs in a row; each counts once, however often it is tried.
+    jobs: HashSet<JobId>,
     /// How long the last one was.
     last: Option<Duration>,
     until: Option<Instant>,
@@ -86,7 +90,7 @@ pub(super) struct Quarantine {
 
 impl Quarantine {
     /// An attempt has ended here; `fault` says what this host did wrong.
-    pub(super) fn ended(&mut self, now: Instant, fault: Option<String>) {
+    pub(super) fn ended(&mut self, now: Instant, job: JobId, fault: Option<String>) {
         let Some(fault) = fault else {
             // One that ended after the row began says nothing of how it goes now, but that it goes at all.
             if self.until.is_none_or(|until| now >= until) {
@@ -94,15 +98,19 @@ impl Quarantine {
             }
             return;
         };
-        self.row += 1;
-        if self.row < ROW || self.until.is_some_and(|until| now < until) {
+        let is_new = self.jobs.len() < MOST_JOBS && self.jobs.insert(job);
+        let enough = self.on_trial() || self.jobs.len() >= ROW;
+        if !is_new || !enough || self.until.is_some_and(|until| now < until) {
             return;
         }
         let pause = self.last.map_or(WHILES.0, |last| (last * 2).min(WHILES.1));
-        tracing::error!(in_a_row = self.row, %fault, ?pause, "this host fails its jobs; it takes none for a while");
+        tracing::error!(in_a_row = self.jobs.len(), %fault, ?pause, "this host fails its jobs; it takes none for a while");
         (self.last, self.until, self.fault) = (Some(pause), Some(now + pause), fault);
-        // After it, one more is enough.
-        self.row = ROW - 1;
+    }
+
+    /// Nothing has ended well since the last pause: one job at a time, and one more failure is enough.
+    pub(super) fn on_trial(&self) -> bool {
+        self.last.is_some()
     }
 
     fn reason(&self, now: Instant) -> Option<String> {
@@ -127,30 +135,38 @@ mod tests {
     fn a_row_of_failures_pauses_it_longer_each_time_and_a_success_forgets_them() {
         let (mut obstacles, start) = (Obstacles::default(), Instant::now());
         let mut now = start;
-        for _ in 1..ROW {
-            obstacles.quarantine.ended(now, fault());
+        let job = || JobId::new(crate::job::UnixMillis::new(7));
+        // One job that fails again and again says nothing of the host.
+        let hostile = job();
+        for _ in 0..20 {
+            obstacles.quarantine.ended(now, hostile, fault());
+        }
+        for _ in 2..ROW {
+            obstacles.quarantine.ended(now, job(), fault());
         }
         assert_eq!(obstacles.first(now), None);
         let mut pauses = Vec::new();
         for _ in 0..7 {
-            obstacles.quarantine.ended(now, fault());
+            obstacles.quarantine.ended(now, job(), fault());
             let began = now;
             assert!(obstacles.first(now).expect("paused").ends_with("the last: the engine failed"));
+            assert!(obstacles.quarantine.on_trial());
             // What ends meanwhile changes nothing.
-            obstacles.quarantine.ended(now, fault());
-            obstacles.quarantine.ended(now, None);
+            obstacles.quarantine.ended(now, job(), fault());
+            obstacles.quarantine.ended(now, job(), None);
             while obstacles.first(now).is_some() {
                 now += Duration::from_secs(1);
             }
             pauses.push((now - began).as_secs());
         }
         assert_eq!(pauses, [30, 60, 120, 240, 480, 600, 600]);
-        obstacles.quarantine.ended(now, None);
+        obstacles.quarantine.ended(now, job(), None);
+        assert!(!obstacles.quarantine.on_trial());
         for _ in 1..ROW {
-            obstacles.quarantine.ended(now, fault());
+            obstacles.quarantine.ended(now, job(), fault());
         }
         assert_eq!(obstacles.first(now), None);
-        obstacles.quarantine.ended(now, fault());
+        obstacles.quarantine.ended(now, job(), fault());
         assert!(obstacles.first(now + Duration::from_secs(29)).is_some());
         assert!(obstacles.first(now + Duration::from_secs(30)).is_none());
     }

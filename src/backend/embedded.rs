@@ -388,8 +388,8 @@ impl Embedded {
             tokio::select! {
                 biased;
                 () = place.woken() => {
-                    if place.looks_last() {
-                        let _ = tokio::time::timeout(DOUBT, stop.cancelled()).await;
+                    if place.looks_last() && tokio::time::timeout(DOUBT, stop.cancelled()).await.is_ok() {
+                        return Ok(Vec::new());
                     }
                 }
                 () = tokio::time::sleep_until(until) => return Ok(Vec::new()),

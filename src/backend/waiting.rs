@@ -71,8 +71,9 @@ impl Waiting {
     pub(super) fn wake_for(&self, spec: &JobSpec) {
         let suits = |waiter: &&Arc<Waiter>| waiter.profile.as_ref().is_none_or(|profile| suits(spec, profile));
         let row = self.row();
-        let mut asleep = row.iter().filter(|waiter| !waiter.woken.load(Ordering::Acquire));
-        if let Some(waiter) = asleep.find(suits) {
+        let asleep = || row.iter().filter(|waiter| !waiter.woken.load(Ordering::Acquire)).filter(suits);
+        let mut sure = asleep().filter(|waiter| !waiter.doubted.load(Ordering::Acquire));
+        if let Some(waiter) = sure.next().or_else(|| asleep().next()) {
             waiter.wake();
         }
     }

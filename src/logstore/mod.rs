@@ -18,7 +18,7 @@ mod writer;
 
 pub use reader::LogReader;
 pub use record::{Frame, FrameRef, Stream};
-pub use room::Room;
+pub use room::{Full, Room};
 pub use writer::{Appended, LogWriter};
 
 use crate::job::{AttemptId, JobId, LogTotals};
@@ -180,13 +180,14 @@ impl LogStore {
         &self.room
     }
 
-    /// Bytes on disk behind frame `seq` of a log, to a quarter of a megabyte; nothing where there is none.
+    /// Bytes on disk behind frame `seq` of a log, or up to about a megabyte less; nothing where there is none.
     pub fn bytes_behind(&self, attempt: AttemptId, seq: u64) -> u64 {
         let dir = self.dir(attempt);
         let Ok(mark) = index::find(&dir, index::Target::Frame(seq.saturating_add(1))) else { return 0 };
         let size = |segment: u32| std::fs::metadata(segment_path(&dir, segment, "seg")).map(|file| file.len()).ok();
         let bytes: u64 = (mark.segment..).map_while(size).sum();
-        bytes.saturating_sub(mark.offset)
+        // The place that the index knows is at the beginning of a batch, before the frame.
+        bytes.saturating_sub(mark.offset + INDEXED_EARLIER)
     }
 
     fn job_dir(&self, job: JobId) -> PathBuf {
@@ -301,6 +302,8 @@ fn folders(root: &Path, depth: u32) -> Result<Vec<PathBuf>, LogError> {
     Ok(found)
 }
 
+/// A place in the index may be so far before the frame that is looked for: its spacing, and a batch.
+const INDEXED_EARLIER: u64 = index::SPACING + (1 << 20);
 /// A segment that is larger gets a successor.
 const SEGMENT_BYTES: u64 = 64 << 20;
 

@@ -29,6 +29,8 @@ struct Place {
 
 /// Read at once from the file; a frame is at most 64 KiB, so several fit.
 const BLOCK: u64 = 256 << 10;
+/// So many frames may always be read at once.
+const FEW: usize = 1024;
 
 impl LogReader {
     pub(super) fn new(dir: PathBuf, attempt: AttemptId, live: Live) -> Self {
@@ -45,7 +47,9 @@ impl LogReader {
             self.place = Place::open(&self.dir, index::find(&self.dir, Target::Frame(from))?)?;
         }
         let (mut frames, mut bytes) = (Vec::new(), 0);
-        while bytes < max_bytes {
+        // Frames without output count too.
+        let most = FEW.max(max_bytes / HEADER);
+        while bytes < max_bytes && frames.len() < most {
             let Some(place) = self.place.as_mut().filter(|place| place.next_seq <= bound) else { break };
             let mut block = place.read(&self.dir)?;
             if block.is_empty() {
@@ -59,7 +63,7 @@ impl LogReader {
                 }
             }
             for (size, frame) in block {
-                if bytes >= max_bytes || frame.seq > bound {
+                if bytes >= max_bytes || frames.len() >= most || frame.seq > bound {
                     break;
                 }
                 place.offset += size;

@@ -24,7 +24,7 @@ impl Held {
     pub(super) fn add(&mut self, frame: &FrameRef<'_>) {
         let stream = &mut self.streams[frame.stream.slot()];
         if frame.gap > 0 {
-            stream.dropped += frame.gap;
+            stream.dropped = stream.dropped.saturating_add(frame.gap);
             if self.gaps.len() < GAPS_TOLD {
                 self.gaps.push(Gap { stream: frame.stream.name().to_owned(), at: stream.bytes, bytes: frame.gap });
             }

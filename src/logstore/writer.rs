@@ -3,10 +3,10 @@
 use super::index::{ENTRY, Mark, SPACING};
 use super::record::{self, FrameRef, MAX_LEN};
 use super::recover::recover;
+use super::room::Full;
 use super::totals::Held;
 use super::{LogError, Registration, open_append, segment_path};
 use crate::job::LogTotals;
-use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -39,7 +39,7 @@ pub struct LogWriter {
     broken: bool,
     buffer: Vec<u8>,
     registration: Registration,
-    room: watch::Receiver<BTreeSet<String>>,
+    room: watch::Receiver<Full>,
 }
 
 impl LogWriter {
@@ -49,7 +49,7 @@ impl LogWriter {
         sync_every: u64,
         segment_bytes: u64,
         registration: Registration,
-        room: watch::Receiver<BTreeSet<String>>,
+        room: watch::Receiver<Full>,
     ) -> Result<Self, LogError> {
         let found = recover(&dir)?;
         let (file, index) = open_segment(&dir, found.segment)?;
@@ -75,7 +75,7 @@ impl LogWriter {
     }
 
     /// What stands in the way of more output; whoever appends without looking is let do so.
-    pub fn room(&self) -> watch::Receiver<BTreeSet<String>> {
+    pub fn room(&self) -> watch::Receiver<Full> {
         self.room.clone()
     }
 

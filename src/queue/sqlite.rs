@@ -334,7 +334,9 @@ impl Store for SqliteStore {
         self.writer
             .run(move |db| {
                 let mut found = Vec::new();
-                for mut row in rows::leased(db)? {
+                // One by one: a job can be a megabyte.
+                for place in rows::leased(db)? {
+                    let Some(mut row) = rows::at(db, place)? else { continue };
                     if let Some(stuck) = row.stuck(now, after, max_attempts) {
                         rows::save(db, &row)?;
                         found.push(stuck);
@@ -352,12 +354,14 @@ impl Store for SqliteStore {
     async fn extend(&self, lease: Millis, now: UnixMillis) -> Result<u64, StoreError> {
         self.writer
             .run(move |db| {
-                let mut held = rows::leased(db)?;
-                for row in &mut held {
+                let mut held = 0;
+                for place in rows::leased(db)? {
+                    let Some(mut row) = rows::at(db, place)? else { continue };
                     row.extend(lease, now);
-                    rows::save(db, row)?;
+                    rows::save(db, &row)?;
+                    held += 1;
                 }
-                Ok(held.len() as u64)
+                Ok(held)
             })
             .await
     }

@@ -22,6 +22,8 @@ const MAX_PAST: usize = 100;
 
 /// The reason of each claim in a history.
 const CLAIMED: &str = "claimed";
+/// Reason of a note: its lease was given a full term, because nobody knew how much of it was left.
+const EXTENDED: &str = "lease_extended";
 /// A holder that was told to end a job that does not get on has so long; then the lease is taken from it.
 const STUCK_GRACE: Millis = Millis::from_secs(60);
 
@@ -182,6 +184,16 @@ impl Row {
     pub(super) fn extend(&mut self, lease: Millis, now: UnixMillis) {
         let until = now.plus(self.term(lease));
         self.lease = self.lease.map(|held| Lease { until, ..held });
+        if self.lease.is_some() && matches!(self.job.phase, Phase::Claimed | Phase::Preparing) && !self.is_extended() {
+            self.job.revision += 1;
+            self.note(self.job.phase, now, EXTENDED);
+        }
+    }
+
+    /// A server has started since it was claimed. That it runs was only written, and a loss of power forgets what was.
+    fn is_extended(&self) -> bool {
+        let attempt = self.job.attempt;
+        self.job.history.iter().any(|event| event.attempt == attempt && event.reason == EXTENDED)
     }
 
     /// Hands it out. Only for a queued one.
@@ -396,9 +408,14 @@ impl Row {
         let claim = |event: &&PhaseEvent| event.phase == Phase::Claimed && event.reason == CLAIMED;
         let claimed = self.job.history.iter().rfind(claim)?.at;
         match self.job.phase {
-            Phase::Queued | Phase::Ended => None,
+            // One that finishes has ended, and its output is on its way for as long as it takes.
+            Phase::Queued | Phase::Finishing | Phase::Ended => None,
+            // How far it was before a start of this server may be forgotten.
+            Phase::Claimed | Phase::Preparing if self.is_extended() => {
+                Some((claimed, self.job.spec.timeout().and(after)))
+            }
             Phase::Claimed | Phase::Preparing => Some((claimed, after)),
-            Phase::Running | Phase::Finishing => {
+            Phase::Running => {
                 let began = self.job.started_at.unwrap_or(claimed).max(claimed);
                 Some((began, self.job.spec.timeout().and(after)))
             }

@@ -10,6 +10,10 @@ use serde::Serialize;
 
 /// One answer looks at so much output at most; what fits may lie far apart.
 const MOST_LOOKED_AT: usize = 64 << 20;
+/// One answer has so many frames at most, beside those of its last block.
+const MOST_FRAMES: usize = 100_000;
+/// What a frame counts for at least.
+const ALONE: usize = 32;
 /// Read at once, so that what does not fit is not kept.
 const BLOCK: usize = 1 << 20;
 
@@ -111,14 +115,15 @@ pub(super) struct Picked {
 pub(super) fn pick(reader: &mut LogReader, from: u64, wanted: &Wanted, most: usize) -> Result<Picked, LogError> {
     let mut picked = Picked::default();
     let (mut kept, mut looked_at) = (0, 0);
-    while kept < most && looked_at < MOST_LOOKED_AT {
+    // A frame without output takes room in an answer too.
+    while kept < most && looked_at < MOST_LOOKED_AT && picked.frames.len() < MOST_FRAMES {
         let frames = reader.read(picked.next.unwrap_or(from), BLOCK.min(most - kept))?;
         let Some(last) = frames.last() else {
             picked.whole = true;
             break;
         };
         picked.next = Some(last.seq + 1);
-        looked_at += frames.iter().map(|frame| frame.bytes.len()).sum::<usize>();
+        looked_at += frames.iter().map(|frame| frame.bytes.len().max(ALONE)).sum::<usize>();
         for frame in frames.into_iter().filter(|frame| wanted.fits(frame)) {
             kept += frame.bytes.len();
             picked.frames.push(frame);

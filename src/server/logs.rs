@@ -163,7 +163,7 @@ pub(super) async fn read(
         ("jobcell-next-seq", next.to_string()),
         ("jobcell-log-end", end.to_string()),
         // Bytes alone cannot say that some are missing among them.
-        ("jobcell-log-dropped", frames.iter().map(|frame| frame.gap).sum::<u64>().to_string()),
+        ("jobcell-log-dropped", frames.iter().fold(0u64, |sum, frame| sum.saturating_add(frame.gap)).to_string()),
     ];
     Ok((headers, body).into_response())
 }

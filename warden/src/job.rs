@@ -275,7 +275,7 @@ impl Job {
         if self.main_ended.is_none() && now < self.read_at {
             return;
         }
-        let (before, seen) = (ring.next_seq(), self.seen());
+        let seen = self.seen();
         let (mut pause, mut stalled) = (true, false);
         for source in &mut self.sources {
             let turn = source.turn(ring);
@@ -285,7 +285,7 @@ impl Job {
                 source.close_if_dry(turn);
             }
         }
-        if pause && ring.next_seq() > before {
+        if pause && self.seen() > seen {
             self.read_at = now + READ_PAUSE_NS;
         }
         self.stalled = stalled;

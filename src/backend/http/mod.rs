@@ -17,6 +17,7 @@ use crate::protocol::agent::{
 };
 use futures_util::future::BoxFuture;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -38,6 +39,8 @@ const FLUSH_STALL: Duration = Duration::from_secs(60);
 const FLUSH_LOOK: Duration = Duration::from_secs(5);
 /// Between two looks at how much output waits here.
 const SPOOL_LOOK: Duration = Duration::from_secs(1);
+/// A backend that takes nothing for so long, with so much there, is not asked for more jobs.
+const SPOOL_STALL: Duration = Duration::from_secs(5);
 /// A backend that answers calls for so long, and gives no stream, will not give one: something between takes no WebSockets.
 const STREAM_AWAY: Duration = Duration::from_secs(180);
 /// A lease as long as this is assumed until the backend has said its own.
@@ -228,23 +231,32 @@ impl Http {
     }
 }
 
-/// Says that there is no room for more output while the backend is too far behind with it, and until a tenth of that is free again.
+/// Says whose output has no room while the backend is too far behind with it: of those that have more than an equal part of what may wait.
+/// One that floods waits alone, as long as the backend takes something.
 async fn watch_spool(shared: Arc<Shared>, stop: CancellationToken) {
-    let name = format!("what {} has not got of it is more than agent.spool_max", shared.settings.name);
-    let most = shared.settings.spool_max;
-    let mut full = false;
+    let (name, most) = (shared.settings.name.clone(), shared.settings.spool_max);
+    let why = format!("what {name} has not got of it is more than agent.spool_max");
+    let (mut full, mut known, mut since) = (false, 0, tokio::time::Instant::now());
     loop {
         tokio::select! {
             () = tokio::time::sleep(SPOOL_LOOK) => {}
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
         }
         let (logs, behind) = (shared.logs.clone(), shared.uplink().behind());
-        let waits =
-            move || behind.into_iter().map(|(attempt, durable)| logs.bytes_behind(attempt, durable)).sum::<u64>();
-        let Ok(waits) = tokio::task::spawn_blocking(waits).await else { return };
-        full = waits > if full { most - most / 10 } else { most };
-        shared.logs.room().set(&name, full);
+        let durable = behind.iter().fold(0u64, |sum, (_, durable)| sum.wrapping_add(*durable));
+        if durable != known {
+            (known, since) = (durable, tokio::time::Instant::now());
+        }
+        let look = move || behind.into_iter().map(|(attempt, durable)| (attempt, logs.bytes_behind(attempt, durable)));
+        let Ok(waits) = tokio::task::spawn_blocking(move || look().collect::<Vec<_>>()).await else { break };
+        let all = waits.iter().map(|(_, bytes)| bytes).sum::<u64>();
+        full = all > if full { most - most / 10 } else { most };
+        let part = most / waits.len().max(1) as u64;
+        let beyond = waits.iter().filter(|(_, bytes)| full && *bytes > part).map(|(attempt, _)| *attempt);
+        let stalled = (full && since.elapsed() > SPOOL_STALL).then(|| why.clone());
+        shared.logs.room().share(&name, beyond.collect(), stalled);
     }
+    shared.logs.room().share(&name, BTreeSet::new(), None);
 }
 
 fn holdings(leases: &[(AttemptId, LeaseToken)]) -> Holdings {

@@ -7,14 +7,13 @@ use super::session::{Action, Input, Over, Session, StopReason};
 use super::verdict;
 use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{Cause, LogTotals, UnixMillis, Usage};
-use crate::logstore::{FrameRef, LogError, LogWriter};
+use crate::logstore::{FrameRef, Full, LogError, LogWriter};
 use crate::protocol::wire::{Decoder, FromWarden, MARKER, ToWarden};
 use crate::supervise;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +21,10 @@ use tokio::time::Instant;
 
 /// A warden may have this much unacknowledged output on its way, twice over; beyond it, it does not keep to its window.
 const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
+/// Thousandths of a core; with less, a warden may have to wait for its turn.
+const FAIR_SHARE: u32 = 250;
+/// What a frame costs beside its output.
+const FRAME_COST: usize = 64;
 /// Payload of one spec chunk.
 const CHUNK_BYTES: usize = 32 * 1024;
 /// For a warden to take its leave.
@@ -157,7 +160,7 @@ struct Talk<'a, C: Cell> {
     pending_bytes: usize,
     writer: Option<LogWriter>,
     /// What stands in the way of storing more.
-    room: watch::Receiver<BTreeSet<String>>,
+    room: watch::Receiver<Full>,
     /// At most one append, one attach and one kill at a time.
     tasks: FuturesUnordered<BoxFuture<'a, Done>>,
     /// A kill is under way.
@@ -182,6 +185,7 @@ pub async fn converse<C: Cell + Sync>(
         order.grace.as_u64(),
         order.spec.timeout().as_u64(),
     );
+    session = session.starved(order.spec.resources().cpu.as_milli() < FAIR_SHARE);
     session = session.cleaning_up(order.spec.on_cancel().map_or(0, |after| after.timeout.as_u64()));
     if let Some(until) = *orders.lease.borrow_and_update() {
         session = session.leased(left(until));
@@ -221,6 +225,8 @@ pub async fn converse<C: Cell + Sync>(
     }
     let (mut stops_open, mut lease_open, mut room) = (true, true, talk.room.clone());
     while talk.over.is_none() {
+        // A stop, or the end, may have made room.
+        talk.append_pending();
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
         tokio::select! {
             // Orders and deadlines first, output last: each of the others is soon done with what it has.
@@ -236,7 +242,7 @@ pub async fn converse<C: Cell + Sync>(
                 }
             }
             () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
-            Ok(()) = room.changed() => talk.append_pending(),
+            Ok(()) = room.changed() => {}
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
             written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
                 Ok(count) => talk.wrote(count),
@@ -394,7 +400,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 self.act(action, progress);
                 continue;
             }
-            self.pending_bytes += held.bytes.len();
+            self.pending_bytes += held.bytes.len() + FRAME_COST;
             if self.pending_bytes > MOST_PENDING_BYTES {
                 let fault = FromWarden::Fault { text: "it sends more than its window allows".to_owned() };
                 return self.on(Input::Message(fault), progress);
@@ -406,19 +412,17 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     /// Starts an append of all that is pending, unless one is under way.
     fn append_pending(&mut self) {
-        // Without room nothing is stored, so nothing is acknowledged: the warden's window fills, and the job waits.
-        if self.pending.is_empty() || !self.room.borrow().is_empty() {
+        // Without room nothing is stored, so nothing is acknowledged: the warden's window fills, and the job waits. What is left of one that
+        // ends is no more than the warden holds, and its end comes behind it.
+        let waits = || self.room.borrow().holds_up(self.order.attempt) && !self.session.is_ending();
+        if self.pending.is_empty() || waits() {
             return;
         }
         let Some(mut writer) = self.writer.take() else { return };
         let batch = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
         let append = supervise::blocking(move || {
-            let frames: Vec<FrameRef<'_>> = batch
-                .iter()
-                .filter_map(|held| FrameRef::carried(held.seq, held.time_us, held.number, &held.bytes).ok())
-                .collect();
-            let mut result = writer.append(&frames);
+            let mut result = writer.append(&frames(&batch));
             if result.is_ok() && writer.needs_sync() {
                 result = writer.sync().and(result);
             }
@@ -500,8 +504,16 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             }
         }
         let over = self.over.expect("the loop ends with it");
-        let writer = self.writer.expect("an append always gives it back");
-        let mut log = supervise::blocking(move || writer.finish()).await;
+        let mut writer = self.writer.expect("an append always gives it back");
+        let rest = std::mem::take(&mut self.pending);
+        let mut log = supervise::blocking(move || {
+            // What came and is not stored yet: it is the job's output, however it ended.
+            if let Err(error) = writer.append(&frames(&rest)) {
+                tracing::error!(%error, "the last output could not be stored");
+            }
+            writer.finish()
+        })
+        .await;
         let receipt = self.session.receipt().to_vec();
         let spec = &self.order.spec;
         let mut started_at = self.started_at;
@@ -538,6 +550,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             farewell,
         }
     }
+}
+
+fn frames(batch: &[Held]) -> Vec<FrameRef<'_>> {
+    batch.iter().filter_map(|held| FrameRef::carried(held.seq, held.time_us, held.number, &held.bytes).ok()).collect()
 }
 
 /// Looks whether the cell still runs and attaches again, for as long as `limit`.

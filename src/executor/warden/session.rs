@@ -24,6 +24,8 @@ const PING_MS: u64 = 5_000;
 /// A warden that was told to stop its job has to answer within this, twice half of it: whoever looks at the clock late has had no
 /// chance to hear the answer either, so the first half only warns.
 const STOP_ANSWER_MS: u64 = 1_000;
+/// The same in a cell with so little of a processor that its warden may not get a turn within a second.
+const SLOW_ANSWER_MS: u64 = 5_000;
 /// Attaches in a row that lead nowhere before the warden is given up.
 const FRUITLESS_ATTACHES: u32 = 5;
 /// What comes on top of the grace before the cell is ended from outside.
@@ -160,6 +162,7 @@ pub(super) struct Session {
     unanswered: Option<(u64, u64)>,
     /// The ping behind a stop, when it must have come back, and whether that was already put off once.
     stop_heard: Option<(u64, u64, bool)>,
+    stop_answer_ms: u64,
     /// For the command that runs after a stop.
     clean_up_ms: u64,
     nonce: u64,
@@ -189,6 +192,7 @@ impl Session {
             next_ping: PING_MS,
             unanswered: None,
             stop_heard: None,
+            stop_answer_ms: STOP_ANSWER_MS,
             clean_up_ms: 0,
             nonce: 0,
             receipt: Vec::new(),
@@ -199,6 +203,17 @@ impl Session {
     pub(super) fn cleaning_up(mut self, clean_up_ms: u64) -> Self {
         self.clean_up_ms = clean_up_ms;
         self
+    }
+
+    /// The cell has so little of a processor that its warden may not get a turn within a second.
+    pub(super) fn starved(mut self, starved: bool) -> Self {
+        self.stop_answer_ms = if starved { SLOW_ANSWER_MS } else { STOP_ANSWER_MS };
+        self
+    }
+
+    /// It is about to end, or has ended: what output is left has a bound.
+    pub(super) fn is_ending(&self) -> bool {
+        self.stop.is_some() || matches!(self.state, State::Draining(_) | State::Over)
     }
 
     /// The right to run the job lasts so long, unless it is renewed.
@@ -236,11 +251,12 @@ impl Session {
     }
 
     fn wall_guard(&self) -> Option<u64> {
-        self.wall_until.filter(|_| self.stop.is_none())
+        self.wall_until.filter(|_| !self.is_ending())
     }
 
     fn lease_guard(&self) -> Option<u64> {
-        self.lease_until.filter(|_| self.stop.is_none_or(|stop| stop < StopReason::Lease))
+        let ended = matches!(self.state, State::Draining(_));
+        self.lease_until.filter(|_| !ended && self.stop.is_none_or(|stop| stop < StopReason::Lease))
     }
 
     /// Takes one input at `now` and says what to do, in order.
@@ -312,7 +328,7 @@ impl Session {
         self.send(self.stop_message(reason), actions);
         if self.linked {
             self.nonce += 1;
-            self.stop_heard = Some((self.nonce, now + STOP_ANSWER_MS / 2, false));
+            self.stop_heard = Some((self.nonce, now + self.stop_answer_ms / 2, false));
             self.send(ToWarden::Ping { nonce: self.nonce }, actions);
         }
     }
@@ -330,6 +346,11 @@ impl Session {
     }
 
     fn gone(&mut self, reason: String, actions: &mut VecDeque<Action>) {
+        if let State::Draining(exit) = &self.state {
+            // It had ended before, and that is what became of it, whatever of its output is missing.
+            let exit = exit.clone();
+            return self.over(Over::Exited(exit), actions);
+        }
         let cause = match self.stop {
             // We ended it from outside, so this is the expected sight.
             Some(stop) if self.killed => super::verdict::stopped(stop, self.wall_ms),
@@ -339,6 +360,11 @@ impl Session {
     }
 
     fn broken(&mut self, reason: &str, actions: &mut VecDeque<Action>) {
+        if let State::Draining(exit) = &self.state {
+            let exit = exit.clone();
+            actions.push_back(Action::Kill);
+            return self.over(Over::Exited(exit), actions);
+        }
         let cause = match self.stop {
             Some(stop) => super::verdict::stopped(stop, self.wall_ms),
             None => Cause::WardenFault { reason: reason.to_owned() },
@@ -390,6 +416,8 @@ impl Session {
                         self.running(now, actions);
                     }
                     self.state = State::Draining(exit);
+                    // Nothing is left to be ended but the cell.
+                    self.kill_at = None;
                 }
                 self.over_when_stored(actions);
                 // The exit comes after the last output: if something is missing now, it was lost on the way.
@@ -401,7 +429,8 @@ impl Session {
             }
             FromWarden::Pong { nonce, .. } => {
                 self.stop_heard = self.stop_heard.filter(|(sent, ..)| *sent > nonce);
-                if self.unanswered.is_some_and(|(sent, _)| sent == nonce) {
+                // A warden answers the last of several.
+                if self.unanswered.is_some_and(|(sent, _)| sent <= nonce) {
                     self.unanswered = None;
                     self.next_ping = now + PING_MS;
                 }
@@ -474,6 +503,9 @@ impl Session {
     /// A stop counts when it is stronger than the one before, by its reason or because it gives no grace. Neither is ever
     /// taken back: the reason is the strongest that was given, and no stop lengthens what an earlier one left.
     fn stop_for(&mut self, reason: StopReason, force: bool, now: u64, actions: &mut VecDeque<Action>) {
+        if matches!(self.state, State::Draining(_)) {
+            return;
+        }
         let stronger = self.stop.is_none_or(|current| current < reason);
         if !stronger && (self.forced || !force) {
             return;
@@ -512,7 +544,7 @@ impl Session {
         }
         match self.stop_heard {
             Some((nonce, due, false)) if now >= due => {
-                self.stop_heard = Some((nonce, now + STOP_ANSWER_MS / 2, true));
+                self.stop_heard = Some((nonce, now + self.stop_answer_ms / 2, true));
             }
             // Who does not hear a stop has no grace to give.
             Some((_, due, true)) if now >= due => {

@@ -60,7 +60,7 @@ pub(super) fn usage(exit: &Exit) -> Usage {
         leftover_processes: exit.leftover,
         on_cancel_exit_code: exit.on_cancel.map(|end| match end.kind {
             ExitKind::Exited => end.code,
-            ExitKind::Signaled => 128 + end.code,
+            ExitKind::Signaled => end.code.saturating_add(128),
             ExitKind::StartFailed => 127,
         }),
     }

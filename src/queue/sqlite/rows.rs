@@ -230,29 +230,36 @@ pub(super) fn next_token(db: &Connection) -> rusqlite::Result<LeaseToken> {
 
 /// Held jobs whose lease is over, the oldest jobs first.
 pub(super) fn expired(db: &Connection, now: UnixMillis) -> rusqlite::Result<Vec<Row>> {
-    held(db, now, Some(EXPIRE_BATCH))
-}
-
-/// All held jobs: no more than all agents together have slots.
-pub(super) fn leased(db: &Connection) -> rusqlite::Result<Vec<Row>> {
-    held(db, UnixMillis::new(i64::MAX.unsigned_abs()), None)
-}
-
-fn held(db: &Connection, until: UnixMillis, most: Option<u32>) -> rusqlite::Result<Vec<Row>> {
     let query = format!(
         "{SELECT} WHERE lease_until IS NOT NULL AND parked IS NULL AND lease_until <= ?1 ORDER BY jobs.seq LIMIT ?2"
     );
     let mut statement = db.prepare_cached(&query)?;
-    // A negative limit is none.
-    let mut found = statement.query(params![until.as_u64(), most.map_or(-1, i64::from)])?;
+    let mut found = statement.query(params![now.as_u64(), EXPIRE_BATCH])?;
     let mut good = Vec::new();
     while let Some(found) = found.next()? {
-        match readable(row(found))? {
-            Ok(row) => good.push(row),
-            Err(reason) => park(db, found.get(6)?, &reason)?,
-        }
+        good.extend(or_parked(db, found)?);
     }
     Ok(good)
+}
+
+/// The places of all held jobs: no more than all agents together have slots, and still too many to be loaded together.
+pub(super) fn leased(db: &Connection) -> rusqlite::Result<Vec<i64>> {
+    let query = "SELECT seq FROM jobs WHERE lease_until IS NOT NULL AND parked IS NULL ORDER BY seq";
+    db.prepare_cached(query)?.query_map([], |row| row.get(0))?.collect()
+}
+
+/// The job at a place; `None` when it cannot be read.
+pub(super) fn at(db: &Connection, seq: i64) -> rusqlite::Result<Option<Row>> {
+    let mut statement = db.prepare_cached(&format!("{SELECT} WHERE jobs.seq = ?1"))?;
+    let mut found = statement.query([seq])?;
+    found.next()?.map_or(Ok(None), |found| or_parked(db, found))
+}
+
+fn or_parked(db: &Connection, found: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Row>> {
+    match readable(row(found))? {
+        Ok(row) => Ok(Some(row)),
+        Err(reason) => park(db, found.get(6)?, &reason).map(|()| None),
+    }
 }
 
 /// Makes delayed jobs ready whose time has come, and says how many.

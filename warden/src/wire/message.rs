@@ -221,8 +221,8 @@ pub enum FromWarden {
     },
     /// A piece of output; its number is the frame's.
     Output {
-        /// 1 standard output, 2 standard error; 3 and 4 a gap in the one and the other: `bytes` is how many were dropped, as a
-        /// little-endian u64.
+        /// 1 standard output, 2 standard error; 3 and 4 a gap in the one and the other: `bytes` is how many were dropped, in
+        /// digits.
         stream: u8,
         /// When it was read, microseconds since 1970.
         time_us: u64,
