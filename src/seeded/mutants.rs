@@ -36,6 +36,8 @@ mutants! {
     LogBegunAnew: "an adopted job's log begins anew",
     GraceBeyondLease: "a job's grace is not part of its lease",
     WardenWithoutLease: "a warden is not told of the lease",
+    WholeLeaseAtCommit: "a warden is told of the whole lease when it gets the job, however much of it is left",
+    KillTriedOnce: "a cell that could not be killed is taken for one that was",
     RenewalFromAnswer: "a lease counts from the answer",
     RenewalNotTold: "runners are not told of renewals",
     NoRenewals: "leases are not renewed",

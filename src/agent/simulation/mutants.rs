@@ -22,6 +22,8 @@ fn brought_out_by(mutant: Mutant) -> (&'static [Kind], u64) {
         Mutant::LostForgotten => (&[Crash, Crash, Cell], 0),
         Mutant::LostWithoutLog => (&[Crash, Crash, Cell], 100),
         Mutant::GraceBeyondLease => (&[Crash, Outage], 870),
+        Mutant::WholeLeaseAtCommit => (&[], 37_028),
+        Mutant::KillTriedOnce => (&[], 49_451),
         Mutant::RenewalFromAnswer => (&[Renewal], 145),
         Mutant::DuplicateRun => (&[Call], 0),
         Mutant::LateClaimTrusted => (&[Call, Outage], 665),

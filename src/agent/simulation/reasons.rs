@@ -119,8 +119,9 @@ pub(super) fn true_cause(
         },
         Cause::Canceled => when(why.canceled(), "nobody canceled it"),
         Cause::Timeout { limit } => {
-            // Its agent has the time itself, for a warden that says nothing.
-            when(*limit == job.spec.timeout() && (why.timed_out() || why.silent_link()), "its time was not over")
+            // Its agent has the time itself, for a warden that says nothing, and for a cell of which nothing is seen.
+            let unseen = why.silent_link() || why.engine_away();
+            when(*limit == job.spec.timeout() && (why.timed_out() || unseen), "its time was not over")
         }
         Cause::AgentStopped => when(why.forced(), "its agent was not stopped"),
         Cause::LeaseExpired => {

@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// A warden may have this much unacknowledged output on its way, twice over; beyond it, it does not keep to its window.
 const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
@@ -33,6 +33,10 @@ const FAREWELL: Duration = Duration::from_millis(100);
 const EPOCHS: u32 = 1 << 24;
 /// First and last pause between tries to attach again.
 const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+/// Between tries to kill a cell while the engine is away.
+const KILL_PAUSE: Duration = Duration::from_secs(2);
+/// What a warden needs to end its job, on top of the grace.
+const LADDER: Duration = Duration::from_secs(5);
 
 /// End the job.
 #[derive(Debug, Clone, Copy)]
@@ -166,6 +170,8 @@ struct Talk<'a, C: Cell> {
     /// A kill is under way.
     killing: bool,
     started_at: Option<UnixMillis>,
+    /// What the warden was told of the lease with its job.
+    lease_ms: Option<u64>,
     over: Option<Over>,
 }
 
@@ -214,6 +220,7 @@ pub async fn converse<C: Cell + Sync>(
         tasks: FuturesUnordered::new(),
         killing: false,
         started_at: None,
+        lease_ms: None,
         over: None,
     };
     match first {
@@ -456,7 +463,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                         self.on(Input::Stored(last), progress);
                     }
                     Err(error) => {
-                        self.unlink();
+                        self.act(Action::Kill, progress);
                         let cause = Cause::LogStoreFailed { reason: error.to_string() };
                         self.over = Some(Over::Broken(cause));
                     }
@@ -471,7 +478,14 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     /// Puts the whole spec on its way: head, script, stdin in chunks, then the commit.
     fn queue_spec(&mut self) {
         let mut head = Vec::new();
-        self.cell.cell_spec().encode(&mut head);
+        let mut spec = self.cell.cell_spec().clone();
+        // What is left of the lease: making the cell took its time, and this process may be gone before it can say so. After a cut it is
+        // the same again, since the warden puts together what came before and after it.
+        let left = self.session.lease_until().map(|until| until.saturating_sub(self.now()));
+        if let Some(left) = left.filter(|_| spec.lease_ms > 0 && !mutant!(WholeLeaseAtCommit)) {
+            spec.lease_ms = *self.lease_ms.get_or_insert(left.clamp(1, spec.lease_ms));
+        }
+        spec.encode(&mut head);
         let script = match self.order.spec.program() {
             crate::job::Program::Script { text, .. } => text.as_bytes(),
             crate::job::Program::Command(_) => &[],
@@ -494,10 +508,25 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         ToWarden::Close.encode(self.epoch, &mut close);
         let farewell = Farewell { input: self.input.take(), close };
         self.unlink();
-        // What runs in the cell is ended before its end is told: what is asked of the engine has a deadline.
+        // What runs in the cell is ended before its end is told, since another try may follow at once. What is asked of the engine has a
+        // deadline; while it is away, the warden ends its job when its lease is over, and that is waited for.
+        let lease_until = self.session.lease_until().unwrap_or_default();
+        let gone_by = self.began + Duration::from_millis(lease_until) + self.order.grace.as_duration() + LADDER;
         while self.writer.is_none() || self.killing {
             match self.tasks.next().await {
                 Some(Done::Appended(writer, _)) => self.writer = Some(*writer),
+                Some(Done::Killed(Err(reason)))
+                    if matches!(self.over, Some(Over::Broken(_)))
+                        && Instant::now() < gone_by
+                        && !mutant!(KillTriedOnce) =>
+                {
+                    tracing::warn!(attempt = %self.order.attempt, %reason, "cell could not be killed yet");
+                    let cell = self.cell;
+                    self.tasks.push(Box::pin(async move {
+                        sleep(KILL_PAUSE).await;
+                        Done::Killed(cell.kill().await)
+                    }));
+                }
                 Some(Done::Killed(_)) => self.killing = false,
                 Some(Done::Linked(_) | Done::Gone(_)) => {}
                 None => break,
@@ -572,7 +601,7 @@ async fn reattach<C: Cell>(cell: &C, limit: Duration) -> Done {
         if Instant::now() + pause >= until {
             return Done::Gone(format!("no answer for {} s: {reason}", limit.as_secs()));
         }
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
         pause = (pause * 2).min(RECONNECT_PAUSES.1);
     }
 }

@@ -230,6 +230,11 @@ impl Session {
         self
     }
 
+    /// When the warden ends its job unless it hears of a renewal.
+    pub(super) fn lease_until(&self) -> Option<u64> {
+        self.lease_until
+    }
+
     /// The isolation facts of the last hello.
     pub(super) fn receipt(&self) -> &[(String, String)] {
         &self.receipt
