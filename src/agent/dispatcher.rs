@@ -10,6 +10,7 @@ use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
+use super::sweeper::Sweeper;
 use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, Stop, StopReason};
@@ -103,6 +104,7 @@ pub(super) struct Table<E: Executor> {
     finding: FuturesUnordered<BoxFuture<'static, Result<Vec<Present>, String>>>,
     /// At most one.
     probing: FuturesUnordered<BoxFuture<'static, Seen>>,
+    pub(super) sweeper: Sweeper,
     pub(super) obstacles: Obstacles,
     room: Room,
     /// Bring the orders; end with the table.
@@ -182,6 +184,7 @@ impl<E: Executor> Agent<E> {
             unsettled: None,
             finding: FuturesUnordered::new(),
             probing: FuturesUnordered::new(),
+            sweeper: Sweeper::default(),
             obstacles: Obstacles::default(),
             room: Room::Enough,
             _listeners: listeners,
@@ -241,7 +244,7 @@ impl<E: Executor> Table<E> {
                     }
                 }
             }
-            let pause_over = self.claims.pause_over();
+            let (pause_over, look_at) = (self.claims.pause_over(), self.sweeper.due());
             let renew_at =
                 self.renewals.due(self.held.iter().map(|((of, _), held)| self.terms(*of, held.lost_after).usable));
             tokio::select! {
@@ -249,7 +252,7 @@ impl<E: Executor> Table<E> {
                 biased;
                 () = drain.cancelled(), if stop.is_none() => stop = Some(self.stop()),
                 () = force.cancelled(), if stop.as_ref().is_some_and(|stop| stop.forced.is_none()) => self.force(&mut stop),
-                () = until(stop.as_ref()), if stop.is_some() => match self.time_is_over(stop.as_ref()) {
+                () = at(stop.as_ref().map(|stop| stop.until)), if stop.is_some() => match self.time_is_over(stop.as_ref()) {
                     Some(drained) => return drained,
                     None => self.force(&mut stop),
                 },
@@ -267,6 +270,7 @@ impl<E: Executor> Table<E> {
                 Some(found) = self.finding.next() => match found {
                     Ok(present) => {
                         self.settle(present);
+                        self.sweeper.in_a(self.agent.settings.sweep.first);
                         probe_at = Instant::now();
                     }
                     Err(reason) => {
@@ -278,6 +282,13 @@ impl<E: Executor> Table<E> {
                     let executor = Arc::clone(&self.agent.executor);
                     self.finding.push(Box::pin(async move { executor.present().await }));
                 }
+                Some(done) = self.sweeper.done() => {
+                    // What a look that was begun before a drain has found is the next start's.
+                    if let Some(found) = done.filter(|_| stop.is_none()) {
+                        self.strays_found(found);
+                    }
+                }
+                () = at(look_at), if stop.is_none() => self.look_for_strays(),
                 Some(seen) = self.probing.next() => {
                     self.seen(seen);
                     probe_at = Instant::now() + PROBE_PAUSE;
@@ -298,6 +309,11 @@ impl<E: Executor> Table<E> {
 
     fn available(&self) -> bool {
         self.agent.status.borrow().unavailable.is_none()
+    }
+
+    /// Attempts that runners have.
+    pub(super) fn attempts(&self) -> impl Iterator<Item = AttemptId> {
+        self.tasks.values().map(|(_, attempt)| *attempt)
     }
 
     /// Attempts that run, or are about to.
@@ -673,9 +689,10 @@ async fn free((path, floor): &(PathBuf, ByteSize)) -> Result<u64, String> {
     }
 }
 
-async fn until(stop: Option<&Drain>) {
-    match stop {
-        Some(stop) => tokio::time::sleep_until(stop.until).await,
+/// At a moment, or never.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

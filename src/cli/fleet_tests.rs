@@ -114,6 +114,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
+        sweep: crate::agent::SweepTimes::default(),
     };
     let journal = Arc::new(MemoryJournal::default());
     let agent =

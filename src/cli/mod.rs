@@ -21,6 +21,7 @@ mod progress;
 mod queue;
 mod service;
 mod show;
+mod sweep;
 mod up;
 
 #[cfg(test)]
@@ -130,6 +131,7 @@ enum Command {
         listen: Option<String>,
     },
     /// Start an agent that claims from servers elsewhere, until a signal
+    #[command(args_conflicts_with_subcommands = true)]
     Agent {
         /// A server's address, in place of the `backends` of the settings; the key is in JOBCELL_AGENT_KEY
         #[arg(long, value_name = "URL")]
@@ -137,6 +139,8 @@ enum Command {
         /// Address of health and metrics; port 0 takes a free one
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
+        #[command(subcommand)]
+        command: Option<agent::AgentCommand>,
     },
     /// Look at agents, give and take away their keys
     #[command(subcommand)]
@@ -221,7 +225,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Server { listen } => {
             up::server(settings(&global, &[("server.listen", listen)], long_running)?, global.quiet).await
         }
-        Command::Agent { backend, listen } => {
+        Command::Agent { command: Some(agent::AgentCommand::Sweep(args)), .. } => sweep::run(args, &global).await,
+        Command::Agent { backend, listen, command: None } => {
             let flags = [("agent.listen", listen), ("backends.main.url", backend)];
             agent::agent(settings(&global, &flags, long_running)?, global.quiet).await
         }

@@ -21,5 +21,6 @@ mod recovery;
 mod retries;
 mod stage;
 mod stops;
+mod sweep;
 mod verbs;
 mod warden;
