@@ -327,6 +327,8 @@ impl<E: Executor> Table<E> {
             health: self.score.value(Instant::now()),
             draining,
             unavailable: self.agent.status.borrow().unavailable.clone(),
+            // Each backend's own; said where it is told.
+            drained: false,
         }
     }
 
@@ -352,27 +354,31 @@ impl<E: Executor> Table<E> {
         let output = self.agent.logs.room().obstacle();
         self.obstacles.output = output.map(|what| format!("output waits for room: {what}"));
         let unavailable = self.obstacles.first(Instant::now());
-        self.agent.metrics.takes_jobs.set(i64::from(unavailable.is_none() && !draining));
+        let drained: Vec<(String, String)> = self.agent.backends.iter().filter_map(drained).collect();
+        // One that still hands out jobs is enough.
+        let gets_jobs = drained.len() < self.agent.backends.len();
+        self.agent.metrics.takes_jobs.set(i64::from(unavailable.is_none() && !draining && gets_jobs));
         let (held, undelivered) = (self.running(), self.deliveries.len());
         self.agent.metrics.jobs_running.set(i64::try_from(held).unwrap_or(i64::MAX));
         let backends = self.claims.states();
         self.agent.status.send_if_modified(|status| {
             let (starting, no_cells) = (self.unsettled.is_some(), self.obstacles.cells.clone());
             let free = self.ledger.free();
-            let now = Status { held, free, undelivered, starting, no_cells, unavailable, draining, backends };
+            let now = Status { held, free, undelivered, starting, no_cells, unavailable, draining, drained, backends };
             if status.unavailable != now.unavailable {
                 match &now.unavailable {
                     Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),
                     None => tracing::info!("jobs can be run"),
                 }
             }
+            tell_drained(&status.drained, &now.drained);
             let changed = *status != now;
             *status = now;
             changed
         });
         let load = self.load(draining);
         for backend in &self.agent.backends {
-            backend.tell(&load);
+            backend.tell(&Load { drained: backend.drained().is_some(), ..load.clone() });
         }
     }
 
@@ -686,6 +692,20 @@ async fn free((path, floor): &(PathBuf, ByteSize)) -> Result<u64, String> {
         Ok(Ok(Ok(found))) => Ok(found.f_bavail.saturating_mul(found.f_frsize)),
         Ok(Ok(Err(error))) => Err(format!("{shown}: how much is free there cannot be found out: {error}")),
         Ok(Err(_)) | Err(_) => Err(format!("{shown}: the file system does not answer")),
+    }
+}
+
+/// A backend that hands no jobs to this agent, with why.
+fn drained(backend: &Arc<dyn Backend>) -> Option<(String, String)> {
+    Some((backend.name().to_owned(), backend.drained()?))
+}
+
+fn tell_drained(before: &[(String, String)], now: &[(String, String)]) {
+    for (backend, reason) in now.iter().filter(|one| !before.contains(one)) {
+        tracing::warn!(%backend, %reason, "the backend hands no jobs to this agent");
+    }
+    for (backend, _) in before.iter().filter(|(backend, _)| !now.iter().any(|(other, _)| other == backend)) {
+        tracing::info!(%backend, "the backend hands jobs to this agent again");
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Status {
     pub unavailable: Option<String>,
     /// It claims no more.
     pub draining: bool,
+    /// Backends that hand no jobs to it, by name, with why.
+    pub drained: Vec<(String, String)>,
     /// How claims go, by the backends' names.
     pub backends: Vec<(String, BackendState)>,
 }

@@ -100,7 +100,8 @@ impl Waiting {
         self.row().iter().filter(kept).for_each(|waiter| waiter.wake());
     }
 
-    /// This agent has lost a lease, so it may be gone or frozen: what waits for it gets nothing more. One that lives asks again at once.
+    /// What waits for this agent gets nothing more: it has lost a lease, so it may be gone or frozen, or it is drained. One that lives
+    /// asks again at once.
     pub(super) fn dismiss(&self, agent: &str) {
         for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
             waiter.dismissed.store(true, Ordering::Release);
@@ -127,7 +128,9 @@ impl Place<'_> {
     /// Others that wait, as far as it is known what they can do.
     pub(super) fn peers(&self) -> Vec<Peer> {
         let row = self.waiting.row();
-        let others = row.iter().filter(|waiter| waiter.agent != self.waiter.agent);
+        // One that is dismissed gets nothing, so nothing is left to it.
+        let waits = |waiter: &&Arc<Waiter>| !waiter.dismissed.load(Ordering::Acquire);
+        let others = row.iter().filter(|waiter| waiter.agent != self.waiter.agent).filter(waits);
         let peer = |waiter: &Arc<Waiter>| {
             let profile = waiter.profile.clone()?;
             Some(Peer { agent: waiter.agent.clone(), profile, free: *waiter.free() })
@@ -212,6 +215,9 @@ mod tests {
         assert!(!second.dismissed());
         waiting.dismiss("a");
         assert!(second.dismissed() && second.woken().now_or_never().is_some());
+        let beside = waiting.enter("c", profile("eu"), Capacity::default());
+        assert!(beside.peers().is_empty(), "those that are dismissed count for nobody");
+        assert_eq!(other.peers().len(), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod config;
 mod conformance;
 mod dlq;
 mod doctor;
+mod drain;
 mod exit;
 mod follow;
 mod home;
@@ -145,6 +146,13 @@ enum Command {
     /// Look at agents, give and take away their keys
     #[command(subcommand)]
     Agents(agents::AgentsCommand),
+    /// Hand no more jobs to an agent; those that it has go on
+    Drain(drain::DrainArgs),
+    /// Hand jobs to a drained agent again
+    Resume {
+        /// The agent; may be left out when there is only one
+        agent: Option<String>,
+    },
     /// Check what a backend of your own does for an agent, case by case
     Conformance {
         /// Its address; the keys are in JOBCELL_AGENT_KEY (agent) and JOBCELL_API_KEY (user)
@@ -231,6 +239,8 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             agent::agent(settings(&global, &flags, long_running)?, global.quiet).await
         }
         Command::Agents(command) => agents::run(command, &global).await,
+        Command::Drain(args) => drain::drain(args, &global).await,
+        Command::Resume { agent } => drain::resume(agent, &global).await,
         Command::Conformance { url, patience } => {
             settings(&global, &[], QUIET)?;
             conformance::run(&url, patience, &global).await

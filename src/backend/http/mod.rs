@@ -40,6 +40,8 @@ const FLUSH_LOOK: Duration = Duration::from_secs(5);
 const SPOOL_LOOK: Duration = Duration::from_secs(1);
 /// A backend that answers calls for so long, and gives no stream, will not give one: something between takes no WebSockets.
 const STREAM_AWAY: Duration = Duration::from_secs(180);
+/// Characters of a backend's reason that are kept.
+const MOST_REASON: usize = 500;
 /// A lease as long as this is assumed until the backend has said its own.
 const UNKNOWN_LEASE: Millis = Millis::from_secs(60);
 
@@ -109,12 +111,20 @@ struct Shared {
     /// Since when every call was answered.
     answering: Mutex<Option<tokio::time::Instant>>,
     load: watch::Sender<Load>,
+    /// What the backend said last of whether this agent is drained.
+    drained: Mutex<Option<String>>,
     orders: broadcast::Sender<Order>,
 }
 
 impl Shared {
     fn uplink(&self) -> MutexGuard<'_, Uplink> {
         self.uplink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an answer says of whether this agent is drained. It is shown to people, so it is short and steers nothing.
+    fn hear_drained(&self, drained: Option<String>) {
+        let shown = |text: String| text.chars().filter(|c| !c.is_control()).take(MOST_REASON).collect();
+        *self.drained.lock().unwrap_or_else(PoisonError::into_inner) = drained.map(shown);
     }
 
     fn only_the_stream_is_away(&self) -> bool {
@@ -152,6 +162,7 @@ impl Http {
             cut: Mutex::default(),
             answering: Mutex::default(),
             load: watch::channel(Load::default()).0,
+            drained: Mutex::default(),
             orders: broadcast::channel(ORDERS).0,
         });
         crate::supervise::spawn("spool", watch_spool(Arc::clone(&shared), stop.clone()));
@@ -196,6 +207,7 @@ impl Http {
             match answer {
                 Ok(answer) => {
                     state.open = false;
+                    self.shared.hear_drained(answer.drained);
                     return Ok((answer.claims, state.since));
                 }
                 Err(call::Refused::Session(error)) if last => return Err(error),
@@ -269,6 +281,10 @@ impl Backend for Http {
         *self.shared.capabilities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn drained(&self) -> Option<String> {
+        self.shared.drained.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn announce(&self, who: &Announcement) {
         *self.shared.who.lock().unwrap_or_else(PoisonError::into_inner) = who.clone();
     }
@@ -291,6 +307,7 @@ impl Backend for Http {
     fn renew<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<Renewed>> {
         Box::pin(async move {
             let answer: RenewAnswer = self.shared.retrying(call::RENEW, &holdings(leases), SMALL).await?;
+            self.shared.hear_drained(answer.drained);
             one_each(answer.renewals, leases.len())
         })
     }
