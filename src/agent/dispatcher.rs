@@ -256,7 +256,7 @@ impl<E: Executor> Table<E> {
                     Some(drained) => return drained,
                     None => self.force(&mut stop),
                 },
-                Some((index, order)) = self.orders.recv() => self.ordered(index, order),
+                Some((index, order)) = self.orders.recv() => self.ordered(index, order.as_ref()),
                 (index, sent, answers) = self.renewals.answer() => self.renewed(index, sent, answers),
                 () = tokio::time::sleep_until(renew_at) => self.renew_all(),
                 Some(end) = self.ends.1.recv() => self.deliver(end),
@@ -536,9 +536,9 @@ impl<E: Executor> Table<E> {
 
     // ---- what backends say ----
 
-    fn ordered(&mut self, backend: usize, order: Option<Order>) {
+    fn ordered(&mut self, backend: usize, order: Option<&Order>) {
         // What was missed is in the answers to a renewal.
-        let Some(Order::Cancel { job, attempt: only, force, .. }) = order else { return self.renew_now(backend) };
+        let Some(&Order::Cancel { job, attempt: only, force, .. }) = order else { return self.renew_now(backend) };
         let only = only.filter(|_| !mutant!(StuckEndsNextTry));
         // A claim that is under way may bring the try after the one that is to end.
         if only.is_none() && self.early.len() < MOST_EARLY {

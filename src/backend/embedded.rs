@@ -22,6 +22,8 @@ use tokio_util::sync::CancellationToken;
 const CHANGES: usize = 1024;
 /// Orders that a slow agent may be behind. What it misses, the answer to its next renewal says again.
 const ORDERS: usize = 256;
+/// An agent that has lost a lease, and may be frozen, looks for work so much later than others that wait.
+const DOUBT: Duration = Duration::from_secs(1);
 /// The expiry task sleeps no longer than this, whatever the store says.
 const EXPIRY_PAUSE: Duration = Duration::from_secs(5);
 
@@ -411,6 +413,9 @@ impl Embedded {
                     if place.dismissed() {
                         return Ok(Vec::new());
                     }
+                    if place.looks_last() {
+                        let _ = tokio::time::timeout(DOUBT, stop.cancelled()).await;
+                    }
                 }
                 () = tokio::time::sleep_until(until) => return Ok(Vec::new()),
                 () = stop.cancelled() => return Ok(Vec::new()),
@@ -694,11 +699,11 @@ impl Embedded {
             Expired::Ended(job) => (AttemptId::new(job.id, job.attempt), true),
         };
         tracing::warn!(%attempt, ended, "{why}");
-        // Else an agent that is frozen would be the first to get it again, and would lose it again.
+        // Else an agent that is frozen could be the first to get it again, and would lose it again.
         if let Ok(Some(job)) = self.store.get(attempt.job).await {
             let holder = job.past_tries.iter().find(|past| past.attempt == attempt.attempt).map(|past| &past.agent);
             if let Some(holder) = holder.or(job.agent.as_ref()) {
-                self.waiting.dismiss(holder);
+                self.waiting.doubt(holder);
             }
         }
         self.close_logs(attempt).await;

@@ -23,7 +23,9 @@ struct Waiter {
     /// The job that it keeps its room for.
     reserves: Mutex<Option<JobId>>,
     woken: AtomicBool,
-    /// It is to ask again before it gets anything.
+    /// Nobody knows whether its agent still waits.
+    doubted: AtomicBool,
+    /// It gets nothing more, and is to come back.
     dismissed: AtomicBool,
     notify: Notify,
 }
@@ -59,9 +61,9 @@ impl Waiting {
     /// Takes a place at the end.
     pub(super) fn enter(&self, agent: &str, profile: Option<Profile>, free: Capacity) -> Place<'_> {
         let (reserves, woken, notify) = (Mutex::default(), AtomicBool::new(false), Notify::new());
-        let dismissed = AtomicBool::new(false);
+        let (doubted, dismissed) = (AtomicBool::new(false), AtomicBool::new(false));
         let (agent, free) = (agent.to_owned(), Mutex::new(free));
-        let waiter = Arc::new(Waiter { agent, profile, free, reserves, woken, dismissed, notify });
+        let waiter = Arc::new(Waiter { agent, profile, free, reserves, woken, doubted, dismissed, notify });
         self.row().push_back(Arc::clone(&waiter));
         Place { waiting: self, waiter, was_woken: AtomicBool::new(false) }
     }
@@ -100,12 +102,18 @@ impl Waiting {
         self.row().iter().filter(kept).for_each(|waiter| waiter.wake());
     }
 
-    /// What waits for this agent gets nothing more: it has lost a lease, so it may be gone or frozen, or it is drained. One that lives
-    /// asks again at once.
+    /// This agent is drained: what waits for it gets nothing, and comes back.
     pub(super) fn dismiss(&self, agent: &str) {
         for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
             waiter.dismissed.store(true, Ordering::Release);
             waiter.wake();
+        }
+    }
+
+    /// This agent has lost a lease, so it may be frozen, and its claim waits on for nobody: from now on others look first.
+    pub(super) fn doubt(&self, agent: &str) {
+        for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
+            waiter.doubted.store(true, Ordering::Release);
         }
     }
 
@@ -146,9 +154,14 @@ impl Place<'_> {
         others.filter(|waiter| job.is_some() && *waiter.reserves() == job).for_each(|waiter| waiter.wake());
     }
 
-    /// It is to ask again.
+    /// It gets nothing more.
     pub(super) fn dismissed(&self) -> bool {
         self.waiter.dismissed.load(Ordering::Acquire)
+    }
+
+    /// Others wait too, and look first.
+    pub(super) fn looks_last(&self) -> bool {
+        self.waiter.doubted.load(Ordering::Acquire) && self.row_length() > 1
     }
 
     /// How many wait, this one included.
@@ -211,13 +224,20 @@ mod tests {
         assert_eq!(second.row_length(), 2);
         waiting.freed("a", Resources::default());
         assert_eq!(second.free().memory, Resources::default().memory);
+        let beside = waiting.enter("c", profile("eu"), Capacity::default());
+        assert_eq!(beside.peers().len(), 2);
         waiting.dismiss("b");
         assert!(!second.dismissed());
         waiting.dismiss("a");
         assert!(second.dismissed() && second.woken().now_or_never().is_some());
-        let beside = waiting.enter("c", profile("eu"), Capacity::default());
         assert!(beside.peers().is_empty(), "those that are dismissed count for nobody");
-        assert_eq!(other.peers().len(), 1);
+        drop(beside);
+        waiting.doubt("b");
+        assert!(!second.looks_last());
+        waiting.doubt("a");
+        assert!(second.looks_last());
+        drop(other);
+        assert!(!second.looks_last(), "nobody else is there");
     }
 
     #[test]

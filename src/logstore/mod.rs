@@ -230,10 +230,14 @@ impl LogStore {
     /// Deletes all logs but those of these attempts, and what else lies there. Errors: file system.
     pub fn keep_only(&self, attempts: &HashSet<AttemptId>) -> Result<(), LogError> {
         let kept: HashSet<PathBuf> = attempts.iter().map(|attempt| self.dir(*attempt)).collect();
-        for path in logs_below(&self.root)? {
+        for path in folders(&self.root, ATTEMPTS)? {
             if !kept.contains(&path) {
                 std::fs::remove_dir_all(&path).map_err(LogError::io(&path))?;
             }
+        }
+        // A job's folder goes with its last log, also when that went just before a crash; with one in it, it stays.
+        for path in folders(&self.root, JOBS)? {
+            let _ = std::fs::remove_dir(path);
         }
         Ok(())
     }
@@ -277,10 +281,14 @@ impl LogStore {
     }
 }
 
-/// The folders of all attempts.
-fn logs_below(root: &Path) -> Result<Vec<PathBuf>, LogError> {
+/// How far below the root the folders of jobs are, and those of attempts; above them are those of first letters.
+const JOBS: u32 = 2;
+const ATTEMPTS: u32 = 3;
+
+/// The folders so far below a root.
+fn folders(root: &Path, depth: u32) -> Result<Vec<PathBuf>, LogError> {
     let mut found = vec![root.to_owned()];
-    for _ in ["first letters", "jobs", "attempts"] {
+    for _ in 0..depth {
         let mut below = Vec::new();
         for dir in found {
             for entry in std::fs::read_dir(&dir).map_err(LogError::io(&dir))? {

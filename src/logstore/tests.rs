@@ -339,3 +339,18 @@ fn one_attempts_log_goes_without_the_others() {
     store.remove_attempt(second).expect("is gone already");
     assert!(!store.job_dir(job).exists());
 }
+
+#[test]
+fn what_nobody_remembers_goes_with_its_folders() {
+    let (_dir, store, kept) = store();
+    let gone = AttemptId::new(JobId::new(UnixMillis::new(1_700_000_000_001)), 1);
+    // Of a crash between the removal of the last log and that of its job's folder.
+    let empty = store.job_dir(JobId::new(UnixMillis::new(1_700_000_000_002)));
+    std::fs::create_dir_all(&empty).expect("makes");
+    for attempt in [kept, gone] {
+        drop(store.create(attempt).expect("creates"));
+    }
+    store.keep_only(&[kept].into()).expect("removes");
+    assert!(store.reader(kept).is_ok());
+    assert!(!store.job_dir(gone.job).exists() && !empty.exists());
+}

@@ -1,4 +1,4 @@
-//! The durable store: one SQLite file in WAL mode, synchronous FULL.
+//! The durable store: one SQLite file in WAL mode, synchronous FULL but for what a server that starts knows anyway.
 //!
 //! One thread owns the writing connection and takes all commands that wait into one transaction, so a sync serves many;
 //! an answer is given after the commit. Another thread reads, so a list never waits behind a sync.
@@ -17,7 +17,7 @@ use super::{
     Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Groups, ListFilter,
     NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
-use crate::database::{self, Poster};
+use crate::database::{self, Durability, Poster};
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::Connection;
 use std::cell::OnceCell;
@@ -199,8 +199,9 @@ impl Store for SqliteStore {
         now: UnixMillis,
     ) -> Result<Vec<Renewal>, StoreError> {
         let (agent, leases) = (agent.to_owned(), leases.to_vec());
+        // Written is enough: a server that starts gives every lease a full term.
         self.writer
-            .run(move |db| {
+            .run_as(Durability::Written, move |db| {
                 let one = |held: (AttemptId, LeaseToken)| {
                     let renewed = change_row(db, held.0.job, |row| row.renew(&agent, held, lease, now))?;
                     Ok(renewed.unwrap_or(Renewal::Refused))
@@ -219,7 +220,11 @@ impl Store for SqliteStore {
         reason: &str,
     ) -> Result<Applied, StoreError> {
         let (agent, reason) = (agent.to_owned(), reason.to_owned());
-        let applied = self.change(lease.0.job, move |row| row.advance(&agent, lease, phase, at, &reason)).await?;
+        // Written is enough: once it is claimed, a job counts as one that may have run, however far it is said to have come. So a job costs
+        // three syncs: taken in, claimed, ended.
+        let change = move |row: &mut Row| row.advance(&agent, lease, phase, at, &reason);
+        let advance = move |db: &Connection| change_row(db, lease.0.job, change);
+        let applied = self.writer.run_as(Durability::Written, advance).await?;
         Ok(applied.unwrap_or(Applied::Refused))
     }
 

@@ -14,6 +14,7 @@ mod engine_faults;
 mod events;
 mod fleet;
 mod listing;
+mod old_warden;
 mod openapi;
 mod output;
 mod private;

@@ -286,7 +286,7 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         (Arc::new(Local::new(Arc::clone(&backend), "a")) as Arc<dyn Backend>, Arc::new(Metrics::new()));
     let (journal, drain) = (Arc::new(MemoryJournal::default()), CancellationToken::new());
     let agent = Agent::new(vec![local], executor, journal, logs, settings, Arc::clone(&metrics));
-    let agent = tokio::spawn(agent.run(drain.clone(), CancellationToken::new()));
+    let agent = jobcell::supervise::spawn("agent", agent.run(drain.clone(), CancellationToken::new()));
 
     let submit = async |command: &str| {
         let document = json!({"image": "jobcell/bash:1", "command": ["bash", "-c", command]});

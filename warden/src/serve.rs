@@ -289,8 +289,8 @@ impl Warden {
             return self.refuse(mismatches);
         }
         let own_env = plan::own_env();
-        let plans = plan::plan(&complete.spec, &own_env)
-            .and_then(|plan| Ok((plan, plan::clean_up(&complete.spec, &own_env)?)));
+        let plans =
+            plan::plan(&complete.spec, &own_env).and_then(|plan| Ok((plan, plan::clean_up(&complete.spec, &own_env)?)));
         let (plan, clean_up) = match plans {
             Ok(plans) => plans,
             Err(text) => return self.refuse_spec(&text),

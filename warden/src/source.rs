@@ -216,9 +216,7 @@ mod tests {
             ring.advance(count);
         }
         while let Some(frame) = decoder.next() {
-            let Ok(FromWarden::Output { stream, bytes, .. }) = FromWarden::decode(&frame) else {
-                panic!("no output")
-            };
+            let Ok(FromWarden::Output { stream, bytes, .. }) = FromWarden::decode(&frame) else { panic!("no output") };
             pieces.push((stream, bytes));
         }
         ring.acknowledge(u64::MAX);

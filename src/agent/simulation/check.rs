@@ -75,14 +75,15 @@ impl Seen {
 
     /// The longest that its agent went without a word, until `before`, counted from when it asked.
     pub(super) fn longest_gap(&self, attempt: AttemptId, before: Instant) -> Duration {
-        let words = self.notes.iter().filter_map(|(at, _, note)| match note {
+        let mut words = self.notes.iter().filter_map(|(at, _, note)| match note {
             Note::Heard { attempt: of, sent } if *of == attempt && *at <= before => Some((*at, *sent)),
             _ => None,
         });
-        let (mut last, mut longest) = (None, Duration::ZERO);
+        let Some((_, mut last)) = words.next() else { return Duration::MAX / 4 };
+        let mut longest = Duration::ZERO;
         for (at, sent) in words.chain([(before, before)]) {
-            longest = longest.max(last.map_or(Duration::MAX / 4, |last| at.saturating_duration_since(last)));
-            last = last.max(Some(sent));
+            longest = longest.max(at.saturating_duration_since(last));
+            last = last.max(sent);
         }
         longest
     }

@@ -132,6 +132,12 @@ impl Ledger {
         self.pages().disturbances.iter().any(|one| one.what == "the engine" && one.agent == Some(agent))
     }
 
+    /// The backend has the end of this attempt, or does not want it any more.
+    pub(super) fn was_told_of(&self, attempt: AttemptId) -> bool {
+        let of = |note: &Note| matches!(note, Note::Reported { report, .. } if report.attempt == attempt);
+        self.pages().notes.iter().any(|(_, _, note)| of(note))
+    }
+
     pub(super) fn violated(&self, what: String) {
         self.tell(|| format!("VIOLATION {what}"));
         self.pages().violations.push(what);

@@ -9,6 +9,7 @@ mod run;
 mod scenario;
 mod server;
 mod tries;
+mod world;
 
 use run::{Outcome, run};
 use scenario::Scenario;

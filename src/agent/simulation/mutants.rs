@@ -34,7 +34,7 @@ fn brought_out_by(mutant: Mutant) -> (&'static [Kind], u64) {
         Mutant::LostAtOnce => (&[Outage, Crash], 0),
         Mutant::CutIsTheEnd => (&[Link], 105),
         Mutant::OverBeforeStored => (&[Link], 0),
-        Mutant::LeaseLostWithLink => (&[Renewal, Word, Word], 0),
+        Mutant::LeaseLostWithLink => (&[Word], 0),
         Mutant::AlwaysComplete => (&[Cell, Link], 290),
         Mutant::RetriedWhileCanceled => (&[Cancel, Cancel, Cell], 0),
         Mutant::TriesMixed => (&[Cell, Cell, Crash], 0),

@@ -126,13 +126,14 @@ pub(super) fn true_cause(
         Cause::LeaseExpired => {
             let agent = why.agent.ok_or("it had no agent")?;
             let from = seen.heard(attempt, why.over).unwrap_or(why.over).min(why.run.map_or(why.over, |run| run.from));
-            when(why.lease_over() || why.silent_link(), "its lease was not over")?;
+            // Its agent may know that it has the lease, and cannot tell the warden.
+            when(why.lease_over() || why.silent_link() || why.engine_away(), "its lease was not over")?;
             when(why.silent_link() || seen.disturbed(agent, from, why.over), "nothing was in the way of a renewal")
         }
         Cause::CellLost { .. } => {
-            // Or its agent ended it, for a reason, and died before it could say so.
+            // Or its agent ended it, for a reason, or the cell of a warden that was not heard, and died before it could say so.
             let ended = matches!(over, Some((_, How::CellEnded))) && why.stopped();
-            when(why.killed() || why.engine_away() || ended, "its cell was not lost")
+            when(why.killed() || why.engine_away() || why.bad_links() || ended, "its cell was not lost")
         }
         Cause::WardenFault { .. } => when(why.bad_links(), "its warden did nothing wrong"),
         Cause::Stuck { .. } => match why.told_stuck() {

@@ -2,17 +2,17 @@
 
 use super::check::check;
 use super::ledger::{Ledger, Note};
-use super::scenario::{Fault, JobPlan, LONGEST_PAUSE, Moment, Scenario};
+use super::scenario::{Fault, JobPlan, LONGEST_PAUSE, Scenario};
 use super::server::{Flaky, Server, Wire};
+use super::world::{Death, Ends, Now, link_faults, moments, watch_world};
 use crate::agent::{Agent, AgentSettings, Drained, Status, SweepTimes};
 use crate::backend::Backend;
-use crate::executor::scripted::{How, LinkFault, Scripted, Seeing};
+use crate::executor::scripted::Scripted;
 use crate::job::{ByteSize, Capacity, Cpus, JobId, Millis, UnixMillis};
 use crate::journal::failing::FailingJournal;
-use crate::journal::{Journal, MemoryJournal, Stage as Step};
+use crate::journal::{Journal, MemoryJournal};
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
-use crate::protocol::wire::ToWarden;
 use crate::queue::{Canceled, Submitted};
 use crate::seeded::{self, Process, Seeded};
 use crate::telemetry::Metrics;
@@ -28,6 +28,8 @@ use tokio_util::sync::CancellationToken;
 
 /// What is left to do must be done so long after the last fault, on top of what the jobs take.
 const PATIENCE: Duration = Duration::from_secs(1200);
+/// When all is done, an answer to a claim may still be on its way, and with it what its agent does about it.
+const LATE: Duration = Duration::from_secs(70);
 /// Between two looks whether all is done.
 const LOOK: u64 = 500;
 
@@ -61,11 +63,6 @@ pub(super) fn run(scenario: &Scenario, tells: bool) -> Outcome {
         Outcome { violations: ledger.violations(), trace: ledger.trace(), seen }
     })
 }
-
-/// An agent, which of its lives has ended, and how long it stays away.
-type Death = (usize, u32, u64);
-/// The process that an agent is now, and which of its lives that is.
-type Now = Arc<Mutex<(Process, u32)>>;
 
 enum Event {
     Submit(usize),
@@ -187,12 +184,15 @@ impl<'a> Stage<'a> {
     }
 
     async fn play(&mut self) {
+        let mut idle_since = None;
         loop {
             let next = self.line.keys().next().map(|(at, _)| *at);
-            if next.is_none() && self.idle().await {
+            idle_since = if next.is_none() && self.idle().await { idle_since.or(Some(Instant::now())) } else { None };
+            if idle_since.is_some_and(|since| since.elapsed() >= LATE) {
                 break;
             }
-            let next = next.unwrap_or(self.now() + LOOK);
+            let look = if idle_since.is_some() { 10 * LOOK } else { LOOK };
+            let next = next.unwrap_or(self.now() + look);
             let longest: Duration = self.scenario.jobs.iter().map(|job| longest(job, self.scenario.max_attempts)).sum();
             if Instant::now() > self.calm + PATIENCE + longest {
                 self.give_up().await;
@@ -506,8 +506,6 @@ impl<'a> Stage<'a> {
 
     /// Ends the agents, which have nothing left to wait for.
     async fn close(&mut self) {
-        // An answer to a claim may still be late.
-        tokio::time::sleep(Duration::from_secs(70)).await;
         for node in &self.nodes {
             node.wire.renewed();
         }
@@ -560,87 +558,4 @@ fn starts_at(fault: &Fault) -> Option<u64> {
         | Fault::Call { .. }
         | Fault::Link { .. } => None,
     }
-}
-
-fn link_faults(scenario: &Scenario, agent: usize) -> std::collections::VecDeque<Option<LinkFault>> {
-    let mut faults = std::collections::VecDeque::new();
-    for fault in &scenario.faults {
-        if let Fault::Link { agent: of, nth, fault } = fault
-            && *of == agent
-        {
-            let nth = *nth as usize;
-            faults.resize(faults.len().max(nth), None);
-            faults[nth - 1] = Some(*fault);
-        }
-    }
-    faults
-}
-
-/// Moments at which an agent ends: which, how many of them are still to come, and how long it stays away.
-fn moments(scenario: &Scenario, agent: usize) -> Vec<(Moment, u32, u64)> {
-    let of = |fault: &Fault| match fault {
-        Fault::CrashWhen { agent: of, moment, nth, down } if *of == agent => Some((*moment, *nth, *down)),
-        _ => None,
-    };
-    scenario.faults.iter().filter_map(of).collect()
-}
-
-/// Ends an agent at such moments: at once, before anything of it hears of them.
-struct Ends {
-    now: Now,
-    moments: Mutex<Vec<(Moment, u32, u64)>>,
-    deaths: mpsc::Sender<Death>,
-}
-
-impl Ends {
-    fn at(&self, agent: usize, what: &Seeing<'_>) {
-        let moment = match what {
-            Seeing::Started => Moment::Starts,
-            Seeing::Heard(ToWarden::Ack { .. }) => Moment::HearsAck,
-            Seeing::Heard(ToWarden::Close) => Moment::HearsClose,
-            _ => return,
-        };
-        for (of, left, down) in self.moments.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            if *of == moment && *left > 0 {
-                *left -= 1;
-                if *left == 0 {
-                    let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-                    now.0.kill();
-                    let _ = self.deaths.try_send((agent, now.1, *down));
-                }
-            }
-        }
-    }
-}
-
-/// Holds what an agent does in the world against its journal: nothing outside before it is written down.
-fn watch_world(agent: usize, world: &Scripted, journal: &MemoryJournal, ledger: &Arc<Ledger>, ends: Ends) {
-    let (journal, ledger) = (journal.clone(), Arc::clone(ledger));
-    world.world().witness = Some(Box::new(move |attempt, what| {
-        let Some(attempt) = attempt else { return };
-        let entries = journal.entries().now_or_never().expect("at once").expect("reads");
-        let stage = entries.into_iter().find(|entry| entry.key.attempt == attempt).map(|entry| entry.stage);
-        let wrong = match &what {
-            Seeing::Made => !matches!(stage, Some(Step::Intent)),
-            // What is on its way to a warden may come after the end, when the engine that should end the cell is away.
-            Seeing::Started if ledger.without_engine(agent) => matches!(stage, Some(Step::Intent)),
-            Seeing::Started => !matches!(stage, Some(Step::Committed)),
-            // The end is safe: in the journal, or with the backend and the entry gone.
-            Seeing::Heard(ToWarden::Close) => matches!(stage, Some(Step::Intent | Step::Committed)),
-            _ => false,
-        };
-        match &what {
-            Seeing::Heard(ToWarden::Ping { .. } | ToWarden::SpecChunk { .. } | ToWarden::Commit { .. }) => {}
-            Seeing::Heard(message) => ledger.tell(|| format!("a{agent} {attempt} hears {message:?}")),
-            other => ledger.tell(|| format!("a{agent} {attempt} {other:?}")),
-        }
-        if wrong {
-            let stage = stage.map(|stage| format!("{stage:?}"));
-            ledger.violated(format!("{attempt}: {what:?}, and the journal says {stage:?}"));
-        }
-        ends.at(agent, &what);
-        if let Seeing::Over(How::CellEnded) = what {
-            ledger.tell(|| format!("a{agent} {attempt} was ended with its cell"));
-        }
-    }));
 }

@@ -175,7 +175,7 @@ pub(super) enum Kind {
     Stall,
     /// A crash at one.
     Moment,
-    /// A word of a lease is lost with its link.
+    /// A word of a lease is lost with its link, and none comes after it.
     Word,
     /// The backend does not take how far jobs have come.
     Note,
@@ -355,8 +355,15 @@ fn fault(c: &mut Chance, kind: Kind, agents: usize, jobs: u64, faults: &mut Vec<
             Fault::CrashWhen { agent, moment, nth, down: short(c) }
         }
         Kind::Word => {
-            let nth = u32::try_from(c.between(1, 3)).expect("small");
-            Fault::Link { agent, nth, fault: LinkFault::LosesLease(u32::try_from(c.between(1, 4)).expect("small")) }
+            let word = u32::try_from(c.between(2, 4)).expect("small");
+            let nth = if c.once_in(4) { 2 } else { 1 };
+            faults.push(Fault::Link { agent, nth, fault: LinkFault::LosesLease(word) });
+            // The first word is the claim's, or that of the renewal that follows on it.
+            let last = word + u32::try_from(c.below(3)).expect("small");
+            for nth in last..last + 9 {
+                faults.push(Fault::Call { agent, call: Call::Renew, nth, how: How::Fails });
+            }
+            return;
         }
         Kind::Note => {
             let nth = u32::try_from(c.between(1, 6)).expect("small");

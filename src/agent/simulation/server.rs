@@ -247,7 +247,7 @@ impl Flight<'_> {
 impl Drop for Flight<'_> {
     fn drop(&mut self) {
         let (agent, ledger) = (self.flaky.wire.agent, &self.flaky.server.ledger);
-        if self.how.is_some() {
+        if self.how.is_some() || (self.call == Call::Release && !self.well) {
             // The next renewal, or claim, comes so much later.
             let after = match self.call {
                 Call::Renew => Duration::from_secs(20),

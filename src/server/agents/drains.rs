@@ -147,7 +147,7 @@ pub(super) async fn drain(
     Received(body): Received,
 ) -> Result<Json<DrainAnswer>, ProblemDocument> {
     let DrainRequest { reason } = if body.is_empty() { DrainRequest::default() } else { super::calls::read(&body)? };
-    let reason = reason.map(checked).transpose()?;
+    let reason = reason.as_deref().map(checked).transpose()?;
     known(&app, &name)?;
     let now = UnixMillis::now();
     let change = move |before: Option<Drain>| {
@@ -175,7 +175,7 @@ pub(super) async fn resume(
 }
 
 /// A reason is shown in lists and logs: it has to be short, and one line.
-fn checked(reason: String) -> Result<String, ProblemDocument> {
+fn checked(reason: &str) -> Result<String, ProblemDocument> {
     let length = reason.chars().count();
     let wrong = if length > MOST_REASON {
         format!("reason: it has {length} characters; use at most {MOST_REASON}")

@@ -107,11 +107,12 @@ impl Findings {
             let tried = past.iter().find(|one| one["attempt"] == attempt);
             match tried {
                 _ if attempt == last => self.last(&found, job, own),
-                Some(tried) if allowed.claims && tried["cause"]["code"] == "agent_lost" => {
-                    if events("preparing", attempt) > 0 || found.written.iter().any(|bytes| !bytes.is_empty()) {
-                        self.doubled.push(format!("{id}: attempt {attempt} had begun, and was lost: {history:?}"));
-                    }
-                }
+                // Nobody heard of it, so nothing of it can have begun.
+                Some(tried)
+                    if allowed.claims
+                        && tried["cause"]["code"] == "agent_lost"
+                        && events("preparing", attempt) == 0
+                        && found.written.iter().all(Vec::is_empty) => {}
                 Some(tried) => self.tried(&found, tried, allowed),
                 None if found.written.iter().any(|bytes| !bytes.is_empty()) => {
                     self.doubled.push(format!("{id}: attempt {attempt} was given back, and has written: {history:?}"));

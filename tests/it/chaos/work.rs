@@ -46,7 +46,7 @@ impl Work {
 
     /// Some of each kind.
     pub(super) fn mixture() -> Vec<Self> {
-        vec![Self::slow(2), Self::short(), Self::flood(), Self::short().code(7), Self::slow(1).code(3)]
+        vec![Self::slow(1).code(3), Self::short(), Self::flood(), Self::short().code(7)]
     }
 
     pub(super) fn spec(&self) -> Value {
