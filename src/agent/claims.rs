@@ -86,7 +86,8 @@ impl Claims {
             let one = &mut self.all[index];
             one.lent = max;
             let (backend, stop) = (Arc::clone(&one.backend), self.recall.clone());
-            let ask = Ask { max, free: Capacity { slots: max, ..free }, wait, load: load.clone() };
+            let load = Load { drained: one.backend.drained().is_some(), ..load.clone() };
+            let ask = Ask { max, free: Capacity { slots: max, ..free }, wait, load };
             self.flying.push(Box::pin(async move { (index, backend.claim(ask, &stop).await) }));
         }
     }

@@ -10,6 +10,7 @@ use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
+use super::sweeper::Sweeper;
 use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, Stop, StopReason};
@@ -103,6 +104,7 @@ pub(super) struct Table<E: Executor> {
     finding: FuturesUnordered<BoxFuture<'static, Result<Vec<Present>, String>>>,
     /// At most one.
     probing: FuturesUnordered<BoxFuture<'static, Seen>>,
+    pub(super) sweeper: Sweeper,
     pub(super) obstacles: Obstacles,
     room: Room,
     /// Taken by a look at the disk: one at a time, however long a file system hangs.
@@ -184,6 +186,7 @@ impl<E: Executor> Agent<E> {
             unsettled: None,
             finding: FuturesUnordered::new(),
             probing: FuturesUnordered::new(),
+            sweeper: Sweeper::default(),
             obstacles: Obstacles::default(),
             room: Room::Enough,
             disk_look: Arc::new(Semaphore::new(1)),
@@ -249,7 +252,7 @@ impl<E: Executor> Table<E> {
                     }
                 }
             }
-            let pause_over = self.claims.pause_over();
+            let (pause_over, look_at) = (self.claims.pause_over(), self.sweeper.due());
             let renew_at =
                 self.renewals.due(self.held.iter().map(|((of, _), held)| self.terms(*of, held.lost_after).usable));
             tokio::select! {
@@ -257,7 +260,7 @@ impl<E: Executor> Table<E> {
                 biased;
                 () = drain.cancelled(), if stop.is_none() => stop = Some(self.stop()),
                 () = force.cancelled(), if stop.as_ref().is_some_and(|stop| stop.forced.is_none()) => self.force(&mut stop),
-                () = until(stop.as_ref()), if stop.is_some() => match self.time_is_over(stop.as_ref()) {
+                () = at(stop.as_ref().map(|stop| stop.until)), if stop.is_some() => match self.time_is_over(stop.as_ref()) {
                     Some(drained) => return drained,
                     None => self.force(&mut stop),
                 },
@@ -275,6 +278,7 @@ impl<E: Executor> Table<E> {
                 Some(found) = self.finding.next() => match found {
                     Ok(present) => {
                         self.settle(present);
+                        self.sweeper.in_a(self.agent.settings.sweep.first);
                         probe_at = Instant::now();
                     }
                     Err(reason) => {
@@ -286,6 +290,13 @@ impl<E: Executor> Table<E> {
                     let executor = Arc::clone(&self.agent.executor);
                     self.finding.push(Box::pin(async move { executor.present().await }));
                 }
+                Some(done) = self.sweeper.done() => {
+                    // What a look that was begun before a drain has found is the next start's.
+                    if let Some(found) = done.filter(|_| stop.is_none()) {
+                        self.strays_found(found);
+                    }
+                }
+                () = at(look_at), if stop.is_none() => self.look_for_strays(),
                 Some(seen) = self.probing.next() => {
                     self.seen(seen);
                     probe_at = Instant::now() + PROBE_PAUSE;
@@ -309,6 +320,11 @@ impl<E: Executor> Table<E> {
         self.agent.status.borrow().unavailable.is_none()
     }
 
+    /// Attempts that runners have.
+    pub(super) fn attempts(&self) -> impl Iterator<Item = AttemptId> {
+        self.tasks.values().map(|(_, attempt)| *attempt)
+    }
+
     /// Attempts that run, or are about to.
     fn running(&self) -> usize {
         self.runners.len() + self.waiting.len()
@@ -320,6 +336,8 @@ impl<E: Executor> Table<E> {
             health: self.score.value(Instant::now()),
             draining,
             unavailable: self.agent.status.borrow().unavailable.clone(),
+            // Each backend's own; said where it is told.
+            drained: false,
         }
     }
 
@@ -345,27 +363,31 @@ impl<E: Executor> Table<E> {
         let output = self.agent.logs.room().obstacle();
         self.obstacles.output = output.map(|what| format!("output waits for room: {what}"));
         let unavailable = self.obstacles.first(Instant::now());
-        self.agent.metrics.takes_jobs.set(i64::from(unavailable.is_none() && !draining));
+        let drained: Vec<(String, String)> = self.agent.backends.iter().filter_map(drained).collect();
+        // One that still hands out jobs is enough.
+        let gets_jobs = drained.len() < self.agent.backends.len();
+        self.agent.metrics.takes_jobs.set(i64::from(unavailable.is_none() && !draining && gets_jobs));
         let (held, undelivered) = (self.running(), self.deliveries.len());
         self.agent.metrics.jobs_running.set(i64::try_from(held).unwrap_or(i64::MAX));
         let backends = self.claims.states();
         self.agent.status.send_if_modified(|status| {
             let (starting, no_cells) = (self.unsettled.is_some(), self.obstacles.cells.clone());
             let free = self.ledger.free();
-            let now = Status { held, free, undelivered, starting, no_cells, unavailable, draining, backends };
+            let now = Status { held, free, undelivered, starting, no_cells, unavailable, draining, drained, backends };
             if status.unavailable != now.unavailable {
                 match &now.unavailable {
                     Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),
                     None => tracing::info!("jobs can be run"),
                 }
             }
+            tell_drained(&status.drained, &now.drained);
             let changed = *status != now;
             *status = now;
             changed
         });
         let load = self.load(draining);
         for backend in &self.agent.backends {
-            backend.tell(&load);
+            backend.tell(&Load { drained: backend.drained().is_some(), ..load.clone() });
         }
     }
 
@@ -689,9 +711,24 @@ async fn free((path, floor): &(PathBuf, ByteSize), one: Arc<Semaphore>) -> Resul
     }
 }
 
-async fn until(stop: Option<&Drain>) {
-    match stop {
-        Some(stop) => tokio::time::sleep_until(stop.until).await,
+/// A backend that hands no jobs to this agent, with why.
+fn drained(backend: &Arc<dyn Backend>) -> Option<(String, String)> {
+    Some((backend.name().to_owned(), backend.drained()?))
+}
+
+fn tell_drained(before: &[(String, String)], now: &[(String, String)]) {
+    for (backend, reason) in now.iter().filter(|one| !before.contains(one)) {
+        tracing::warn!(%backend, %reason, "the backend hands no jobs to this agent");
+    }
+    for (backend, _) in before.iter().filter(|(backend, _)| !now.iter().any(|(other, _)| other == backend)) {
+        tracing::info!(%backend, "the backend hands jobs to this agent again");
+    }
+}
+
+/// At a moment, or never.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
         None => std::future::pending().await,
     }
 }

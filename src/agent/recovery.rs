@@ -111,11 +111,11 @@ mod tests {
                 }
                 if *cell > 0 {
                     let name = format!("cell-{number}");
-                    present.push(Present { name, attempt: Some(attempt(number)), running: *cell == 2 });
+                    present.push(Present { name, attempt: Some(attempt(number)), running: *cell == 2, busy: false });
                 }
             }
             for stray in 0..strays {
-                present.push(Present { name: format!("stray-{stray}"), attempt: None, running: true });
+                present.push(Present { name: format!("stray-{stray}"), attempt: None, running: true, busy: false });
             }
             let plan = plan(entries, present);
             for (number, (stage, cell)) in all.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! What an agent is told at its start, and what it tells of itself.
 
 use super::claims::BackendState;
+use super::sweeper::SweepTimes;
 use crate::admission::Presets;
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
@@ -29,6 +30,8 @@ pub struct AgentSettings {
     /// Where everything is written, and how many bytes are to stay free there: with fewer no jobs are claimed, and with fewer than a quarter
     /// of it running jobs wait when they write. 0: nobody looks.
     pub disk: (PathBuf, ByteSize),
+    /// When it looks for cells that nobody wants.
+    pub sweep: SweepTimes,
 }
 
 /// What an agent is doing, for health and status.
@@ -48,6 +51,8 @@ pub struct Status {
     pub unavailable: Option<String>,
     /// It claims no more.
     pub draining: bool,
+    /// Backends that hand no jobs to it, by name, with why.
+    pub drained: Vec<(String, String)>,
     /// How claims go, by the backends' names.
     pub backends: Vec<(String, BackendState)>,
 }

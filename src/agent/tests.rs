@@ -15,6 +15,9 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+mod draining;
+mod sweeping;
+
 struct Stage {
     backend: Arc<Embedded>,
     executor: Scripted,
@@ -23,6 +26,8 @@ struct Stage {
     force: CancellationToken,
     agent: JoinHandle<Drained>,
     status: tokio::sync::watch::Receiver<Status>,
+    /// Of the process that is there now.
+    metrics: Arc<Metrics>,
     how: (u32, bool),
     _dir: tempfile::TempDir,
 }
@@ -48,8 +53,8 @@ fn stage_with(slots: u32, handover: bool, store: impl FnOnce(&std::path::Path) -
     let (executor, journal) = (Scripted::default(), MemoryJournal::default());
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());
     let how = (slots, handover);
-    let (agent, status) = start(how, &backend, &executor, &journal, (&drain, &force));
-    Stage { backend, executor, journal, drain, force, agent, status, how, _dir: dir }
+    let (agent, status, metrics) = start(how, &backend, &executor, &journal, (&drain, &force));
+    Stage { backend, executor, journal, drain, force, agent, status, metrics, how, _dir: dir }
 }
 
 /// A process of the agent.
@@ -59,7 +64,7 @@ fn start(
     executor: &Scripted,
     journal: &MemoryJournal,
     (drain, force): (&CancellationToken, &CancellationToken),
-) -> (JoinHandle<Drained>, tokio::sync::watch::Receiver<Status>) {
+) -> (JoinHandle<Drained>, tokio::sync::watch::Receiver<Status>, Arc<Metrics>) {
     let settings = AgentSettings {
         // It has not the preset that it says: what a backend hands out by mistake is refused by the agent.
         announcement: crate::protocol::agent::Announcement {
@@ -75,12 +80,14 @@ fn start(
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
+        sweep: SweepTimes::default(),
     };
     let local: Arc<dyn Backend> = Arc::new(Local::new(Arc::clone(backend), "a"));
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
-    let agent = Agent::new(vec![local], Arc::new(executor.clone()), Arc::new(journal.clone()), logs, settings, metrics);
+    let (executor, journal) = (Arc::new(executor.clone()), Arc::new(journal.clone()));
+    let agent = Agent::new(vec![local], executor, journal, logs, settings, Arc::clone(&metrics));
     let status = agent.status();
-    (crate::supervise::spawn("agent", agent.run(drain.clone(), force.clone())), status)
+    (crate::supervise::spawn("agent", agent.run(drain.clone(), force.clone())), status, metrics)
 }
 
 impl Stage {
@@ -128,7 +135,7 @@ impl Stage {
             let _ = (&mut self.agent).await;
         }
         let tokens = (&self.drain, &self.force);
-        (self.agent, self.status) = start(self.how, &self.backend, &self.executor, &self.journal, tokens);
+        (self.agent, self.status, self.metrics) = start(self.how, &self.backend, &self.executor, &self.journal, tokens);
     }
 
     /// Drains, and checks that nothing is left.
@@ -405,6 +412,7 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
+        sweep: SweepTimes::default(),
     };
     let seen = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
     let journal = Arc::new(MemoryJournal::default());

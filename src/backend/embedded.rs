@@ -3,7 +3,7 @@
 use super::explain::{Explanation, explain};
 use super::steady::SteadyClock;
 use super::waiting::Waiting;
-use super::{Ask, Intake, Roster};
+use super::{Ask, Drain, Intake, Roster};
 use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
@@ -11,10 +11,11 @@ use crate::queue::{
     AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Day,
     Expired, ListFilter, NewJob, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, RwLock, broadcast};
 use tokio_util::sync::CancellationToken;
 
 /// Changes that a slow waiter may be behind. One that is further behind reads its job again, so nothing is lost.
@@ -91,6 +92,8 @@ pub struct Embedded {
     intake: Arc<Intake>,
     roster: Roster,
     waiting: Waiting,
+    /// Claims that hand out hold it together; whoever drains an agent holds it alone, so that nothing is handed out behind it.
+    handing_out: RwLock<()>,
     /// A claim has left something in the queue that suits its agent.
     held_back: AtomicBool,
     /// Counts what made room.
@@ -119,6 +122,7 @@ impl Embedded {
             intake,
             roster,
             waiting,
+            handing_out: RwLock::default(),
             held_back,
             ends: AtomicU64::new(0),
             departures: AtomicU64::new(0),
@@ -350,6 +354,16 @@ impl Embedded {
     pub async fn claim(&self, agent: &str, ask: &Ask, stop: &CancellationToken) -> Result<Vec<Claim>, StoreError> {
         self.roster.heard(agent, Some(&ask.load), UnixMillis::now());
         let until = tokio::time::Instant::now() + ask.wait;
+        if self.roster.drains().of(agent).is_some() {
+            // In no row: nobody is to leave anything to it. It asks again when it may have something, and hears that with the answer.
+            tokio::select! {
+                biased;
+                () = self.roster.drains().over(agent) => {}
+                () = tokio::time::sleep_until(until) => {}
+                () = stop.cancelled() => {}
+            }
+            return Ok(Vec::new());
+        }
         let profile = self.roster.profile(agent);
         // In the row before the first look: a submit between look and wait wakes it.
         let place = self.waiting.enter(agent, profile.clone(), ask.free);
@@ -360,7 +374,15 @@ impl Embedded {
             let (free, peers) = (place.free(), place.peers());
             let asked = ClaimAsk { agent, profile, peers, free, max, lease, now };
             let (ends, departures) = (self.ends.load(Ordering::SeqCst), self.departures.load(Ordering::SeqCst));
+            let handing_out = self.handing_out.read().await;
+            if self.roster.drains().of(&asked.agent).is_some() {
+                drop((handing_out, place));
+                // Somebody may have left something to it.
+                self.waiting.wake_all();
+                return Ok(Vec::new());
+            }
             let Claims { claims, held_back, reserves } = self.store.claim(asked).await?;
+            drop(handing_out);
             place.reserves(reserves);
             if held_back {
                 self.held_back.store(true, Ordering::SeqCst);
@@ -388,6 +410,9 @@ impl Embedded {
             tokio::select! {
                 biased;
                 () = place.woken() => {
+                    if place.dismissed() {
+                        return Ok(Vec::new());
+                    }
                     if place.looks_last() && tokio::time::timeout(DOUBT, stop.cancelled()).await.is_ok() {
                         return Ok(Vec::new());
                     }
@@ -396,6 +421,31 @@ impl Embedded {
                 () = stop.cancelled() => return Ok(Vec::new()),
             }
         }
+    }
+
+    /// Which agents are drained from now on; what is said of `changed` is new. When this returns, an agent that is drained gets no more
+    /// jobs: its claims that wait have come back, and what was left to it is others'.
+    pub async fn set_drains(&self, drains: BTreeMap<String, Drain>, changed: &str) {
+        let drained = drains.contains_key(changed);
+        {
+            let _alone = self.handing_out.write().await;
+            self.roster.drains().set(drains);
+        }
+        if drained {
+            self.waiting.dismiss(changed);
+            self.waiting.wake_all();
+        }
+    }
+
+    /// How many jobs each agent has, as the queue knows it.
+    pub async fn held(&self) -> Result<BTreeMap<String, u64>, StoreError> {
+        let phases = vec![Phase::Claimed, Phase::Preparing, Phase::Running, Phase::Finishing];
+        let jobs = self.store.list(ListFilter { phases, limit: u32::MAX, ..ListFilter::default() }).await?;
+        let mut held = BTreeMap::new();
+        for agent in jobs.into_iter().filter_map(|job| job.agent) {
+            *held.entry(agent).or_default() += 1;
+        }
+        Ok(held)
     }
 
     /// Something ended or went back: what was held back for it may go now.

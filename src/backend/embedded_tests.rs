@@ -27,7 +27,7 @@ impl Here {
         self.submit_at(more, UnixMillis::now()).await
     }
 
-    async fn submit_at(&self, more: &Value, at: UnixMillis) -> JobId {
+    pub(super) async fn submit_at(&self, more: &Value, at: UnixMillis) -> JobId {
         let mut document = json!({"image": "x", "command": ["x"]});
         for (key, value) in more.as_object().into_iter().flatten() {
             document[key] = value.clone();
@@ -147,7 +147,7 @@ async fn an_order_names_the_holder_of_its_job() {
     }
 }
 
-fn who(memory: u64) -> Announcement {
+pub(super) fn who(memory: u64) -> Announcement {
     let capacity = Capacity { memory: ByteSize::from_mib(memory), ..ask(Duration::ZERO).free };
     Announcement { capacity, ..Announcement::default() }
 }

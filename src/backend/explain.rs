@@ -1,5 +1,6 @@
 //! Why a job stands where it stands: in sentences, with stable codes. Pure.
 
+use super::drains::Drain;
 use super::roster::{AgentEntry, AgentState};
 use crate::job::{Capacity, Job, JobId, Phase, UnixMillis};
 use crate::queue::{Obstacle, Place};
@@ -86,10 +87,13 @@ fn view(agent: &AgentEntry, place: &Place) -> AgentView {
         AgentState::Online => {}
         AgentState::Offline => reasons.push(format!("it was last heard at {}", agent.last_contact)),
         AgentState::Draining => reasons.push("it is draining".to_owned()),
+        // Said below, whatever else is the matter.
+        AgentState::Drained => {}
         AgentState::Unavailable => {
             reasons.push(agent.load.unavailable.clone().unwrap_or_else(|| "it takes no jobs".to_owned()));
         }
     }
+    reasons.extend(agent.drained.as_ref().map(Drain::sentence));
     let suits = !obstacles.iter().any(Obstacle::is_lasting);
     AgentView { name: agent.name.clone(), state: agent.state, suits, obstacles, reasons }
 }

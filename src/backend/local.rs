@@ -40,6 +40,10 @@ impl Backend for Local {
         self.backend.capabilities()
     }
 
+    fn drained(&self) -> Option<String> {
+        self.backend.roster().drains().of(&self.agent).map(|drain| drain.sentence())
+    }
+
     fn announce(&self, who: &Announcement) {
         self.backend.roster().enter_local(&self.agent, who.clone(), UnixMillis::now());
     }

@@ -6,6 +6,9 @@
 
 mod afar;
 pub mod conformance;
+#[cfg(test)]
+mod drain_tests;
+mod drains;
 mod embedded;
 #[cfg(test)]
 mod embedded_tests;
@@ -21,6 +24,7 @@ pub(crate) mod simulated;
 mod steady;
 mod waiting;
 
+pub use drains::{Drain, Drains};
 pub use embedded::{Change, Embedded, Order, QueueSettings, Waited};
 pub use explain::{AgentView, Explanation};
 pub use http::{Http, HttpSettings};
@@ -83,6 +87,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// What it can do; known for certain after the first claim.
     fn capabilities(&self) -> Capabilities;
+
+    /// Why an operator of the backend lets it hand no jobs to this agent, if so; as far as is known here.
+    fn drained(&self) -> Option<String> {
+        None
+    }
 
     /// Says what this agent is; told to the backend before the first claim, and again whenever it has forgotten.
     fn announce(&self, who: &Announcement);

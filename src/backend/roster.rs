@@ -1,6 +1,7 @@
 //! The agents that a backend knows: what each said of itself, how it is, when it was last heard. In memory: an agent whose
 //! session is not known says everything again.
 
+use super::drains::{Drain, Drains};
 use crate::job::{Capacity, UnixMillis};
 use crate::protocol::agent::{Announcement, Load};
 use crate::queue::Profile;
@@ -23,6 +24,8 @@ pub enum AgentState {
     Online,
     /// It is well, and takes none: `unavailable` says why.
     Unavailable,
+    /// An operator said that it is to get no jobs.
+    Drained,
     /// It ends when what it holds has ended.
     Draining,
     /// It was not heard for a while.
@@ -50,6 +53,9 @@ pub struct AgentEntry {
     pub capacity: Capacity,
     /// What it said last.
     pub load: Load,
+    /// That it is drained, if so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drained: Option<Drain>,
     /// When it was last heard.
     pub last_contact: UnixMillis,
 }
@@ -103,11 +109,13 @@ impl Entry {
         !self.local && now.since(self.last_contact).as_duration() > OFFLINE_AFTER
     }
 
-    fn state(&self, now: UnixMillis) -> AgentState {
+    fn state(&self, drained: bool, now: UnixMillis) -> AgentState {
         if self.offline(now) {
             AgentState::Offline
         } else if self.load.draining {
             AgentState::Draining
+        } else if drained {
+            AgentState::Drained
         } else if self.load.unavailable.is_some() {
             AgentState::Unavailable
         } else {
@@ -118,11 +126,19 @@ impl Entry {
 
 /// The agents.
 #[derive(Debug, Default)]
-pub struct Roster(Mutex<BTreeMap<String, Entry>>);
+pub struct Roster {
+    entries: Mutex<BTreeMap<String, Entry>>,
+    drains: Drains,
+}
 
 impl Roster {
     fn entries(&self) -> MutexGuard<'_, BTreeMap<String, Entry>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which of them are drained, or will be when they come.
+    pub fn drains(&self) -> &Drains {
+        &self.drains
     }
 
     /// Takes in the agent of this process.
@@ -186,9 +202,10 @@ impl Roster {
 
     /// All of them, by name.
     pub fn list(&self, now: UnixMillis) -> Vec<AgentEntry> {
+        let mut drains = self.drains.all();
         let show = |(name, entry): (&String, &Entry)| AgentEntry {
             name: name.clone(),
-            state: entry.state(now),
+            state: entry.state(drains.contains_key(name), now),
             version: entry.who.version.clone(),
             installation: entry.who.installation.clone(),
             labels: entry.who.labels.clone(),
@@ -196,6 +213,7 @@ impl Roster {
             presets: entry.who.presets.clone(),
             capacity: entry.who.capacity,
             load: entry.load.clone(),
+            drained: drains.remove(name),
             last_contact: entry.last_contact,
         };
         self.entries().iter().map(show).collect()
@@ -247,5 +265,14 @@ mod tests {
         roster.heard("here", Some(&Load { draining: true, ..Load::default() }), at(2));
         assert_eq!(roster.list(at(2))[0].state, AgentState::Draining);
         assert_eq!(roster.check("here", "", at(3)), Err(SessionError::Unknown), "a local one has no session to use");
+        // That it goes is more than that it gets nothing; that it is ill is less.
+        let drain = Drain { reason: "a new kernel".to_owned(), since: at(3) };
+        roster.drains().set([("here".to_owned(), drain.clone()), ("gone".to_owned(), drain.clone())].into());
+        assert_eq!(roster.list(at(3))[0].state, AgentState::Draining);
+        roster.heard("here", Some(&away), at(4));
+        let list = roster.list(at(4));
+        assert_eq!((list.len(), list[0].state, &list[0].drained), (1, AgentState::Drained, &Some(drain)));
+        roster.drains().set(BTreeMap::new());
+        assert_eq!(roster.list(at(4))[0].state, AgentState::Unavailable);
     }
 }

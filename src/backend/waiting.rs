@@ -25,6 +25,8 @@ struct Waiter {
     woken: AtomicBool,
     /// Nobody knows whether its agent still waits.
     doubted: AtomicBool,
+    /// It gets nothing more, and is to come back.
+    dismissed: AtomicBool,
     notify: Notify,
 }
 
@@ -59,9 +61,9 @@ impl Waiting {
     /// Takes a place at the end.
     pub(super) fn enter(&self, agent: &str, profile: Option<Profile>, free: Capacity) -> Place<'_> {
         let (reserves, woken, notify) = (Mutex::default(), AtomicBool::new(false), Notify::new());
-        let doubted = AtomicBool::new(false);
+        let (doubted, dismissed) = (AtomicBool::new(false), AtomicBool::new(false));
         let (agent, free) = (agent.to_owned(), Mutex::new(free));
-        let waiter = Arc::new(Waiter { agent, profile, free, reserves, woken, doubted, notify });
+        let waiter = Arc::new(Waiter { agent, profile, free, reserves, woken, doubted, dismissed, notify });
         self.row().push_back(Arc::clone(&waiter));
         Place { waiting: self, waiter, was_woken: AtomicBool::new(false) }
     }
@@ -101,6 +103,14 @@ impl Waiting {
         self.row().iter().filter(kept).for_each(|waiter| waiter.wake());
     }
 
+    /// This agent is drained: what waits for it gets nothing, and comes back.
+    pub(super) fn dismiss(&self, agent: &str) {
+        for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
+            waiter.dismissed.store(true, Ordering::Release);
+            waiter.wake();
+        }
+    }
+
     /// This agent has lost a lease, so it may be frozen, and its claim waits on for nobody: from now on others look first.
     pub(super) fn doubt(&self, agent: &str) {
         for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
@@ -127,7 +137,9 @@ impl Place<'_> {
     /// Others that wait, as far as it is known what they can do.
     pub(super) fn peers(&self) -> Vec<Peer> {
         let row = self.waiting.row();
-        let others = row.iter().filter(|waiter| waiter.agent != self.waiter.agent);
+        // One that is dismissed gets nothing, so nothing is left to it.
+        let waits = |waiter: &&Arc<Waiter>| !waiter.dismissed.load(Ordering::Acquire);
+        let others = row.iter().filter(|waiter| waiter.agent != self.waiter.agent).filter(waits);
         let peer = |waiter: &Arc<Waiter>| {
             let profile = waiter.profile.clone()?;
             Some(Peer { agent: waiter.agent.clone(), profile, free: *waiter.free() })
@@ -141,6 +153,11 @@ impl Place<'_> {
         let row = self.waiting.row();
         let others = row.iter().filter(|waiter| waiter.agent != self.waiter.agent);
         others.filter(|waiter| job.is_some() && *waiter.reserves() == job).for_each(|waiter| waiter.wake());
+    }
+
+    /// It gets nothing more.
+    pub(super) fn dismissed(&self) -> bool {
+        self.waiter.dismissed.load(Ordering::Acquire)
     }
 
     /// Others wait too, and look first.
@@ -208,6 +225,14 @@ mod tests {
         assert_eq!(second.row_length(), 2);
         waiting.freed("a", Resources::default());
         assert_eq!(second.free().memory, Resources::default().memory);
+        let beside = waiting.enter("c", profile("eu"), Capacity::default());
+        assert_eq!(beside.peers().len(), 2);
+        waiting.dismiss("b");
+        assert!(!second.dismissed());
+        waiting.dismiss("a");
+        assert!(second.dismissed() && second.woken().now_or_never().is_some());
+        assert!(beside.peers().is_empty(), "those that are dismissed count for nobody");
+        drop(beside);
         waiting.doubt("b");
         assert!(!second.looks_last());
         waiting.doubt("a");

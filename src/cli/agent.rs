@@ -10,10 +10,17 @@ use crate::logstore::LogStore;
 use crate::server::{admin_router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Component, Health, Metrics};
+use clap::Subcommand;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AgentCommand {
+    /// Remove what this installation has left on its engine, while no agent of it runs
+    Sweep(super::sweep::SweepArgs),
+}
 
 /// Health answers that are being given when the agent stops.
 const GRACE: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use crate::backend::Embedded;
 use crate::config::Config;
 use crate::job::SpecRules;
 use crate::queue::{AnyStore, SqliteStore};
-use crate::server::{AgentKeys, ApiKey, ServerSettings, router, serve};
+use crate::server::{AgentDrains, AgentKeys, ApiKey, ServerSettings, router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use std::sync::Arc;
@@ -36,6 +36,8 @@ impl Api {
             .map_err(|error| unavailable(&error))?;
         let agent_keys = AgentKeys::open(home.path("agents.json")).map_err(|error| unavailable(&error))?;
         let backend = node::backend(config, AnyStore::Sqlite(store), &home.path("logs"))?;
+        let agent_drains =
+            AgentDrains::open(home.path("drains.json"), &backend).map_err(|error| unavailable(&error))?;
         let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {
             let listen = config.server.listen;
             Failure::unavailable(format!("server.listen {listen}: {error}; choose another with --listen"))
@@ -53,7 +55,8 @@ impl Api {
             rules,
         };
         let stop = CancellationToken::new();
-        let app = router(Arc::clone(&backend), health, metrics, ApiKey::of(&key), agent_keys, settings, stop.clone());
+        let (key_hash, of_agents) = (ApiKey::of(&key), (agent_keys, agent_drains));
+        let app = router(Arc::clone(&backend), health, metrics, key_hash, of_agents, settings, stop.clone());
         let grace = config.server.shutdown_grace.as_duration();
         let server = spawn("api", serve(listener, app, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));

@@ -195,6 +195,16 @@ impl Client {
         self.answer(self.request(Method::DELETE, &format!("/v1/agents/{}", escaped(name)))).await.map(drop)
     }
 
+    /// Has no more jobs handed to an agent.
+    pub(super) async fn drain(&self, name: &str, why: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/agents/{}/drain", escaped(name))).json(why)).await
+    }
+
+    /// Has jobs handed to a drained agent again.
+    pub(super) async fn resume(&self, name: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/agents/{}/resume", escaped(name)))).await
+    }
+
     /// Raw output from frame `from` on.
     pub(super) async fn logs(&self, id: &str, stream: &str, from: u64) -> Result<RawOutput, Failure> {
         let path = format!("/v1/jobs/{}/logs?stream={stream}&from={from}", segment(id)?);

@@ -10,7 +10,7 @@ use crate::journal::MemoryJournal;
 use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::agent::Announcement;
 use crate::queue::{AnyStore, SqliteStore, Submitted};
-use crate::server::{AgentKeys, ApiKey, ServerSettings, router, serve};
+use crate::server::{AgentDrains, AgentKeys, ApiKey, ServerSettings, router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use serde_json::json;
@@ -44,6 +44,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
     let queue = QueueSettings { max_queued: 10_000, lease, max_attempts: 3, stuck_after: Millis::from_secs(600) };
     let backend = Embedded::new(store, logs, queue);
     let agent_keys = AgentKeys::open(dir.path().join("agents.json")).expect("opens");
+    let agent_drains = AgentDrains::open(dir.path().join("drains.json"), &backend).expect("opens");
     let keys = agents.iter().map(|name| ((*name).to_owned(), agent_keys.add(name).expect("is new"))).collect();
     let stop = CancellationToken::new();
     let settings = ServerSettings {
@@ -54,7 +55,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
     };
     let (health, metrics) = (Health::new(&[]), Arc::new(Metrics::new()));
     let key = ApiKey::of("admin");
-    let app = router(Arc::clone(&backend), health, metrics, key, agent_keys, settings, stop.clone());
+    let app = router(Arc::clone(&backend), health, metrics, key, (agent_keys, agent_drains), settings, stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("has one"));
     spawn("api", serve(listener, app, stop.clone(), Duration::from_secs(1)));
@@ -114,6 +115,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         reconnect: Duration::from_secs(30),
         presets: crate::admission::Presets::new(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
+        sweep: crate::agent::SweepTimes::default(),
     };
     let journal = Arc::new(MemoryJournal::default());
     let agent =

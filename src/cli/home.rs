@@ -29,23 +29,40 @@ impl Home {
             .mode(0o700)
             .create(dir)
             .map_err(|error| failed("cannot be made", error))?;
-        let lock = private(dir.join("lock")).map_err(|error| failed("cannot be locked", error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let dir = dir.display();
-                return Err(Failure::unavailable(format!(
-                    "data directory {dir} is held by another jobcell process; stop it, or choose another with --data-dir"
-                )));
-            }
-            Err(TryLockError::Error(error)) => return Err(failed("cannot be locked", error)),
-        }
+        let held = || {
+            format!(
+                "data directory {} is held by another jobcell process; stop it, or choose another with --data-dir",
+                dir.display()
+            )
+        };
+        let lock = lock(dir, held)?;
         let (owner, _) =
             kept(&dir.join("owner"), || OwnerId::random().to_string()).map_err(|error| failed("owner", error))?;
         let owner = owner.parse().map_err(|error| {
             Failure::unavailable(format!("{}: {error}; the file was changed by hand", dir.join("owner").display()))
         })?;
         Ok(Self { dir: dir.to_owned(), owner, _lock: lock })
+    }
+
+    /// Takes a directory that is there, for work on what it has left. Errors: there is none; a process holds it.
+    pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
+        let shown = dir.display();
+        let owner = owner_of(dir).ok_or_else(|| {
+            Failure::unavailable(format!(
+                "data directory {shown}: no installation is there; choose another with --data-dir, or name one that is gone with \
+                 --owner"
+            ))
+        })?;
+        let owner = owner.parse().map_err(|error| {
+            Failure::unavailable(format!("{}: {error}; the file was changed by hand", dir.join("owner").display()))
+        })?;
+        let held = || {
+            format!(
+                "data directory {shown} is held by a jobcell process: its agent sweeps by itself, every ten minutes; stop it to \
+                 sweep by hand"
+            )
+        };
+        Ok(Self { dir: dir.to_owned(), owner, _lock: lock(dir, held)? })
     }
 
     /// The key that opens the API, and whether it was made just now. Errors: it can be neither read nor made.
@@ -70,6 +87,28 @@ impl Home {
     /// Nobody is there any more.
     pub(crate) fn unpublish(&self, name: &str) {
         let _ = std::fs::remove_file(self.path(name));
+    }
+}
+
+/// The text that says whose a data directory is; `None` when it is none.
+pub(super) fn owner_of(dir: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(dir.join("owner")).ok()?;
+    Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+}
+
+/// Takes the lock of a directory that is there. Errors: it cannot be taken; `held` says so when somebody has it.
+fn lock(dir: &Path, held: impl FnOnce() -> String) -> Result<File, Failure> {
+    let failed = |error: std::io::Error| {
+        Failure::unavailable(format!(
+            "data directory {}: cannot be locked: {error}; choose another with --data-dir, or correct its permissions",
+            dir.display()
+        ))
+    };
+    let lock = private(dir.join("lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(Failure::unavailable(held())),
+        Err(TryLockError::Error(error)) => Err(failed(error)),
     }
 }
 

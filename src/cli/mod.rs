@@ -10,6 +10,7 @@ mod config;
 mod conformance;
 mod dlq;
 mod doctor;
+mod drain;
 mod exit;
 mod follow;
 mod home;
@@ -21,6 +22,7 @@ mod progress;
 mod queue;
 mod service;
 mod show;
+mod sweep;
 mod up;
 
 #[cfg(test)]
@@ -130,6 +132,7 @@ enum Command {
         listen: Option<String>,
     },
     /// Start an agent that claims from servers elsewhere, until a signal
+    #[command(args_conflicts_with_subcommands = true)]
     Agent {
         /// A server's address, in place of the `backends` of the settings; the key is in JOBCELL_AGENT_KEY
         #[arg(long, value_name = "URL")]
@@ -137,10 +140,19 @@ enum Command {
         /// Address of health and metrics; port 0 takes a free one
         #[arg(long, value_name = "ADDRESS")]
         listen: Option<String>,
+        #[command(subcommand)]
+        command: Option<agent::AgentCommand>,
     },
     /// Look at agents, give and take away their keys
     #[command(subcommand)]
     Agents(agents::AgentsCommand),
+    /// Hand no more jobs to an agent; those that it has go on
+    Drain(drain::DrainArgs),
+    /// Hand jobs to a drained agent again
+    Resume {
+        /// The agent; may be left out when there is only one
+        agent: Option<String>,
+    },
     /// Check what a backend of your own does for an agent, case by case
     Conformance {
         /// Its address; the keys are in JOBCELL_AGENT_KEY (agent) and JOBCELL_API_KEY (user)
@@ -221,11 +233,14 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Server { listen } => {
             up::server(settings(&global, &[("server.listen", listen)], long_running)?, global.quiet).await
         }
-        Command::Agent { backend, listen } => {
+        Command::Agent { command: Some(agent::AgentCommand::Sweep(args)), .. } => sweep::run(args, &global).await,
+        Command::Agent { backend, listen, command: None } => {
             let flags = [("agent.listen", listen), ("backends.main.url", backend)];
             agent::agent(settings(&global, &flags, long_running)?, global.quiet).await
         }
         Command::Agents(command) => agents::run(command, &global).await,
+        Command::Drain(args) => drain::drain(args, &global).await,
+        Command::Resume { agent } => drain::resume(agent, &global).await,
         Command::Conformance { url, patience } => {
             settings(&global, &[], QUIET)?;
             conformance::run(&url, patience, &global).await

@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::admission::{Preset, Presets};
-use crate::agent::{Agent, AgentSettings};
+use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::config::Config;
 use crate::executor::Arriving;
@@ -127,6 +127,7 @@ pub(crate) fn agent(
         reconnect: config.docker.reconnect_timeout.as_duration(),
         presets,
         disk: (config.data_dir.clone(), config.agent.disk_floor),
+        sweep: SweepTimes::default(),
     };
     metrics.slots.set(i64::from(config.agent.slots));
     Agent::new(backends, Arc::new(executor), journal, logs, settings, metrics)

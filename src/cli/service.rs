@@ -212,7 +212,11 @@ async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
         health.set(Component::Engine, now.no_cells.or(starting).map_or(State::Ok, State::Down));
         health.set(
             Component::Agent,
-            if now.draining { State::Down("draining".into()) } else { other.map_or(State::Ok, State::Down) },
+            if now.draining {
+                State::Down("draining".into())
+            } else {
+                other.map(State::Down).or_else(|| drained(&now.drained, now.backends.len())).unwrap_or(State::Ok)
+            },
         );
         // An embedded backend cannot be away, and has no component.
         if health.has(Component::Backend) {
@@ -220,6 +224,18 @@ async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
         }
         if status.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// Which backends hand no jobs to the agent, of so many.
+fn drained(drained: &[(String, String)], backends: usize) -> Option<State> {
+    match drained {
+        [] => None,
+        [(_, reason)] if backends == 1 => Some(State::Drained(reason.clone())),
+        several => {
+            let told = several.iter().map(|(name, reason)| format!("{name}: {reason}")).collect::<Vec<_>>();
+            Some(State::Drained(told.join("; ")))
         }
     }
 }

@@ -112,13 +112,26 @@ pub(super) fn agents(list: &Value) -> String {
         if let Some(reason) = agent["load"]["unavailable"].as_str() {
             state = format!("{state}: {reason}");
         }
+        if let Some(reason) = drained(list, &agent["name"]) {
+            state = if state == "drained" { reason } else { format!("{state}; {reason}") };
+        }
         let health = text(&agent["load"]["health"]);
         rows.push(vec![text(&agent["name"]), state, load, health, labels.join(","), time(&agent["last_contact"])]);
     }
     for name in list["never_seen"].as_array().into_iter().flatten() {
-        rows.push(vec![text(name), "never seen".to_owned(), "-".into(), "-".into(), String::new(), "-".into()]);
+        let state =
+            drained(list, name).map_or_else(|| "never seen".to_owned(), |reason| format!("never seen; {reason}"));
+        rows.push(vec![text(name), state, "-".into(), "-".into(), String::new(), "-".into()]);
     }
     table(&["NAME", "STATE", "LOAD", "HEALTH", "LABELS", "LAST CONTACT"], rows)
+}
+
+/// That an agent is drained, with why.
+fn drained(list: &Value, name: &Value) -> Option<String> {
+    match list["drained"][name.as_str()?]["reason"].as_str()? {
+        "" => Some("drained".to_owned()),
+        reason => Some(format!("drained: {reason}")),
+    }
 }
 
 /// One line on how a job ended.

@@ -67,6 +67,8 @@ pub struct Present {
     pub attempt: Option<AttemptId>,
     /// It runs: a warden is in it.
     pub running: bool,
+    /// This process makes or removes it at the moment, apart from any attempt.
+    pub busy: bool,
 }
 
 /// Why there is no cell.

@@ -63,6 +63,9 @@ pub struct Load {
     pub draining: bool,
     /// Why it takes no jobs at the moment.
     pub unavailable: Option<String>,
+    /// It has heard that this backend hands no jobs to it.
+    #[serde(skip_serializing_if = "is_false")]
+    pub drained: bool,
 }
 
 /// `POST /v1/agent/register`
@@ -89,6 +92,9 @@ pub struct Registered {
     pub capabilities: Capabilities,
     /// Longest wait for work that is granted.
     pub max_wait: Millis,
+    /// Why an operator lets it hand no jobs to this agent, if so; here and in later answers what holds at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<String>,
 }
 
 /// What a backend can do.
@@ -130,6 +136,9 @@ pub struct ClaimRequest {
 pub struct ClaimAnswer {
     /// What was claimed.
     pub claims: Vec<Claimed>,
+    /// Why there are none, if the agent is drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<String>,
 }
 
 /// One claimed attempt.
@@ -166,6 +175,9 @@ pub struct Holdings {
 pub struct RenewAnswer {
     /// One for each.
     pub renewals: Vec<Renewed>,
+    /// Why the agent gets no more jobs, if it is drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drained: Option<String>,
 }
 
 /// How one renewal went.

@@ -56,6 +56,7 @@ mutants! {
     NothingAdopted: "cells that run are not adopted",
     LostForgotten: "a job whose cell is gone is passed over",
     StraysStay: "cells that no entry knows stay",
+    SweepsWhatRuns: "the sweeper takes cells whose jobs run for strays",
     OneStream: "standard error is taken for standard output",
     AlwaysComplete: "a log is called complete whatever happened",
     CutIsTheEnd: "a link that is cut is not made again",

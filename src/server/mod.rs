@@ -24,7 +24,7 @@ mod stats;
 mod tail;
 mod unread;
 
-pub use agents::{AgentKeys, KeyError};
+pub use agents::{AgentDrains, AgentKeys, KeyError};
 pub use auth::ApiKey;
 pub use openapi::openapi_json;
 pub use problem::{ERROR_CODES, ProblemDocument};
@@ -68,6 +68,7 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     key: ApiKey,
     agent_keys: AgentKeys,
+    agent_drains: AgentDrains,
     sessions: agents::Sessions,
     settings: ServerSettings,
     viewers: Arc<Semaphore>,
@@ -126,14 +127,25 @@ pub fn router(
     health: Health,
     metrics: Arc<Metrics>,
     key: ApiKey,
-    agent_keys: AgentKeys,
+    (agent_keys, agent_drains): (AgentKeys, AgentDrains),
     settings: ServerSettings,
     stop: CancellationToken,
 ) -> Router {
     let viewers = Arc::new(Semaphore::new(settings.viewers_max));
     let max_body = settings.max_body;
     let sessions = agents::Sessions::default();
-    let app = App(Arc::new(Shared { backend, health, metrics, key, agent_keys, sessions, settings, viewers, stop }));
+    let app = App(Arc::new(Shared {
+        backend,
+        health,
+        metrics,
+        key,
+        agent_keys,
+        agent_drains,
+        sessions,
+        settings,
+        viewers,
+        stop,
+    }));
     let v1 = for_users().route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));
     let agents =
         agents::for_agents().route_layer(middleware::from_fn_with_state(app.clone(), agents::require_agent_key));

@@ -23,7 +23,7 @@ pub const ERROR_CODES: [(&str, u16, &str); 20] = [
     ("no_method", 405, "the path does not take this method"),
     ("key_conflict", 409, "the idempotency key was used with another spec"),
     ("agent_exists", 409, "an agent of this name has a key already"),
-    ("agent_not_found", 404, "no agent of this name has a key"),
+    ("agent_not_found", 404, "there is no agent of this name"),
     ("agent_taken", 409, "another installation uses this agent's key and is alive"),
     ("session_unknown", 409, "the agent has to register (again)"),
     ("protocol_unsupported", 409, "agent and server have no version of the protocol in common"),

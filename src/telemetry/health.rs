@@ -24,6 +24,8 @@ pub enum Component {
 pub enum State {
     /// Well.
     Ok,
+    /// Well, and without work: an operator said so, as the sentence tells.
+    Drained(String),
     /// Not able to work; the sentence says why.
     Down(String),
 }
@@ -35,7 +37,7 @@ pub struct Health(Arc<Mutex<BTreeMap<Component, State>>>);
 /// What `/healthz` answers.
 #[derive(Debug, Clone, Serialize)]
 pub struct HealthReport {
-    /// True when every component is well.
+    /// True when no component is down.
     pub ready: bool,
     /// One by one.
     pub components: BTreeMap<Component, State>,
@@ -61,7 +63,7 @@ impl Health {
     /// How everything is.
     pub fn report(&self) -> HealthReport {
         let components = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        HealthReport { ready: components.values().all(|state| *state == State::Ok), components }
+        HealthReport { ready: !components.values().any(|state| matches!(state, State::Down(_))), components }
     }
 }
 
@@ -77,6 +79,8 @@ mod tests {
         assert!(!health.report().ready);
         health.set(Component::Engine, State::Ok);
         assert!(health.report().ready);
+        health.set(Component::Queue, State::Drained("by an operator".into()));
+        assert!(health.report().ready, "who is drained is well");
         health.set(Component::Engine, State::Down("gone".into()));
         let json = serde_json::to_value(health.report()).expect("serialises");
         assert_eq!(json["components"]["engine"]["reason"], "gone");

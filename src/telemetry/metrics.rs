@@ -31,6 +31,7 @@ pub struct Metrics {
     pub http_requests_total: IntCounterVec,
     pub wire_skipped_bytes_total: IntCounter,
     pub reattach_total: IntCounter,
+    pub swept_total: IntCounter,
 }
 
 /// From a millisecond to a minute: cells start in tenths of a second.
@@ -104,6 +105,7 @@ impl Metrics {
                 "Bytes from wardens that were no frame",
             ),
             reattach_total: counter("jobcell_reattach_total", "Links to wardens that were made again"),
+            swept_total: counter("jobcell_swept_total", "Cells that nobody wanted and the agent removed"),
             registry,
         }
     }

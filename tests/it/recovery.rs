@@ -115,7 +115,7 @@ async fn a_cell_that_is_gone_is_lost_and_a_stray_is_removed_and_others_are_left_
 }
 
 /// A server and an agent as processes of their own, on loopback.
-struct Pair {
+pub(crate) struct Pair {
     dir: tempfile::TempDir,
     host: String,
     url: String,
@@ -129,7 +129,7 @@ impl Pair {
     }
 
     /// `settings` is the agent's configuration, in YAML.
-    async fn start_with(host: &str, settings: &str) -> Self {
+    pub(crate) async fn start_with(host: &str, settings: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         std::fs::write(dir.path().join("one.yaml"), settings).expect("writes");
         let server = process(dir.path(), "server", host, &["server", "--listen", "127.0.0.1:0"]);
@@ -146,37 +146,47 @@ impl Pair {
         process(dir, "one", host, &["agent", "--config", settings, "--listen", "127.0.0.1:0", "--backend", url])
     }
 
-    async fn kill_agent(&mut self) {
+    pub(crate) async fn kill_agent(&mut self) {
         self.agent.kill().await.expect("dies");
     }
 
-    fn revive_agent(&mut self) {
+    pub(crate) fn revive_agent(&mut self) {
         self.agent = Self::agent(self.dir.path(), &self.host, &self.url);
     }
 
-    async fn kill_server(&mut self) {
+    pub(crate) async fn kill_server(&mut self) {
         self.server.kill().await.expect("dies");
         std::fs::remove_file(self.dir.path().join("server/endpoint")).expect("it was there");
     }
 
-    async fn revive_server(&mut self) {
+    pub(crate) async fn revive_server(&mut self) {
         let listen = self.url.trim_start_matches("http://");
         self.server = process(self.dir.path(), "server", &self.host, &["server", "--listen", listen]);
         until("the server", || async { read(&self.dir.path().join("server/endpoint")) }).await;
     }
 
-    async fn submit(&self, script: &str) -> String {
+    pub(crate) async fn submit(&self, script: &str) -> String {
         let spec = self.dir.path().join("job.json");
         std::fs::write(&spec, json!({"preset": "bash", "script": script}).to_string()).expect("writes");
         cli(self.dir.path(), &["job", "submit", spec.to_str().expect("text")]).await.trim().to_owned()
     }
 
-    async fn job(&self, id: &str) -> Value {
+    pub(crate) async fn job(&self, id: &str) -> Value {
         serde_json::from_str(&cli(self.dir.path(), &["job", "get", id, "-o", "json"]).await).expect("is JSON")
     }
 
-    async fn log(&self, id: &str) -> String {
+    pub(crate) async fn log(&self, id: &str) -> String {
         cli(self.dir.path(), &["job", "logs", id]).await
+    }
+
+    /// Runs a command of the command line against the server.
+    pub(crate) async fn cli(&self, args: &[&str]) -> String {
+        cli(self.dir.path(), args).await
+    }
+
+    /// What one of the two has written.
+    pub(crate) fn log_of(&self, name: &str) -> String {
+        read(&self.dir.path().join(format!("{name}.log"))).unwrap_or_default()
     }
 
     async fn is_whole(&self, id: &str, count: u32) {
@@ -192,7 +202,7 @@ impl Pair {
         assert_eq!((&job["log"]["complete"], self.log(id).await), (&json!(true), lines(count)), "{job}\n{}", said());
     }
 
-    async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         for child in [&mut self.agent, &mut self.server] {
             let pid = child.id().expect("runs").to_string();
             assert!(std::process::Command::new("kill").arg(pid).status().expect("kill runs").success());

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
             |(receipt, signals)| serve::Warden::new(receipt, signals, deadline_ms).run(),
         ),
         Err(text) => {
-            eprintln!("jobcell warden {BUILD}: {text}; use --start-deadline-ms N");
+            eprintln!("jobcell warden {BUILD}: {text}; use --start-deadline-ms N --owner ID");
             EXIT_USAGE
         }
     };
@@ -86,7 +86,9 @@ fn start_deadline(mut args: impl Iterator<Item = String>) -> Result<u64, String>
             ("--start-deadline-ms", Some(value)) => {
                 deadline = value.parse().map_err(|_| format!("{value:?} is not a number of milliseconds"))?;
             }
-            ("--start-deadline-ms", None) => return Err("--start-deadline-ms has no value".to_owned()),
+            // Whose cell this is; for those who look at the process from outside.
+            ("--owner", Some(_)) => {}
+            (name @ ("--start-deadline-ms" | "--owner"), None) => return Err(format!("{name} has no value")),
             (other, _) => return Err(format!("unknown argument {other:?}")),
         }
     }
@@ -102,7 +104,8 @@ mod tests {
         let parse = |args: &[&str]| start_deadline(args.iter().map(|arg| (*arg).to_owned()));
         assert_eq!(parse(&[]), Ok(START_DEADLINE_MS));
         assert_eq!(parse(&["--start-deadline-ms", "250"]), Ok(250));
-        for bad in [&["--start-deadline-ms"][..], &["--start-deadline-ms", "-1"], &["x", "1"]] {
+        assert_eq!(parse(&["--start-deadline-ms", "250", "--owner", "0a1b2c3d"]), Ok(250));
+        for bad in [&["--start-deadline-ms"][..], &["--start-deadline-ms", "-1"], &["--owner"], &["x", "1"]] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

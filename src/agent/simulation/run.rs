@@ -5,7 +5,7 @@ use super::ledger::{Ledger, Note};
 use super::scenario::{Fault, JobPlan, LONGEST_PAUSE, Scenario};
 use super::server::{Flaky, Server, Wire};
 use super::world::{Death, Ends, Now, link_faults, moments, watch_world};
-use crate::agent::{Agent, AgentSettings, Drained, Status};
+use crate::agent::{Agent, AgentSettings, Drained, Status, SweepTimes};
 use crate::backend::Backend;
 use crate::executor::scripted::Scripted;
 use crate::job::{ByteSize, Capacity, Cpus, JobId, Millis, UnixMillis};
@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(1200);
 const LATE: Duration = Duration::from_secs(70);
 /// Between two looks whether all is done.
 const LOOK: u64 = 500;
+
+/// Agents look for strays far more often than outside, so that they do so while jobs run and things go wrong.
+const SWEEP: SweepTimes = SweepTimes { first: Duration::from_secs(5), every: Duration::from_secs(9) };
 
 /// How a run went.
 pub(super) struct Outcome {
@@ -89,6 +92,7 @@ struct Life {
     process: Process,
     agent: JoinHandle<Drained>,
     status: watch::Receiver<Status>,
+    metrics: Arc<Metrics>,
     drain: CancellationToken,
     force: CancellationToken,
     draining: bool,
@@ -390,13 +394,15 @@ impl<'a> Stage<'a> {
             reconnect: Duration::from_secs(30),
             presets: crate::admission::Presets::new(),
             disk: (std::path::PathBuf::new(), ByteSize::new(0)),
+            sweep: SWEEP,
         };
         let backend: Arc<dyn Backend> = Arc::new(Flaky::new(&self.server, &node.wire));
         let (drain, force) = (CancellationToken::new(), CancellationToken::new());
         let (executor, metrics) = (Arc::new(node.world.clone()), Arc::new(Metrics::new()));
         let (crashed, tell) = (journal.crashed(), self.deaths.0.clone());
         let journal: Arc<dyn Journal> = Arc::new(journal);
-        let agent_itself = Agent::new(vec![backend], executor, journal, self.server.logs.clone(), settings, metrics);
+        let agent_itself =
+            Agent::new(vec![backend], executor, journal, self.server.logs.clone(), settings, Arc::clone(&metrics));
         let (status, process) = (agent_itself.status(), Process::default());
         *node.now.lock().unwrap_or_else(PoisonError::into_inner) = (process.clone(), life);
         let running = process.task(agent_itself.run(drain.clone(), force.clone()));
@@ -405,7 +411,7 @@ impl<'a> Stage<'a> {
             let _ = tell.send((agent, life, deaths)).await;
         }));
         let handle = crate::supervise::spawn("agent", running);
-        node.alive = Some(Life { process, agent: handle, status, drain, force, draining: false });
+        node.alive = Some(Life { process, agent: handle, status, metrics, drain, force, draining: false });
     }
 
     fn kill(&mut self, agent: usize, down: u64) {
@@ -444,6 +450,11 @@ impl<'a> Stage<'a> {
     async fn look_at_agents(&mut self) {
         for agent in 0..self.nodes.len() {
             let Some(alive) = &mut self.nodes[agent].alive else { continue };
+            // Whoever makes a cell removes it, whatever happens: the sweeper is for what nobody has thought of.
+            if alive.metrics.swept_total.get() > 0 {
+                alive.metrics.swept_total.reset();
+                self.ledger.violated(format!("a{agent} had to sweep a cell that was left, or swept one that was not"));
+            }
             if !alive.draining
                 && let Some(ended) = (&mut alive.agent).now_or_never()
             {

@@ -54,6 +54,7 @@ impl Shared {
         }
         tracing::info!(backend = %self.settings.name, agent = %registered.agent, "registered");
         *self.capabilities.lock().unwrap_or_else(PoisonError::into_inner) = registered.capabilities;
+        self.hear_drained(registered.drained);
         *session = Some(registered.session.clone());
         Ok(registered.session)
     }

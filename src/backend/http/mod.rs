@@ -43,6 +43,8 @@ const SPOOL_LOOK: Duration = Duration::from_secs(1);
 const SPOOL_STALL: Duration = Duration::from_secs(5);
 /// A backend that answers calls for so long, and gives no stream, will not give one: something between takes no WebSockets.
 const STREAM_AWAY: Duration = Duration::from_secs(180);
+/// Characters of a backend's reason that are kept.
+const MOST_REASON: usize = 500;
 /// A lease as long as this is assumed until the backend has said its own.
 const UNKNOWN_LEASE: Millis = Millis::from_secs(60);
 
@@ -112,12 +114,20 @@ struct Shared {
     /// Since when every call was answered.
     answering: Mutex<Option<tokio::time::Instant>>,
     load: watch::Sender<Load>,
+    /// What the backend said last of whether this agent is drained.
+    drained: Mutex<Option<String>>,
     orders: broadcast::Sender<Order>,
 }
 
 impl Shared {
     fn uplink(&self) -> MutexGuard<'_, Uplink> {
         self.uplink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What an answer says of whether this agent is drained. It is shown to people, so it is short and steers nothing.
+    fn hear_drained(&self, drained: Option<String>) {
+        let shown = |text: String| text.chars().filter(|c| !c.is_control()).take(MOST_REASON).collect();
+        *self.drained.lock().unwrap_or_else(PoisonError::into_inner) = drained.map(shown);
     }
 
     fn only_the_stream_is_away(&self) -> bool {
@@ -155,6 +165,7 @@ impl Http {
             cut: Mutex::default(),
             answering: Mutex::default(),
             load: watch::channel(Load::default()).0,
+            drained: Mutex::default(),
             orders: broadcast::channel(ORDERS).0,
         });
         crate::supervise::spawn("spool", watch_spool(Arc::clone(&shared), stop.clone()));
@@ -199,6 +210,7 @@ impl Http {
             match answer {
                 Ok(answer) => {
                     state.open = false;
+                    self.shared.hear_drained(answer.drained);
                     return Ok((answer.claims, state.since));
                 }
                 Err(call::Refused::Session(error)) if last => return Err(error),
@@ -247,8 +259,11 @@ async fn watch_spool(shared: Arc<Shared>, stop: CancellationToken) {
         if durable != known {
             (known, since) = (durable, tokio::time::Instant::now());
         }
-        let look = move || behind.into_iter().map(|(attempt, durable)| (attempt, logs.bytes_behind(attempt, durable)));
-        let Ok(waits) = tokio::task::spawn_blocking(move || look().collect::<Vec<_>>()).await else { break };
+        let look = move || {
+            let waits = behind.into_iter().map(|(attempt, durable)| (attempt, logs.bytes_behind(attempt, durable)));
+            waits.collect::<Vec<_>>()
+        };
+        let Ok(waits) = tokio::task::spawn_blocking(look).await else { break };
         let all = waits.iter().map(|(_, bytes)| bytes).sum::<u64>();
         full = all > if full { most - most / 10 } else { most };
         let part = most / waits.len().max(1) as u64;
@@ -281,6 +296,10 @@ impl Backend for Http {
         *self.shared.capabilities.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn drained(&self) -> Option<String> {
+        self.shared.drained.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn announce(&self, who: &Announcement) {
         *self.shared.who.lock().unwrap_or_else(PoisonError::into_inner) = who.clone();
     }
@@ -303,6 +322,7 @@ impl Backend for Http {
     fn renew<'a>(&'a self, leases: &'a [(AttemptId, LeaseToken)]) -> Answer<'a, Vec<Renewed>> {
         Box::pin(async move {
             let answer: RenewAnswer = self.shared.retrying(call::RENEW, &holdings(leases), SMALL).await?;
+            self.shared.hear_drained(answer.drained);
             one_each(answer.renewals, leases.len())
         })
     }

@@ -14,6 +14,9 @@ use bollard::models::{
 };
 use std::collections::HashMap;
 
+/// Behind it, in the warden's arguments, is whose cell it is.
+pub(super) const OWNER_ARGUMENT: &str = "--owner";
+
 /// Our own seccomp profile: never the engine's, which differs from version to version and lets through what it should
 /// not.
 pub const SECCOMP_DEFAULT: &str = include_str!("../../../seccomp/default.json");
@@ -117,7 +120,13 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         hostname: Some("cell".to_owned()),
         working_dir: Some("/".to_owned()),
         entrypoint: Some(vec![volume::WARDEN_PATH.to_owned()]),
-        cmd: Some(vec!["--start-deadline-ms".to_owned(), START_DEADLINE.as_u64().to_string()]),
+        // The warden has no use for the owner: it is for those who find the bundle of this container without the engine knowing it.
+        cmd: Some(vec![
+            "--start-deadline-ms".to_owned(),
+            START_DEADLINE.as_u64().to_string(),
+            OWNER_ARGUMENT.to_owned(),
+            owner.to_string(),
+        ]),
         env: Some(Vec::new()),
         // Stdin stays open over a change of clients: a new attach goes on where the old one was.
         open_stdin: Some(true),

@@ -7,7 +7,8 @@ use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum, VolumeCreateRequest};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, UploadToContainerOptionsBuilder,
+    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptions, RemoveContainerOptionsBuilder,
+    RemoveVolumeOptions, UploadToContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
 use futures_util::StreamExt;
@@ -110,6 +111,8 @@ pub(super) struct Listed {
     pub(super) name: String,
     pub(super) labels: HashMap<String, String>,
     pub(super) running: bool,
+    /// Volumes that it uses, by name.
+    pub(super) volumes: Vec<String>,
 }
 
 /// A connection to one engine.
@@ -254,7 +257,15 @@ impl Engine {
 
     /// All containers, running or not, that carry the label `key=value`.
     pub(super) async fn list_labelled(&self, key: &str, value: &str) -> Result<Vec<Listed>, EngineError> {
-        let filters = HashMap::from([("label".to_owned(), vec![format!("{key}={value}")])]);
+        self.list_filtered(labelled(key, value)).await
+    }
+
+    /// All containers, everybody's.
+    pub(super) async fn list(&self) -> Result<Vec<Listed>, EngineError> {
+        self.list_filtered(HashMap::new()).await
+    }
+
+    async fn list_filtered(&self, filters: HashMap<String, Vec<String>>) -> Result<Vec<Listed>, EngineError> {
         let options = ListContainersOptionsBuilder::default().all(true).filters(&filters).build();
         let found = self.call("list", self.limit, self.docker.list_containers(Some(options))).await?;
         let listed = |container: bollard::models::ContainerSummary| {
@@ -263,6 +274,7 @@ impl Engine {
             Some(Listed {
                 name: name.or(container.id)?,
                 labels: container.labels.unwrap_or_default(),
+                volumes: container.mounts.unwrap_or_default().into_iter().filter_map(|mount| mount.name).collect(),
                 // A paused one goes on when whoever paused it lets it.
                 running: matches!(
                     container.state,
@@ -271,6 +283,36 @@ impl Engine {
             })
         };
         Ok(found.into_iter().filter_map(listed).collect())
+    }
+
+    /// Names of all networks that carry the label `key=value`.
+    pub(super) async fn list_networks(&self, key: &str, value: &str) -> Result<Vec<String>, EngineError> {
+        let options = ListNetworksOptionsBuilder::default().filters(&labelled(key, value)).build();
+        let found = self.call("list networks", self.limit, self.docker.list_networks(Some(options))).await?;
+        Ok(found.into_iter().filter_map(|network| network.name).collect())
+    }
+
+    /// Removes a network. One that is gone counts as done.
+    pub(super) async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
+        match self.call("remove network", self.limit, self.docker.remove_network(name)).await {
+            Err(error) if error.is_missing() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// All volumes, everybody's, with their labels.
+    pub(super) async fn list_volumes(&self) -> Result<Vec<(String, HashMap<String, String>)>, EngineError> {
+        let found = self.call("list volumes", self.limit, self.docker.list_volumes(None::<ListVolumesOptions>)).await?;
+        Ok(found.volumes.unwrap_or_default().into_iter().map(|volume| (volume.name, volume.labels)).collect())
+    }
+
+    /// Removes a volume; the engine refuses while a container uses it. One that is gone counts as done.
+    pub(super) async fn remove_volume(&self, name: &str) -> Result<(), EngineError> {
+        let options = None::<RemoveVolumeOptions>;
+        match self.call("remove volume", self.limit, self.docker.remove_volume(name, options)).await {
+            Err(error) if error.is_missing() => Ok(()),
+            other => other,
+        }
     }
 
     pub(super) async fn create_volume(&self, name: &str, labels: HashMap<String, String>) -> Result<(), EngineError> {
@@ -294,4 +336,9 @@ impl Engine {
         let body = bollard::body_full(archive.into());
         self.call("upload", self.limit, self.docker.upload_to_container(name, Some(options), body)).await
     }
+}
+
+/// The filter for what carries the label `key=value`.
+fn labelled(key: &str, value: &str) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), vec![format!("{key}={value}")])])
 }

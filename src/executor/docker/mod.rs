@@ -1,18 +1,21 @@
 //! Cells that are hardened, single-use containers on a Docker engine.
 //!
 //! Owns everything that names the engine: calls with deadlines ([`engine`]), what a container is made of ([`create`]),
-//! the read-only volume that carries the warden ([`volume`]), and the removal of what is ours ([`sweep`]). Only this
-//! room may name bollard. A job never chooses anything here but image, limits and what it runs.
+//! the read-only volume that carries the warden ([`volume`]), and the removal of what is ours: by a running agent ([`sweep`])
+//! and by hand ([`leftovers`], [`shims`]). Only this room may name bollard. A job never chooses anything here but image, limits and what it runs.
 
 mod create;
 mod engine;
+mod leftovers;
 mod probe;
+mod shims;
 mod sweep;
 mod uids;
 mod volume;
 
 pub use create::{SECCOMP_DEFAULT, Shape};
 pub use engine::{Engine, EngineError};
+pub use leftovers::{Kind, Leftover, Scope, find as find_leftovers, remove as remove_leftover};
 pub use probe::{EngineFacts, probe};
 pub use volume::{WARDEN, warden_build};
 
@@ -142,8 +145,17 @@ impl Executor for DockerExecutor {
         // Before anything new is made: no cell gets the id of one that runs.
         let uid = |cell: &Listed| cell.labels.get("jobcell.uid")?.parse().ok();
         let kept = found.iter().filter_map(|cell| Some((cell.name.clone(), self.inner.uids.keep(uid(cell)?)?)));
-        self.inner.found().extend(kept);
-        Ok(found.into_iter().map(sweep::present).collect())
+        let kept: Vec<_> = kept.collect();
+        let mut uids = self.inner.found();
+        // A cell may have gone between the engine's answer and now: its id is kept until the next look, and no longer.
+        uids.retain(|name, _| found.iter().any(|cell| cell.name == *name));
+        uids.extend(kept);
+        drop(uids);
+        let present = |cell: Listed| {
+            let busy = self.inner.removals.has(&cell.name) || self.inner.volume.is_filled_through(&cell.name);
+            sweep::present(cell, busy)
+        };
+        Ok(found.into_iter().map(present).collect())
     }
 
     async fn adopt(&self, order: &CellOrder) -> Result<DockerCell, String> {

@@ -5,11 +5,12 @@ use super::engine::{Engine, Listed};
 use crate::executor::Present;
 use crate::job::AttemptId;
 use futures_util::{StreamExt, stream};
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-/// Cells that wait for another try. When it is full a further one is left to the next start's sweep, and said so.
+/// Cells that wait for another try. When it is full a further one is left to the sweeper, and said so.
 const MOST_WAITING: usize = 1024;
 /// Removals under way at the same time.
 const AT_ONCE: usize = 8;
@@ -17,20 +18,23 @@ const AT_ONCE: usize = 8;
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// What a container with our label is.
-pub(super) fn present(found: Listed) -> Present {
-    let label = |name: &str| found.labels.get(name).map(String::as_str);
-    let attempt = || {
-        let attempt: u32 = label("jobcell.attempt")?.parse().ok().filter(|attempt| *attempt > 0)?;
-        let part = label("jobcell.part")?.parse().ok()?;
-        Some(AttemptId { job: label("jobcell.job")?.parse().ok()?, attempt, part })
-    };
-    Present { attempt: attempt(), name: found.name, running: found.running }
+pub(super) fn present(found: Listed, busy: bool) -> Present {
+    Present { attempt: attempt(&found.labels), name: found.name, running: found.running, busy }
+}
+
+/// Whose cell a container is; `None` for what was made beside cells.
+pub(super) fn attempt(labels: &HashMap<String, String>) -> Option<AttemptId> {
+    let label = |name: &str| labels.get(name).map(String::as_str);
+    let attempt: u32 = label("jobcell.attempt")?.parse().ok().filter(|attempt| *attempt > 0)?;
+    let part = label("jobcell.part")?.parse().ok()?;
+    Some(AttemptId { job: label("jobcell.job")?.parse().ok()?, attempt, part })
 }
 
 /// Removes, in the background, what could not be removed at once.
 pub(super) struct Removals {
     waiting: mpsc::Sender<Removal>,
-    open: watch::Sender<usize>,
+    /// What waits or is being removed, by name.
+    open: watch::Sender<BTreeSet<String>>,
 }
 
 struct Removal {
@@ -43,7 +47,7 @@ impl Removals {
     /// Starts the background task, which ends with `stop`.
     pub(super) fn spawn(engine: Engine, stop: CancellationToken) -> Self {
         let (waiting, arriving) = mpsc::channel::<Removal>(MOST_WAITING);
-        let (open, _) = watch::channel(0usize);
+        let (open, _) = watch::channel(BTreeSet::new());
         let done = open.clone();
         crate::supervise::spawn("cell removals", async move {
             let arriving = stream::unfold(arriving, |mut arriving| async {
@@ -56,7 +60,7 @@ impl Removals {
                     tokio::select! {
                         () = remove(engine, &cell, unsure) => {
                             tracing::info!(%cell, "cell removed at last");
-                            done.send_modify(|open| *open -= 1);
+                            done.send_if_modified(|open| open.remove(&cell));
                         }
                         () = stop.cancelled() => tracing::error!(%cell, "left behind; the next start removes it"),
                     }
@@ -81,18 +85,26 @@ impl Removals {
     }
 
     fn take(&self, removal: Removal) {
-        self.open.send_modify(|open| *open += 1);
-        if let Err(error) = self.waiting.try_send(removal) {
-            self.open.send_modify(|open| *open -= 1);
-            let cell = error.into_inner().cell;
-            tracing::error!(cell, "too many cells wait for removal; the next start removes this one");
+        // One that is there is removed as soon as it can be; nobody has to ask twice.
+        if !self.open.send_if_modified(|open| open.insert(removal.cell.clone())) {
+            return;
         }
+        if let Err(error) = self.waiting.try_send(removal) {
+            let cell = error.into_inner().cell;
+            self.open.send_if_modified(|open| open.remove(&cell));
+            tracing::error!(cell, "too many cells wait for removal; the sweeper, or the next start, removes this one");
+        }
+    }
+
+    /// Whether this cell waits to be removed, or is being removed.
+    pub(super) fn has(&self, cell: &str) -> bool {
+        self.open.borrow().contains(cell)
     }
 
     /// True when nothing waits any more, within `limit`.
     pub(super) async fn settled(&self, limit: Duration) -> bool {
         let mut open = self.open.subscribe();
-        tokio::time::timeout(limit, open.wait_for(|open| *open == 0)).await.is_ok_and(|seen| seen.is_ok())
+        tokio::time::timeout(limit, open.wait_for(BTreeSet::is_empty)).await.is_ok_and(|seen| seen.is_ok())
     }
 }
 

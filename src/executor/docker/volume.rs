@@ -15,6 +15,10 @@ use tokio::sync::Mutex;
 pub static WARDEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warden"));
 /// Where the volume is mounted in a cell.
 pub(super) const WARDEN_DIR: &str = "/.jobcell";
+/// What the volume's name begins with; the warden's build follows.
+pub(super) const WARDEN_VOLUME: &str = "jobcell-warden-";
+/// Its label, with the warden's build.
+pub(super) const WARDEN_LABEL: &str = "jobcell.warden";
 /// The warden in a cell.
 pub(super) const WARDEN_PATH: &str = "/.jobcell/warden";
 
@@ -37,7 +41,7 @@ pub(super) struct WardenVolume {
 
 impl WardenVolume {
     pub(super) fn new(engine: Engine, owner: OwnerId) -> Self {
-        let name = format!("jobcell-warden-{}", warden_build());
+        let name = format!("{WARDEN_VOLUME}{}", warden_build());
         Self { engine, owner, name, sure: AtomicBool::new(false), filling: Mutex::new(()) }
     }
 
@@ -59,11 +63,20 @@ impl WardenVolume {
         Ok(self.name.clone())
     }
 
+    /// Whether this is the container through which the volume is being filled now.
+    pub(super) fn is_filled_through(&self, container: &str) -> bool {
+        container == self.door() && self.filling.try_lock().is_err()
+    }
+
+    fn door(&self) -> String {
+        format!("jobcell-{}-fill-{}", self.owner, std::process::id())
+    }
+
     async fn fill(&self, image: &str) -> Result<(), EngineError> {
         // No owner on the volume: every installation with the same warden shares it.
-        let labels = HashMap::from([("jobcell.warden".to_owned(), warden_build().to_owned())]);
+        let labels = HashMap::from([(WARDEN_LABEL.to_owned(), warden_build().to_owned())]);
         self.engine.create_volume(&self.name, labels).await?;
-        let door = format!("jobcell-{}-fill-{}", self.owner, std::process::id());
+        let door = self.door();
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
             entrypoint: Some(vec![WARDEN_PATH.to_owned()]),

@@ -14,7 +14,7 @@ use crate::job::{AttemptId, Cause};
 use crate::protocol::wire::{CellSpec, ToWarden};
 use crate::seeded;
 use play::Play;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub(crate) away: bool,
     /// Nothing is made before.
     pub(crate) stalled_until: Option<Instant>,
+    /// Cells that wait to be removed.
+    removing: BTreeSet<String>,
     /// What becomes of the next links.
     pub(crate) link_faults: VecDeque<Option<LinkFault>>,
     /// Jobs that ran, by attempt.
@@ -207,6 +209,7 @@ impl Executor for Scripted {
             name: name.clone(),
             attempt: name.parse().ok(),
             running: *running,
+            busy: world.removing.contains(name),
         };
         Ok(world.cells.iter().map(present).collect())
     }
@@ -224,6 +227,7 @@ impl Executor for Scripted {
         }
         // In the background, by this process, as long as it is there.
         let (executor, name) = (self.clone(), name.to_owned());
+        self.world().removing.insert(name.clone());
         crate::supervise::spawn(
             "scripted removal",
             seeded::within(async move {
@@ -231,6 +235,7 @@ impl Executor for Scripted {
                     sleep(REMOVAL_PAUSE).await;
                 }
                 executor.take_away(&name);
+                executor.world().removing.remove(&name);
             }),
         );
     }

@@ -106,6 +106,7 @@ pub(super) async fn register(
     Ok(Json(Registered {
         protocol,
         session: registration.session,
+        drained: drained(&app, &agent),
         agent,
         capabilities: app.backend.capabilities(),
         max_wait: app.settings.wait_max.into(),
@@ -153,7 +154,9 @@ pub(super) async fn claim(
     let stop = app.stop.child_token();
     let hung_up = stop.clone().drop_guard();
     let wait = request.wait.as_duration().min(app.settings.wait_max);
+    let (asks, served) = (agent.clone(), app.clone());
     let task = spawn("claim", async move {
+        let (agent, app) = (asks, served);
         let mut last = last.lock().await;
         if last.0 == request.number {
             return Ok(last.1.clone());
@@ -174,7 +177,12 @@ pub(super) async fn claim(
     });
     let claims = task.await.unwrap_or_else(|_| Err(StoreError::Closed.into()))?;
     drop(hung_up);
-    Ok(Json(ClaimAnswer { claims }))
+    Ok(Json(ClaimAnswer { claims, drained: drained(&app, &agent) }))
+}
+
+/// Why the agent gets no jobs, if it is drained.
+fn drained(app: &App, agent: &str) -> Option<String> {
+    app.backend.roster().drains().of(agent).map(|drain| drain.sentence())
 }
 
 fn leases(body: &Bytes) -> Result<Vec<(crate::job::AttemptId, crate::job::LeaseToken)>, ProblemDocument> {
@@ -196,7 +204,7 @@ pub(super) async fn renew(
     Received(body): Received,
 ) -> Answer<RenewAnswer> {
     let renewals = app.backend.renew(&agent, &leases(&body)?).await?;
-    Ok(Json(RenewAnswer { renewals }))
+    Ok(Json(RenewAnswer { renewals, drained: drained(&app, &agent) }))
 }
 
 /// Ask how attempts stand

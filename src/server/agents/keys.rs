@@ -1,5 +1,6 @@
 //! The agents' keys: one each, shown once, kept as a hash in one small file.
 
+use super::kept;
 use crate::server::problem::ProblemDocument;
 use crate::server::{App, bearer};
 use axum::extract::{Request, State};
@@ -8,8 +9,6 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -32,7 +31,7 @@ pub enum KeyError {
     #[error("{MOST} agents have keys; remove some first")]
     Full,
     /// The file.
-    #[error("agent keys {path}: {reason}")]
+    #[error("{path}: {reason}")]
     File {
         /// The file.
         path: PathBuf,
@@ -64,12 +63,7 @@ fn hash(key: &str) -> String {
 impl AgentKeys {
     /// Reads the file; one that is not there has no keys. Errors: it cannot be read.
     pub fn open(path: PathBuf) -> Result<Self, KeyError> {
-        let bad = |reason: String| KeyError::File { path: path.clone(), reason };
-        let kept = match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => BTreeMap::new(),
-            Err(error) => return Err(bad(error.to_string())),
-        };
+        let kept = kept::read(&path).map_err(|reason| KeyError::File { path: path.clone(), reason })?;
         Ok(Self { path, kept: Mutex::new(kept) })
     }
 
@@ -116,20 +110,18 @@ impl AgentKeys {
         self.kept().iter().find(|(_, kept)| kept.sha256 == given).map(|(name, _)| name.clone())
     }
 
+    /// Whether this name has one.
+    pub fn has(&self, name: &str) -> bool {
+        self.kept().contains_key(name)
+    }
+
     /// The names that have keys.
     pub fn names(&self) -> Vec<String> {
         self.kept().keys().cloned().collect()
     }
 
-    /// Whole or not at all.
     fn write(&self, kept: &BTreeMap<String, Kept>) -> Result<(), KeyError> {
-        let failed = |error: std::io::Error| KeyError::File { path: self.path.clone(), reason: error.to_string() };
-        let fresh = self.path.with_extension("new");
-        let text = serde_json::to_vec_pretty(kept).map_err(|error| failed(error.into()))?;
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
-        std::fs::rename(&fresh, &self.path).map_err(failed)
+        kept::write(&self.path, kept).map_err(|reason| KeyError::File { path: self.path.clone(), reason })
     }
 }
 

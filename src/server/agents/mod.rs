@@ -1,10 +1,13 @@
 //! What agents and those who look after them ask: keys and the list for people, the agent protocol for programs.
 
 mod calls;
+mod drains;
+mod kept;
 mod keys;
 mod roster;
 mod stream;
 
+pub use drains::AgentDrains;
 pub use keys::{AgentKeys, KeyError};
 
 pub(super) use calls::Sessions;
@@ -16,7 +19,11 @@ use utoipa_axum::routes;
 
 /// For people, with the admin key.
 pub(super) fn for_people() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(roster::list, roster::add)).routes(routes!(roster::remove))
+    OpenApiRouter::new()
+        .routes(routes!(roster::list, roster::add))
+        .routes(routes!(roster::remove))
+        .routes(routes!(drains::drain))
+        .routes(routes!(drains::resume))
 }
 
 /// For agents, each with its own key.

@@ -1,6 +1,7 @@
 //! The list of agents, and their keys, for people.
 
 use super::KeyError;
+use super::drains::{self, Drained};
 use crate::backend::AgentEntry;
 use crate::job::UnixMillis;
 use crate::server::App;
@@ -11,6 +12,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
 /// Agents that are known.
@@ -20,6 +22,8 @@ pub(super) struct AgentList {
     agents: Vec<AgentEntry>,
     /// Names that have a key, and have not been seen since this server started.
     never_seen: Vec<String>,
+    /// Those that are drained, by name, whether they were seen or not.
+    drained: BTreeMap<String, Drained>,
 }
 
 /// An agent that is to have a key.
@@ -53,12 +57,14 @@ impl From<KeyError> for ProblemDocument {
 
 /// List agents
 #[utoipa::path(get, path = "/v1/agents", tag = "agents",
-    responses((status = 200, description = "The agents", body = AgentList)))]
-pub(super) async fn list(State(app): State<App>) -> Json<AgentList> {
+    responses((status = 200, description = "The agents", body = AgentList)),
+    extensions(("x-problems" = json!(["unavailable"]))))]
+pub(super) async fn list(State(app): State<App>) -> Result<Json<AgentList>, ProblemDocument> {
+    let drained = drains::all(&app).await?;
     let agents = app.backend.roster().list(UnixMillis::now());
     let seen = |name: &String| agents.iter().any(|agent| agent.name == *name);
     let never_seen = app.agent_keys.names().into_iter().filter(|name| !seen(name)).collect();
-    Json(AgentList { agents, never_seen })
+    Ok(Json(AgentList { agents, never_seen, drained }))
 }
 
 /// Make a key for a new agent
@@ -84,6 +90,8 @@ pub(super) async fn remove(State(app): State<App>, Path(name): Path<String>) -> 
     app.agent_keys.remove(&name)?;
     app.backend.roster().remove(&name);
     app.sessions.end(&name);
+    // Another agent that gets this name some day is another one.
+    app.agent_drains.forget(&app.backend, &name).await?;
     tracing::info!(agent = %name, "an agent's key was removed");
     Ok(StatusCode::NO_CONTENT)
 }

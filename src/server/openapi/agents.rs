@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 pub(crate) enum AgentState {
     Online,
     Unavailable,
+    Drained,
     Draining,
     Offline,
 }
@@ -37,6 +38,9 @@ pub(crate) struct Load {
     draining: bool,
     /// Why it takes no jobs.
     unavailable: Option<String>,
+    /// It has heard that this backend hands no jobs to it; absent when it has not.
+    #[schema(required = false)]
+    drained: bool,
 }
 
 /// An agent.
@@ -52,7 +56,18 @@ pub(crate) struct Agent {
     presets: Vec<String>,
     capacity: Capacity,
     load: Load,
+    /// That an operator drained it; absent when not.
+    #[schema(nullable = false)]
+    drained: Option<Drain>,
     last_contact: Moment,
+}
+
+/// An operator's word that an agent is to get no more jobs.
+#[derive(ToSchema)]
+pub(crate) struct Drain {
+    /// As the operator said; may be empty.
+    reason: String,
+    since: Moment,
 }
 
 /// Whether one component is well.
@@ -60,6 +75,8 @@ pub(crate) struct Agent {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Condition {
     Ok,
+    /// Well, and gets no work: an operator said so.
+    Drained,
     Down,
 }
 
@@ -67,7 +84,7 @@ pub(crate) enum Condition {
 #[derive(ToSchema)]
 pub(crate) struct ComponentHealth {
     state: Condition,
-    /// Why it is down.
+    /// Why it is down or drained.
     #[schema(nullable = false)]
     reason: Option<String>,
 }
@@ -75,7 +92,7 @@ pub(crate) struct ComponentHealth {
 /// Every component with its state.
 #[derive(ToSchema)]
 pub(crate) struct HealthReport {
-    /// True when every component is well.
+    /// True when no component is down.
     ready: bool,
     components: BTreeMap<String, ComponentHealth>,
 }
@@ -124,6 +141,9 @@ pub(crate) struct Registered {
     cancel: bool,
     /// Longest wait for work.
     max_wait: Span,
+    /// Why an operator lets no jobs be handed to the agent; absent when it gets some.
+    #[schema(nullable = false)]
+    drained: Option<String>,
 }
 
 /// Asks for work.
@@ -151,6 +171,9 @@ pub(crate) struct Claimed {
 #[derive(ToSchema)]
 pub(crate) struct ClaimAnswer {
     claims: Vec<Claimed>,
+    /// As in the answer to a registration.
+    #[schema(nullable = false)]
+    drained: Option<String>,
 }
 
 /// An attempt with the proof that it is the agent's.
@@ -179,6 +202,9 @@ pub(crate) enum Renewal {
 #[derive(ToSchema)]
 pub(crate) struct RenewAnswer {
     renewals: Vec<Renewal>,
+    /// As in the answer to a registration.
+    #[schema(nullable = false)]
+    drained: Option<String>,
 }
 
 /// How an attempt stands.
