@@ -702,7 +702,9 @@ async fn free((path, floor): &(PathBuf, ByteSize), one: Arc<Semaphore>) -> Resul
     let Ok(turn) = one.try_acquire_owned() else { return Err(format!("{shown}: the file system does not answer")) };
     let look = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        rustix::fs::statvfs(&path)
+        // What is not there yet will be made on the file system of what is.
+        let there = path.ancestors().find(|path| path.exists()).unwrap_or(&path);
+        rustix::fs::statvfs(there)
     });
     match tokio::time::timeout(PROBE_PAUSE, look).await {
         Ok(Ok(Ok(found))) => Ok(found.f_bavail.saturating_mul(found.f_frsize)),
