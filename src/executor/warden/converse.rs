@@ -534,7 +534,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         }
         let over = self.over.expect("the loop ends with it");
         let mut writer = self.writer.expect("an append always gives it back");
-        let rest = std::mem::take(&mut self.pending);
+        let mut rest = std::mem::take(&mut self.pending);
+        if mutant!(OverBeforeStored) {
+            rest.clear();
+        }
         let mut log = supervise::blocking(move || {
             // What came and is not stored yet: it is the job's output, however it ended.
             if let Err(error) = writer.append(&frames(&rest)) {
