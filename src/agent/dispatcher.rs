@@ -106,6 +106,8 @@ pub(super) struct Table<E: Executor> {
     probing: FuturesUnordered<BoxFuture<'static, Seen>>,
     pub(super) sweeper: Sweeper,
     pub(super) obstacles: Obstacles,
+    /// The last job that was taken to see whether the host can run jobs again.
+    trial: Option<Key>,
     room: Room,
     /// Taken by a look at the disk: one at a time, however long a file system hangs.
     disk_look: Arc<Semaphore>,
@@ -188,6 +190,7 @@ impl<E: Executor> Agent<E> {
             probing: FuturesUnordered::new(),
             sweeper: Sweeper::default(),
             obstacles: Obstacles::default(),
+            trial: None,
             room: Room::Enough,
             disk_look: Arc::new(Semaphore::new(1)),
             _listeners: listeners,
@@ -232,7 +235,8 @@ impl<E: Executor> Table<E> {
                         // One job shows whether the host can run jobs again; a batch would cost each of them a try.
                         let trial = self.obstacles.quarantine.on_trial();
                         let batch = if trial { 1 } else { self.agent.settings.claim_batch };
-                        if !trial || self.running() == 0 {
+                        // What ran before says nothing of it, however long it runs.
+                        if !trial || self.trial.is_none_or(|key| !self.held.contains_key(&key)) {
                             self.claims.start(self.ledger.free(), batch, &load, &drain);
                         }
                     } else if !self.available() {
@@ -412,6 +416,7 @@ impl<E: Executor> Table<E> {
             if let Some(force) = self.early.get(&(backend, claim.attempt.job)) {
                 tell(claim.attempt, &held, Stop { reason: StopReason::Cancel, force: *force });
             }
+            self.trial = self.obstacles.quarantine.on_trial().then_some(key);
             self.held.insert(key, held);
             self.waiting.push_back(Waiting { backend, claim, orders });
         }

@@ -322,7 +322,7 @@ fn size(dir: &Path) -> u64 {
 async fn output_that_a_server_does_not_take_is_kept_up_to_the_spools_size_and_then_the_job_waits() {
     let Some(host) = engine() else { return };
     let pair = Pair::start_with(&host, "agent: {spool_max: 4MiB}").await;
-    let id = pair.submit("echo begun; read -t 1 <> <(:); head -c 40000000 /dev/zero | tr '\\0' x; echo end").await;
+    let id = pair.submit("echo begun; for ((n = 0; n < 40; n++)); do sleep 0.1; head -c 1000000 /dev/zero | tr '\\0' x; done; echo end").await;
     until("output", || async { (!pair.log(&id).await.is_empty()).then_some(()) }).await;
     let signal = |signal: &str| {
         let pid = pair.server.id().expect("runs").to_string();
