@@ -48,7 +48,6 @@ impl Fate {
 
 pub(super) async fn run(args: SweepArgs, global: &Global) -> Result<u8, Failure> {
     let config = settings(global, &[], QUIET)?;
-    let shims = config.docker.host.starts_with("unix://");
     // Held until everything is done: no agent begins meanwhile.
     let (scope, _home) = match args.owner.clone() {
         Some(owner) => {
@@ -58,12 +57,12 @@ pub(super) async fn run(args: SweepArgs, global: &Global) -> Result<u8, Failure>
                     "--owner {owner}: its data directory is {dir}, and what it holds is to be kept; leave --owner out"
                 )));
             }
-            (Scope { owner, open: BTreeSet::new(), wardens: false, shims }, None)
+            (Scope { owner, open: BTreeSet::new(), wardens: false }, None)
         }
         None => {
             let home = Home::take(&config.data_dir)?;
             let open = open_attempts(&home).await?;
-            (Scope { owner: home.owner.clone(), open, wardens: true, shims }, Some(home))
+            (Scope { owner: home.owner.clone(), open, wardens: true }, Some(home))
         }
     };
     let host = &config.docker.host;

@@ -3,12 +3,15 @@
 use super::stage::{docker, root};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An engine of its own, gone with the value, also when the test panics.
 pub(crate) struct Private {
     dir: tempfile::TempDir,
-    /// Its containerd was killed: shims that it was about to start are nobody's.
-    forgot: std::sync::atomic::AtomicBool,
+    /// A daemon was killed: shims that it was about to start are nobody's, until an agent looks for them.
+    forgot_shims: AtomicBool,
+    /// A daemon was killed: control groups that it was about to fill stay, and are empty.
+    forgot_groups: AtomicBool,
 }
 
 impl Private {
@@ -21,7 +24,7 @@ impl Private {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("jce").tempdir().expect("a folder");
-        Some(Self { dir, forgot: false.into() })
+        Some(Self { dir, forgot_shims: false.into(), forgot_groups: false.into() })
     }
 
     pub(crate) fn script(&self, verb: &str) {
@@ -30,10 +33,16 @@ impl Private {
 
     /// `kill9` or `restart` of one of its daemons.
     pub(crate) fn daemon(&self, verb: &str, daemon: &str) {
-        if (verb, daemon) == ("kill9", "containerd") {
-            self.forgot.store(true, std::sync::atomic::Ordering::Relaxed);
+        if verb == "kill9" {
+            self.forgot_shims.store(true, Ordering::Relaxed);
+            self.forgot_groups.store(true, Ordering::Relaxed);
         }
         self.run(verb, &[daemon], None);
+    }
+
+    /// From here on a shim that looks after nothing is one too many.
+    pub(crate) fn shims_were_looked_for(&self) {
+        self.forgot_shims.store(false, Ordering::Relaxed);
     }
 
     fn run(&self, verb: &str, args: &[&str], data_size: Option<&str>) {
@@ -123,8 +132,9 @@ impl Private {
         left.extend(
             networks.lines().filter(|name| !["none", "host"].contains(name)).map(|name| format!("network {name}")),
         );
-        // A containerd that is killed forgets a shim that it has just started. No cell runs below one, and `agent sweep` ends it.
-        let forgot = self.forgot.load(std::sync::atomic::Ordering::Relaxed);
+        // A daemon that is killed forgets a shim that it has just started. No cell runs below one; an agent's start, its sweeper, and
+        // `agent sweep` end it.
+        let forgot = self.forgot_shims.load(Ordering::Relaxed);
         let processes = self.processes().into_iter().filter(|one| !(forgot && one.is_idle_shim()));
         left.extend(processes.map(|one| format!("process {} {}", one.pid, one.command)));
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("is there");
@@ -135,6 +145,7 @@ impl Private {
                 .filter(|point| point.ends_with("/merged") || point.ends_with("/shm"))
                 .map(|point| format!("mount {point}")),
         );
+        let forgot = self.forgot_groups.load(Ordering::Relaxed);
         for hierarchy in std::fs::read_dir("/sys/fs/cgroup").expect("is there") {
             let Ok(inside) = std::fs::read_dir(hierarchy.expect("an entry").path().join(self.group())) else {
                 continue;

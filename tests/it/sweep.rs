@@ -180,11 +180,11 @@ async fn a_shim_that_the_engine_has_forgotten_is_ended_and_no_other() {
     let Some(private) = engine().and_then(|_| Private::prepare()) else { return };
     private.start_with(&["--live-restore"], None);
     let host = private.host();
-    let mut up = Up::start(&host, "agent: {slots: 2, cpu: 2, memory: 1GiB}\n").await;
+    let mut up = Up::start(&host, "agent: {slots: 3, cpu: 3, memory: 1GiB}\n").await;
     let spec =
         json!({"preset": "bash", "script": "echo begun; read -r x < <(sleep 600)", "retry": {"infrastructure": 0}});
-    let (forgotten, runs) = (up.submit(&spec).await, up.submit(&spec).await);
-    for job in [&forgotten, &runs] {
+    let (forgotten, later, runs) = (up.submit(&spec).await, up.submit(&spec).await, up.submit(&spec).await);
+    for job in [&forgotten, &later, &runs] {
         until("output", || async { (up.text(job, "stdout").await == "begun\n").then_some(()) }).await;
     }
     up.kill().await;
@@ -192,7 +192,7 @@ async fn a_shim_that_the_engine_has_forgotten_is_ended_and_no_other() {
         let label = format!("label=jobcell.job={}", id(job));
         docker(&host, &["ps", "--no-trunc", "--quiet", "--filter", &label])
     };
-    let (lost, kept) = (container(&forgotten), container(&runs));
+    let (lost, lost_later, kept) = (container(&forgotten), container(&later), container(&runs));
     let others = run(&host, OTHER, &[]);
     let shim = |id: &str| {
         let processes = private.processes();
@@ -203,36 +203,48 @@ async fn a_shim_that_the_engine_has_forgotten_is_ended_and_no_other() {
     let (lost_shim, kept_shim, others_shim) = (shim(&lost), shim(&kept), shim(&others));
     assert!(lost_shim.is_some() && kept_shim.is_some() && others_shim.is_some());
 
-    for daemon in ["dockerd", "containerd"] {
-        private.daemon("kill9", daemon);
-    }
-    for (shim, container) in [(lost_shim, &lost), (others_shim, &others)] {
-        let children = format!("/proc/{0}/task/{0}/children", shim.expect("is there"));
-        let alone = || std::fs::read_to_string(&children).expect("it runs").trim().is_empty();
-        for child in std::fs::read_to_string(&children).expect("it runs").split_whitespace() {
-            assert!(Command::new("kill").args(["-KILL", child]).status().expect("kill runs").success());
+    let forget = async |containers: &[&String]| {
+        for daemon in ["dockerd", "containerd"] {
+            private.daemon("kill9", daemon);
         }
-        until("a shim with nothing to look after", || async { alone().then_some(()) }).await;
-        std::fs::remove_dir_all(private.path().join("data/containers").join(container)).expect("is there");
-    }
-    for daemon in ["containerd", "dockerd"] {
-        private.daemon("restart", daemon);
-    }
+        for container in containers {
+            let children = format!("/proc/{0}/task/{0}/children", shim(container).expect("is there"));
+            let alone = || std::fs::read_to_string(&children).expect("it runs").trim().is_empty();
+            for child in std::fs::read_to_string(&children).expect("it runs").split_whitespace() {
+                assert!(Command::new("kill").args(["-KILL", child]).status().expect("kill runs").success());
+            }
+            until("a shim with nothing to look after", || async { alone().then_some(()) }).await;
+            std::fs::remove_dir_all(private.path().join("data/containers").join(container)).expect("is there");
+        }
+        for daemon in ["containerd", "dockerd"] {
+            private.daemon("restart", daemon);
+        }
+    };
+    forget(&[&lost, &others]).await;
     assert_eq!((shim(&lost), shim(&others)), (lost_shim, others_shim), "both outlive their daemons");
 
-    let name = docker(&host, &["ps", "--format", "{{.Names}}"]);
-    let told = |result: &str| entries(&[("container", &name, "kept"), ("shim", &lost, result)]);
+    let cells = || docker(&host, &["ps", "--format", "{{.Names}}"]);
+    let names = cells();
+    let kept_cells: Vec<_> = names.lines().map(|name| ("container", name, "kept")).collect();
+    let told = |result| entries(&[&kept_cells[..], &[("shim", &lost, result)]].concat());
     assert_eq!(sweep(&host, &up.data(), &["--dry-run"]), (0, told("would_be_removed"), String::new()));
     assert_eq!(shim(&lost), lost_shim);
     assert_eq!(sweep(&host, &up.data(), &[]), (0, told("removed"), String::new()));
     // Its containerd notices, and clears up with a process that has the same arguments for a moment.
     until("its end", || async { shim(&lost).is_none().then_some(()) }).await;
     assert_eq!((shim(&others), shim(&kept)), (others_shim, kept_shim));
-    assert_eq!(sweep(&host, &up.data(), &[]).1, entries(&[("container", &name, "kept")]));
+    assert_eq!(sweep(&host, &up.data(), &[]).1, entries(&kept_cells));
 
-    // The job that ran all the time is gone on with; the other one is lost, as it is.
+    // An agent that starts does the same. The job that ran all the time is gone on with; the others are lost, as they are.
+    let later_shim = shim(&lost_later);
+    forget(&[&lost_later]).await;
+    assert_eq!(shim(&lost_later), later_shim, "it outlives its daemons");
     up.revive().await;
-    assert_eq!(cause(&up.ended(&forgotten).await), "cell_lost");
+    until("its end", || async { shim(&lost_later).is_none().then_some(()) }).await;
+    assert_eq!((shim(&others), shim(&kept)), (others_shim, kept_shim));
+    for job in [&forgotten, &later] {
+        assert_eq!(cause(&up.ended(job).await), "cell_lost");
+    }
     up.call(reqwest::Method::POST, &format!("/v1/jobs/{}/cancel", id(&runs)), None).await;
     assert_eq!(cause(&up.ended(&runs).await), "canceled", "{}", up.log());
     up.stop().await;

@@ -120,6 +120,7 @@ pub(super) struct Listed {
 pub struct Engine {
     docker: Docker,
     limit: Duration,
+    local: bool,
 }
 
 impl std::fmt::Debug for Engine {
@@ -138,7 +139,12 @@ impl Engine {
             .await
             .map_err(|_| EngineError::Late { call: "version", limit: connect })?
             .map_err(failed)?;
-        Ok(Self { docker, limit })
+        Ok(Self { docker, limit, local: host.starts_with("unix://") })
+    }
+
+    /// Whether its processes are to be looked for on this host.
+    pub fn is_local(&self) -> bool {
+        self.local
     }
 
     fn client(host: &str, limit: Duration) -> Result<Docker, Error> {

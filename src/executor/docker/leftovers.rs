@@ -19,8 +19,6 @@ pub struct Scope {
     pub open: BTreeSet<AttemptId>,
     /// Also volumes with wardens of other builds.
     pub wardens: bool,
-    /// Also processes of this host.
-    pub shims: bool,
 }
 
 /// What something is.
@@ -73,7 +71,7 @@ pub async fn find(engine: &Engine, scope: &Scope) -> Result<Vec<Leftover>, Engin
         volumes: engine.list_volumes().await?,
     };
     let mut found = judge(&world, scope);
-    if scope.shims {
+    if engine.is_local() {
         let left = shims::left(engine, &scope.owner).await?;
         found.extend(left.into_iter().map(|shim| Leftover {
             kind: Kind::Shim,
@@ -178,7 +176,7 @@ mod tests {
 
     fn scope(open: &[AttemptId], wardens: bool) -> Scope {
         let owner = OWNER.parse().expect("an owner");
-        Scope { owner, open: open.iter().copied().collect(), wardens, shims: false }
+        Scope { owner, open: open.iter().copied().collect(), wardens }
     }
 
     fn told(found: &[Leftover]) -> Vec<(&str, bool)> {

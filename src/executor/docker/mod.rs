@@ -58,6 +58,8 @@ struct Inner {
     uids: uids::Uids,
     /// User ids of cells of an earlier process, by their names, until these are adopted or removed.
     found: Mutex<HashMap<String, uids::Uid>>,
+    /// Shims that the last look has found to be left over, by the names under which it told them.
+    shims: Mutex<HashMap<String, shims::Shim>>,
     volume: volume::WardenVolume,
     removals: sweep::Removals,
 }
@@ -71,6 +73,7 @@ impl DockerExecutor {
                 starts: Semaphore::new(settings.concurrent_starts.max(1)),
                 uids: uids::Uids::new(settings.uid_start, settings.uid_count),
                 found: Mutex::default(),
+                shims: Mutex::default(),
                 volume: volume::WardenVolume::new(engine.clone(), owner.clone()),
                 engine,
                 settings,
@@ -140,6 +143,7 @@ impl Executor for DockerExecutor {
     }
 
     async fn present(&self) -> Result<Vec<Present>, String> {
+        let shims = self.inner.left_shims().await?;
         let found = self.inner.engine.list_labelled("jobcell.owner", &self.inner.owner.to_string()).await;
         let found = found.map_err(|error| error.short())?;
         // Before anything new is made: no cell gets the id of one that runs.
@@ -155,7 +159,7 @@ impl Executor for DockerExecutor {
             let busy = self.inner.removals.has(&cell.name) || self.inner.volume.is_filled_through(&cell.name);
             sweep::present(cell, busy)
         };
-        Ok(found.into_iter().map(present).collect())
+        Ok(found.into_iter().map(present).chain(shims).collect())
     }
 
     async fn adopt(&self, order: &CellOrder) -> Result<DockerCell, String> {
@@ -176,7 +180,30 @@ impl Inner {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Shims of ours without a container: an engine that dies in the middle of a start leaves them. None where the engine's processes
+    /// are not to be seen from here.
+    async fn left_shims(&self) -> Result<Vec<Present>, String> {
+        if !self.engine.is_local() {
+            return Ok(Vec::new());
+        }
+        let left = shims::left(&self.engine, &self.owner).await.map_err(|error| error.short())?;
+        let named = left.into_iter().map(|shim| (shim.to_string(), shim));
+        let named: HashMap<String, shims::Shim> = named.collect();
+        let present = |name: &String| Present { name: name.clone(), attempt: None, running: false, busy: false };
+        let present = named.keys().map(present).collect();
+        *self.shims.lock().unwrap_or_else(PoisonError::into_inner) = named;
+        Ok(present)
+    }
+
     async fn remove(&self, name: &str) {
+        let shim = self.shims.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(shim) = shim {
+            // One that stays is seen again by the next look.
+            if let Err(reason) = shim.end().await {
+                tracing::warn!(shim = name, %reason, "a shim that looks after nothing could not be ended");
+            }
+            return;
+        }
         let _uid = self.found().remove(name);
         if let Err(error) = self.engine.remove(name).await {
             tracing::warn!(cell = name, error = %error.short(), "cell could not be removed now; will be tried again");

@@ -11,6 +11,7 @@ use crate::supervise;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::Read;
 use std::time::Duration;
 
@@ -29,6 +30,13 @@ pub(super) struct Shim {
     pub(super) container: String,
     /// In clock ticks since the boot: tells it from another process with its number.
     start: u64,
+}
+
+impl fmt::Display for Shim {
+    /// What no container can be named: it is told apart by the process.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shim {} of {}", self.pid, self.container)
+    }
 }
 
 /// Those of `owner` that were seen twice and are not known to the engine. Errors: the engine does not answer.

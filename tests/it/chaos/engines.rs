@@ -3,7 +3,7 @@
 use super::checker::Allowed;
 use super::table::Fault;
 use super::work::Work;
-use super::world::World;
+use super::world::{Start, World};
 use super::{Dice, rounds};
 use std::process::Command;
 use std::time::Duration;
@@ -24,6 +24,17 @@ async fn busy(world: &mut World) {
     for work in Work::mixture() {
         world.submit(work).await;
     }
+}
+
+/// What its engine forgot when it died is ended by the next start, at the latest.
+async fn starts_again(world: &mut World) {
+    let mut fault = Fault::new("agent kill -9 after these");
+    world.kill_agent(0).await;
+    world.start_agent(0, &Start::default());
+    world.engine.shims_were_looked_for();
+    world.submit(Work::short()).await;
+    fault.judge(1, &world.judge(NONE).await);
+    fault.over();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,6 +77,7 @@ async fn an_engine_that_leaves_its_containers_alone() {
         fault.judge(1, &findings);
     }
     fault.over();
+    starts_again(&mut world).await;
     let mut fault = Fault::new("agent ends after these");
     fault.judge(1, &world.stop().await);
     fault.over();
@@ -97,6 +109,7 @@ async fn an_engine_that_takes_its_containers_with_it() {
         fault.judge(1, &findings);
     }
     fault.over();
+    starts_again(&mut world).await;
     let mut fault = Fault::new("agent ends after these two");
     fault.judge(1, &world.stop().await);
     fault.over();
