@@ -1,6 +1,7 @@
 //! A job's output as it comes, from the API or from a log of this process, to this process's own streams.
 
 use super::client::Client;
+use super::terminal::{self, Cleaner};
 use super::{Failure, Output};
 use crate::job::AttemptId;
 use crate::logstore::{FrameRef, LogStore, Stream};
@@ -18,34 +19,65 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Where output goes: to the stream that it came from, or all to standard error because standard output carries a document.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Sink {
-    AsItCame,
-    Stderr,
+#[derive(Debug)]
+pub(super) struct Sink {
+    all_to_stderr: bool,
+    /// For streams that are terminals.
+    stdout: Option<Cleaner>,
+    stderr: Option<Cleaner>,
 }
 
 impl Sink {
-    /// Where a job's output goes when the job itself is printed as `output`.
-    pub(super) fn beside(output: Output) -> Self {
-        if output == Output::Table { Self::AsItCame } else { Self::Stderr }
+    /// Each to the stream that it came from.
+    pub(super) fn as_it_came() -> Self {
+        Self {
+            all_to_stderr: false,
+            stdout: terminal::cleaner(&std::io::stdout()),
+            stderr: terminal::cleaner(&std::io::stderr()),
+        }
     }
 
-    fn write(self, frame: &FrameRef<'_>) -> std::io::Result<()> {
-        let FrameRef { stream, bytes, gap, .. } = *frame;
-        if gap > 0 {
-            let note =
-                format!("\njobcell: {gap} bytes of {} are missing here: nobody could take them\n", stream.name());
-            return std::io::stderr().lock().write_all(note.as_bytes());
-        }
-        match (self, stream) {
-            (Self::AsItCame, Stream::Stdout) => {
-                let mut out = std::io::stdout().lock();
-                out.write_all(bytes)?;
-                out.flush()
-            }
-            (Self::AsItCame, Stream::Stderr) | (Self::Stderr, _) => std::io::stderr().lock().write_all(bytes),
-        }
+    /// Where a job's output goes when the job itself is printed as `output`.
+    pub(super) fn beside(output: Output) -> Self {
+        let mut sink = Self::as_it_came();
+        sink.all_to_stderr = output != Output::Table;
+        sink
     }
+
+    /// Writes bytes of one stream.
+    pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
+        let stdout = stream == Stream::Stdout && !self.all_to_stderr;
+        let cleaner = if stdout { &mut self.stdout } else { &mut self.stderr };
+        let clean = cleaner.as_mut().map(|cleaner| cleaner.clean(bytes));
+        let bytes = clean.as_ref().map_or(bytes, |text| text.as_bytes());
+        if stdout { put(std::io::stdout().lock(), bytes) } else { put(std::io::stderr().lock(), bytes) }
+    }
+
+    fn frame(&mut self, frame: &FrameRef<'_>) -> std::io::Result<()> {
+        let FrameRef { stream, bytes, gap, .. } = *frame;
+        if gap == 0 {
+            return self.write(stream, bytes);
+        }
+        let note = format!("\njobcell: {gap} bytes of {} are missing here: nobody could take them\n", stream.name());
+        put(std::io::stderr().lock(), note.as_bytes())
+    }
+}
+
+impl Drop for Sink {
+    /// What was held back is shown, and no style of the job's outlives its output.
+    fn drop(&mut self) {
+        let end = |cleaner: &mut Option<Cleaner>| cleaner.as_mut().map(Cleaner::end).unwrap_or_default();
+        let _ = put(std::io::stdout().lock(), end(&mut self.stdout).as_bytes());
+        let _ = put(std::io::stderr().lock(), end(&mut self.stderr).as_bytes());
+    }
+}
+
+fn put(mut stream: impl Write, bytes: &[u8]) -> std::io::Result<()> {
+    if bytes.is_empty() {
+        return Ok(());
+    }
+    stream.write_all(bytes)?;
+    stream.flush()
 }
 
 fn gone(error: &std::io::Error) -> Failure {
@@ -58,7 +90,7 @@ pub(super) async fn remote(
     id: &str,
     from: u64,
     only: Option<Stream>,
-    sink: Sink,
+    sink: &mut Sink,
 ) -> Result<(), Failure> {
     let (mut next, mut tries, mut pause) = (from.max(1), 0, FIRST_PAUSE);
     loop {
@@ -89,7 +121,13 @@ enum Broken {
     ForGood(Failure),
 }
 
-async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>, sink: Sink) -> Result<(), Broken> {
+async fn session(
+    client: &Client,
+    id: &str,
+    next: &mut u64,
+    only: Option<Stream>,
+    sink: &mut Sink,
+) -> Result<(), Broken> {
     let link = |error: Error| Broken::Link(error.to_string());
     let url = client.url.replacen("http", "ws", 1);
     let mut request = format!("{url}/v1/jobs/{id}/logs/live?from={next}").into_client_request().map_err(link)?;
@@ -122,7 +160,7 @@ async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>
                     let frame = frame.map_err(|reason| Broken::Link(reason.to_owned()))?;
                     if record.seq >= *next {
                         if only.is_none_or(|only| only == frame.stream) {
-                            sink.write(&frame).map_err(|error| Broken::ForGood(gone(&error)))?;
+                            sink.frame(&frame).map_err(|error| Broken::ForGood(gone(&error)))?;
                         }
                         *next = record.seq + 1;
                     }
@@ -137,7 +175,7 @@ async fn session(client: &Client, id: &str, next: &mut u64, only: Option<Stream>
 }
 
 /// Prints everything of a log that this process writes, until its writer ends it.
-pub(super) async fn local(logs: &LogStore, attempt: AttemptId, sink: Sink) -> Result<(), Failure> {
+pub(super) async fn local(logs: &LogStore, attempt: AttemptId, sink: &mut Sink) -> Result<(), Failure> {
     let (mut next, mut tail) = (1, logs.subscribe(attempt));
     loop {
         let ended = tail.as_ref().is_none_or(|tail| tail.borrow().ended);
@@ -147,7 +185,7 @@ pub(super) async fn local(logs: &LogStore, attempt: AttemptId, sink: Sink) -> Re
             let Some(last) = frames.last() else { break };
             next = last.seq + 1;
             for frame in &frames {
-                sink.write(&frame.as_ref()).map_err(|error| gone(&error))?;
+                sink.frame(&frame.as_ref()).map_err(|error| gone(&error))?;
             }
         }
         let Some(tail) = tail.as_mut().filter(|_| !ended) else { return Ok(()) };

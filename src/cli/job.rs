@@ -9,7 +9,7 @@ mod submit;
 
 use super::client::Client;
 use super::follow::{self, Sink};
-use super::{Failure, Global, Output, node, settings, show};
+use super::{Failure, Global, Output, node, settings, show, terminal};
 use crate::backend::{Backend, Local, Waited};
 use crate::config::Config;
 use crate::executor::Arriving;
@@ -21,7 +21,7 @@ use crate::supervise::spawn;
 use crate::telemetry::Metrics;
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +110,10 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
         JobCommand::Report { id } => {
             let client = Client::new(global)?;
             match global.output {
-                Output::Table => show::raw(client.report_page(&id).await?.as_bytes()),
+                Output::Table => {
+                    // A reader that left wants no more.
+                    let _ = Sink::as_it_came().write(Stream::Stdout, client.report_page(&id).await?.as_bytes());
+                }
                 output => output.print(&client.report(&id).await?, String::new)?,
             }
             Ok(0)
@@ -137,7 +140,7 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
         });
         // A wrong id, a wrong key and a server that is away are told at once; a stream is tried again for a while.
         client.get(id).await?;
-        follow::remote(client, id, from, only, Sink::AsItCame).await?;
+        follow::remote(client, id, from, only, &mut Sink::as_it_came()).await?;
         return Ok(0);
     }
     let name = match stream {
@@ -145,10 +148,10 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
         Some(StreamName::Stdout) => "stdout",
         Some(StreamName::Stderr) => "stderr",
     };
-    let (mut next, mut dropped) = (from, 0);
+    let (mut next, mut dropped, mut sink) = (from, 0, Sink::as_it_came());
     loop {
         let piece = client.logs(id, name, next).await?;
-        let written = std::io::stdout().lock().write_all(&piece.bytes);
+        let written = sink.write(Stream::Stdout, &piece.bytes);
         written.map_err(|error| Failure::new(format!("output cannot be written: {error}")))?;
         dropped += piece.dropped;
         if piece.end || piece.next == next {
@@ -156,6 +159,7 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
         }
         next = piece.next;
     }
+    drop(sink);
     if dropped > 0 {
         eprintln!(
             "jobcell: {dropped} bytes are missing in this, because nobody could take them: `jobcell job get {id}` says where"
@@ -182,7 +186,7 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
         Failure::usage(format!(
             "the job spec has problems; nothing was created\n{}",
-            show::printable(&lines.join("\n")).replace("\\n", "\n")
+            terminal::lines(&lines.join("\n"))
         ))
     })?;
     let seccomp = node::seccomp(&config)?;
@@ -258,19 +262,19 @@ async fn unavailable(status: &mut tokio::sync::watch::Receiver<crate::agent::Sta
 }
 
 /// Prints the job's output until it has ended.
-async fn watch(backend: &crate::backend::Embedded, id: crate::job::JobId, sink: Sink) -> Result<Job, Failure> {
+async fn watch(backend: &crate::backend::Embedded, id: crate::job::JobId, mut sink: Sink) -> Result<Job, Failure> {
     let failed = |error: crate::queue::StoreError| Failure::new(error.to_string());
     let mut changes = backend.changes();
     let mut followed = false;
     loop {
         let attempt = AttemptId::new(id, 1);
         if !followed && backend.logs().subscribe(attempt).is_some() {
-            follow::local(backend.logs(), attempt, sink).await?;
+            follow::local(backend.logs(), attempt, &mut sink).await?;
             followed = true;
         }
         if let Waited::Ended(job) = backend.wait(id, Duration::ZERO).await.map_err(failed)? {
             if !followed {
-                follow::local(backend.logs(), attempt, sink).await?;
+                follow::local(backend.logs(), attempt, &mut sink).await?;
             }
             return Ok(*job);
         }

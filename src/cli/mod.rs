@@ -23,6 +23,7 @@ mod queue;
 mod service;
 mod show;
 mod sweep;
+mod terminal;
 mod up;
 
 #[cfg(test)]
@@ -92,6 +93,9 @@ pub(crate) struct Global {
     /// Print data and errors only
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Show what jobs wrote to a terminal as it is: it may move the cursor, set titles and hide text
+    #[arg(long, global = true)]
+    raw: bool,
     /// No colour, as with NO_COLOR in the environment
     #[arg(long, global = true)]
     no_color: bool,
@@ -216,7 +220,7 @@ pub fn run() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("jobcell: {failure}");
+            eprintln!("jobcell: {}", terminal::lines(&failure.to_string()));
             ExitCode::from(failure.code)
         }
     }
@@ -225,6 +229,7 @@ pub fn run() -> ExitCode {
 async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let Cli { global, command } = cli;
     paint::decide(global.no_color);
+    terminal::decide(global.raw);
     let long_running = QUIET.filter(|_| global.quiet);
     match command {
         Command::Up { listen } => {

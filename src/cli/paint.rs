@@ -18,9 +18,14 @@ pub(super) fn decide(no_color: bool) {
     let _ = COLOUR.set(wanted(no_color) && std::io::stdout().is_terminal());
 }
 
+/// Whether there is colour at all.
+pub(super) fn is_on() -> bool {
+    COLOUR.get().copied().unwrap_or(false)
+}
+
 /// `word`, a verdict, a phase or the result of a check, in its colour if there is colour at all.
 pub(super) fn state(word: &str) -> String {
-    if COLOUR.get().copied().unwrap_or(false) { coloured(word) } else { word.to_owned() }
+    if is_on() { coloured(word) } else { word.to_owned() }
 }
 
 fn coloured(word: &str) -> String {

@@ -1,6 +1,6 @@
 //! What people read: tables and a job in full. Text from outside is escaped: it cannot move the cursor.
 
-use super::{Failure, Output, paint};
+use super::{Failure, Output, paint, terminal};
 use serde_json::Value;
 use std::io::Write;
 use unicode_width::UnicodeWidthStr;
@@ -10,9 +10,9 @@ const COLOURED: &str = "STATE";
 /// Between two columns.
 const GAP: usize = 2;
 
-/// Text without control characters, for a terminal.
+/// Text of one line that a terminal shows and does not obey.
 pub(super) fn printable(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    terminal::line(text)
 }
 
 /// A table without frames. Columns are laid out by what a terminal shows, colour codes apart.
@@ -43,8 +43,12 @@ impl Output {
     /// Prints data as it was asked for: a document for programs, or what `people` makes for people.
     pub(super) fn print(self, data: &Value, people: impl FnOnce() -> String) -> Result<(), Failure> {
         let text = match self {
-            Self::Json => serde_json::to_string_pretty(data).map_err(|error| error.to_string()),
-            Self::Yaml => serde_saphyr::to_string(data).map_err(|error| error.to_string()),
+            Self::Json => json(data),
+            Self::Yaml => serde_saphyr::to_string(data).map_err(|error| error.to_string()).and_then(|text| {
+                // JSON is YAML too, and can spell in every string what a terminal would obey.
+                let plain = !text.chars().any(|c| c != '\n' && terminal::is_unsafe(c));
+                if plain { Ok(text) } else { json(data) }
+            }),
             Self::Table => Ok(people()),
         };
         let text = text.map_err(|error| Failure::new(format!("the data cannot be written as text: {error}")))?;
@@ -54,6 +58,10 @@ impl Output {
         }
         Ok(())
     }
+}
+
+fn json(data: &Value) -> Result<String, String> {
+    serde_json::to_string_pretty(data).map(|text| terminal::json(&text)).map_err(|error| error.to_string())
 }
 
 /// Bytes to standard output. A reader that left (`| head`) wants no more, which is no failure.

@@ -2,7 +2,7 @@
 
 use super::stage::{PATIENCE, Up, cause, engine, id};
 use futures_util::StreamExt;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -175,5 +175,45 @@ async fn output_that_looks_like_frames_is_only_output() {
     let job = up.run(&json!({"preset": "python", "script": script})).await;
     assert_eq!((cause(&job), job["ending"]["process_exit_code"].as_u64()), ("exit_code", Some(3)));
     assert_eq!(up.stream(&job, "stdout").await, forged);
+    up.stop().await;
+}
+
+/// What a job writes to take a terminal over is seen as it is spelled; files, pipes and `--raw` get each byte.
+#[tokio::test]
+async fn a_terminal_is_shown_what_a_job_wrote_and_does_not_obey_it() {
+    const SCRIPT: &str = r"printf '\e]0;owned\a\e[2J\e[31mred\e[0m secret\rpublic\xe2\x80\xae\x9b6n \xc3\xa9\n'; printf '\e[8mhidden' >&2";
+    const OUT: &[u8] = b"\x1b]0;owned\x07\x1b[2J\x1b[31mred\x1b[0m secret\rpublic\xe2\x80\xae\x9b6n \xc3\xa9\n";
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "").await;
+    let job = up.bash(SCRIPT).await;
+    assert_eq!(up.stream(&job, "stdout").await, OUT);
+    let shown =
+        r"\u{1b}]0;owned\u{7}\u{1b}[2J".to_owned() + "\u{1b}[31mred\u{1b}[0m secret\r\npublic" + r"\u{202e}\x9b6n é";
+    for command in ["job logs", "job logs -f"] {
+        let (code, seen) = up.typed(&format!("{command} {}", id(&job)), "").await;
+        assert_eq!(code, 0, "{seen:?}");
+        assert!(seen.contains(&shown) && seen.contains("hidden") && !seen.contains("\u{1b}[8m"), "{seen:?}");
+        let (_, raw) = up.typed(&format!("{command} {} --raw", id(&job)), "").await;
+        assert!(raw.contains("\u{1b}]0;owned\u{7}\u{1b}[2J") && raw.contains("\u{1b}[8mhidden"), "{raw:?}");
+        let mut args: Vec<&str> = command.split(' ').collect();
+        args.extend([id(&job), "--stream", "stdout"]);
+        assert_eq!(up.command(&args).await.stdout, OUT);
+    }
+    let file = up.dir.path().join("job.json");
+    let spec = json!({"preset": "bash", "script": SCRIPT, "env": {"X": "x\u{202e}y"}});
+    std::fs::write(&file, spec.to_string()).expect("writes");
+    for args in ["job submit --follow", "job run"] {
+        let (code, seen) = up.typed(&format!("{args} {}", file.display()), "").await;
+        assert!(code == 0 && seen.contains(&shown) && !seen.contains("\u{1b}[2J"), "{args}: {seen:?}");
+    }
+    // Neither do documents about it; they mean the same.
+    let job = up.run(&spec).await;
+    for output in ["json", "yaml"] {
+        let out = up.command(&["job", "get", id(&job), "-o", output]).await.stdout;
+        let text = String::from_utf8(out).expect("text");
+        assert!(!text.contains('\u{202e}'), "{output}: {text}");
+        let read: Value = serde_saphyr::from_str(&text).expect("both are YAML");
+        assert_eq!(read["spec"]["env"], spec["env"]);
+    }
     up.stop().await;
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 /// The program under test.
@@ -228,6 +229,20 @@ impl Up {
         let mut command = Command::new(JOBCELL);
         command.arg("--data-dir").arg(self.data()).args(args).kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts")
+    }
+
+    /// Runs a command with a terminal on which somebody types, and gives its exit code and all that is seen.
+    pub(crate) async fn typed(&self, args: &str, keys: &str) -> (i32, String) {
+        let line = format!("{JOBCELL} --data-dir {} {args}", self.data().display());
+        let mut command = tokio::process::Command::new("script");
+        command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR").stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        stdin.write_all(keys.as_bytes()).await.expect("writes");
+        let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("ends in time");
+        drop(stdin);
+        let (code, out, _) = said(&output.expect("runs"));
+        (code, out)
     }
 
     /// Runs a command of the command line against this one.

@@ -1,28 +1,13 @@
 //! What is done to jobs by the command line: canceling many, by force, and what becomes of their output.
 
-use super::stage::{JOBCELL, PATIENCE, Up, engine, id, said, until};
+use super::stage::{PATIENCE, Up, engine, id, said, until};
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 
 /// Ends by KILL alone, and says so when it is asked to end.
 const DEAF: &str = "trap 'echo asked' TERM; echo up; while :; do sleep 0.1; done";
-
-/// Runs a command with a terminal on which somebody types, and gives its exit code and all that is seen.
-async fn typed(up: &Up, args: &str, keys: &str) -> (i32, String) {
-    let line = format!("{JOBCELL} --data-dir {} {args}", up.data().display());
-    let mut command = tokio::process::Command::new("script");
-    command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    let mut stdin = child.stdin.take().expect("a pipe");
-    stdin.write_all(keys.as_bytes()).await.expect("writes");
-    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("ends in time").expect("runs");
-    drop(stdin);
-    let (code, out, _) = said(&output);
-    (code, out)
-}
 
 /// Runs a command with this on its standard input, which then ends.
 async fn piped(up: &Up, args: &[&str], stdin: &[u8]) -> (i32, String, String) {
@@ -45,7 +30,7 @@ async fn a_terminal_is_asked_before_jobs_are_canceled() {
     let first = runs(&up, "sleep 600").await;
     let waits = up.submit(&json!({"preset": "bash", "script": "true", "labels": {"team": "blue"}})).await;
     for keys in ["\n", "n\n", "what?\n"] {
-        let (code, seen) = typed(&up, &format!("job cancel {}", id(&first)), keys).await;
+        let (code, seen) = up.typed(&format!("job cancel {}", id(&first)), keys).await;
         assert!(
             code == 1 && seen.contains("Cancel this job? [y/N]") && seen.contains("nothing was canceled"),
             "{seen}"
@@ -53,12 +38,12 @@ async fn a_terminal_is_asked_before_jobs_are_canceled() {
         assert!(seen.contains("verbs") && seen.contains("running"), "{seen}");
     }
     assert_eq!(up.get(&format!("/v1/jobs/{}", id(&first))).await["cancel_requested"], false);
-    let (code, seen) = typed(&up, "job cancel --label team=blue --state queued", "y\n").await;
+    let (code, seen) = up.typed("job cancel --label team=blue --state queued", "y\n").await;
     assert!(code == 0 && seen.contains("Cancel this job?") && seen.contains("is canceled"), "{seen}");
     assert_eq!(up.ended(&waits).await["ending"]["verdict"], "canceled");
-    let (code, seen) = typed(&up, "job cancel --state queued", "").await;
+    let (code, seen) = up.typed("job cancel --state queued", "").await;
     assert!(code == 0 && seen.contains("no job is to be canceled"), "{seen}");
-    let (code, seen) = typed(&up, &format!("job cancel {} --yes --wait", id(&first)), "").await;
+    let (code, seen) = up.typed(&format!("job cancel {} --yes --wait", id(&first)), "").await;
     assert!(code == 0 && !seen.contains("[y/N]") && seen.contains("canceled: canceled"), "{seen}");
     up.stop().await;
 }

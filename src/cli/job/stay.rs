@@ -154,7 +154,7 @@ async fn followed(client: &Client, id: &str, global: &Global) -> Result<Value, F
         let mut told = 0;
         loop {
             // Each stream is that of one try, and a job that waits has its next one followed.
-            follow::remote(client, id, 1, None, Sink::beside(global.output)).await?;
+            follow::remote(client, id, 1, None, &mut Sink::beside(global.output)).await?;
             let job = client.get(id).await?;
             if !job["ending"].is_null() {
                 return Ok(job);

@@ -1,0 +1,321 @@
+//! What a terminal is shown of text that others wrote: nothing that moves the cursor, sets a title, asks the terminal for an answer, or
+//! hides text. What would is shown as it is spelled (`\u{1b}`), so that nothing is left out unseen. Only what goes to a terminal is
+//! changed, and never with `--raw`: files and pipes get each byte.
+//!
+//! Of styles those pass that leave text readable on any background: bold, italic, underline and six colours of the foreground.
+
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+
+static RAW: OnceLock<bool> = OnceLock::new();
+
+/// A sequence for styles that is longer is none.
+const LONGEST: usize = 64;
+
+/// Settles for the whole process whether terminals get what others wrote as it is.
+pub(super) fn decide(raw: bool) {
+    let _ = RAW.set(raw);
+}
+
+/// A cleaner for what goes to `stream`, when that is a terminal.
+pub(super) fn cleaner(stream: &impl IsTerminal) -> Option<Cleaner> {
+    let raw = RAW.get().copied().unwrap_or(false);
+    (stream.is_terminal() && !raw).then(|| Cleaner { styles: super::paint::is_on(), ..Cleaner::default() })
+}
+
+/// True for a character that a terminal obeys in place of showing it, or that changes how its neighbours are shown, or that is not seen.
+pub(super) fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            // Blanks that are not seen, and fillers.
+            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}' | '\u{200b}' | '\u{3164}'
+            | '\u{feff}' | '\u{ffa0}'
+            // Direction of writing, line ends that are none, and annotations.
+            | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}'
+            // Tags: a second text that is not seen.
+            | '\u{e0000}'..='\u{e0fff}')
+}
+
+/// Text of one line or of many, without anything that a terminal obeys but the line's end.
+pub(super) fn lines(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut clean, c| {
+        match c {
+            '\n' => clean.push(c),
+            c => show(c, &mut clean),
+        }
+        clean
+    })
+}
+
+/// Text of one line.
+pub(super) fn line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut clean, c| {
+        show(c, &mut clean);
+        clean
+    })
+}
+
+/// A JSON document that means the same.
+pub(super) fn json(document: &str) -> String {
+    let mut clean = String::with_capacity(document.len());
+    for c in document.chars() {
+        // What is left of these stands in strings; line ends are between them.
+        if c == '\n' || !is_unsafe(c) {
+            clean.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(clean, "\\u{unit:04x}");
+            }
+        }
+    }
+    clean
+}
+
+fn show(c: char, clean: &mut String) {
+    if is_unsafe(c) { clean.extend(c.escape_default()) } else { clean.push(c) }
+}
+
+/// Cleans a stream of bytes that comes in pieces of any size.
+#[derive(Debug, Default)]
+pub(super) struct Cleaner {
+    /// The beginning of something that the next piece decides; never more than [`LONGEST`].
+    pending: Vec<u8>,
+    /// Styles pass.
+    styles: bool,
+    /// One is in force.
+    styled: bool,
+}
+
+/// What begins with ESC.
+enum Escape {
+    /// A sequence of so many bytes that sets these styles.
+    Style(usize, String),
+    /// The rest is yet to come.
+    Unfinished,
+    /// One that is not let through.
+    Other,
+}
+
+impl Cleaner {
+    /// What is to be shown of the next piece.
+    pub(super) fn clean(&mut self, piece: &[u8]) -> String {
+        let mut bytes = std::mem::take(&mut self.pending);
+        bytes.extend_from_slice(piece);
+        let (mut clean, mut at) = (String::with_capacity(bytes.len()), 0);
+        while let Some(used) = self.step(&bytes[at..], &mut clean) {
+            at += used;
+        }
+        self.pending = bytes.split_off(at);
+        clean
+    }
+
+    /// What is left at the end, and the end of any style.
+    pub(super) fn end(&mut self) -> String {
+        let pending = std::mem::take(&mut self.pending);
+        let mut clean = String::new();
+        // A return at the very end does nothing.
+        for byte in pending.iter().filter(|byte| **byte != b'\r') {
+            byte_as_text(*byte, &mut clean);
+        }
+        if std::mem::take(&mut self.styled) {
+            clean.push_str("\u{1b}[0m");
+        }
+        clean
+    }
+
+    /// Takes the first of `bytes`; `None` when there is none, or the next piece decides what it is.
+    fn step(&mut self, bytes: &[u8], clean: &mut String) -> Option<usize> {
+        match *bytes.first()? {
+            b'\r' => {
+                // What follows a return would overwrite the line: it gets a line of its own.
+                if *bytes.get(1)? != b'\n' {
+                    clean.push('\n');
+                }
+                Some(1)
+            }
+            0x1b => match escape(bytes) {
+                Escape::Style(length, style) => {
+                    if self.styles && !style.is_empty() {
+                        self.styled = style != "0";
+                        let _ = write!(clean, "\u{1b}[{style}m");
+                    }
+                    Some(length)
+                }
+                Escape::Unfinished => None,
+                Escape::Other => {
+                    show('\u{1b}', clean);
+                    Some(1)
+                }
+            },
+            byte @ (b'\n' | b'\t') => {
+                clean.push(char::from(byte));
+                Some(1)
+            }
+            byte if byte.is_ascii() => {
+                show(char::from(byte), clean);
+                Some(1)
+            }
+            first => {
+                let part = &bytes[..bytes.len().min(4)];
+                let (valid, wrong) = match std::str::from_utf8(part) {
+                    Ok(text) => (text, None),
+                    Err(error) => {
+                        let valid = std::str::from_utf8(&part[..error.valid_up_to()]).unwrap_or_default();
+                        (valid, Some(error.error_len()))
+                    }
+                };
+                match (valid.chars().next(), wrong) {
+                    (Some(c), _) => {
+                        show(c, clean);
+                        Some(c.len_utf8())
+                    }
+                    (None, Some(None)) if bytes.len() < 4 => None,
+                    (None, _) => {
+                        byte_as_text(first, clean);
+                        Some(1)
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn byte_as_text(byte: u8, clean: &mut String) {
+    if byte.is_ascii() {
+        show(char::from(byte), clean);
+    } else {
+        let _ = write!(clean, "\\x{byte:02x}");
+    }
+}
+
+fn escape(bytes: &[u8]) -> Escape {
+    match bytes.get(1) {
+        None => return Escape::Unfinished,
+        Some(b'[') => {}
+        Some(_) => return Escape::Other,
+    }
+    let digits = bytes[2..].iter().take_while(|byte| matches!(byte, b'0'..=b'9' | b';')).count();
+    if digits + 3 > LONGEST {
+        return Escape::Other;
+    }
+    match bytes.get(2 + digits) {
+        None => Escape::Unfinished,
+        Some(b'm') => {
+            let numbers = std::str::from_utf8(&bytes[2..2 + digits]).unwrap_or_default();
+            Escape::Style(3 + digits, styles(numbers))
+        }
+        Some(_) => Escape::Other,
+    }
+}
+
+/// Those of the numbers that pass, in their order.
+fn styles(numbers: &str) -> String {
+    let mut numbers = numbers.split(';').map(|number| if number.is_empty() { Some(0) } else { number.parse().ok() });
+    let mut pass: Vec<String> = Vec::new();
+    while let Some(number) = numbers.next() {
+        match number {
+            Some(0) => pass = vec!["0".to_owned()],
+            Some(style @ (1 | 3 | 4 | 22 | 23 | 24 | 31..=36 | 39 | 91..=96)) => pass.push(u8::to_string(&style)),
+            // One of many colours: by a number, or by three.
+            Some(38 | 48 | 58) => {
+                let more = match numbers.next() {
+                    Some(Some(5)) => 1,
+                    Some(Some(2)) => 3,
+                    _ => 0,
+                };
+                numbers.by_ref().take(more).for_each(drop);
+            }
+            _ => {}
+        }
+    }
+    pass.join(";")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shown(styles: bool, pieces: &[&[u8]]) -> String {
+        let mut cleaner = Cleaner { styles, ..Cleaner::default() };
+        let mut all: String = pieces.iter().map(|piece| cleaner.clean(piece)).collect();
+        all.push_str(&cleaner.end());
+        all
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_spelled() {
+        for (written, seen) in [
+            (&b"plain\ttext\n\xc3\xa9 \xe6\x97\xa5\n"[..], "plain\ttext\né 日\n"),
+            // The cursor, the screen, a title, a link, a question that types its answer, the clipboard.
+            (b"\x1b[2J\x1b[1;1H", "\\u{1b}[2J\\u{1b}[1;1H"),
+            (b"\x1b]0;title\x07", "\\u{1b}]0;title\\u{7}"),
+            (b"\x1b]8;;http://x\x1b\\y", "\\u{1b}]8;;http://x\\u{1b}\\y"),
+            (b"\x1b[6n\x1bc\x1b(0", "\\u{1b}[6n\\u{1b}c\\u{1b}(0"),
+            (b"a\x08b\x7f\x0b\x0c\x00", "a\\u{8}b\\u{7f}\\u{b}\\u{c}\\u{0}"),
+            // The same by one character, as text and as a byte that is no text.
+            (b"\xc2\x9b2J \x9b2J", "\\u{9b}2J \\x9b2J"),
+            // A line that is written over shows both.
+            (b"password: \rdone\r\nnext\r", "password: \ndone\nnext"),
+            // Right to left, and what is not seen.
+            ("a\u{202e}b\u{2066}c\u{200b}d\u{e0041}".as_bytes(), "a\\u{202e}b\\u{2066}c\\u{200b}d\\u{e0041}"),
+            // What joins letters is seen.
+            ("👨\u{200d}👩".as_bytes(), "👨\u{200d}👩"),
+            (b"cut \xe6\x97", "cut \\xe6\\x97"),
+            (b"\xf0\x9f\x98z \xff", "\\xf0\\x9f\\x98z \\xff"),
+        ] {
+            assert_eq!(shown(true, &[written]), seen, "{written:?}");
+        }
+    }
+
+    #[test]
+    fn styles_pass_when_text_stays_readable_and_end_with_the_output() {
+        for (written, seen) in [
+            ("\u{1b}[31mred\u{1b}[0m.", "\u{1b}[31mred\u{1b}[0m."),
+            ("\u{1b}[1;33;40mx", "\u{1b}[1;33mx\u{1b}[0m"),
+            // Black, white, any background, concealed, faint, inverse, blinking.
+            ("\u{1b}[30ma\u{1b}[37;97mb\u{1b}[41mc\u{1b}[8md\u{1b}[2;7;5me", "abcde"),
+            // The numbers of a colour are none of their own.
+            ("\u{1b}[38;5;31mx\u{1b}[38;2;1;3;31;4my", "x\u{1b}[4my\u{1b}[0m"),
+            ("\u{1b}[31;mx\u{1b}[mz", "\u{1b}[0mx\u{1b}[0mz"),
+            ("\u{1b}[4:3mx", "\\u{1b}[4:3mx"),
+        ] {
+            assert_eq!(shown(true, &[written.as_bytes()]), seen, "{written:?}");
+        }
+        assert_eq!(shown(false, &[b"\x1b[31mred\x1b[0m"]), "red");
+        let long = [&b"\x1b["[..], &[b'1'; 100], b"m"].concat();
+        assert!(shown(true, &[&long]).starts_with("\\u{1b}[111"));
+    }
+
+    #[test]
+    fn a_document_in_json_means_the_same() {
+        let document = serde_json::json!({"a\u{9b}": "x\u{202e}\u{1b}[2J\u{e0041}\u{7f}\n", "b": ["日本", 1]});
+        let text = json(&serde_json::to_string_pretty(&document).expect("is written"));
+        assert!(!text.chars().any(|c| c != '\n' && is_unsafe(c)), "{text}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("is read"), document);
+    }
+
+    proptest! {
+        /// Whatever is written, in whatever pieces: the same is seen, and of what a terminal obeys only styles and line ends.
+        #[test]
+        fn pieces_do_not_matter_and_nothing_slips_through(
+            parts in prop::collection::vec(prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..6),
+                prop::sample::select(vec!["\u{1b}[", "\u{1b}[31", ";1m", "m", "\r", "\r\n", "\u{9b}", "\u{202e}", "\u{1b}]0;", "38;5;", "é"])
+                    .prop_map(|text| text.as_bytes().to_vec()),
+            ], 0..12),
+        ) {
+            let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+            let seen = shown(true, &parts);
+            prop_assert_eq!(&seen, &shown(true, &[&parts.concat()]));
+            let mut rest = seen.as_str();
+            while let Some(at) = rest.find(|c| is_unsafe(c) && !matches!(c, '\n' | '\t')) {
+                let style = rest[at..].strip_prefix("\u{1b}[").and_then(|text| text.split_once('m'));
+                let Some((numbers, behind)) = style else { panic!("{seen:?}") };
+                prop_assert!(numbers.chars().all(|c| c.is_ascii_digit() || c == ';'), "{:?}", seen);
+                rest = behind;
+            }
+        }
+    }
+}
