@@ -164,6 +164,13 @@ impl<E: Executor> Runner<E> {
             && let Err(error) = self.journal.put(&self.entry).await
             && !mutant!(CommitErrorIgnored)
         {
+            // It may have been written all the same. While the cell is there its warden knows better; without it nobody would.
+            self.entry.stage = Stage::Intent;
+            if !mutant!(CommitErrorBelieved)
+                && let Err(error) = self.journal.put(&self.entry).await
+            {
+                tracing::error!(%error, "nor that it does not start; a crash now is told as the loss of its cell");
+            }
             drop(link);
             if !mutant!(UncommittedCellStays) {
                 cell.destroy().await;

@@ -53,7 +53,7 @@ pub struct EntryKey {
     pub attempt: AttemptId,
 }
 
-/// How far an attempt has come. Only forward.
+/// How far an attempt has come. Only forward, but for a step that could not be announced and is not made.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Stage {
     /// A cell may be made for it from now on. Nothing of the job has run.
@@ -72,7 +72,8 @@ pub struct JournalError(pub String);
 /// An answer that is on its way.
 pub type Journaled<'a, T> = BoxFuture<'a, Result<T, JournalError>>;
 
-/// The entries. An error means that the entry is as it was.
+/// The entries. After an error nobody knows whether the entry is as it was: the step is not made, and what was written before is written
+/// again where that matters.
 pub trait Journal: Send + Sync + 'static {
     /// All entries, the oldest first.
     fn entries(&self) -> Journaled<'_, Vec<Entry>>;

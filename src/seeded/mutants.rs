@@ -26,6 +26,7 @@ mutants! {
     IntentErrorIgnored: "an intent that could not be journaled is as good as one that was",
     CommittedNotJournaled: "that the job may run is not journaled",
     CommitErrorIgnored: "that the job may run could not be journaled, and it runs",
+    CommitErrorBelieved: "that the job may run could not be journaled, and is taken for not written",
     UncommittedCellStays: "a cell that could not be journaled stays",
     EndNotJournaled: "the end is not journaled",
     EndErrorIgnored: "the warden is let go with an end that could not be journaled",

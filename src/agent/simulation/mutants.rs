@@ -13,6 +13,7 @@ fn brought_out_by(mutant: Mutant) -> (&'static [Kind], u64) {
     use Kind::*;
     match mutant {
         Mutant::IntentErrorIgnored | Mutant::CommitErrorIgnored | Mutant::UncommittedCellStays => (&[Journal], 0),
+        Mutant::CommitErrorBelieved => (&[], 106_974),
         Mutant::EndErrorIgnored => (&[Journal, Link], 0),
         Mutant::WardenWithoutLease | Mutant::AckBeforeStored => (&[Moment], 0),
         Mutant::EndNotJournaled | Mutant::EndsLeftForgotten => (&[Crash, Record, Outage], 0),
