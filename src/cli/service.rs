@@ -2,12 +2,12 @@
 
 use super::exit::TEMPORARY;
 use super::home::Home;
-use super::{Failure, node};
+use super::{Failure, doctor, node};
 use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::executor::Arriving;
-use crate::executor::docker::DockerExecutor;
+use crate::executor::docker::{DockerExecutor, Engine, EngineError};
 use crate::job::UnixMillis;
 use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
@@ -152,28 +152,32 @@ async fn reach_engine(
 ) -> Result<Option<File>, Failure> {
     let mut said = String::new();
     loop {
-        let reason = match node::connect(config).await {
-            Ok(engine) => {
-                let id = if config.docker.shared { Ok(None) } else { engine.id().await };
-                match id {
-                    Ok(id) => {
-                        let lock = id.map(|id| lock_engine(&id)).transpose()?;
-                        tracing::info!(host = %config.docker.host, "engine answers");
-                        arriving.arrive(Arc::new(node::executor(config, engine, seccomp, home.owner.clone(), stop)));
-                        return Ok(lock);
-                    }
-                    Err(error) => error.short(),
+        let reason = match engine_with_id(config).await {
+            Ok((engine, id)) => match doctor::enforced(config).await {
+                None => {
+                    let lock = id.map(|id| lock_engine(&id)).transpose()?;
+                    tracing::info!(host = %config.docker.host, "engine answers");
+                    arriving.arrive(Arc::new(node::executor(config, engine, seccomp, home.owner.clone(), stop)));
+                    return Ok(lock);
                 }
-            }
-            Err(error) => error.short(),
+                Some(reason) => reason,
+            },
+            Err(error) => format!("{}: {}", config.docker.host, error.short()),
         };
         if reason != said {
-            tracing::error!(host = %config.docker.host, %reason, "no engine yet; jobs wait. `jobcell doctor` tells more");
-            arriving.missing(&format!("{}: {reason}", config.docker.host));
+            tracing::error!(%reason, "no cells yet; jobs wait. `jobcell doctor` tells more");
+            arriving.missing(&reason);
             said = reason;
         }
         tokio::time::sleep(ENGINE_PAUSE).await;
     }
+}
+
+/// The engine, and its id where that is to be locked.
+async fn engine_with_id(config: &Config) -> Result<(Engine, Option<String>), EngineError> {
+    let engine = node::connect(config).await?;
+    let id = if config.docker.shared { None } else { engine.id().await? };
+    Ok((engine, id))
 }
 
 /// One agent on an engine: two would each give out all of the host's memory and cores. Errors: another one holds it.

@@ -1,7 +1,7 @@
 //! From the merged document to settings that hold, or to everything that is wrong.
 
 use super::keys::{Kind, kind};
-use super::maps::{BackendConfig, PresetConfig};
+use super::maps::{BackendConfig, CheckLevel, PresetConfig};
 use crate::job::{BadUnit, ByteSize, Cpus, Millis, Problems};
 use crate::telemetry::{LogFormat, check_filter};
 use serde_json::Value;
@@ -31,6 +31,8 @@ pub struct Config {
     pub presets: BTreeMap<String, PresetConfig>,
     /// Log lines.
     pub telemetry: TelemetryConfig,
+    /// Checks of the host that are not to count, or that must be well.
+    pub doctor: BTreeMap<String, CheckLevel>,
 }
 
 /// The HTTP API.
@@ -182,6 +184,7 @@ pub(super) fn check(
         logs_sync_every: r.size("logs.sync_every"),
         presets: r.presets(),
         telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
+        doctor: r.checks("doctor.checks"),
     };
     if config.docker.uid_count < config.agent.slots {
         r.bad(
@@ -211,7 +214,7 @@ impl Reader<'_> {
             self.sections = false;
             return self.bad(prefix, "is not a map", "write `key: value` lines below it, or leave it out");
         };
-        if matches!(prefix, "presets" | "backends" | "agent.labels" | "queue.groups") {
+        if matches!(prefix, "presets" | "backends" | "agent.labels" | "queue.groups" | "doctor.checks") {
             return;
         }
         let names: Vec<&str> = known.keys().map(String::as_str).collect();

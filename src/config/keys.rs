@@ -42,10 +42,12 @@ pub(super) enum Kind {
     Groups,
     /// Names to servers.
     Backends,
+    /// Names of doctor's checks to levels.
+    Checks,
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 7] = [
+pub(super) const SECTIONS: [(&str, &str); 8] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
@@ -53,6 +55,7 @@ pub(super) const SECTIONS: [(&str, &str); 7] = [
     ("docker.uid_range", "Each live cell has a user id of its own from this range."),
     ("logs", "The output of jobs."),
     ("telemetry", "Log lines of this process."),
+    ("doctor", "What `jobcell doctor` checks."),
 ];
 
 const SECOND: Millis = Millis::from_secs(1);
@@ -295,6 +298,12 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Filter,
         |_| json!("info"),
         "As in RUST_LOG, which is read too and wins: info, debug, jobcell::agent=debug,info …",
+    ),
+    key(
+        "doctor.checks",
+        Kind::Checks,
+        |_| json!({}),
+        "Names of checks to levels. ignore: it does not count. enforce: it fails unless it is well, and the agent takes no jobs before.",
     ),
 ];
 

@@ -33,7 +33,78 @@ pub struct BackendConfig {
     pub rate: NonZeroU32,
 }
 
+/// The checks of `jobcell doctor`, whose levels can be set.
+pub const CHECKS: [&str; CHECK_COUNT] = [
+    "processor",
+    "kernel",
+    "processor-flaws",
+    "dmesg",
+    "kernel-pointers",
+    "bpf",
+    "perf",
+    "links",
+    "randomised-addresses",
+    "core-dumps",
+    "open-files",
+    "data-directory",
+    "data-space",
+    "data-files",
+    "data-file-system",
+    "cores",
+    "memory",
+    "processes",
+    "user-ids",
+    "keys",
+    "api-door",
+    "agent-door",
+    "engine",
+    "engine-door",
+    "engine-api",
+    "engine-space",
+    "engine-clock",
+    "engine-log",
+    "engine-warnings",
+    "storage",
+    "oci-runtime",
+    "runc",
+    "limits",
+    "control-groups",
+    "seccomp",
+    "security-module",
+    "user-namespaces",
+    "live-restore",
+    "preset-images",
+];
+const CHECK_COUNT: usize = 39;
+
+/// What a check of `jobcell doctor` means here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckLevel {
+    /// It is told, and changes nothing.
+    Ignore,
+    /// It fails unless it is well, and the agent takes no jobs until it is.
+    Enforce,
+}
+
 impl Reader<'_> {
+    pub(super) fn checks(&mut self, path: &str) -> BTreeMap<String, CheckLevel> {
+        let Value::Object(checks) = self.get(path).clone() else { return BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        for (name, level) in &checks {
+            let at = format!("{path}.{name}");
+            if !CHECKS.contains(&name.as_str()) {
+                self.bad(&at, "is no check", crate::job::suggestion(name, &CHECKS));
+                continue;
+            }
+            match level.as_str() {
+                Some("ignore") => drop(all.insert(name.clone(), CheckLevel::Ignore)),
+                Some("enforce") => drop(all.insert(name.clone(), CheckLevel::Enforce)),
+                _ => self.bad(&at, "is no level", "choose ignore or enforce, or leave it out"),
+            }
+        }
+        all
+    }
+
     pub(super) fn labels(&mut self, path: &str) -> BTreeMap<String, String> {
         let Value::Object(labels) = self.get(path).clone() else { return BTreeMap::new() };
         let mut problems = Problems::default();

@@ -4,6 +4,7 @@
 
 use super::HostFacts;
 use super::keys::{KEYS, Kind, SECTIONS};
+use super::maps::CHECKS;
 use serde_json::{Map, Value, json};
 use std::fmt::Display;
 
@@ -75,6 +76,11 @@ fn value(kind: Kind, about: &str, default: Value) -> Value {
         Kind::Groups => {
             let most = json!({ "type": "integer", "minimum": 1, "maximum": 1_000_000 });
             json!({ "type": "object", "additionalProperties": most })
+        }
+        Kind::Checks => {
+            let levels = json!({ "type": "string", "enum": ["ignore", "enforce"] });
+            let named: Map<String, Value> = CHECKS.iter().map(|name| ((*name).to_owned(), levels.clone())).collect();
+            json!({ "type": "object", "additionalProperties": false, "properties": named })
         }
         Kind::Backends => json!({ "type": "object", "additionalProperties": backend() }),
     };

@@ -158,10 +158,6 @@ async fn what_needs_no_engine() {
         shell.note(args).await;
     }
     assert_snapshot!("version", shell.taken());
-    for args in [&["doctor"] as &[&str], &["doctor", "-o", "json"]] {
-        shell.note(args).await;
-    }
-    assert_snapshot!("doctor", shell.taken());
     shell.note(&["man"]).await;
     assert_snapshot!("man", shell.taken());
     for name in ["bash", "zsh", "fish", "elvish", "powershell"] {

@@ -9,6 +9,7 @@ mod cli_snapshots;
 mod commands;
 mod degraded;
 mod docs;
+mod doctor;
 mod draining;
 mod engine_faults;
 mod events;

@@ -26,6 +26,18 @@ pub struct EngineFacts {
     pub swap_limit: bool,
     /// Processes are counted.
     pub pids_limit: bool,
+    /// OCI runtimes that it knows, by name.
+    pub runtimes: Vec<String>,
+    /// What manages its control groups.
+    pub cgroup_driver: String,
+    /// Where it keeps images and containers.
+    pub root_dir: String,
+    /// Its clock, as it writes it.
+    pub time: String,
+    /// It tells everything in its log.
+    pub debug: bool,
+    /// What it warns of by itself.
+    pub warnings: Vec<String>,
     /// Of the images asked about, those that are there.
     pub images: Vec<String>,
 }
@@ -52,6 +64,12 @@ pub async fn probe(host: &str, images: &[String], limit: Duration) -> Result<Eng
         memory_limit: info.memory_limit.unwrap_or_default(),
         swap_limit: info.swap_limit.unwrap_or_default(),
         pids_limit: info.pids_limit.unwrap_or_default(),
+        runtimes: info.runtimes.unwrap_or_default().into_keys().collect(),
+        cgroup_driver: info.cgroup_driver.map(|driver| driver.to_string()).unwrap_or_default(),
+        root_dir: info.docker_root_dir.unwrap_or_default(),
+        time: info.system_time.unwrap_or_default(),
+        debug: info.debug.unwrap_or_default(),
+        warnings: info.warnings.unwrap_or_default(),
         images: there,
     })
 }
