@@ -13,6 +13,8 @@ need_build_tools
 DOCKER_HOST=$("$here/engine.sh")
 export DOCKER_HOST
 "$here/images.sh"
+# For the tests under gVisor. Where it cannot be had they are skipped, loudly, and fail in CI.
+if ! have runsc && have apt-get && is_root; then apt_install runsc || say "runsc could not be installed"; fi
 cd "$(project_root)"
 report=$(mktemp)
 trap 'print_chaos "$report"; rm -f "$report"' EXIT

@@ -14,6 +14,7 @@ mod draining;
 mod engine_faults;
 mod events;
 mod fleet;
+mod gvisor;
 mod listing;
 mod old_warden;
 mod openapi;

@@ -70,6 +70,31 @@ pub(crate) fn interfaces(dev: &str) -> Vec<&str> {
     names
 }
 
+/// Whether a namespace is the first one, that of the machine: `own` or `initial`, and the number of the rest. From the target of
+/// a link in /proc/self/ns, `ipc:[4026531839]`. The kernel gives the first ones of these kinds fixed numbers
+/// (include/linux/proc_ns.h); those of the others are not known beforehand.
+pub(crate) fn namespace(link: &str) -> Option<String> {
+    let (kind, number) = link.strip_suffix(']')?.split_once(":[")?;
+    let number: u32 = number.parse().ok()?;
+    let first = match kind {
+        "ipc" => 0xefff_ffff,
+        "uts" => 0xefff_fffe,
+        "user" => 0xefff_fffd,
+        "pid" => 0xefff_fffc,
+        "cgroup" => 0xefff_fffb,
+        "time" => 0xefff_fffa,
+        _ => return Some(number.to_string()),
+    };
+    Some(if number == first { "initial" } else { "own" }.to_owned())
+}
+
+/// What the calls of a job reach: `gvisor` is a kernel of its own in a process of the host, `linux` the host's. From /proc/version.
+pub(crate) fn kernel_kind(version: &str) -> &'static str {
+    // Of releases before 2025 the whole line never changed; later ones have the name in it.
+    let gvisor = version.contains("gvisor") || version.contains("#1 SMP Sun Jan 10 15:06:54 PST 2016");
+    if gvisor { "gvisor" } else { "linux" }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,6 +127,22 @@ mod tests {
         assert_eq!(places, [("/", "overlay", false), ("/a\\040b", "tmpfs", true), ("/v", "ext4", false)]);
         assert!(found[1].has("nodev") && !found[1].has("nod"));
         assert_eq!(found[2].root, "/v");
+    }
+
+    #[test]
+    fn namespaces_are_the_machines_or_not() {
+        assert_eq!(namespace("ipc:[4026531839]").as_deref(), Some("initial"));
+        assert_eq!(namespace("pid:[4026531836]").as_deref(), Some("initial"));
+        assert_eq!(namespace("pid:[4026532201]").as_deref(), Some("own"));
+        assert_eq!(namespace("net:[4026531840]").as_deref(), Some("4026531840"));
+        assert_eq!((namespace("ipc"), namespace("ipc:[x]")), (None, None));
+    }
+
+    #[test]
+    fn a_kernel_of_its_own_is_known() {
+        assert_eq!(kernel_kind("Linux version 4.4.0 #1 SMP Sun Jan 10 15:06:54 PST 2016\n"), "gvisor");
+        assert_eq!(kernel_kind("Linux version 4.19.0-gvisor #1 SMP"), "gvisor");
+        assert_eq!(kernel_kind("Linux version 4.4.0-210-generic (buildd@x) #242-Ubuntu SMP"), "linux");
     }
 
     #[test]

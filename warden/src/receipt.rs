@@ -14,6 +14,8 @@ const VALUE_MAX: usize = 1024;
 /// Places whose mounts are described one by one, besides being in the list of writable ones.
 const DESCRIBED: [&str; 3] = ["/tmp", "/workspace", "/dev/shm"];
 
+const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
+
 /// Answers with the kernel's error number, 0 for success.
 type Try = fn() -> i32;
 
@@ -51,6 +53,12 @@ impl Receipt {
         facts.extend(mount_facts(&mounts));
         facts.extend(DESCRIBED.iter().filter_map(|place| described(&mounts, place)).flatten());
         facts.extend(read("/proc/net/dev").map(|dev| fact("interfaces", procfs::interfaces(&dev).join(","))));
+        facts.extend(NAMESPACES.iter().filter_map(|kind| {
+            let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
+            Some(fact(&format!("ns.{kind}"), procfs::namespace(link.to_str()?)?))
+        }));
+        facts.extend(read("/proc/version").map(|version| fact("kernel", procfs::kernel_kind(&version))));
+        facts.extend(read("/proc/sys/kernel/osrelease").map(|release| fact("kernel_release", release.trim())));
         facts.extend(read("/proc/sys/kernel/hostname").map(|name| fact("hostname", name.trim())));
         // Without a security module there is nothing to read, and that is an answer.
         let lsm = read("/proc/self/attr/current").unwrap_or_default();

@@ -4,7 +4,7 @@
 //! job but its image and its limits is ever part of the container's definition: the spec, its variables and its input
 //! travel to the warden by the protocol.
 
-use super::volume;
+use super::{runtimes, volume};
 use crate::executor::CellOrder;
 use crate::job::{ByteSize, Millis, OutputOverflow, OwnerId};
 use crate::protocol::wire::{CellSpec, Expect, Rlimit};
@@ -200,7 +200,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         lease_ms: order.lease.as_u64(),
         rlimits: rlimits(shape, limits),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
-        expect: expectations(shape, uid, limits),
+        expect: runtimes::adapt(expectations(shape, uid, limits), &shape.oci_runtime),
         silence_ms: spec.silence_timeout().map_or(0, Millis::as_u64),
         on_cancel: spec.on_cancel().map(|after| after.command.clone()).unwrap_or_default(),
         on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),

@@ -8,6 +8,7 @@ mod create;
 mod engine;
 mod leftovers;
 mod probe;
+mod runtimes;
 mod shims;
 mod sweep;
 mod uids;
