@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help demo test chaos sim schemathesis lint fmt bench seccomp engine images ci clean
+.PHONY: help demo test chaos sim schemathesis lint fmt bench seccomp toolchains engine images ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,8 +32,12 @@ sim: ## Runs of the simulated agent: SEEDS=1000000, or SEED=172 for one
 bench: ## Benchmarks, against a reference in the same run
 	@scripts/bench.sh
 
-seccomp: ## Prove the seccomp profile from inside a cell
+seccomp: ## Prove the seccomp profiles from inside a cell
 	@scripts/engine.sh >/dev/null && scripts/images.sh bash && scripts/seccomp-check.sh
+
+toolchains: ## Real jobs under the profiles: C, git, curl, node, Go, Rust, Java (an image of 1.6 GB)
+	@scripts/engine.sh >/dev/null && scripts/images.sh bash python tools && . scripts/lib.sh && find_cargo && \
+	  JOBCELL_TEST_ENGINE=required JOBCELL_TEST_TOOLS=required cargo test --locked --test it profiles:: -- --nocapture
 
 engine: ## Make sure that a Docker engine answers
 	@scripts/engine.sh

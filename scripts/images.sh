@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Makes the job images jobcell/bash and jobcell/python in the engine that DOCKER_HOST names (default: the local one).
+# Makes the job images jobcell/bash and jobcell/python, and jobcell/tools for tests, in the engine that DOCKER_HOST names (default: the local one).
 #
-#   scripts/images.sh [OPTION...] [NAME...]      NAME: bash, python; none means all
+#   scripts/images.sh [OPTION...] [NAME...]      NAME: bash, python, tools; none means the first two
 #     --method packages|dockerfile   packages: from Debian packages with mmdebstrap, no registry needed (Debian, root);
 #                                    dockerfile: `docker build` of deploy/images/NAME/Dockerfile, which pulls debian:bookworm-slim.
 #                                    Default: packages where that works, else dockerfile.

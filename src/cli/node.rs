@@ -6,14 +6,13 @@ use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::config::Config;
 use crate::executor::Arriving;
-use crate::executor::docker::{DockerExecutor, DockerSettings, Engine, EngineError, SECCOMP_DEFAULT, Shape};
+use crate::executor::docker::{DockerExecutor, DockerSettings, Engine, EngineError, Profiles, Shape};
 use crate::job::{Capacity, OwnerId, SpecRules};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
 use crate::telemetry::Metrics;
-use serde_json::Value;
 use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -38,27 +37,13 @@ pub(crate) fn rules(config: &Config) -> SpecRules {
     SpecRules { presets: Some(config.presets.keys().cloned().collect()) }
 }
 
-/// The seccomp profile as the engine takes it: without the comments, which would travel with every container. Errors: a
-/// named file that cannot be read or is no profile.
-pub(crate) fn seccomp(config: &Config) -> Result<String, Failure> {
-    let (name, text) = match &config.docker.seccomp_profile {
-        None => ("the built-in profile".to_owned(), SECCOMP_DEFAULT.to_owned()),
-        Some(path) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Failure::config(format!("docker.seccomp_profile: {}: {error}", path.display())))?;
-            (path.display().to_string(), text)
-        }
-    };
-    let bad =
-        |reason: String| Failure::config(format!("docker.seccomp_profile: {name}: {reason}; see seccomp/default.json"));
-    let mut profile: Value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
-    let rules = profile["syscalls"].as_array_mut().ok_or_else(|| bad("it has no list `syscalls`".to_owned()))?;
-    for rule in rules {
-        if let Some(rule) = rule.as_object_mut() {
-            rule.remove("comment");
-        }
-    }
-    Ok(profile.to_string())
+/// The seccomp profiles as the engine takes them. Errors: a named file that cannot be read or is no profile.
+pub(crate) fn seccomp(config: &Config) -> Result<Profiles, Failure> {
+    let profiles = Profiles::built_in(config.docker.seccomp);
+    let Some(path) = &config.docker.seccomp_profile else { return Ok(profiles) };
+    let bad = |reason: String| Failure::config(format!("docker.seccomp_profile: {}: {reason}", path.display()));
+    let own = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    profiles.with_default(&own).map_err(|reason| bad(format!("{reason}; see seccomp/default.json")))
 }
 
 /// Connects to the engine.
@@ -71,7 +56,7 @@ pub(crate) async fn connect(config: &Config) -> Result<Engine, EngineError> {
 pub(crate) fn executor(
     config: &Config,
     engine: Engine,
-    seccomp: String,
+    seccomp: Profiles,
     owner: OwnerId,
     stop: CancellationToken,
 ) -> DockerExecutor {

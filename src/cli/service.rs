@@ -7,7 +7,7 @@ use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
 use crate::config::Config;
 use crate::executor::Arriving;
-use crate::executor::docker::{DockerExecutor, Engine, EngineError};
+use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
 use crate::job::UnixMillis;
 use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
@@ -70,7 +70,7 @@ impl Signals {
 pub(super) struct Parts<'a> {
     pub(super) config: &'a Config,
     pub(super) home: &'a Home,
-    pub(super) seccomp: String,
+    pub(super) seccomp: Profiles,
     pub(super) backends: Vec<Arc<dyn Backend>>,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) logs: LogStore,
@@ -146,7 +146,7 @@ pub(super) fn exit_code(drained: Drained) -> u8 {
 async fn reach_engine(
     config: &Config,
     home: &Home,
-    seccomp: String,
+    seccomp: Profiles,
     stop: CancellationToken,
     arriving: &Arriving<DockerExecutor>,
 ) -> Result<Option<File>, Failure> {

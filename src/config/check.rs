@@ -2,7 +2,7 @@
 
 use super::keys::{Kind, kind};
 use super::maps::{BackendConfig, CheckLevel, PresetConfig};
-use crate::job::{BadUnit, ByteSize, Cpus, Millis, Problems};
+use crate::job::{BadUnit, ByteSize, Cpus, Millis, Problems, Seccomp};
 use crate::telemetry::{LogFormat, check_filter};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -116,6 +116,8 @@ pub struct DockerConfig {
     pub shared: bool,
     /// A file with another profile than the built-in one.
     pub seccomp_profile: Option<PathBuf>,
+    /// What a job gets that asks for nothing, and the least that any gets.
+    pub seccomp: Seccomp,
 }
 
 /// Log lines.
@@ -364,6 +366,17 @@ impl Reader<'_> {
         })
     }
 
+    fn seccomp(&mut self) -> Seccomp {
+        let text = self.text("docker.seccomp");
+        Seccomp::named(&text).unwrap_or_else(|| {
+            if !text.is_empty() {
+                let reason = format!("`{}` is not a profile", crate::job::shown(&text));
+                self.bad("docker.seccomp", reason, "write default, offline, strict or tripwire");
+            }
+            Seccomp::Default
+        })
+    }
+
     fn docker(&mut self, env: &BTreeMap<String, String>) -> DockerConfig {
         let mut host = self.text("docker.host");
         if host.is_empty() {
@@ -394,6 +407,7 @@ impl Reader<'_> {
             workspace_inodes: self.number("docker.workspace_inodes"),
             nofile: self.number("docker.nofile"),
             shared: self.flag("docker.shared"),
+            seccomp: self.seccomp(),
             seccomp_profile: Some(profile).filter(|path| !path.is_empty()).map(PathBuf::from),
         }
     }

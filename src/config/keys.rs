@@ -2,7 +2,7 @@
 //! test, the example file are all made from this table. `""` stands for a default that the check fills in.
 
 use super::HostFacts;
-use crate::job::{ByteSize, Cpus, Millis};
+use crate::job::{ByteSize, Cpus, Millis, Seccomp};
 use serde_json::{Map, Value, json};
 
 /// One key.
@@ -265,10 +265,16 @@ pub(super) static KEYS: &[Key] = &[
         "True: agents of other installations use this engine too. Otherwise a second one on this host is refused.",
     ),
     key(
+        "docker.seccomp",
+        Kind::Choice(&Seccomp::NAMES),
+        |_| json!("default"),
+        "The seccomp profile of a job that does not ask for one, and the least that one may ask for. seccomp/README.md says what each takes away.",
+    ),
+    key(
         "docker.seccomp_profile",
         Kind::Text,
         |_| json!(""),
-        "A file with a seccomp profile in Docker's JSON form. Empty: the built-in one, seccomp/default.json. The receipt's tests of calls still apply: a profile that lets through what they try runs no job.",
+        "A file with a seccomp profile in Docker's JSON form, in place of the profile `default`. Empty: the built-in one, seccomp/default.json. The receipt's tests of calls still apply: a profile that lets through what they try runs no job.",
     ),
     key(
         "logs.sync_every",

@@ -92,6 +92,13 @@ pub enum Cause {
         /// The kernel's reason.
         reason: String,
     },
+    /// It made a system call that its seccomp profile ends jobs for.
+    PolicyViolation {
+        /// The call; `None` when the kernel ended the process and nobody saw the call.
+        call: Option<String>,
+        /// What the process called itself, which the job may choose; `None` as above.
+        program: Option<String>,
+    },
     /// The working directory cannot be entered.
     WorkdirUnusable {
         /// The directory.
@@ -186,6 +193,7 @@ impl Cause {
             Self::OutOfMemory { .. } => "out_of_memory",
             Self::ProgramNotFound { .. } => "program_not_found",
             Self::ProgramNotExecutable { .. } => "program_not_executable",
+            Self::PolicyViolation { .. } => "policy_violation",
             Self::WorkdirUnusable { .. } => "workdir_unusable",
             Self::Timeout { .. } => "timeout",
             Self::Silence { .. } => "silence",
@@ -214,6 +222,7 @@ impl Cause {
             | Self::OutOfMemory { .. }
             | Self::ProgramNotFound { .. }
             | Self::ProgramNotExecutable { .. }
+            | Self::PolicyViolation { .. }
             | Self::WorkdirUnusable { .. } => Verdict::Failed,
             Self::Timeout { .. } | Self::Silence { .. } => Verdict::TimedOut,
             Self::Canceled => Verdict::Canceled,
@@ -251,7 +260,9 @@ impl Cause {
             | Self::LeaseExpired
             | Self::AgentLost { .. }
             | Self::Stuck { .. } => Class::Infrastructure,
-            Self::Canceled
+            // It would make the same call again.
+            Self::PolicyViolation { .. }
+            | Self::Canceled
             | Self::ImageMissing { .. }
             | Self::PresetMissing { .. }
             | Self::TooLarge { .. }
@@ -280,6 +291,8 @@ impl Cause {
             // Signals are 1..=64.
             Self::Signal { signal } => 128 + (*signal & 0x7f) as u8,
             Self::OutOfMemory { .. } => 137,
+            // As for SIGSYS, by which the kernel ends a process for a system call.
+            Self::PolicyViolation { .. } => 159,
             Self::ProgramNotFound { .. } => 127,
             Self::ProgramNotExecutable { .. } | Self::WorkdirUnusable { .. } => 126,
             Self::Timeout { .. } | Self::Silence { .. } => 124,
@@ -297,6 +310,13 @@ impl Cause {
             }
             Self::ProgramNotExecutable { .. } => {
                 "check that it is an executable file for x86-64 with a valid interpreter line".into()
+            }
+            Self::PolicyViolation { .. } => {
+                "find out whether the job is what its owner believes; if it is, run it with another `seccomp` profile"
+                    .into()
+            }
+            Self::Signal { signal: 31 } => {
+                "its seccomp profile kills for 32-bit and x32 system calls: use 64-bit programs".into()
             }
             Self::WorkdirUnusable { .. } => "use /workspace, or a directory of the image".into(),
             Self::Timeout { limit } => format!("raise `timeout` above {limit}, or find what the job waits for"),
@@ -341,6 +361,13 @@ impl fmt::Display for Cause {
             }
             Self::ProgramNotFound { program } => write!(f, "`{program}` was not found in the cell"),
             Self::ProgramNotExecutable { program, reason } => write!(f, "`{program}` cannot be executed: {reason}"),
+            Self::PolicyViolation { call: Some(call), program } => {
+                write!(f, "made the system call {call}, which ends a job under its seccomp profile")?;
+                program.as_ref().map_or(Ok(()), |program| write!(f, " (process `{program}`)"))
+            }
+            Self::PolicyViolation { call: None, .. } => {
+                f.write_str("made a 32-bit or x32 system call, or one that a filter of its own kills for (SIGSYS)")
+            }
             Self::WorkdirUnusable { workdir, reason } => {
                 write!(f, "working directory `{workdir}` cannot be used: {reason}")
             }
@@ -408,6 +435,8 @@ mod tests {
             Cause::ExitCode { exit_code: 3 },
             Cause::OutOfMemory { limit: ByteSize::from_mib(1), peak: ByteSize::from_mib(2) },
             Cause::Canceled,
+            Cause::PolicyViolation { call: Some("bpf".into()), program: Some("x".into()) },
+            Cause::PolicyViolation { call: None, program: None },
             Cause::CellWeaker { mismatches: vec![] },
             Cause::AgentLost { attempts: 3 },
             Cause::Stuck { phase: Phase::Claimed, limit: Millis::new(5) },

@@ -22,7 +22,7 @@ pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals,
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub(crate) use spec::check_labels;
 pub use spec::{
-    Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, OnCancel, OutputOverflow, Program, Requires,
-    Resources, Retry, Source, SpecRules, Wanted, parse_json,
+    Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel, OutputOverflow,
+    Program, Requires, Resources, Retry, Seccomp, Source, SpecRules, Wanted, parse_json,
 };
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

@@ -8,12 +8,14 @@ mod image;
 mod json;
 mod requires;
 mod retry;
+mod seccomp;
 mod stop;
 
 pub(crate) use check::labels as check_labels;
 pub use json::parse_json;
 pub use requires::{Requires, Wanted};
 pub use retry::Retry;
+pub use seccomp::{NoCommonProfile, Seccomp};
 pub use stop::{OnCancel, OutputOverflow};
 
 use super::{ByteSize, Cpus, Millis, Problems};
@@ -118,6 +120,8 @@ pub struct JobSpec {
     lost_after: Option<Millis>,
     resources: Resources,
     network: NetworkMode,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seccomp: Option<Seccomp>,
     labels: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "Requires::is_empty")]
     requires: Requires,
@@ -219,6 +223,10 @@ impl JobSpec {
     /// What the cell may reach.
     pub fn network(&self) -> NetworkMode {
         self.network
+    }
+    /// Which system calls it may make; without it, the operator's choice.
+    pub fn seccomp(&self) -> Option<Seccomp> {
+        self.seccomp
     }
     /// Labels for people and filters.
     pub fn labels(&self) -> &BTreeMap<String, String> {

@@ -6,8 +6,8 @@ use super::private::Private;
 use super::stage::{JOBCELL, Up, cause, docker, engine, id, said, until};
 use jobcell::agent::{Agent, AgentSettings, Drained, SweepTimes};
 use jobcell::backend::{Backend, Embedded, Local, QueueSettings};
-use jobcell::executor::docker::{DockerExecutor, DockerSettings, Engine, SECCOMP_DEFAULT, Shape};
-use jobcell::job::{ByteSize, Capacity, Cpus, JobSpec, Millis, OwnerId, Phase, SpecRules};
+use jobcell::executor::docker::{DockerExecutor, DockerSettings, Engine, Profiles, Shape};
+use jobcell::job::{ByteSize, Capacity, Cpus, JobSpec, Millis, OwnerId, Phase, Seccomp, SpecRules};
 use jobcell::journal::MemoryJournal;
 use jobcell::logstore::LogStore;
 use jobcell::protocol::agent::Announcement;
@@ -270,7 +270,7 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
     let engine = Engine::connect(&host, limit, limit).await.expect("answers");
     let shape = Shape {
         oci_runtime: String::new(),
-        seccomp: SECCOMP_DEFAULT.to_owned(),
+        seccomp: Profiles::built_in(Seccomp::Default),
         tmp_size: ByteSize::from_mib(16),
         tmp_inodes: 1000,
         workspace_size: ByteSize::from_mib(16),

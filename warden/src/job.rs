@@ -56,6 +56,10 @@ pub(crate) struct Job {
     clean_up: Option<(Plan, u64)>,
     cleaning: Option<Cleaning>,
     cleaned: Option<CleanUp>,
+    /// Where calls are told that no honest job makes.
+    tripwire: Option<OwnedFd>,
+    /// What tripped it; empty when the kernel ended a process and nobody saw the call.
+    tripped: Option<String>,
 }
 
 /// The command that runs after a stop.
@@ -90,6 +94,7 @@ impl Job {
         clean_up: Option<Plan>,
         spec: &CellSpec,
         stdin: Option<File>,
+        tripwire: Option<OwnedFd>,
     ) -> Result<Self, (&'static str, i32)> {
         let step = |name: &'static str| move |error: io::Error| (name, error.raw_os_error().unwrap_or(sys::EIO));
         let stdin = OwnedFd::from(match stdin {
@@ -128,6 +133,8 @@ impl Job {
             clean_up: clean_up.map(|plan| (plan, u64::from(spec.on_cancel_ms) * MS)),
             cleaning: None,
             cleaned: None,
+            tripwire,
+            tripped: None,
         })
     }
 
@@ -142,6 +149,11 @@ impl Job {
     /// The descriptor that tells how the start went, while that is not known.
     pub(crate) fn report_fd(&self) -> Option<RawFd> {
         self.report.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// The descriptor that tells of calls, until the first one.
+    pub(crate) fn tripwire_fd(&self) -> Option<RawFd> {
+        self.tripwire.as_ref().filter(|_| self.tripped.is_none()).map(AsRawFd::as_raw_fd)
     }
 
     /// The pipe of a stream, while it is to be waited for.
@@ -217,11 +229,39 @@ impl Job {
         send(self.ladder.tick(now));
     }
 
+    /// Ends everything when a call was made that no honest job makes. Its process waits in the call, which never returns.
+    pub(crate) fn listen(&mut self) {
+        let Some(fd) = self.tripwire_fd() else { return };
+        let Some(caught) = sys::caught(fd) else { return };
+        let name = std::fs::read_to_string(format!("/proc/{}/comm", caught.pid)).unwrap_or_default();
+        self.trip(caught.told(name.trim_end()));
+    }
+
+    fn trip(&mut self, what: String) {
+        self.tripped = Some(what);
+        send(self.ladder.order(Level::Now, ladder::TRIPWIRE, 0, sys::boot_ns()));
+        // Also where the ladder has killed before: the command that runs after a stop.
+        sys::signal_all(sys::SIGKILL);
+    }
+
+    /// The kernel kills for calls by the entries for other architectures, which nobody is told of. Only children of ours are seen.
+    fn tripped_by(&mut self, status: Status) {
+        if self.tripwire_fd().is_some() && status == Status::Signaled(sys::SIGSYS) {
+            self.trip(String::new());
+        }
+    }
+
     /// Takes processes that have ended, and the word of the child about its start.
     pub(crate) fn look(&mut self) -> Found {
         let mut found = Found { started: self.read_report(), again: true };
         for _ in 0..REAPS_PER_TURN {
-            match sys::reap() {
+            let reaped = sys::reap();
+            if let Reaped::Child { status, .. } = reaped {
+                // Before anybody is killed who may wait in a call.
+                self.listen();
+                self.tripped_by(status);
+            }
+            match reaped {
                 Reaped::Child { pid, status } if pid == self.main && self.main_ended.is_none() => {
                     // It may have failed, or run and ended, since its report was looked at.
                     found.started |= self.read_report();
@@ -369,7 +409,7 @@ impl Job {
             last_seq,
             kind,
             code,
-            step: self.failed.map(|(step, _)| step.to_owned()).unwrap_or_default(),
+            step: self.tripped.clone().or(self.failed.map(|(step, _)| step.to_owned())).unwrap_or_default(),
             stop_reason: self.ladder.reason(),
             // What never ran has no start.
             started_us: if self.failed.is_some() { 0 } else { self.began_us },

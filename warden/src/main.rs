@@ -6,6 +6,7 @@
 //!
 //! - `wire` frames and messages · `inbox`, `outbox` what is said · `ring` unacknowledged output · `ladder` how to stop
 //! - `procfs`, `cgroup` what the kernel says · `plan` from spec to exec
+//! - `tripwire` calls that end the job
 //! - `receipt` the isolation in force · `intake` the spec's sections · `source` the job's pipes · `job` its processes
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
 
@@ -26,6 +27,7 @@ mod serve;
 mod source;
 #[allow(clippy::cast_possible_truncation, reason = "numbers of system calls and C's int are what they are")]
 mod sys;
+mod tripwire;
 #[allow(dead_code, unused_imports, reason = "the agent's half is not used here")]
 mod wire;
 

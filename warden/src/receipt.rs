@@ -20,12 +20,14 @@ const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "ut
 type Try = fn() -> i32;
 
 /// Each name with what it tries. The namespace comes last: it changes the child where it succeeds.
-const TRIES: [(&str, Try); 11] = [
+const TRIES: [(&str, Try); 13] = [
     ("mount", tries::mount),
     ("io_uring", tries::io_uring),
     ("socket_vsock", tries::socket_vsock),
     ("socket_alg", tries::socket_alg),
     ("raw_socket", tries::raw_socket),
+    ("socket_inet", tries::socket_inet),
+    ("sysv_shm", tries::sysv_shm),
     ("bpf", tries::bpf),
     ("keyctl", tries::keyctl),
     ("prlimit_pid1", tries::prlimit_pid1),

@@ -20,6 +20,7 @@ use crate::plan;
 use crate::receipt::{self, Receipt};
 use crate::ring::{RING_BYTES, Ring};
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
+use crate::tripwire;
 use crate::wire::{Exit, FromWarden, Mismatch, ToWarden, VERSION, WardenState, unmet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -135,16 +136,17 @@ impl Warden {
             entry(job.and_then(|job| job.report_fd()), POLLIN),
             entry(source(0), POLLIN),
             entry(source(1), POLLIN),
+            entry(job.and_then(|job| job.tripwire_fd()), POLLIN),
         ];
         let at_once = self.reap_again || job.is_some_and(|job| room && job.must_read());
         let wake_at = if at_once { Some(now) } else { self.wake_at(now, reads) };
         sys::poll(&mut fds, wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP_NS)));
-        let [input, output, signals, report, ..] = fds.map(|fd| fd.ready());
+        let [input, output, signals, report, _, _, tripped] = fds.map(|fd| fd.ready());
         self.blocked &= !output;
         if signals {
             sys::drain_signals(&self.signals);
         }
-        Ready { input, children: signals || report }
+        Ready { input, children: signals || report, tripped }
     }
 
     fn wake_at(&self, now: u64, reads: bool) -> Option<u64> {
@@ -295,7 +297,15 @@ impl Warden {
             Ok(plans) => plans,
             Err(text) => return self.refuse_spec(&text),
         };
-        match Job::start(&plan, clean_up, &complete.spec, complete.stdin) {
+        let tripwire = match complete.spec.tripwire.then(|| sys::tripwire(&tripwire::program(tripwire::TRIPS))) {
+            None => None,
+            Some(Ok(fd)) => Some(fd),
+            // The job asked for it, so it does not run without.
+            Some(Err(error)) => {
+                return self.ended(job::never_started("tripwire", error.raw_os_error().unwrap_or(sys::EIO)));
+            }
+        };
+        match Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire) {
             Ok(job) => self.phase = Phase::Running(Box::new(job)),
             Err((step, error)) => self.ended(job::never_started(step, error)),
         }
@@ -347,6 +357,9 @@ impl Warden {
             while ready.children && matches!(sys::reap(), sys::Reaped::Child { .. }) {}
             return;
         };
+        if ready.tripped {
+            job.listen();
+        }
         if ready.children || self.reap_again {
             let found = job.look();
             self.reap_again = found.again;
@@ -454,6 +467,7 @@ impl Warden {
 struct Ready {
     input: bool,
     children: bool,
+    tripped: bool,
 }
 
 /// A state that this program does not reach; told rather than trusted.

@@ -3,6 +3,7 @@
 //! Owns every `unsafe` block of this program; each says why it is sound. Must never decide anything: it calls, and hands
 //! back what the kernel said.
 
+use crate::tripwire::{Caught, Instruction};
 use crate::wire::Rlimit;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_uint, c_ulong, c_void};
 use std::fs::File;
@@ -12,6 +13,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 pub(crate) const SIGKILL: i32 = 9;
 pub(crate) const SIGTERM: i32 = 15;
 pub(crate) const SIGCONT: i32 = 18;
+pub(crate) const SIGSYS: i32 = 31;
 pub(crate) const POLLIN: i16 = 1;
 pub(crate) const POLLOUT: i16 = 4;
 pub(crate) const ENOENT: i32 = 2;
@@ -114,6 +116,7 @@ unsafe extern "C" {
     fn _exit(code: c_int) -> !;
     fn fcntl(fd: c_int, command: c_int, ...) -> c_int;
     fn fork() -> c_int;
+    fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
     fn getrlimit(resource: c_int, to: *mut [u64; 2]) -> c_int;
     fn getrusage(who: c_int, to: *mut Rusage) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
@@ -296,6 +299,55 @@ fn crc32c_update(state: u32, bytes: &[u8]) -> u32 {
     let wide = words.iter().fold(u64::from(state), |sum, word| _mm_crc32_u64(sum, u64::from_le_bytes(*word)));
     // The instruction leaves the upper half zero.
     rest.iter().fold(wide as u32, |sum, byte| _mm_crc32_u8(sum, *byte))
+}
+
+/// Puts a filter on this process and all that it starts from now on, and gives the descriptor by which calls are told that it hands over.
+pub(crate) fn tripwire(program: &[Instruction]) -> io::Result<OwnedFd> {
+    const SYS_SECCOMP: c_long = 317;
+    const SET_MODE_FILTER: c_uint = 1;
+    const NEW_LISTENER: c_ulong = 8;
+    /// The kernel's `struct sock_fprog`.
+    #[repr(C)]
+    struct Program {
+        count: u16,
+        first: *const Instruction,
+    }
+    let program = Program { count: program.len() as u16, first: program.as_ptr() };
+    // SAFETY: the program and its instructions live through the call, and the kernel copies them. The descriptor is new, and so ours alone;
+    // the kernel closes it on exec.
+    unsafe {
+        let fd = syscall(SYS_SECCOMP, SET_MODE_FILTER, NEW_LISTENER, std::ptr::from_ref(&program));
+        Ok(OwnedFd::from_raw_fd(checked(fd as c_int)?))
+    }
+}
+
+/// Takes a call that waits to be told, if there is one whose process is still there.
+pub(crate) fn caught(listener: RawFd) -> Option<Caught> {
+    const NOTIF_RECV: c_ulong = 0xc050_2100;
+    /// The kernel's `struct seccomp_notif`.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Notification {
+        id: u64,
+        pid: u32,
+        flags: u32,
+        number: c_int,
+        architecture: u32,
+        instruction: u64,
+        arguments: [u64; 6],
+    }
+    let mut ready = [PollFd::new(listener, POLLIN)];
+    // Without this the next call would wait for one.
+    poll(&mut ready, Some(0));
+    if !ready[0].ready() {
+        return None;
+    }
+    let mut told = Notification::default();
+    // SAFETY: `told` is as the kernel wants it, zeroed, and of the size that the request's number says.
+    if unsafe { ioctl(listener, NOTIF_RECV, std::ptr::from_mut(&mut told)) } < 0 {
+        return None;
+    }
+    Some(Caught { pid: told.pid, number: told.number.cast_unsigned(), arguments: told.arguments })
 }
 
 /// Sends a signal to every process of the cell but this one. Only process 1 of its own namespace may ask for this:
@@ -524,6 +576,7 @@ pub(crate) fn try_in_child<const N: usize>(tries: [fn() -> i32; N]) -> io::Resul
 pub(crate) mod tries {
     use super::{c_long, errno, syscall};
 
+    const SHMGET: c_long = 29;
     const SOCKET: c_long = 41;
     const PTRACE: c_long = 101;
     const SETPRIORITY: c_long = 141;
@@ -571,6 +624,16 @@ pub(crate) mod tries {
 
     pub(crate) fn socket_alg() -> i32 {
         socket(38, 5, 0)
+    }
+
+    /// TCP over IPv4, which is not always to be refused.
+    pub(crate) fn socket_inet() -> i32 {
+        socket(2, 1, 0)
+    }
+
+    /// A segment of no size, which is EINVAL where the call is let through. Not always to be refused.
+    pub(crate) fn sysv_shm() -> i32 {
+        attempt(SHMGET, [0, 0, 0, 0, 0])
     }
 
     /// ICMP by hand.

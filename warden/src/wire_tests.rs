@@ -107,6 +107,7 @@ fn the_spec_round_trips() {
         on_cancel: vec!["rm".into()],
         on_cancel_ms: 6,
         drop_output: true,
+        tripwire: true,
     };
     let mut bytes = Vec::new();
     spec.encode(&mut bytes);

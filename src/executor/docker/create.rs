@@ -4,9 +4,9 @@
 //! job but its image and its limits is ever part of the container's definition: the spec, its variables and its input
 //! travel to the warden by the protocol.
 
-use super::{runtimes, volume};
+use super::{profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
-use crate::job::{ByteSize, Millis, OutputOverflow, OwnerId};
+use crate::job::{ByteSize, Millis, OutputOverflow, OwnerId, Seccomp};
 use crate::protocol::wire::{CellSpec, Expect, Rlimit};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
@@ -16,10 +16,6 @@ use std::collections::HashMap;
 
 /// Behind it, in the warden's arguments, is whose cell it is.
 pub(super) const OWNER_ARGUMENT: &str = "--owner";
-
-/// Our own seccomp profile: never the engine's, which differs from version to version and lets through what it should
-/// not.
-pub const SECCOMP_DEFAULT: &str = include_str!("../../../seccomp/default.json");
 
 /// What the warden needs beside the job: its ring, and its own pages.
 const WARDEN_RESERVE: ByteSize = ByteSize::from_mib(8);
@@ -39,8 +35,8 @@ const OUTPUT_PIPE_BYTES: u32 = 1 << 20;
 pub struct Shape {
     /// The OCI runtime; empty for the engine's default.
     pub oci_runtime: String,
-    /// The seccomp profile, as the JSON text that the engine takes.
-    pub seccomp: String,
+    /// The seccomp profiles.
+    pub seccomp: Profiles,
     /// Size of /tmp.
     pub tmp_size: ByteSize,
     /// Files in /tmp.
@@ -60,10 +56,18 @@ pub(super) struct Plan {
     pub(super) cell_spec: CellSpec,
 }
 
-/// Plans the cell of `order` for user `uid`.
-pub(super) fn plan(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId) -> Plan {
+/// Plans the cell of `order` under `profile` for user `uid`.
+pub(super) fn plan(order: &CellOrder, shape: &Shape, profile: Seccomp, uid: u32, owner: &OwnerId) -> Plan {
     let limits = limits(order, shape);
-    Plan { container: container(order, shape, uid, owner, limits), cell_spec: cell_spec(order, shape, uid, limits) }
+    let mut container = container(order, shape, uid, owner, limits);
+    if let Some(host) = &mut container.host_config {
+        let filter = format!("seccomp={}", shape.seccomp.text(profile));
+        host.security_opt = Some(vec!["no-new-privileges".to_owned(), filter]);
+    }
+    let mut cell_spec = cell_spec(order, shape, uid, limits);
+    cell_spec.tripwire = profile == Seccomp::Tripwire;
+    cell_spec.expect.extend(filter_expectations(profile));
+    Plan { container, cell_spec }
 }
 
 /// What the cgroup is told.
@@ -99,7 +103,6 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         privileged: Some(false),
-        security_opt: Some(vec!["no-new-privileges".to_owned(), format!("seccomp={}", shape.seccomp)]),
         network_mode: Some("none".to_owned()),
         ipc_mode: Some("private".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
@@ -205,6 +208,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         on_cancel: spec.on_cancel().map(|after| after.command.clone()).unwrap_or_default(),
         on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),
         drop_output: spec.output_overflow() == OutputOverflow::Drop,
+        tripwire: false,
     }
 }
 
@@ -228,8 +232,6 @@ fn rlimits(shape: &Shape, limits: Limits) -> Vec<Rlimit> {
 /// The isolation that the warden must find before it starts anything.
 fn expectations(shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
     let none = "0000000000000000";
-    // Not EINVAL or EFAULT: these mean that the call got past the filter.
-    let refused = "EPERM,ENOSYS,EACCES,EAFNOSUPPORT";
     let mut all = vec![
         Expect::eq("pid", "1"),
         Expect::eq("uid", &uid.to_string()),
@@ -258,13 +260,26 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
         all.push(Expect::eq(&format!("mount.{place}.nosuid"), "1"));
         all.push(Expect::eq(&format!("mount.{place}.nodev"), "1"));
     }
-    for tried in
-        ["unshare_user", "mount", "io_uring", "socket_vsock", "socket_alg", "ptrace", "raw_socket", "bpf", "keyctl"]
-    {
-        all.push(Expect::one_of(&format!("try.{tried}"), refused));
-    }
-    // Only our own profile refuses these two: they tell it from the engine's.
+    all
+}
+
+/// That the filter is the one that was asked for, told by what was tried.
+fn filter_expectations(profile: Seccomp) -> Vec<Expect> {
+    // Not EINVAL or EFAULT: these mean that the call got past the filter.
+    let refused = "EPERM,ENOSYS,EACCES,EAFNOSUPPORT";
+    let tries =
+        ["unshare_user", "mount", "io_uring", "socket_vsock", "socket_alg", "ptrace", "raw_socket", "bpf", "keyctl"];
+    let mut all: Vec<Expect> = tries.map(|tried| Expect::one_of(&format!("try.{tried}"), refused)).into();
+    // Only our own profiles refuse these two: they tell them from the engine's.
     all.push(Expect::eq("try.prlimit_pid1", "EPERM"));
     all.push(Expect::eq("try.setpriority_pid1", "EPERM"));
+    // And these tell ours from each other.
+    all.extend(match profile {
+        Seccomp::Default => None,
+        Seccomp::Offline => Some(Expect::eq("try.socket_inet", "EAFNOSUPPORT")),
+        Seccomp::Strict => Some(Expect::eq("try.sysv_shm", "EPERM")),
+        // The answer where nobody listens yet; the warden does before it starts the job.
+        Seccomp::Tripwire => Some(Expect::eq("try.unshare_user", "ENOSYS")),
+    });
     all
 }

@@ -8,16 +8,18 @@ mod create;
 mod engine;
 mod leftovers;
 mod probe;
+mod profiles;
 mod runtimes;
 mod shims;
 mod sweep;
 mod uids;
 mod volume;
 
-pub use create::{SECCOMP_DEFAULT, Shape};
+pub use create::Shape;
 pub use engine::{Engine, EngineError};
 pub use leftovers::{Kind, Leftover, Scope, find as find_leftovers, remove as remove_leftover};
 pub use probe::{EngineFacts, probe};
+pub use profiles::Profiles;
 pub use volume::{WARDEN, warden_build};
 
 use super::{Cell, CellOrder, Executor, Link, NoCell, Present, Seen};
@@ -104,13 +106,15 @@ impl Executor for DockerExecutor {
 
     async fn acquire(&self, order: &CellOrder) -> Result<(DockerCell, Link), NoCell> {
         let inner = &self.inner;
+        let shape = &inner.settings.shape;
+        let profile = shape.seccomp.in_force(order.spec.seccomp()).map_err(NoCell::Failed)?;
         let uid = inner.uids.take().ok_or_else(|| {
             NoCell::Unavailable(
                 "every user id of docker.uid_range is in use; make it larger than agent.slots".to_owned(),
             )
         })?;
         let name = order.attempt.cell_name(&inner.owner);
-        let plan = create::plan(order, &inner.settings.shape, uid.number(), &inner.owner);
+        let plan = create::plan(order, shape, profile, uid.number(), &inner.owner);
         let cell = DockerCell { inner: Arc::clone(inner), id: name.clone(), spec: plan.cell_spec, _uid: uid };
 
         // A second try is for one thing only: the warden's volume was removed by hand since it was made sure of.
@@ -167,7 +171,10 @@ impl Executor for DockerExecutor {
         let inner = &self.inner;
         let name = order.attempt.cell_name(&inner.owner);
         let uid = inner.found().remove(&name).ok_or("nobody knows its user id")?;
-        let spec = create::plan(order, &inner.settings.shape, uid.number(), &inner.owner).cell_spec;
+        let shape = &inner.settings.shape;
+        // It has its filter, and its warden has looked at it: what the settings want by now is for cells to come.
+        let profile = order.spec.seccomp().unwrap_or_default();
+        let spec = create::plan(order, shape, profile, uid.number(), &inner.owner).cell_spec;
         Ok(DockerCell { inner: Arc::clone(inner), id: name, spec, _uid: uid })
     }
 

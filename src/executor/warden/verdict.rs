@@ -26,6 +26,7 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
         3 => return Cause::Silence { limit: spec.silence_timeout().unwrap_or(Millis::new(0)) },
         4 => return Cause::AgentStopped,
         5 => return Cause::LeaseExpired,
+        7 => return policy_violation(&exit.step),
         other => return Cause::WardenFault { reason: format!("it stopped the job for the unknown reason {other}") },
     }
     match exit.kind {
@@ -48,6 +49,14 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
     }
 }
 
+/// What the warden says of a call that tripped it: the call, the number of its process, and what that calls itself. The last is the job's
+/// own text.
+fn policy_violation(told: &str) -> Cause {
+    let mut words = told.splitn(3, ' ').map(crate::job::shown).filter(|word| !word.is_empty());
+    let (call, _, program) = (words.next(), words.next(), words.next());
+    Cause::PolicyViolation { call, program }
+}
+
 /// What the job used.
 pub(super) fn usage(exit: &Exit) -> Usage {
     Usage {
@@ -63,5 +72,23 @@ pub(super) fn usage(exit: &Exit) -> Usage {
             ExitKind::Signaled => end.code.saturating_add(128),
             ExitKind::StartFailed => 127,
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tripped_a_job_is_told_in_words_that_cannot_harm() {
+        let cause = |told: &str| match policy_violation(told) {
+            Cause::PolicyViolation { call, program } => (call, program),
+            other => panic!("{other}"),
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(cause("unshare(0x10000000) 12 sh"), (some("unshare(0x10000000)"), some("sh")));
+        assert_eq!(cause("bpf 12 a b\u{1b}[2J"), (some("bpf"), some("a b\\u{1b}[2J")));
+        assert_eq!(cause("bpf 12 "), (some("bpf"), None));
+        assert_eq!(cause(""), (None, None));
     }
 }

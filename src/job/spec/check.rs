@@ -2,7 +2,7 @@
 
 use super::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, image, requires,
-    retry, stop,
+    retry, seccomp, stop,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -81,6 +81,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
     }
     let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
     network(&mut fields, p);
+    let seccomp = seccomp::check(&mut fields, p);
     let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
     let requires = fields.map("requires", p).map(|map| requires::check(map, p)).unwrap_or_default();
     let retry = fields.map("retry", p).map(|map| retry::check(map, p)).unwrap_or_default();
@@ -107,6 +108,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             lost_after,
             resources,
             network: NetworkMode::None,
+            seccomp,
             labels,
             requires,
             retry,

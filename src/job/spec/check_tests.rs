@@ -88,6 +88,8 @@ fn every_class_of_bad_field_is_named_by_its_path() {
         (with("resources", json!({"disk": "1GiB"})), "resources.disk"),
         (with("resources", json!({"memroy": "1GiB"})), "resources.memroy"),
         (with("network", json!("host")), "network"),
+        (with("seccomp", json!("unconfined")), "seccomp"),
+        (with("seccomp", json!(["strict"])), "seccomp"),
         (with("labels", json!({"a b": "x"})), "labels.a b"),
         (with("priority", json!(1000)), "priority"),
         (with("priority", json!(1.5)), "priority"),

@@ -72,6 +72,7 @@ pub(crate) enum Cause {
     OutOfMemory { limit: Size, peak: Size },
     ProgramNotFound { program: String },
     ProgramNotExecutable { program: String, reason: String },
+    PolicyViolation { call: Option<String>, program: Option<String> },
     WorkdirUnusable { workdir: String, reason: String },
     Timeout { limit: Span },
     Silence { limit: Span },
@@ -205,6 +206,16 @@ pub(crate) struct Resources {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Network {
     None,
+}
+
+/// Which system calls a job may make.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Seccomp {
+    Default,
+    Offline,
+    Strict,
+    Tripwire,
 }
 
 /// What the agent has to be. All of it has to hold.
@@ -398,6 +409,8 @@ pub(crate) struct JobSpec {
     lost_after: Option<Span>,
     resources: Resources,
     network: Network,
+    #[schema(nullable = false)]
+    seccomp: Option<Seccomp>,
     labels: BTreeMap<String, String>,
     #[schema(nullable = false)]
     requires: Option<Requires>,
@@ -558,6 +571,8 @@ pub(crate) struct NewJob {
     lost_after: Option<TextOrNumber>,
     resources: Option<NewResources>,
     network: Option<Network>,
+    /// Default: the agent's `docker.seccomp`, and nothing weaker than that is ever in force.
+    seccomp: Option<Seccomp>,
     labels: Option<BTreeMap<String, TextOrNumber>>,
     requires: Option<Requires>,
     retry: Option<NewRetry>,

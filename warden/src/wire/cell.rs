@@ -147,6 +147,8 @@ pub struct CellSpec {
     pub on_cancel_ms: u32,
     /// Output that has no room is dropped and counted; otherwise the job waits.
     pub drop_output: bool,
+    /// The job is ended when it makes a call that no honest job makes, and the call is told.
+    pub tripwire: bool,
 }
 
 impl CellSpec {
@@ -168,14 +170,15 @@ impl CellSpec {
             .u64(self.silence_ms)
             .list(&self.on_cancel, |w, item| w.text(item))
             .u32(self.on_cancel_ms)
-            .u8(u8::from(self.drop_output));
+            // One bit each.
+            .u8(u8::from(self.drop_output) | u8::from(self.tripwire) << 1);
         out.extend_from_slice(&writer.0);
     }
 
     /// Reads what [`encode`](Self::encode) wrote.
     pub fn decode(bytes: &[u8]) -> Result<Self, BadPayload> {
         let mut r = Reader(bytes);
-        let spec = Self {
+        let mut spec = Self {
             attempt: r.text()?,
             argv: r.list(|r| r.text())?,
             env: r.list(|r| Ok((r.bytes()?.to_vec(), r.bytes()?.to_vec())))?,
@@ -195,8 +198,11 @@ impl CellSpec {
             silence_ms: r.u64()?,
             on_cancel: r.list(|r| r.text())?,
             on_cancel_ms: r.u32()?,
-            drop_output: r.u8()? != 0,
+            drop_output: false,
+            tripwire: false,
         };
+        let bits = r.u8()?;
+        (spec.drop_output, spec.tripwire) = (bits & 1 != 0, bits & 2 != 0);
         r.end()?;
         Ok(spec)
     }

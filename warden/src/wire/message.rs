@@ -45,7 +45,8 @@ pub enum ToWarden {
     Stop {
         /// 0: TERM, grace, KILL. 1: KILL now.
         level: u8,
-        /// 1 cancel, 2 timeout, 3 silence, 4 drain, 5 lease, 6 forced; a higher one replaces a lower one.
+        /// 1 cancel, 2 timeout, 3 silence, 4 drain, 5 lease, 6 forced; a higher one replaces a lower one. 7 is the
+        /// warden's own: the tripwire.
         reason: u8,
         /// Between TERM and KILL.
         grace_ms: u32,
@@ -148,9 +149,10 @@ pub struct Exit {
     pub kind: ExitKind,
     /// Exit code, signal or error number.
     pub code: i32,
-    /// For a start that failed: `interpreter`, `workdir`, `script`, …
+    /// For a start that failed: `interpreter`, `workdir`, `script`, … For an end by the tripwire: the call, the number of its process
+    /// and what that calls itself, with blanks between; empty when the kernel ended it and nobody saw the call.
     pub step: String,
-    /// Why the warden ended it; 0 when it did not. Numbers as in [`ToWarden::Stop`].
+    /// Why the warden ended it; 0 when it did not, 7 by the tripwire. Numbers as in [`ToWarden::Stop`].
     pub stop_reason: u8,
     /// Microseconds since 1970.
     pub started_us: u64,
