@@ -18,6 +18,7 @@ mod listing;
 mod old_warden;
 mod openapi;
 mod output;
+mod policy;
 mod private;
 mod ranks;
 mod recovery;
