@@ -192,6 +192,7 @@ async fn whole(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
         ended_at: UnixMillis::now(),
         usage: None,
         receipt: Vec::new(),
+        given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
     };
     store.complete(AGENT, &report, claim.token, UnixMillis::now(), 3).await?;

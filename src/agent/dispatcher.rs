@@ -24,6 +24,7 @@ use crate::telemetry::Metrics;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -429,12 +430,22 @@ impl<E: Executor> Table<E> {
 
     /// Starts what fits now, in order.
     fn start_waiting(&mut self) {
-        while let Some(first) = self.waiting.front() {
-            let asked = first.claim.spec.resources();
-            let permit = match self.ledger.could_fit(asked) {
+        while let Some(first) = self.waiting.front_mut() {
+            let backend = self.agent.backends[first.backend].name();
+            let admitted = self.agent.settings.gate.admit(backend, &first.claim.spec);
+            // From here on the job is the one that it is given to be. A policy that changes before there is room judges it anew.
+            let admitted = admitted.map(|given| if let Cow::Owned(given) = given { Some(given) } else { None });
+            let asked = admitted.and_then(|given| {
+                if let Some(given) = given {
+                    first.claim.spec = given;
+                }
+                let asked = first.claim.spec.resources();
+                self.ledger.could_fit(asked).map(|()| asked)
+            });
+            let permit = match asked {
                 Err(cause) => Err(cause),
-                Ok(()) if mutant!(FreePermits) => Ok(Ledger::new(self.ledger.capacity()).keep(asked)),
-                Ok(()) => match self.ledger.reserve(asked) {
+                Ok(asked) if mutant!(FreePermits) => Ok(Ledger::new(self.ledger.capacity()).keep(asked)),
+                Ok(asked) => match self.ledger.reserve(asked) {
                     Some(permit) => Ok(permit),
                     None => return,
                 },
@@ -459,7 +470,7 @@ impl<E: Executor> Table<E> {
         let backend = Arc::clone(&self.agent.backends[index]);
         let Terms { grace, usable } = self.terms(index, entry.spec.lost_after());
         let attempt = permit.and_then(|permit| {
-            let resolved = resolve(&entry.spec, &settings.presets);
+            let resolved = resolve(&entry.spec, &settings.gate.presets);
             // The warden of a cell that runs already has been told.
             let (image, argv) = if adopted.is_some() { resolved.unwrap_or_default() } else { resolved? };
             let order = CellOrder {

@@ -85,6 +85,7 @@ mod tests {
             ended_at: UnixMillis::new(1),
             usage: None,
             receipt: vec![],
+            given: BTreeMap::new(),
             log: LogTotals::default(),
         };
         let stage = match stage {

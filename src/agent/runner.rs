@@ -15,6 +15,7 @@ use crate::net::pauses;
 use crate::protocol::agent::Step;
 use crate::supervise;
 use crate::telemetry::Metrics;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -276,6 +277,7 @@ impl<E: Executor> Runner<E> {
             ended_at: UnixMillis::now(),
             usage: finished.usage,
             receipt: finished.receipt,
+            given: self.entry.spec.limits(),
             log: finished.log,
         };
         self.end_with(report, Some((cell, None)), farewell.say()).await
@@ -368,6 +370,7 @@ fn never_ran(entry: &Entry, cause: Cause) -> Report {
         ended_at: UnixMillis::now(),
         usage: None,
         receipt: Vec::new(),
+        given: BTreeMap::new(),
         log: LogTotals { complete: true, ..LogTotals::default() },
     }
 }
@@ -380,7 +383,7 @@ pub(super) async fn lost(entry: &Entry, reason: String, logs: &LogStore) -> Repo
     } else {
         supervise::blocking(move || logs.left(attempt)).await
     };
-    Report { log, ..never_ran(entry, Cause::CellLost { reason }) }
+    Report { log, given: entry.spec.limits(), ..never_ran(entry, Cause::CellLost { reason }) }
 }
 
 /// Whether the right to run an attempt still lasts. An answer to a claim that was long on its way says nothing of how much of the lease

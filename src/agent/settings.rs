@@ -2,7 +2,7 @@
 
 use super::claims::BackendState;
 use super::sweeper::SweepTimes;
-use crate::admission::Presets;
+use crate::admission::Gate;
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
 use std::path::PathBuf;
@@ -25,8 +25,8 @@ pub struct AgentSettings {
     pub drain_timeout: Duration,
     /// How long whoever runs a cell may be away before the cell is given up.
     pub reconnect: Duration,
-    /// Language environments.
-    pub presets: Presets,
+    /// What may run here, and in which language environments.
+    pub gate: Gate,
     /// Where everything is written, and how many bytes are to stay free there: with fewer no jobs are claimed, and with fewer than a quarter
     /// of it running jobs wait when they write. 0: nobody looks.
     pub disk: (PathBuf, ByteSize),

@@ -78,7 +78,7 @@ fn start(
         handover,
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
-        presets: crate::admission::Presets::new(),
+        gate: crate::admission::Gate::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
     };
@@ -410,7 +410,7 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         handover: false,
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
-        presets: crate::admission::Presets::new(),
+        gate: crate::admission::Gate::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
     };

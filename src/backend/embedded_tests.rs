@@ -77,6 +77,7 @@ fn report(attempt: AttemptId) -> Report {
         ended_at: UnixMillis::now(),
         usage: None,
         receipt: Vec::new(),
+        given: std::collections::BTreeMap::new(),
         log: LogTotals { complete: true, ..writer.finish() },
     }
 }

@@ -19,6 +19,9 @@ pub struct Local {
 }
 
 impl Local {
+    /// What it is called.
+    pub const NAME: &str = "embedded";
+
     /// For the agent of that name.
     pub fn new(backend: Arc<Embedded>, agent: &str) -> Self {
         Self { backend, agent: agent.to_owned() }
@@ -33,7 +36,7 @@ impl From<StoreError> for BackendError {
 
 impl Backend for Local {
     fn name(&self) -> &str {
-        "embedded"
+        Self::NAME
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -16,6 +16,7 @@ fn report(attempt: AttemptId, cause: Cause) -> Report {
         ended_at: UnixMillis::now(),
         usage: None,
         receipt: Vec::new(),
+        given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
     }
 }

@@ -34,6 +34,7 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         ));
     }
     let seccomp = node::seccomp(&config)?;
+    let gate = node::gate(&config, node::policy(&config)?);
     let home = Home::open(&config.data_dir)?;
     let spool = home.path("spool");
     let unusable = |error| Failure::unavailable(format!("{}: {error}", spool.display()));
@@ -76,7 +77,8 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         println!("  health   http://{address}/healthz");
     }
 
-    let parts = Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health };
+    let parts =
+        Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health, gate };
     let drained = run_agent(parts, &signals).await;
     stop.cancel();
     let _ = admin.await;

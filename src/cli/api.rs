@@ -2,6 +2,7 @@
 
 use super::home::Home;
 use super::{Failure, node};
+use crate::admission::Gate;
 use crate::backend::Embedded;
 use crate::config::Config;
 use crate::job::SpecRules;
@@ -27,7 +28,7 @@ impl Api {
         config: &Config,
         home: &Home,
         greeting: Option<&str>,
-        rules: SpecRules,
+        (rules, gate): (SpecRules, Option<Gate>),
         metrics: Arc<Metrics>,
         health: Health,
     ) -> Result<Self, Failure> {
@@ -53,6 +54,7 @@ impl Api {
             wait_max: config.server.wait_max.as_duration(),
             viewers_max: config.server.viewers_max as usize,
             rules,
+            gate,
         };
         let stop = CancellationToken::new();
         let (key_hash, of_agents) = (ApiKey::of(&key), (agent_keys, agent_drains));

@@ -40,14 +40,27 @@ pub(super) fn run(command: &ConfigCommand, global: &Global) -> Result<u8, Failur
 fn load(global: &Global) -> Result<Result<Loaded, Problems>, Failure> {
     let loaded = config::inspect(&load_input(global, &[])?);
     // The profile's content is not part of the settings, but without it there are no cells.
-    Ok(loaded.and_then(|loaded| match node::seccomp(&loaded.config) {
-        Ok(_) => Ok(loaded),
-        Err(failure) => {
-            let reason = failure.to_string();
-            let reason = reason.strip_prefix("docker.seccomp_profile: ").unwrap_or(&reason);
-            Err(Problems::one("docker.seccomp_profile", reason, "correct it, or leave it empty for the built-in one"))
-        }
-    }))
+    Ok(loaded
+        .and_then(|loaded| match node::seccomp(&loaded.config) {
+            Ok(_) => Ok(loaded),
+            Err(failure) => {
+                let reason = failure.to_string();
+                let reason = reason.strip_prefix("docker.seccomp_profile: ").unwrap_or(&reason);
+                Err(Problems::one(
+                    "docker.seccomp_profile",
+                    reason,
+                    "correct it, or leave it empty for the built-in one",
+                ))
+            }
+        })
+        .and_then(|loaded| match node::policy(&loaded.config) {
+            Ok(_) => Ok(loaded),
+            Err(failure) => {
+                let reason = failure.to_string();
+                let reason = reason.strip_prefix("policy.file: ").unwrap_or(&reason);
+                Err(Problems::one("policy.file", reason, "correct it, or leave it empty for no policy"))
+            }
+        }))
 }
 
 fn check(global: &Global) -> Result<u8, Failure> {

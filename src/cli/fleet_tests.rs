@@ -52,6 +52,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
         wait_max: Duration::from_secs(60),
         viewers_max: 8,
         rules: SpecRules::default(),
+        gate: None,
     };
     let (health, metrics) = (Health::new(&[]), Arc::new(Metrics::new()));
     let key = ApiKey::of("admin");
@@ -113,7 +114,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         handover: false,
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
-        presets: crate::admission::Presets::new(),
+        gate: crate::admission::Gate::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: crate::agent::SweepTimes::default(),
     };

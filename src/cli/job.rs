@@ -168,7 +168,7 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
     Ok(0)
 }
 
-fn read_file(file: &Path) -> Result<String, Failure> {
+pub(super) fn read_file(file: &Path) -> Result<String, Failure> {
     let failed = |error: std::io::Error| Failure::usage(format!("{}: {error}", file.display()));
     let mut text = String::new();
     let read = if file == Path::new("-") {
@@ -190,6 +190,7 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
         ))
     })?;
     let seccomp = node::seccomp(&config)?;
+    let gate = node::gate(&config, node::policy(&config)?);
     let engine = node::connect(&config).await.map_err(|error| {
         Failure::unavailable(format!(
             "no engine at {}: {}; `jobcell doctor` tells more",
@@ -212,6 +213,7 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
         Arriving::from(Arc::clone(&executor)),
         Arc::new(MemoryJournal::default()),
         metrics,
+        gate,
     );
     let mut status = agent.status();
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());

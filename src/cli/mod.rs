@@ -18,6 +18,7 @@ mod job;
 mod man;
 mod node;
 mod paint;
+mod policy;
 mod progress;
 mod queue;
 mod service;
@@ -180,6 +181,9 @@ enum Command {
     /// Check and show the settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Say what the operator's policy allows, and check one
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// Print what makes a shell complete commands and flags
     Completions {
         /// The shell
@@ -256,6 +260,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Queue => queue::run(&global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
         Command::Config(command) => config::run(&command, &global),
+        Command::Policy(command) => policy::run(command, &global),
         Command::Completions { shell } => Ok(man::completions(shell)),
         Command::Man { dir } => man::pages(dir.as_deref()),
         Command::Version => show::version(global.output).map(|()| 0),

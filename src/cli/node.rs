@@ -1,7 +1,7 @@
 //! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
 
 use super::Failure;
-use crate::admission::{Preset, Presets};
+use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::config::Config;
@@ -46,6 +46,25 @@ pub(crate) fn seccomp(config: &Config) -> Result<Profiles, Failure> {
     profiles.with_default(&own).map_err(|reason| bad(format!("{reason}; see seccomp/default.json")))
 }
 
+/// The operator's policy. Errors: its file cannot be read, or is none.
+pub(crate) fn policy(config: &Config) -> Result<LivePolicy, Failure> {
+    LivePolicy::load(config.policy_file.as_deref()).map_err(|problems| {
+        let file = config.policy_file.as_deref().unwrap_or(Path::new("")).display();
+        Failure::config(format!("policy.file: {file} has problems:\n{problems}"))
+    })
+}
+
+/// What may run on this host, by that policy.
+pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
+    let preset = |(name, preset): (&String, &crate::config::PresetConfig)| {
+        (name.clone(), Preset { image: preset.image.clone(), interpreter: preset.interpreter.clone() })
+    };
+    let presets: Presets = config.presets.iter().map(preset).collect();
+    let docker = &config.docker;
+    let uids = (docker.uid_start, docker.uid_start.saturating_add(docker.uid_count.saturating_sub(1)));
+    Gate { policy, presets, oci_runtime: docker.oci_runtime.clone(), uids }
+}
+
 /// Connects to the engine.
 pub(crate) async fn connect(config: &Config) -> Result<Engine, EngineError> {
     let docker = &config.docker;
@@ -80,6 +99,7 @@ pub(crate) fn executor(
 }
 
 /// The agent.
+#[expect(clippy::too_many_arguments, reason = "each is a part of its own, and this is where they come together")]
 pub(crate) fn agent(
     config: &Config,
     backends: Vec<Arc<dyn Backend>>,
@@ -88,11 +108,8 @@ pub(crate) fn agent(
     executor: Arriving<DockerExecutor>,
     journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
+    gate: Gate,
 ) -> Agent<Arriving<DockerExecutor>> {
-    let preset = |(name, preset): (&String, &crate::config::PresetConfig)| {
-        (name.clone(), Preset { image: preset.image.clone(), interpreter: preset.interpreter.clone() })
-    };
-    let presets: Presets = config.presets.iter().map(preset).collect();
     let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory };
     let announcement = Announcement {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -110,7 +127,7 @@ pub(crate) fn agent(
         handover: config.agent.handover,
         drain_timeout: config.agent.drain_timeout.as_duration(),
         reconnect: config.docker.reconnect_timeout.as_duration(),
-        presets,
+        gate,
         disk: (config.data_dir.clone(), config.agent.disk_floor),
         sweep: SweepTimes::default(),
     };

@@ -3,6 +3,8 @@
 use super::exit::TEMPORARY;
 use super::home::Home;
 use super::{Failure, doctor, node};
+use crate::admission::policy::Looked;
+use crate::admission::{Gate, LivePolicy};
 use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
 use crate::config::Config;
@@ -11,7 +13,7 @@ use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
 use crate::job::UnixMillis;
 use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
-use crate::supervise::spawn;
+use crate::supervise::{self, spawn};
 use crate::telemetry::{Component, Health, Metrics, State};
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
@@ -19,10 +21,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// Between two tries to reach an engine that does not answer.
 const ENGINE_PAUSE: Duration = Duration::from_secs(2);
+/// Between two looks at the policy's file.
+const POLICY_PAUSE: Duration = Duration::from_secs(5);
 /// For removals that are under way at the end.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -76,14 +81,16 @@ pub(super) struct Parts<'a> {
     pub(super) logs: LogStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: &'a Health,
+    pub(super) gate: Gate,
 }
 
 /// Runs the agent, with the engine as soon as that answers. Errors: another agent uses the engine.
 pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Drained, Failure> {
-    let Parts { config, home, seccomp, backends, journal, logs, metrics, health } = parts;
+    let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate } = parts;
     let removals_stop = CancellationToken::new();
     let executor = Arriving::default();
-    let agent = node::agent(config, backends, logs, &home.owner, executor.clone(), journal, metrics);
+    let policy = watch_policy(gate.policy.clone(), health.clone())?;
+    let agent = node::agent(config, backends, logs, &home.owner, executor.clone(), journal, metrics, gate);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
     let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
     // The agent does not wait for the engine: what has ended can be told, and leases kept, without one.
@@ -97,6 +104,7 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
         }
     };
     watching.abort();
+    policy.abort();
     if let Ok(executor) = executor.get()
         && !executor.settled(SETTLE).await
     {
@@ -206,6 +214,37 @@ fn lock_engine(id: &str) -> Result<File, Failure> {
         "the engine cannot be locked ({}); set docker.shared: true if no other agent uses it",
         reasons.join("; ")
     )))
+}
+
+/// Keeps the policy as its file is, and says in health when the file does not hold. A look is made every few seconds, and at once on
+/// SIGHUP. Errors: the signal cannot be listened to.
+fn watch_policy(policy: LivePolicy, health: Health) -> Result<JoinHandle<()>, Failure> {
+    let mut hup = signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(format!("signals: {error}")))?;
+    let file = policy.file();
+    if file.is_some() {
+        health.set(Component::Policy, State::Ok);
+    }
+    Ok(spawn("policy", async move {
+        loop {
+            let asked = tokio::select! {
+                _ = hup.recv() => true,
+                () = tokio::time::sleep(POLICY_PAUSE), if file.is_some() => false,
+            };
+            let live = policy.clone();
+            match supervise::blocking(move || live.look(asked)).await {
+                Looked::Same if asked => tracing::info!("SIGHUP: there is no policy.file to be read"),
+                Looked::Same => {}
+                Looked::Loaded => {
+                    tracing::info!(rules = policy.current().rules(), "the policy was read and holds from now on");
+                    health.set(Component::Policy, State::Ok);
+                }
+                Looked::Refused(reason) => {
+                    tracing::error!(%reason, "the policy's file has problems; the last good one holds");
+                    health.set(Component::Policy, State::Degraded(format!("the last good policy holds; {reason}")));
+                }
+            }
+        }
+    }))
 }
 
 async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {

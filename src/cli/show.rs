@@ -195,6 +195,10 @@ pub(super) fn job(job: &Value) -> String {
         line("try", format!("of attempt {}: {}", text(&past["attempt"]), text(&past["message"])));
     }
     line("agent", text(&job["agent"]));
+    for clamp in job["clamped"].as_array().into_iter().flatten() {
+        let (path, asked, given) = (text(&clamp["path"]), text(&clamp["asked"]), text(&clamp["given"]));
+        line("less", printable(&format!("{path}: {given} by the operator's policy, asked for {asked}")));
+    }
     let log = &job["log"];
     let gaps = log["gaps"].as_array().map(Vec::as_slice).unwrap_or_default();
     let complete = if job["ending"].is_null() {

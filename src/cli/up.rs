@@ -14,17 +14,19 @@ use std::sync::Arc;
 /// Runs both until a signal.
 pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let seccomp = node::seccomp(&config)?;
+    let gate = node::gate(&config, node::policy(&config)?);
     let home = Home::open(&config.data_dir)?;
     let (journal, _) = journal(&home)?;
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Queue, Component::Engine, Component::Agent]);
     let signals = Signals::listen()?;
-    let api =
-        Api::start(&config, &home, greeting(quiet, ""), node::rules(&config), Arc::clone(&metrics), health.clone())
-            .await?;
+    // The same gate at the door: whom the agent would refuse hears it at once.
+    let rules = (node::rules(&config), Some(gate.clone()));
+    let api = Api::start(&config, &home, greeting(quiet, ""), rules, Arc::clone(&metrics), health.clone()).await?;
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&api.backend), &config.agent.name))];
     let logs = api.backend.logs().clone();
-    let parts = Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health };
+    let parts =
+        Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health, gate };
     let drained = run_agent(parts, &signals).await;
     api.stop(&home).await;
     Ok(exit_code(drained?))
@@ -34,8 +36,8 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
 pub(super) async fn server(config: Config, quiet: bool) -> Result<u8, Failure> {
     let home = Home::open(&config.data_dir)?;
     let health = Health::new(&[Component::Queue]);
-    // Which presets there are, the agents know.
-    let rules = SpecRules { presets: None };
+    // Which presets there are, and what their operators allow, the agents know.
+    let rules = (SpecRules { presets: None }, None);
     let signals = Signals::listen()?;
     let api =
         Api::start(&config, &home, greeting(quiet, " (server only)"), rules, Arc::new(Metrics::new()), health).await?;

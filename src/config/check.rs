@@ -25,6 +25,8 @@ pub struct Config {
     pub backends: BTreeMap<String, BackendConfig>,
     /// Cells on a Docker engine.
     pub docker: DockerConfig,
+    /// What says what jobs may have.
+    pub policy_file: Option<PathBuf>,
     /// Bytes of a log after which it is synced to disk.
     pub logs_sync_every: ByteSize,
     /// Language environments.
@@ -183,6 +185,7 @@ pub(super) fn check(
         },
         backends: r.backends(),
         docker: r.docker(env),
+        policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         logs_sync_every: r.size("logs.sync_every"),
         presets: r.presets(),
         telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },

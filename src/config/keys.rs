@@ -47,12 +47,13 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 8] = [
+pub(super) const SECTIONS: [(&str, &str); 9] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
     ("docker", "Cells on a Docker engine."),
     ("docker.uid_range", "Each live cell has a user id of its own from this range."),
+    ("policy", "What jobs may have on this host."),
     ("logs", "The output of jobs."),
     ("telemetry", "Log lines of this process."),
     ("doctor", "What `jobcell doctor` checks."),
@@ -275,6 +276,12 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Text,
         |_| json!(""),
         "A file with a seccomp profile in Docker's JSON form, in place of the profile `default`. Empty: the built-in one, seccomp/default.json. The receipt's tests of calls still apply: a profile that lets through what they try runs no job.",
+    ),
+    key(
+        "policy.file",
+        Kind::Text,
+        |_| json!(""),
+        "A file that says which images, programs, networks and limits jobs may have, as docs/policy.md describes; config/policy.example.yaml is one. Read again when it changes, and on SIGHUP. Empty: no bounds but those of the settings, and no network.",
     ),
     key(
         "logs.sync_every",

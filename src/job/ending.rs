@@ -59,6 +59,17 @@ pub struct MismatchLine {
     pub got: String,
 }
 
+/// One reason why an operator's policy does not let a job run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRefusal {
+    /// Where it is in the job, or what of the host it is; empty when it is the job as a whole.
+    pub path: String,
+    /// The stable code.
+    pub code: String,
+    /// For the user.
+    pub sentence: String,
+}
+
 /// Why an attempt ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "code", rename_all = "snake_case")]
@@ -141,6 +152,13 @@ pub enum Cause {
         /// What the agent has.
         capacity: String,
     },
+    /// The operator of the host does not allow it; nothing was made for it.
+    PolicyRefused {
+        /// The rule of the policy that it matched; `default` when it matched none.
+        rule: String,
+        /// Everything that is not allowed.
+        refusals: Vec<PolicyRefusal>,
+    },
     /// The cell is weaker than asked for; the job was never given to it.
     CellWeaker {
         /// Each expectation that was not met.
@@ -202,6 +220,7 @@ impl Cause {
             Self::ImageMissing { .. } => "image_missing",
             Self::PresetMissing { .. } => "preset_missing",
             Self::TooLarge { .. } => "too_large",
+            Self::PolicyRefused { .. } => "policy_refused",
             Self::CellWeaker { .. } => "cell_weaker",
             Self::EngineFailed { .. } => "engine_failed",
             Self::CellLost { .. } => "cell_lost",
@@ -230,6 +249,7 @@ impl Cause {
             | Self::ImageMissing { .. }
             | Self::PresetMissing { .. }
             | Self::TooLarge { .. }
+            | Self::PolicyRefused { .. }
             | Self::CellWeaker { .. }
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
@@ -266,6 +286,7 @@ impl Cause {
             | Self::ImageMissing { .. }
             | Self::PresetMissing { .. }
             | Self::TooLarge { .. }
+            | Self::PolicyRefused { .. }
             | Self::CellWeaker { .. } => Class::Permanent,
         }
     }
@@ -330,6 +351,9 @@ impl Cause {
             Self::TooLarge { resource, .. } => {
                 format!("lower resources.{resource}, or raise agent.{resource} in the configuration")
             }
+            Self::PolicyRefused { .. } => {
+                "change the job, or ask the operator; `jobcell policy explain` on the agent's host tells what is allowed".into()
+            }
             Self::CellWeaker { .. } => "run `jobcell doctor`: the engine does not enforce what it was asked for".into(),
             Self::EngineFailed { .. } | Self::CellLost { .. } => "run `jobcell doctor` on the agent's host".into(),
             Self::Signal { signal: 9 } => {
@@ -379,6 +403,13 @@ impl fmt::Display for Cause {
             Self::PresetMissing { preset } => write!(f, "the agent has no preset `{preset}`"),
             Self::TooLarge { resource, asked, capacity } => {
                 write!(f, "asks for {asked} of {resource}, and the agent has {capacity} in all")
+            }
+            Self::PolicyRefused { rule, refusals } => {
+                write!(f, "the operator's policy does not allow it (rule `{rule}`)")?;
+                for (at, refusal) in refusals.iter().enumerate() {
+                    write!(f, "{}{}", if at == 0 { ": " } else { "; " }, refusal.sentence)?;
+                }
+                Ok(())
             }
             Self::CellWeaker { mismatches } => {
                 write!(f, "the cell is weaker than asked for")?;

@@ -13,7 +13,7 @@ mod retry;
 mod spec;
 mod units;
 
-pub use ending::{Cause, Ending, MismatchLine, Verdict};
+pub use ending::{Cause, Ending, MismatchLine, PolicyRefusal, Verdict};
 pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
@@ -22,7 +22,7 @@ pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals,
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub(crate) use spec::check_labels;
 pub use spec::{
-    Capacity, JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel, OutputOverflow,
-    Program, Requires, Resources, Retry, Seccomp, Source, SpecRules, Wanted, parse_json,
+    Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel,
+    OutputOverflow, Program, Requires, Resources, Retry, Seccomp, Source, SpecRules, UNBOUNDED, Wanted, parse_json,
 };
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

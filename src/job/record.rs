@@ -1,6 +1,6 @@
 //! What is known of a job, and what an agent reports at its end.
 
-use super::{AttemptId, Cause, Ending, JobId, JobSpec, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis};
+use super::{AttemptId, Cause, Clamp, Ending, JobId, JobSpec, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -85,6 +85,9 @@ pub struct Report {
     pub usage: Option<Usage>,
     /// The isolation in force, as read and tried from inside: (fact, value) in the order read. Empty when there was no cell.
     pub receipt: Vec<(String, String)>,
+    /// The limits that it ran with, by path; empty when it never ran, and from agents that do not say.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub given: BTreeMap<String, String>,
     /// What the log holds.
     pub log: LogTotals,
 }
@@ -139,6 +142,8 @@ pub struct Job {
     pub usage: Option<Usage>,
     /// The last try's isolation, as proved from inside.
     pub receipt: Vec<(String, String)>,
+    /// What the last try was given less of than the job asks for, by its operator's policy.
+    pub clamped: Vec<Clamp>,
     /// What the last try's log holds.
     pub log: LogTotals,
 }

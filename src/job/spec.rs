@@ -6,6 +6,7 @@
 mod check;
 mod image;
 mod json;
+mod limits;
 mod requires;
 mod retry;
 mod seccomp;
@@ -13,6 +14,7 @@ mod stop;
 
 pub(crate) use check::labels as check_labels;
 pub use json::parse_json;
+pub use limits::{Clamp, LIMITS, Limit, UNBOUNDED};
 pub use requires::{Requires, Wanted};
 pub use retry::Retry;
 pub use seccomp::{NoCommonProfile, Seccomp};
@@ -54,12 +56,27 @@ pub enum Program {
     Command(Vec<String>),
 }
 
-/// What the cell may reach. Only `none` exists so far.
+/// What the cell may reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkMode {
     /// Loopback only.
     None,
+    /// A bridge of its own, with a way to the host and to what the host can reach. Only where the operator's policy allows it.
+    Bridge,
+}
+
+impl NetworkMode {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::None, Self::Bridge];
+
+    /// The name in a spec.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Bridge => "bridge",
+        }
+    }
 }
 
 /// Limits that bind the job; every field has its own default, so setting one keeps the others.

@@ -20,6 +20,7 @@ pub(super) fn ended(entry: &Entry) -> Entry {
         ended_at: UnixMillis::new(9),
         usage: None,
         receipt: vec![("uid".into(), "20001".into())],
+        given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
     };
     Entry { stage: Stage::Ended(Box::new(report)), ..entry.clone() }

@@ -46,6 +46,7 @@ pub(super) fn report(attempt: AttemptId) -> Report {
         ended_at: at(0),
         usage: None,
         receipt: vec![("uid".into(), "1".into())],
+        given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
     }
 }

@@ -80,6 +80,7 @@ impl Row {
             history: vec![PhaseEvent { attempt: 0, phase: Phase::Queued, at: new.at, reason: "submitted".to_owned() }],
             usage: None,
             receipt: Vec::new(),
+            clamped: Vec::new(),
             log: LogTotals::default(),
         };
         Self { job, tries: 0, failures: 0, delayed: None, told: None, lease: None }
@@ -207,6 +208,7 @@ impl Row {
         self.job.next_try = None;
         self.job.usage = None;
         self.job.receipt = Vec::new();
+        self.job.clamped = Vec::new();
         self.job.log = LogTotals::default();
         self.enter(Phase::Claimed, now, CLAIMED);
         let until = now.plus(self.term(lease));
@@ -271,6 +273,7 @@ impl Row {
         self.job.started_at = report.started_at;
         self.job.usage = report.usage;
         self.job.receipt.clone_from(&report.receipt);
+        self.job.clamped = self.job.spec.clamped_to(&report.given);
         self.job.log = report.log.clone();
         if self.job.cancel_requested && !mutant!(RetriedWhileCanceled) {
             self.end(report.cause.clone(), now);

@@ -72,7 +72,7 @@ struct BulkAnswer {
     responses(
         (status = 201, description = "At least one job was created", body = BulkAnswer),
         (status = 200, description = "None was created", body = BulkAnswer)),
-    extensions(("x-problems" = json!(["bad_query", "bad_spec", "key_conflict", "queue_full", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_query", "bad_spec", "policy_refused", "key_conflict", "queue_full", "unavailable"]))))]
 pub(super) async fn submit(
     State(app): State<App>,
     asked: Result<Query<BulkQuery>, QueryRejection>,
@@ -83,10 +83,11 @@ pub(super) async fn submit(
     let dedupe = Dedupe::read(asked.dedupe.as_deref(), &headers)?;
     let partial = asked.partial.unwrap_or(false);
     let documents = documents(&headers, &jobs::body(&app, body)?)?;
-    let checked: Vec<Result<JobSpec, Problems>> = documents
+    let checked: Vec<Answer<JobSpec>> = documents
         .into_iter()
         .map(|document| document.and_then(|document| JobSpec::check(&document, &app.settings.rules)))
-        .map(|spec| spec.and_then(|spec| dedupe.apply(spec)))
+        .map(|spec| spec.and_then(|spec| dedupe.apply(spec)).map_err(|problems| ProblemDocument::spec(&problems)))
+        .map(|spec| spec.and_then(|spec| jobs::allowed(&app, &spec).map(|()| spec)))
         .collect();
     if !partial && checked.iter().any(Result::is_err) {
         return Err(all_problems(&checked));
@@ -100,7 +101,7 @@ pub(super) async fn submit(
     for (index, checked) in checked.into_iter().enumerate() {
         let outcome = match checked {
             Ok(_) => answers.next().map_or_else(|| Err(gone()), jobs::taken_in),
-            Err(problems) => Err(ProblemDocument::spec(&problems)),
+            Err(problem) => Err(problem),
         };
         answer.add(index, outcome);
     }
@@ -164,18 +165,19 @@ fn at(index: usize, path: &str) -> String {
     format!("[{index}]{dot}{path}")
 }
 
-/// Every problem of every spec, with its place.
-fn all_problems(checked: &[Result<JobSpec, Problems>]) -> ProblemDocument {
+/// Every problem of every spec, with its place. What is no spec comes before what is not allowed.
+fn all_problems(checked: &[Answer<JobSpec>]) -> ProblemDocument {
     let bad = checked.iter().enumerate().filter_map(|(index, spec)| Some((index, spec.as_ref().err()?)));
     let all: Vec<Problem> = bad
         .clone()
-        .flat_map(|(index, problems)| {
-            problems.iter().map(move |one| Problem { path: at(index, &one.path), ..one.clone() })
+        .flat_map(|(index, problem)| {
+            problem.problems.iter().map(move |one| Problem { path: at(index, &one.path), ..one.clone() })
         })
         .collect();
+    let code = if bad.clone().any(|(_, problem)| problem.code == "bad_spec") { "bad_spec" } else { "policy_refused" };
     let detail =
         format!("{} problems in {} of {} job specs; nothing was created", all.len(), bad.count(), checked.len());
-    ProblemDocument::new("bad_spec", detail).listing(all.into_iter().take(MOST_PROBLEMS).collect())
+    ProblemDocument::new(code, detail).listing(all.into_iter().take(MOST_PROBLEMS).collect())
 }
 
 /// What stood in the way of a whole batch. A full queue comes first: that will be so for the next one too.

@@ -5,8 +5,8 @@ use super::etag;
 use super::extract::Path;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
-use crate::backend::{Explanation, Waited};
-use crate::job::{Job, JobId, JobSpec, Millis, Problems, parse_json};
+use crate::backend::{Explanation, Local, Waited};
+use crate::job::{Cause, Job, JobId, JobSpec, Millis, Problems, parse_json};
 use crate::queue::{Canceled, Submitted};
 use axum::Json;
 use axum::body::Bytes;
@@ -113,7 +113,7 @@ pub(super) fn body(app: &App, body: Result<Bytes, BytesRejection>) -> Answer<Byt
             headers(("Location" = String, description = "Path of the job"), ("ETag" = String))),
         (status = 200, description = "The job was there", body = schema::Job,
             headers(("Location" = String, description = "Path of the job"), ("ETag" = String)))),
-    extensions(("x-problems" = json!(["bad_query", "bad_spec", "key_conflict", "queue_full", "unavailable", "job_not_found"]))))]
+    extensions(("x-problems" = json!(["bad_query", "bad_spec", "policy_refused", "key_conflict", "queue_full", "unavailable", "job_not_found"]))))]
 pub(super) async fn submit(
     State(app): State<App>,
     asked: Result<Query<SubmitQuery>, QueryRejection>,
@@ -125,6 +125,7 @@ pub(super) async fn submit(
     let dedupe = Dedupe::read(dedupe.as_deref(), &headers)?;
     let spec = read_spec(&app, &headers, &body(&app, received)?)?;
     let spec = dedupe.apply(spec).map_err(|problems| ProblemDocument::spec(&problems))?;
+    allowed(&app, &spec)?;
     let (created, job) = taken_in(app.backend.submit(spec).await?)?;
     if created {
         app.metrics.jobs_submitted_total.inc();
@@ -169,6 +170,15 @@ fn read_spec(app: &App, headers: &HeaderMap, body: &Bytes) -> Answer<JobSpec> {
     };
     spec.and_then(|spec| spec.or_idempotency_key(text("idempotency-key").as_deref()))
         .map_err(|problems| ProblemDocument::spec(&problems))
+}
+
+/// Whether the agent in this process would let it in at the moment; when it runs, the agent decides. Errors: what the policy says.
+pub(super) fn allowed(app: &App, spec: &JobSpec) -> Answer<()> {
+    let Some(gate) = &app.settings.gate else { return Ok(()) };
+    match gate.admit(Local::NAME, spec) {
+        Err(cause @ Cause::PolicyRefused { .. }) => Err(ProblemDocument::policy(&cause)),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// The job at its end, or as it stands when the time is over or the server stops.

@@ -29,6 +29,7 @@ pub use auth::ApiKey;
 pub use openapi::openapi_json;
 pub use problem::{ERROR_CODES, ProblemDocument};
 
+use crate::admission::Gate;
 use crate::backend::Embedded;
 use crate::job::SpecRules;
 use crate::telemetry::{Health, Metrics};
@@ -56,6 +57,8 @@ pub struct ServerSettings {
     pub viewers_max: usize,
     /// What checking a spec needs to know.
     pub rules: SpecRules,
+    /// What the agent in this process lets in, to say so at once; none where the agents are elsewhere.
+    pub gate: Option<Gate>,
 }
 
 /// What every handler can reach.

@@ -1,7 +1,7 @@
 //! Errors as problem documents (RFC 9457) with stable codes.
 
 use super::openapi::jobs as schema;
-use crate::job::{Problem, Problems};
+use crate::job::{Cause, PolicyRefusal, Problem, Problems};
 use crate::queue::StoreError;
 use axum::Json;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -10,8 +10,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 20] = [
+pub const ERROR_CODES: [(&str, u16, &str); 21] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
+    ("policy_refused", 403, "the operator's policy does not allow the job; `problems` says what of it"),
     ("bad_query", 400, "a query parameter cannot be read"),
     ("bad_id", 400, "the id in the path is not a job's id, or no text"),
     ("bad_body", 400, "the request's body cannot be read"),
@@ -69,6 +70,21 @@ impl ProblemDocument {
         let detail =
             format!("{count} problem{} in the job spec; nothing was created", if count == 1 { "" } else { "s" });
         Self::new("bad_spec", detail).listing(problems.iter().cloned().collect())
+    }
+
+    /// What an operator's policy does not allow.
+    pub(super) fn policy(cause: &Cause) -> Self {
+        let refusals = match cause {
+            Cause::PolicyRefused { refusals, .. } => refusals.as_slice(),
+            _ => &[],
+        };
+        let problem = |one: &PolicyRefusal| Problem {
+            path: one.path.clone(),
+            reason: one.sentence.clone(),
+            fix: format!("change it, or ask the operator ({})", one.code),
+        };
+        Self::new("policy_refused", format!("{cause}; nothing was created"))
+            .listing(refusals.iter().map(problem).collect())
     }
 
     /// Everything that is wrong with a query.

@@ -16,6 +16,8 @@ pub enum Component {
     Agent,
     /// Backends elsewhere.
     Backend,
+    /// The operator's policy, where a file says it.
+    Policy,
 }
 
 /// How it is.
@@ -26,6 +28,8 @@ pub enum State {
     Ok,
     /// Well, and without work: an operator said so, as the sentence tells.
     Drained(String),
+    /// Able to work, and not as it was told to: the sentence says why.
+    Degraded(String),
     /// Not able to work; the sentence says why.
     Down(String),
 }
@@ -81,6 +85,8 @@ mod tests {
         assert!(health.report().ready);
         health.set(Component::Queue, State::Drained("by an operator".into()));
         assert!(health.report().ready, "who is drained is well");
+        health.set(Component::Policy, State::Degraded("the last good one holds".into()));
+        assert!(health.report().ready, "what was good holds");
         health.set(Component::Engine, State::Down("gone".into()));
         let json = serde_json::to_value(health.report()).expect("serialises");
         assert_eq!(json["components"]["engine"]["reason"], "gone");

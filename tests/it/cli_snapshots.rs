@@ -128,6 +128,30 @@ fn stage(settings: &str) -> tempfile::TempDir {
 const NO_ENGINE: &str = "unix:///no/such.sock";
 
 #[tokio::test]
+async fn policy_of_a_job() {
+    let dir = stage(SETTINGS);
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("writes");
+    write("policy.yaml", include_str!("../../config/policy.example.yaml"));
+    write("bad.yaml", "version: 1\nallow: {limits: {memory: 1GiB}, network: [none]}\n");
+    write("job.yaml", &format!("{JOB}resources: {{memory: 4GiB}}\n"));
+    write("large.yaml", "image: debian:12\ncommand: [apt-get, update]\nnetwork: bridge\nresources: {cpu: 64}\n");
+    write("release.yaml", "image: debian\ncommand: [bash]\nlabels: {pipeline: release}\nenv: {PATH: /evil}\n");
+    write("bench.yaml", "preset: bash\nscript: 'true'\nlabels: {kind: bench-cpu}\n");
+    write("broken.yaml", "preset: bash\n");
+    let mut shell = Shell { dir: dir.path(), host: NO_ENGINE, said: String::new() };
+    shell.note(&["policy", "check"]).await;
+    shell.note(&["policy", "check", "policy.yaml"]).await;
+    shell.note(&["policy", "check", "bad.yaml"]).await;
+    shell.note(&["policy", "explain", "large.yaml"]).await;
+    for job in ["job.yaml", "large.yaml", "release.yaml", "bench.yaml", "broken.yaml"] {
+        shell.note(&["policy", "explain", job, "--policy", "policy.yaml"]).await;
+    }
+    shell.note(&["policy", "explain", "bench.yaml", "--policy", "policy.yaml", "-o", "json"]).await;
+    shell.note(&["policy", "explain", "job.yaml", "--policy", "policy.yaml", "--backend", "crawl", "-o", "json"]).await;
+    assert_snapshot!("policy", shell.taken());
+}
+
+#[tokio::test]
 async fn help_of_every_command() {
     let dir = stage("");
     let shell = Shell { dir: dir.path(), host: NO_ENGINE, said: String::new() };

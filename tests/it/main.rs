@@ -19,6 +19,7 @@ mod listing;
 mod old_warden;
 mod openapi;
 mod output;
+mod policy;
 mod private;
 mod profiles;
 mod ranks;

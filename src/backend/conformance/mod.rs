@@ -157,6 +157,7 @@ fn report(attempt: AttemptId, log: LogTotals) -> Report {
         ended_at: now,
         usage: None,
         receipt: Vec::new(),
+        given: std::collections::BTreeMap::new(),
         log,
     }
 }

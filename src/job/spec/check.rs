@@ -80,7 +80,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
         );
     }
     let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
-    network(&mut fields, p);
+    let network = network(&mut fields, p);
     let seccomp = seccomp::check(&mut fields, p);
     let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
     let requires = fields.map("requires", p).map(|map| requires::check(map, p)).unwrap_or_default();
@@ -107,7 +107,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             output_overflow,
             lost_after,
             resources,
-            network: NetworkMode::None,
+            network,
             seccomp,
             labels,
             requires,
@@ -364,15 +364,16 @@ fn resources(map: &Map<String, Value>, p: &mut Problems) -> Resources {
     Resources { cpu, memory, pids }
 }
 
-fn network(fields: &mut Fields<'_>, p: &mut Problems) {
-    match fields.text("network", p) {
-        None | Some("none") => {}
-        Some(other) => p.add(
+fn network(fields: &mut Fields<'_>, p: &mut Problems) -> NetworkMode {
+    let Some(text) = fields.text("network", p) else { return NetworkMode::None };
+    NetworkMode::ALL.into_iter().find(|mode| mode.name() == text).unwrap_or_else(|| {
+        p.add(
             "network",
-            format!("`{}` is not available", shown(other)),
-            "only `none` is, which is also the default",
-        ),
-    }
+            format!("`{}` is not available", shown(text)),
+            "write `none`, which is the default, or `bridge` where the operator's policy allows it",
+        );
+        NetworkMode::None
+    })
 }
 
 /// Labels of a job, and of an agent.

@@ -225,6 +225,7 @@ pub(super) fn fixture() -> Vec<Entry> {
             on_cancel_exit_code: None,
         }),
         receipt: vec![("uid".into(), "900001".into()), ("cap_eff".into(), "0".into())],
+        given: std::collections::BTreeMap::new(),
         log: LogTotals {
             frames: 3,
             stdout: StreamTotals { bytes: 6, dropped: 0, sha256: "ab".repeat(32) },
@@ -246,6 +247,7 @@ pub(super) fn fixture() -> Vec<Entry> {
         started_at: None,
         usage: None,
         receipt: Vec::new(),
+        given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
         ..report
     };

@@ -6,8 +6,8 @@
 
 use super::shapes;
 use crate::job::{
-    Cause, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase, PhaseEvent,
-    UnixMillis, Usage,
+    Cause, Clamp, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase,
+    PhaseEvent, UnixMillis, Usage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
@@ -39,6 +39,8 @@ struct State {
     history: Vec<PhaseEvent>,
     usage: Option<Usage>,
     receipt: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    clamped: Vec<Clamp>,
     log: LogTotals,
 }
 
@@ -61,6 +63,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         history: job.history.clone(),
         usage: job.usage,
         receipt: job.receipt.clone(),
+        clamped: job.clamped.clone(),
         log: job.log.clone(),
     };
     json(&state)
@@ -116,6 +119,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         history: state.history,
         usage: state.usage,
         receipt: state.receipt,
+        clamped: state.clamped,
         log: state.log,
     };
     Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, told: state.told, lease })

@@ -267,6 +267,9 @@ pub(crate) struct AttemptReport {
     usage: Option<Usage>,
     /// Pairs of fact and value.
     receipt: Vec<Vec<String>>,
+    /// The limits that it ran with, by their paths in the spec.
+    #[schema(required = false)]
+    given: BTreeMap<String, String>,
     log: LogTotals,
 }
 

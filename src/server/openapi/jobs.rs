@@ -63,6 +63,26 @@ pub(crate) struct Mismatch {
     got: String,
 }
 
+/// One reason why an operator's policy does not let a job run.
+#[derive(ToSchema)]
+pub(crate) struct PolicyRefusal {
+    /// Where it is in the job, or what of the host it is; empty when it is the job as a whole.
+    path: String,
+    /// A stable code.
+    code: String,
+    /// For the user.
+    sentence: String,
+}
+
+/// A limit that was made smaller.
+#[derive(ToSchema)]
+pub(crate) struct Clamp {
+    /// Where it is in the spec.
+    path: String,
+    asked: String,
+    given: String,
+}
+
 /// Why an attempt ended: a stable code with its facts. docs/errors.md says what each one means.
 #[derive(ToSchema)]
 #[serde(tag = "code", rename_all = "snake_case")]
@@ -81,6 +101,7 @@ pub(crate) enum Cause {
     ImageMissing { image: String, reason: String },
     PresetMissing { preset: String },
     TooLarge { resource: String, asked: String, capacity: String },
+    PolicyRefused { rule: String, refusals: Vec<PolicyRefusal> },
     CellWeaker { mismatches: Vec<Mismatch> },
     EngineFailed { step: String, reason: String },
     CellLost { reason: String },
@@ -205,7 +226,10 @@ pub(crate) struct Resources {
 #[derive(ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Network {
+    /// Loopback only.
     None,
+    /// A bridge of its own; only where the operator's policy allows it.
+    Bridge,
 }
 
 /// Which system calls a job may make.
@@ -459,6 +483,8 @@ pub(crate) struct Job {
     usage: Option<Usage>,
     /// The isolation in force, as read and tried from inside: pairs of fact and value.
     receipt: Vec<Vec<String>>,
+    /// What its last try was given less of than it asks for, by its operator's policy.
+    clamped: Vec<Clamp>,
     log: LogTotals,
 }
 

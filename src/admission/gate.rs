@@ -1,0 +1,35 @@
+//! The policy that holds here and now, with what it needs to know of this host.
+
+use super::policy::{Facts, Judgement, LivePolicy};
+use super::{Presets, resolve};
+use crate::job::{Cause, JobSpec};
+use std::borrow::Cow;
+
+/// Asks the policy about jobs.
+#[derive(Debug, Clone, Default)]
+pub struct Gate {
+    /// What holds.
+    pub policy: LivePolicy,
+    /// Language environments: it is their images that are judged.
+    pub presets: Presets,
+    /// The OCI runtime of cells; empty for the engine's own.
+    pub oci_runtime: String,
+    /// First and last user id of cells.
+    pub uids: (u32, u32),
+}
+
+impl Gate {
+    /// Everything that the policy says of a job from `backend`. Errors: a preset that is not there.
+    pub fn judge<'a>(&self, backend: &str, spec: &'a JobSpec) -> Result<Judgement<'a>, Cause> {
+        let (image, _) = resolve(spec, &self.presets)?;
+        let facts = Facts { backend, image: &image, oci_runtime: &self.oci_runtime, uids: self.uids };
+        Ok(self.policy.current().judge(spec, &facts))
+    }
+
+    /// The job with the limits that it is given. Errors: the cause to refuse it with.
+    pub fn admit<'a>(&self, backend: &str, spec: &'a JobSpec) -> Result<Cow<'a, JobSpec>, Cause> {
+        let judged = self.judge(backend, spec)?;
+        let refusals = judged.refusals();
+        judged.given.ok_or(Cause::PolicyRefused { rule: judged.rule, refusals })
+    }
+}

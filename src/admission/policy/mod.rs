@@ -1,0 +1,395 @@
+//! What an operator allows on a host: pure values and one pure decision, [`Policy::judge`].
+//!
+//! A policy has one set of allowances for everything, and rules in order: the first one that a job matches puts its own in place of
+//! those that it names, item by item and limit by limit, or refuses the job. Later rules are not looked at. [`read`] makes a policy
+//! of a document, [`live`] keeps the one of a file up to date. A job is judged before anything is made for it, and what it is given
+//! is never more than it asks for.
+
+mod live;
+mod pattern;
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub use live::{LivePolicy, Looked};
+
+use crate::job::{Clamp, JobSpec, LIMITS, NetworkMode, PolicyRefusal, Program, Source};
+use pattern::{Argv, Glob, ImagePattern, has_digest};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+/// What a job that no rule matches is judged by.
+const NO_RULE: &str = "default";
+
+/// What an operator allows.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policy {
+    allow: Allowances,
+    rules: Vec<Rule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    name: String,
+    when: When,
+    then: Then,
+}
+
+/// What a job has to be for a rule to match; all of it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct When {
+    /// One of the patterns for each of these labels.
+    labels: BTreeMap<String, Vec<Glob>>,
+    /// It comes from one of these backends; from any when there are none.
+    backends: Vec<Glob>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Then {
+    /// These hold for it, which are the policy's own where the rule says nothing.
+    Allow(Box<Allowances>),
+    /// It is refused, with this sentence.
+    Refuse(String),
+}
+
+/// What is allowed; `None` is everything.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Allowances {
+    images: Option<Vec<ImagePattern>>,
+    digest_required: bool,
+    presets: Option<Vec<Glob>>,
+    oci_runtimes: Option<Vec<String>>,
+    /// Without a word only `none`: a way out of the cell is opened by an operator.
+    networks: Option<Vec<NetworkMode>>,
+    uids: Option<(u32, u32)>,
+    programs: Option<Vec<Allowed>>,
+    env: Option<Vec<Glob>>,
+    limits: BTreeMap<&'static str, Maximum>,
+}
+
+/// A program that is allowed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Allowed {
+    Command(Argv),
+    /// A script by its SHA-256, run by this interpreter, or by the preset's own.
+    Script {
+        sha256: String,
+        interpreter: Option<Vec<String>>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Maximum {
+    most: u64,
+    over: Over,
+}
+
+/// What becomes of a job that asks for more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    /// It gets the most there is.
+    Clamp,
+    Refuse,
+}
+
+/// What is known of where the job would run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts<'a> {
+    /// Which backend it comes from.
+    pub backend: &'a str,
+    /// The image that it would run in: its own, or its preset's.
+    pub image: &'a str,
+    /// The OCI runtime of cells here; empty for the engine's own.
+    pub oci_runtime: &'a str,
+    /// First and last user id of cells here.
+    pub uids: (u32, u32),
+}
+
+/// What a job was judged to be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement<'a> {
+    /// The rule that it matched; `default` when it matched none.
+    pub rule: String,
+    /// Each thing that was looked at, in order.
+    pub checks: Vec<Check>,
+    /// The job as it may run, unless it is refused.
+    pub given: Option<Cow<'a, JobSpec>>,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Check {
+    /// Where it is in the job, or what of the host it is.
+    pub path: String,
+    /// What the job has there.
+    pub value: String,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// What allows it, or what does not, for people.
+    pub why: String,
+}
+
+/// What came of a check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// As it is.
+    Allowed,
+    /// With less.
+    Clamped {
+        /// What it gets.
+        given: String,
+    },
+    /// Not at all.
+    Refused {
+        /// The stable code.
+        code: &'static str,
+    },
+}
+
+impl Judgement<'_> {
+    /// Why it is refused; nothing when it is not.
+    pub fn refusals(&self) -> Vec<PolicyRefusal> {
+        let one = |check: &Check| match check.outcome {
+            Outcome::Refused { code } => {
+                Some(PolicyRefusal { path: check.path.clone(), code: code.to_owned(), sentence: check.why.clone() })
+            }
+            Outcome::Allowed | Outcome::Clamped { .. } => None,
+        };
+        self.checks.iter().filter_map(one).collect()
+    }
+
+    /// What it gets less of than it asks for.
+    pub fn clamped(&self) -> Vec<Clamp> {
+        let one = |check: &Check| match &check.outcome {
+            Outcome::Clamped { given } => {
+                Some(Clamp { path: check.path.clone(), asked: check.value.clone(), given: given.clone() })
+            }
+            Outcome::Allowed | Outcome::Refused { .. } => None,
+        };
+        self.checks.iter().filter_map(one).collect()
+    }
+}
+
+impl When {
+    fn matches(&self, spec: &JobSpec, facts: &Facts<'_>) -> bool {
+        let any = |globs: &[Glob], text: &str| globs.iter().any(|glob| glob.matches(text));
+        let label =
+            |(name, globs): (&String, &Vec<Glob>)| spec.labels().get(name).is_some_and(|value| any(globs, value));
+        self.labels.iter().all(label) && (self.backends.is_empty() || any(&self.backends, facts.backend))
+    }
+}
+
+impl Policy {
+    /// Rules that it has.
+    pub fn rules(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Decides about a job: what may run, or every reason why it may not.
+    pub fn judge<'a>(&self, spec: &'a JobSpec, facts: &Facts<'_>) -> Judgement<'a> {
+        let rule = self.rules.iter().find(|rule| rule.when.matches(spec, facts));
+        let name = rule.map_or(NO_RULE, |rule| &rule.name).to_owned();
+        let allow = match rule.map(|rule| &rule.then) {
+            None => &self.allow,
+            Some(Then::Allow(allow)) => allow,
+            Some(Then::Refuse(sentence)) => {
+                let outcome = Outcome::Refused { code: "rule" };
+                let check = Check { path: String::new(), value: String::new(), outcome, why: sentence.clone() };
+                return Judgement { rule: name, checks: vec![check], given: None };
+            }
+        };
+        let mut checks = Checks(Vec::new());
+        allow.source(spec, facts, &mut checks);
+        allow.place(spec, facts, &mut checks);
+        allow.program(spec, &mut checks);
+        let given = allow.limits(spec, &mut checks);
+        let refused = checks.0.iter().any(|check| matches!(check.outcome, Outcome::Refused { .. }));
+        Judgement { rule: name, checks: checks.0, given: Some(given).filter(|_| !refused) }
+    }
+}
+
+struct Checks(Vec<Check>);
+
+impl Checks {
+    fn add(&mut self, path: &str, value: impl Into<String>, outcome: Outcome, why: impl Into<String>) {
+        self.0.push(Check { path: path.to_owned(), value: value.into(), outcome, why: why.into() });
+    }
+
+    /// An item of a list: allowed because of `why`, or refused with a code and a sentence.
+    fn item(&mut self, path: &str, value: &str, allowed: Result<String, (&'static str, String)>) {
+        match allowed {
+            Ok(why) => self.add(path, value, Outcome::Allowed, why),
+            Err((code, why)) => self.add(path, value, Outcome::Refused { code }, why),
+        }
+    }
+}
+
+/// What of `list` allows a thing, if it does; everything does when there is no list.
+fn listed<T: ToString>(list: Option<&[T]>, of: &str, is: impl Fn(&T) -> bool) -> Option<String> {
+    match list {
+        None => Some("no list".to_owned()),
+        Some(list) => list.iter().find(|item| is(item)).map(|item| format!("{of}: {}", item.to_string())),
+    }
+}
+
+fn all<T: ToString>(list: Option<&[T]>) -> String {
+    let all: Vec<String> = list.into_iter().flatten().map(ToString::to_string).collect();
+    if all.is_empty() { "the list is empty".to_owned() } else { format!("allowed: {}", all.join(", ")) }
+}
+
+impl Allowances {
+    fn source(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+        if let Source::Preset(preset) = spec.source() {
+            let presets = self.presets.as_deref();
+            let allowed = listed(presets, "presets", |glob| glob.matches(preset));
+            let why = || ("preset_not_allowed", format!("preset `{preset}` is not on the list; {}", all(presets)));
+            checks.item("preset", preset, allowed.ok_or_else(why));
+        }
+        let (image, images) = (facts.image, self.images.as_deref());
+        let allowed = listed(images, "images", |pattern| pattern.matches(image));
+        let why = || ("image_not_allowed", format!("image `{image}` is not on the list; {}", all(images)));
+        checks.item("image", image, allowed.ok_or_else(why));
+        if self.digest_required {
+            let why = || {
+                let why = format!("image `{image}` does not say which content it has; write it with @sha256:…");
+                ("digest_required", why)
+            };
+            let allowed = has_digest(image).then(|| "it has a digest".to_owned());
+            checks.item("image", image, allowed.ok_or_else(why));
+        }
+    }
+
+    /// What is the host's, and what the cell may reach.
+    fn place(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+        let runtime = if facts.oci_runtime.is_empty() { "default" } else { facts.oci_runtime };
+        let runtimes = self.oci_runtimes.as_deref();
+        let why = || {
+            let why = format!("cells here are made by OCI runtime `{runtime}`; {}", all(runtimes));
+            ("oci_runtime_not_allowed", why)
+        };
+        checks.item("oci_runtime", runtime, listed(runtimes, "oci_runtimes", |one| one == runtime).ok_or_else(why));
+        let (first, last) = facts.uids;
+        let value = format!("{first}-{last}");
+        checks.item(
+            "uids",
+            &value,
+            match self.uids {
+                None => Ok("no range".to_owned()),
+                Some((from, to)) if from <= first && last <= to => Ok(format!("uids: {from}-{to}")),
+                Some((from, to)) => {
+                    let why = format!("cells here have user ids {value}; allowed: {from}-{to}");
+                    Err(("uids_not_allowed", why))
+                }
+            },
+        );
+        let network = spec.network();
+        let names: Vec<&str> =
+            self.networks.as_deref().unwrap_or(&[NetworkMode::None]).iter().map(|mode| mode.name()).collect();
+        let why = || {
+            let why = format!("network `{}` is not on the list; {}", network.name(), all(Some(&names)));
+            ("network_not_allowed", why)
+        };
+        let allowed = listed(Some(&names), "networks", |name| **name == *network.name());
+        checks.item("network", network.name(), allowed.ok_or_else(why));
+    }
+
+    fn program(&self, spec: &JobSpec, checks: &mut Checks) {
+        let (path, value, allowed) = match spec.program() {
+            Program::Command(argv) => ("command", shown(argv), self.command(argv)),
+            Program::Script { text, .. } if self.programs.is_none() => {
+                ("script", format!("{} bytes", text.len()), Ok("no list".to_owned()))
+            }
+            Program::Script { text, interpreter } => {
+                let sha256 = sha256(text);
+                let allowed = self.script(&sha256, interpreter.as_ref());
+                ("script", format!("sha256:{sha256}"), allowed)
+            }
+        };
+        checks.item(path, &value, allowed);
+        if let Some(after) = spec.on_cancel() {
+            checks.item("on_cancel.command", &shown(&after.command), self.command(&after.command));
+        }
+        // What a program does depends on its variables: a list of programs without one of variables allows none.
+        let nothing = [];
+        let env = self.env.as_deref().or(self.programs.is_some().then_some(&nothing));
+        let names: Vec<&str> = spec.env().keys().map(String::as_str).collect();
+        let bad: Vec<&str> =
+            names.iter().copied().filter(|name| listed(env, "env", |glob| glob.matches(name)).is_none()).collect();
+        if !names.is_empty() {
+            checks.item(
+                "env",
+                &names.join(", "),
+                match bad[..] {
+                    [] => Ok(if env.is_some() { "env" } else { "no list" }.to_owned()),
+                    _ => Err(("env_not_allowed", format!("not on the list: {}; {}", bad.join(", "), all(env)))),
+                },
+            );
+        }
+    }
+
+    fn command(&self, argv: &[String]) -> Result<String, (&'static str, String)> {
+        let Some(programs) = &self.programs else { return Ok("no list".to_owned()) };
+        let allows = |one: &Allowed| matches!(one, Allowed::Command(pattern) if pattern.matches(argv));
+        match programs.iter().position(allows) {
+            Some(at) => Ok(format!("programs[{at}]")),
+            None => Err(("program_not_allowed", "no command of the list is like it".to_owned())),
+        }
+    }
+
+    fn script(&self, sha256: &str, interpreter: Option<&Vec<String>>) -> Result<String, (&'static str, String)> {
+        let Some(programs) = &self.programs else { return Ok("no list".to_owned()) };
+        let is_text = |one: &Allowed| matches!(one, Allowed::Script { sha256: known, .. } if known == sha256);
+        let is_it =
+            |one: &Allowed| matches!(one, Allowed::Script { interpreter: own, .. } if own.as_ref() == interpreter);
+        if let Some(at) = programs.iter().position(|one| is_text(one) && is_it(one)) {
+            return Ok(format!("programs[{at}]"));
+        }
+        let why = if programs.iter().any(is_text) {
+            "the script is on the list, and not with this `interpreter`"
+        } else {
+            "no script of the list has its SHA-256"
+        };
+        Err(("program_not_allowed", why.to_owned()))
+    }
+
+    /// The job with what is given of its limits.
+    fn limits<'a>(&self, spec: &'a JobSpec, checks: &mut Checks) -> Cow<'a, JobSpec> {
+        let mut given = Cow::Borrowed(spec);
+        for limit in &LIMITS {
+            let Some(asked) = limit.of(spec) else { continue };
+            let (path, value) = (limit.path, limit.show(asked));
+            let Some(Maximum { most, over }) = self.limits.get(path).copied() else {
+                checks.add(path, value, Outcome::Allowed, "no maximum");
+                continue;
+            };
+            let shown = limit.show(most);
+            let refused = |why| (Outcome::Refused { code: "above_maximum" }, why);
+            let (outcome, why) = match over {
+                _ if asked <= most => (Outcome::Allowed, format!("at most {shown}")),
+                Over::Refuse => refused(format!("{path} is {value}, and at most {shown} is allowed")),
+                Over::Clamp => match limit.set(&given, most) {
+                    Ok(less) => {
+                        given = Cow::Owned(less);
+                        (Outcome::Clamped { given: shown.clone() }, format!("at most {shown} is given"))
+                    }
+                    // As when another limit of the job has to be smaller than this one.
+                    Err(problems) => refused(format!("{path} cannot be {shown} in this job: {problems}")),
+                },
+            };
+            checks.add(path, value, outcome, why);
+        }
+        given
+    }
+}
+
+fn shown(argv: &[String]) -> String {
+    crate::job::shown(&argv.join(" "))
+}
+
+fn sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,240 @@
+//! What is judged how; and for any policy and any job: nothing above a maximum is given, and what is given is allowed.
+
+use super::*;
+use crate::job::{Limit, SpecRules};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+const EXAMPLE: &str = include_str!("../../../config/policy.example.yaml");
+
+fn spec(document: &Value) -> JobSpec {
+    JobSpec::check(document, &SpecRules::default()).expect("valid")
+}
+
+fn read(text: &str) -> Policy {
+    Policy::read(text).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn facts<'a>() -> Facts<'a> {
+    Facts { backend: "main", image: "jobcell/bash:1", oci_runtime: "", uids: (200_000, 209_999) }
+}
+
+fn codes(policy: &str, job: &Value) -> Vec<String> {
+    codes_with(policy, job, &facts())
+}
+
+fn codes_with(policy: &str, job: &Value, facts: &Facts<'_>) -> Vec<String> {
+    let (policy, job) = (read(policy), spec(job));
+    let judged = policy.judge(&job, facts);
+    let refusals = judged.refusals();
+    assert_eq!(judged.given.is_none(), !refusals.is_empty());
+    assert!(refusals.iter().all(|one| !one.sentence.is_empty()));
+    refusals.into_iter().map(|one| one.code).collect()
+}
+
+fn job() -> Value {
+    json!({"preset": "bash", "command": ["make", "all"]})
+}
+
+fn with(key: &str, value: &Value) -> Value {
+    let mut job = job();
+    job[key] = value.clone();
+    job
+}
+
+const NONE: [&str; 0] = [];
+
+#[test]
+fn without_a_policy_everything_is_allowed_as_it_is_but_a_way_out() {
+    let plain = spec(&job());
+    let judged = Policy::default().judge(&plain, &facts());
+    assert_eq!((judged.rule.as_str(), judged.clamped().len(), judged.given.as_deref()), ("default", 0, Some(&plain)));
+    assert_eq!(codes("version: 1", &with("network", &json!("bridge"))), ["network_not_allowed"]);
+    assert_eq!(codes("{version: 1, allow: {networks: [none, bridge]}}", &with("network", &json!("bridge"))), NONE);
+}
+
+#[test]
+fn each_list_allows_what_is_on_it() {
+    let other = Facts { image: "r.example/x:1", oci_runtime: "runc", uids: (1000, 1010), ..facts() };
+    let pinned = format!("jobcell/bash@sha256:{}", "a".repeat(64));
+    let pinned = Facts { image: &pinned, ..facts() };
+    for (policy, good, bad, code) in [
+        ("images: ['jobcell/*']", facts(), other.clone(), "image_not_allowed"),
+        ("image_digest: required", pinned, facts(), "digest_required"),
+        ("oci_runtimes: [default, runsc]", facts(), other.clone(), "oci_runtime_not_allowed"),
+        ("uids: {first: 200000, last: 210000}", facts(), other, "uids_not_allowed"),
+    ] {
+        let policy = format!("{{version: 1, allow: {{{policy}}}}}");
+        assert_eq!(codes_with(&policy, &job(), &good), NONE, "{policy}");
+        assert_eq!(codes_with(&policy, &job(), &bad), [code], "{policy}");
+    }
+    assert_eq!(codes("{version: 1, allow: {presets: [python]}}", &job()), ["preset_not_allowed"]);
+    assert_eq!(codes("{version: 1, allow: {networks: []}}", &job()), ["network_not_allowed"]);
+}
+
+#[test]
+fn a_list_of_programs_is_for_everything_that_a_job_can_run() {
+    let script = "echo hello\n";
+    let policy = format!(
+        "version: 1\nallow:\n  env: ['APP_*']\n  programs:\n    - command: [make, '*']\n    - script_sha256: {0}\n    \
+         - {{script_sha256: {0}, interpreter: [/bin/sh, -e]}}\n",
+        sha256(script)
+    );
+    let scripted = |more: &Value| {
+        let mut job = json!({"preset": "bash", "script": script});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            job[key] = value.clone();
+        }
+        job
+    };
+    for good in [
+        job(),
+        with("env", &json!({"APP_X": "1"})),
+        with("on_cancel", &json!({"command": ["make", "clean"]})),
+        scripted(&json!({})),
+        scripted(&json!({"interpreter": ["/bin/sh", "-e"]})),
+    ] {
+        assert_eq!(codes(&policy, &good), NONE, "{good}");
+    }
+    for (bad, code) in [
+        (with("command", &json!(["sh", "-c", "make all"])), "program_not_allowed"),
+        (with("on_cancel", &json!({"command": ["sh"]})), "program_not_allowed"),
+        (with("env", &json!({"BASH_ENV": "$(evil)"})), "env_not_allowed"),
+        (scripted(&json!({"script": "echo hello; evil\n"})), "program_not_allowed"),
+        // The script as it is, and something else that runs before it.
+        (scripted(&json!({"interpreter": ["/bin/sh", "-c", "evil"]})), "program_not_allowed"),
+    ] {
+        assert_eq!(codes(&policy, &bad), [code], "{bad}");
+    }
+    // Who lists programs and no variables means these programs and nothing that changes them.
+    let strict = "{version: 1, allow: {programs: [{command: [make, '*']}]}}";
+    assert_eq!(codes(strict, &with("env", &json!({"A": "b"}))), ["env_not_allowed"]);
+}
+
+#[test]
+fn the_first_rule_that_matches_decides_and_keeps_what_it_does_not_name() {
+    let policy = read(
+        "version: 1\nallow: {images: ['jobcell/*'], limits: {timeout: 1h, resources.cpu: 2}}\nrules:\n  \
+         - {name: mining, when: {labels: {kind: 'mine*'}}, refuse: We do not mine here.}\n  \
+         - {name: ci, when: {labels: {team: [ci, build]}, backends: [main]}, allow: {limits: {timeout: {max: 4h, over: clamp}}}}\n  \
+         - {name: team, when: {labels: {team: '*'}}, allow: {limits: {timeout: 2h}}}\n",
+    );
+    let told = |labels: Value, backend| {
+        let mut job = job();
+        job["labels"] = labels;
+        job["timeout"] = json!("5h");
+        job["resources"] = json!({"cpu": 3});
+        let job = spec(&job);
+        let judged = policy.judge(&job, &Facts { backend, image: "evil:1", ..facts() });
+        let codes: Vec<String> =
+            judged.refusals().into_iter().map(|one| format!("{} {}", one.path, one.code)).collect();
+        (judged.rule.clone(), codes, judged.clamped().len())
+    };
+    let (image, cpu) = ("image image_not_allowed".to_owned(), "resources.cpu above_maximum".to_owned());
+    let timeout = "timeout above_maximum".to_owned();
+    assert_eq!(told(json!({"kind": "miner", "team": "ci"}), "main"), ("mining".into(), vec![" rule".into()], 0));
+    assert_eq!(told(json!({"team": "ci"}), "main"), ("ci".into(), vec![image.clone(), cpu.clone()], 1));
+    let all = vec![image, cpu, timeout];
+    assert_eq!(told(json!({"team": "ci"}), "other"), ("team".into(), all.clone(), 0));
+    assert_eq!(told(json!({}), "main"), ("default".into(), all, 0));
+}
+
+#[test]
+fn the_example_is_read_and_does_what_it_says() {
+    let policy = read(EXAMPLE);
+    assert!(policy.rules() >= 2);
+    let long = spec(&with("timeout", &json!("7d")));
+    let judged = policy.judge(&long, &facts());
+    let clamps = judged.clamped();
+    assert!(judged.given.is_some() && clamps.iter().any(|clamp| clamp.path == "timeout"), "{judged:?}");
+}
+
+#[test]
+fn everything_that_is_wrong_with_a_document_is_told_with_its_path() {
+    let text = "allow: {images: ['a b', 1], image_digest: maybe, networks: [host], uids: {first: 5}, limits: {resources.cpus: 2, \
+                timeout: never, resources.memory: 1KiB, resources.pids: {max: 5, over: ignore}}, programs: [{}, {command: ['**']}, \
+                {script_sha256: abc}], ports: []}\nrules: [{name: default, when: {labels: {a: b}}, refuse: Not here.}, {when: {}}, 5]\n";
+    let told = Policy::read(text).expect_err("is bad").to_string();
+    for wanted in [
+        "version: is missing",
+        "allow.images[0]: `a b` has characters",
+        "allow.images[1]: is a number",
+        "allow.image_digest: is no word that is known; write required or optional",
+        "allow.networks[0]: `host` is no network",
+        "allow.uids: is no range of user ids",
+        "allow.limits.resources.cpus: unknown limit; did you mean `resources.cpu`?",
+        "allow.limits.timeout: `never` is no maximum of it",
+        "allow.limits.resources.memory: `1KiB` is no maximum of it",
+        "allow.limits.resources.pids.over: `ignore`",
+        "allow.programs[0]: has to have one of",
+        "allow.programs[1].command: begins with `**`",
+        "allow.programs[2].script_sha256: is not 64",
+        "allow.ports: unknown key",
+        "rules[0].name: `default` is the name of another one",
+        "rules[1].name: is missing",
+        "rules[1].when: is missing or empty",
+        "rules[1]: says neither",
+        "rules[2]: is a number",
+    ] {
+        assert!(told.contains(wanted), "{wanted} is not in:\n{told}");
+    }
+    assert!(Policy::read("[1").is_err() && Policy::read("5").is_err() && Policy::read("").is_err());
+}
+
+fn any_maximum() -> impl Strategy<Value = Option<(u64, bool)>> {
+    prop::option::of((1u64..40, any::<bool>()))
+}
+
+proptest! {
+    /// Whatever is asked for, and whatever the maxima: refused, or at most the maxima and at most what was asked for; and who asks for
+    /// what was given gets it as it is.
+    #[test]
+    fn nothing_above_a_maximum_is_given(
+        maxima in prop::collection::vec(any_maximum(), LIMITS.len()),
+        asked in prop::collection::vec(1u64..40, LIMITS.len()),
+        (silent, cancels) in (any::<bool>(), any::<bool>()),
+    ) {
+        // In units that any job can have.
+        let unit = |limit: &Limit| match limit.path {
+            "resources.cpu" => 100,
+            "resources.memory" => 4 << 20,
+            "resources.pids" => 1,
+            _ => 1000,
+        };
+        let mut document = json!({"image": "x", "command": ["x"]});
+        if silent { document["silence_timeout"] = json!("1m"); }
+        if cancels { document["on_cancel"] = json!({"command": ["x"]}); }
+        let mut job = spec(&document);
+        let mut policy = Policy::default();
+        for (at, limit) in LIMITS.iter().enumerate() {
+            if limit.of(&job).is_some_and(|has| has != crate::job::UNBOUNDED) {
+                job = limit.set(&job, asked[at] * unit(limit)).expect("valid");
+            }
+            if let Some((most, clamp)) = maxima[at] {
+                let over = if clamp { Over::Clamp } else { Over::Refuse };
+                policy.allow.limits.insert(limit.path, Maximum { most: most * unit(limit), over });
+            }
+        }
+        let judged = policy.judge(&job, &facts());
+        let above = |limit: &&Limit| {
+            let maximum = policy.allow.limits.get(limit.path);
+            limit.of(&job).zip(maximum).is_some_and(|(asked, maximum)| asked > maximum.most)
+        };
+        let has_to_be_refused = LIMITS.iter().filter(above).any(|limit| policy.allow.limits[limit.path].over == Over::Refuse);
+        prop_assert_eq!(judged.given.is_none(), has_to_be_refused);
+        if let Some(given) = &judged.given {
+            for limit in &LIMITS {
+                let most = policy.allow.limits.get(limit.path).map_or(u64::MAX, |maximum| maximum.most);
+                prop_assert_eq!(limit.of(given), limit.of(&job).map(|asked| asked.min(most)), "{}", limit.path);
+            }
+            prop_assert_eq!(job.clamped_to(&given.limits()), judged.clamped());
+            let again = policy.judge(given, &facts());
+            prop_assert_eq!((again.clamped().len(), again.given.as_ref()), (0, Some(given)));
+        }
+    }
+
+    #[test]
+    fn any_text_is_a_policy_or_told_to_be_none(text in "\\PC{0,200}") {
+        let _ = Policy::read(&text);
+    }
+}

@@ -1,0 +1,90 @@
+//! `jobcell policy …`: what the operator's policy says of a job, and whether a policy is one. Nothing is asked of an agent: the
+//! settings and the file of this host are read as an agent that starts now would read them.
+
+use super::{Failure, Global, QUIET, node, settings, show};
+use crate::admission::LivePolicy;
+use crate::admission::policy::{Check, Outcome};
+use crate::backend::Local;
+use crate::job::{Cause, JobSpec, SpecRules};
+use clap::Subcommand;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum PolicyCommand {
+    /// Say whether a job would be let in on this host, with which limits, and why; exit code 1 if it would be refused
+    Explain {
+        /// The spec, YAML or JSON; - reads standard input
+        file: PathBuf,
+        /// As if it came from this backend of the settings [default: the embedded one]
+        #[arg(long, value_name = "NAME", default_value = Local::NAME, hide_default_value = true)]
+        backend: String,
+        /// By this policy, in place of the settings' policy.file
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+    },
+    /// Say whether a policy is good, or everything that is wrong with it
+    Check {
+        /// The policy [default: the settings' policy.file]
+        file: Option<PathBuf>,
+    },
+}
+
+pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure> {
+    let config = settings(global, &[], QUIET)?;
+    let load = |file: Option<&Path>| match file {
+        None => node::policy(&config),
+        Some(file) => LivePolicy::load(Some(file)).map_err(|problems| {
+            Failure::config(
+                show::printable(&format!("{} has problems:\n{problems}", file.display())).replace("\\n", "\n"),
+            )
+        }),
+    };
+    match command {
+        PolicyCommand::Check { file } => {
+            let policy = load(file.as_deref())?;
+            let rules = policy.current().rules();
+            let shown = policy.file().map(|file| file.display().to_string());
+            global.output.print(&json!({ "ok": true, "file": shown, "rules": rules }), || match &shown {
+                Some(file) => show::printable(&format!("the policy is good: {file}, {rules} rules")),
+                None => "no policy.file is set; the built-in policy holds: no bounds, and no network".to_owned(),
+            })?;
+            Ok(0)
+        }
+        PolicyCommand::Explain { file, backend, policy } => {
+            let policy = load(policy.as_deref())?;
+            let shown = policy.file().map(|file| file.display().to_string());
+            let text = super::job::read_file(&file)?;
+            let spec = JobSpec::from_yaml(&text, &SpecRules::default()).map_err(|problems| {
+                let text = format!("the job spec has problems:\n{problems}");
+                Failure::usage(show::printable(&text).replace("\\n", "\n"))
+            })?;
+            let gate = node::gate(&config, policy);
+            let judged = gate.judge(&backend, &spec).map_err(|cause: Cause| Failure::new(cause.to_string()))?;
+            let allowed = judged.given.is_some();
+            let document = json!({"allowed": allowed, "policy": shown, "rule": judged.rule, "checks": judged.checks});
+            global.output.print(&document, || {
+                let policy = shown.as_deref().unwrap_or("built-in");
+                let word = match (allowed, judged.clamped().len()) {
+                    (false, _) => "refused".to_owned(),
+                    (true, 0) => "allowed".to_owned(),
+                    (true, less) => format!("allowed, with {less} smaller than asked for"),
+                };
+                let head = show::printable(&format!("{word}; policy {policy}, rule {}", judged.rule));
+                let rows = judged.checks.iter().map(row).collect();
+                format!("{head}\n\n{}", show::table(&["RESULT", "WHAT", "VALUE", "WHY"], rows))
+            })?;
+            Ok(u8::from(!allowed))
+        }
+    }
+}
+
+fn row(check: &Check) -> Vec<String> {
+    let (result, value) = match &check.outcome {
+        Outcome::Allowed => ("ok", check.value.clone()),
+        Outcome::Clamped { given } => ("less", format!("{} -> {given}", check.value)),
+        Outcome::Refused { .. } => ("REFUSED", check.value.clone()),
+    };
+    let what = if check.path.is_empty() { "job" } else { &check.path };
+    vec![result.to_owned(), what.to_owned(), value, check.why.clone()]
+}
