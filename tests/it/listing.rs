@@ -246,7 +246,7 @@ async fn a_report_and_the_days_tell_what_happened() {
         "preset bash: script of a line: seq 1 60",
         "failed: exited with code 7",
         "cap_eff 0000000000000000",
-        "allowed: none",
+        "allowed: socket_inet, sysv_shm",
         "last 50 lines of output",
         "\n   60\n",
         "! bad\\u{1b}[2J\n",
