@@ -18,7 +18,7 @@ fn job(seq: u64, priority: i32, waited: u64) -> Candidate {
 }
 
 fn room(slots: u32, cpu: u32, mib: u64) -> Capacity {
-    Capacity { slots, cpu: Cpus::from_milli(cpu * 1000), memory: ByteSize::from_mib(mib) }
+    Capacity { slots, cpu: Cpus::from_milli(cpu * 1000), memory: ByteSize::from_mib(mib), ..Capacity::default() }
 }
 
 fn large() -> Profile {
