@@ -366,7 +366,8 @@ impl Cause {
             }
             Self::PresetMissing { .. } => "add the preset to the agent's configuration under `presets`".into(),
             Self::TooLarge { resource, .. } => {
-                format!("lower resources.{resource}, or raise agent.{resource} in the configuration")
+                let disk = if resource == "memory" { " or resources.disk" } else { "" };
+                format!("lower resources.{resource}{disk}, or raise agent.{resource} in the configuration")
             }
             Self::PolicyRefused { .. } => {
                 "change the job, or ask the operator; `jobcell policy explain` on the agent's host tells what is allowed".into()

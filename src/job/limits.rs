@@ -33,7 +33,7 @@ impl LimitMet {
             "shm" | "shm_inodes" => "/dev/shm has 16 MiB: have the program use files in /workspace".into(),
             "output" => "raise resources.output, or have it write less".into(),
             "cpu" => "raise resources.cpu, or have it use fewer threads".into(),
-            other => format!("raise resources.{other}, or have it use less"),
+            other => format!("have it use less of {}", super::shown(other)),
         }
     }
 

@@ -96,6 +96,12 @@ async fn every_end_of_the_jobs_own_doing_names_its_limit_and_what_to_do() {
             &["shm"],
             "/dev/shm",
         ),
+        row(
+            bash("for n in {1..5000}; do : > /dev/shm/file$n || exit 5; done", &json!({})),
+            failed("exit_code", 5),
+            &["shm_inodes"],
+            "/dev/shm",
+        ),
         row(bash("exec truncate -s 1T sparse", &json!({})), failed("signal", 153), &[], "resources.disk"),
         row(
             bash("yes; echo never", &json!({"output": "1MiB"})),
@@ -162,6 +168,27 @@ async fn every_end_of_the_jobs_own_doing_names_its_limit_and_what_to_do() {
     up.stop().await;
 }
 
+/// Files are memory that the kernel cannot take back, and each costs some of its own: a cell can be full to the brim with nobody left to be
+/// killed but the warden, which then could not say what happened.
+#[tokio::test]
+async fn a_cell_that_is_filled_with_all_that_it_may_hold_tells_its_own_end() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "docker: {tmp_size: 8MiB, workspace_size: 8MiB}").await;
+    let fill = "for place in /workspace /tmp /dev/shm; do head -c 100M /dev/zero > $place/full; done; echo full; exec tail /dev/zero";
+    let files = "for ((n = 0;; n++)); do : > $((n % 100))/$n || { echo; break; }; done; exec tail /dev/zero";
+    for (script, resources) in [
+        (fill.to_owned(), json!({"memory": "16MiB"})),
+        (format!("mkdir {{0..99}}; {files}"), json!({"memory": "16MiB", "inodes": 4_000_000})),
+        (format!("mkdir {{0..99}}; {files}"), json!({"memory": "4MiB", "disk": "1MiB", "inodes": 4_000_000})),
+    ] {
+        let job = up.run(&bash(&script, &resources)).await;
+        let end = (&job["ending"]["verdict"], cause(&job), &job["log"]["complete"]);
+        assert_eq!(end, (&json!("failed"), "out_of_memory", &json!(true)), "{job}");
+        assert!(number(&met(&job, "memory")["times"]) > 0, "{job}");
+    }
+    up.stop().await;
+}
+
 #[tokio::test]
 async fn what_is_told_of_a_limit_is_what_was_asked_for() {
     let Some(host) = engine() else { return };
@@ -191,7 +218,9 @@ async fn output_beyond_the_limit_ends_the_job_or_is_one_exact_gap() {
     let up = Up::start(&host, "logs: {output_limit: 100KiB}\nagent: {grace: 1s}").await;
     // The operator's limit; and a job that does not hear TERM writes on into nothing.
     let script = "trap '' TERM; while :; do echo 0123456789; done";
-    let job = up.run(&json!({"preset": "bash", "script": script})).await;
+    let after = json!({"command": ["/bin/bash", "-c", "exit $(printf %s $JOBCELL_STOP_REASON | wc -c)"]});
+    let job = up.run(&json!({"preset": "bash", "script": script, "on_cancel": after})).await;
+    assert_eq!(job["usage"]["on_cancel_exit_code"], "output_limit".len(), "{job}");
     assert_eq!((cause(&job), &job["ending"]["verdict"]), ("output_limit", &json!("failed")), "{job}");
     let (log, gap) = (&job["log"], &job["log"]["gaps"][0]);
     assert_eq!((number(&log["stdout"]["bytes"]), number(&gap["at"])), (100 << 10, 100 << 10));

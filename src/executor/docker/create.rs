@@ -19,8 +19,9 @@ pub(super) const OWNER_ARGUMENT: &str = "--owner";
 
 /// What the warden needs beside the job: its ring, and its own pages.
 const WARDEN_RESERVE: ByteSize = ByteSize::from_mib(8);
-/// /dev/shm, which Docker makes 64 MiB large unless told otherwise.
+/// /dev/shm: for what programs share, not for files.
 const SHM: ByteSize = ByteSize::from_mib(16);
+const SHM_INODES: u64 = 4096;
 /// The warden itself, and what the engine starts beside it for a moment.
 const WARDEN_PIDS: u32 = 4;
 /// A workspace of a size of its own has room for as many files as are of this size.
@@ -123,14 +124,16 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         tmpfs: Some(HashMap::from([
             ("/tmp".to_owned(), tmpfs(shape.tmp_size, shape.tmp_inodes, "noexec")),
             ("/workspace".to_owned(), tmpfs(limits.disk, limits.inodes, "exec")),
+            ("/dev/shm".to_owned(), tmpfs(SHM, SHM_INODES, "noexec")),
         ])),
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         privileged: Some(false),
         network_mode: Some("none".to_owned()),
-        ipc_mode: Some("private".to_owned()),
+        // A namespace of its own, as `private` gives, without the engine's /dev/shm: that has no limit on files, and each is memory of the
+        // kernel's that nobody can take back.
+        ipc_mode: Some("none".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-        shm_size: Some(signed(SHM.as_u64())),
         memory: Some(signed(limits.memory)),
         memory_swap: Some(signed(limits.memory)),
         nano_cpus: Some(i64::from(limits.cpu_milli) * 1_000_000),
@@ -296,6 +299,10 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
         Expect::at_most("mount./workspace.size", limits.disk.as_u64()),
         Expect::at_most("mount./tmp.inodes", shape.tmp_inodes),
         Expect::at_most("mount./workspace.inodes", limits.inodes),
+        Expect::eq("mount./dev/shm", "tmpfs"),
+        Expect::at_most("mount./dev/shm.size", SHM.as_u64()),
+        Expect::at_most("mount./dev/shm.inodes", SHM_INODES),
+        Expect::eq("mount./dev/shm.noexec", "1"),
         Expect::at_most("memory_limit_bytes", limits.memory),
         Expect::at_most("pids_limit", u64::from(limits.pids)),
         // The engine sets a quota for each tenth of a second.

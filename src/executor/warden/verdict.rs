@@ -101,6 +101,8 @@ fn limit_met(met: &Met, spec: &JobSpec) -> LimitMet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::SpecRules;
+    use serde_json::json;
 
     #[test]
     fn what_tripped_a_job_is_told_in_words_that_cannot_harm() {
@@ -113,5 +115,21 @@ mod tests {
         assert_eq!(cause("bpf 12 a b\u{1b}[2J"), (some("bpf"), some("a b\\u{1b}[2J")));
         assert_eq!(cause("bpf 12 "), (some("bpf"), None));
         assert_eq!(cause(""), (None, None));
+    }
+
+    #[test]
+    fn limits_are_told_as_the_job_asked_for_them_and_no_more_than_there_can_be() {
+        let document = json!({"image": "x", "command": ["x"], "resources": {"pids": 8, "memory": "32MiB"}});
+        let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
+        let told = |name: &str, limit, peak| {
+            let met = limit_met(&Met { name: name.into(), limit, peak, times: 3 }, &spec);
+            (met.limit, met.peak, met.times)
+        };
+        // The cell has room for four more processes, and for its file systems.
+        assert_eq!(told("pids", 12, 12), (8, 8, 3));
+        assert_eq!(told("memory", 400 << 20, 390 << 20), (32 << 20, 390 << 20, 3));
+        assert_eq!(told("disk", 4096, 4096), (4096, 4096, 3));
+        let long = limit_met(&Met { name: "x".repeat(60_000), limit: 1, peak: 1, times: 1 }, &spec);
+        assert_eq!(long.name.len(), MOST_NAME);
     }
 }
