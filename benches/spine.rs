@@ -70,7 +70,8 @@ fn ms(span: Duration) -> f64 {
 const AGENT: &str = "bench";
 
 fn ask() -> ClaimAsk {
-    let capacity = Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: ByteSize::from_mib(16_384) };
+    let capacity =
+        Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: ByteSize::from_mib(16_384), ..Capacity::default() };
     let profile = Profile { presets: vec!["bash".to_owned()], capacity, ..Profile::default() };
     ClaimAsk {
         agent: AGENT.to_owned(),

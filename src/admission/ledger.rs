@@ -1,7 +1,7 @@
-//! What is reserved: slots, cores and memory, atomically. A permit gives everything back when it is dropped, so the sum
+//! What is reserved: slots, cores and memory, atomically. Memory is that of whole cells, so what is reserved is what can be used. A permit gives everything back when it is dropped, so the sum
 //! of what is reserved always equals the live permits.
 
-use crate::job::{ByteSize, Capacity, Cause, Cpus, Resources};
+use crate::job::{Beside, ByteSize, Capacity, Cause, Cpus, Resources};
 use std::sync::{Arc, Mutex, PoisonError};
 
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -12,8 +12,10 @@ struct Reserved {
 }
 
 impl Reserved {
-    fn of(asked: Resources) -> Self {
-        Self { slots: 1, cpu_milli: u64::from(asked.cpu.as_milli()), memory: asked.memory.as_u64() }
+    /// All that a job may come to use: also what its cell takes beside it.
+    fn of(asked: Resources, beside: Beside) -> Self {
+        let memory = beside.with(asked.memory, asked.disk).as_u64();
+        Self { slots: 1, cpu_milli: u64::from(asked.cpu.as_milli()), memory }
     }
 
     /// No spec asks for so much that this overflows.
@@ -59,6 +61,7 @@ impl Ledger {
             slots: self.capacity.slots.saturating_sub(reserved.slots),
             cpu: Cpus::from_milli(u32::try_from(cpu).unwrap_or(u32::MAX)),
             memory: ByteSize::new(self.capacity.memory.as_u64().saturating_sub(reserved.memory)),
+            beside: self.capacity.beside,
         }
     }
 
@@ -75,8 +78,10 @@ impl Ledger {
         if asked.cpu > self.capacity.cpu {
             return too_large("cpu", asked.cpu.to_string(), self.capacity.cpu.to_string());
         }
-        if asked.memory > self.capacity.memory {
-            return too_large("memory", asked.memory.to_string(), self.capacity.memory.to_string());
+        let memory = self.capacity.beside.with(asked.memory, asked.disk);
+        if memory > self.capacity.memory {
+            let told = self.capacity.beside.told(asked.memory, asked.disk);
+            return too_large("memory", told, self.capacity.memory.to_string());
         }
         Ok(())
     }
@@ -84,7 +89,7 @@ impl Ledger {
     /// Reserves all of what a job asks for, or nothing.
     pub fn reserve(&self, asked: Resources) -> Option<Permit> {
         let mut reserved = self.lock();
-        let part = Reserved::of(asked);
+        let part = Reserved::of(asked, self.capacity.beside);
         let after = reserved.with(part);
         let fits = after.slots <= self.capacity.slots
             && after.cpu_milli <= u64::from(self.capacity.cpu.as_milli())
@@ -99,7 +104,7 @@ impl Ledger {
     /// Reserves for a job that runs already, whether it fits or not: with smaller limits than before, what was there stays, and
     /// nothing new is taken until there is room again.
     pub fn keep(&self, asked: Resources) -> Permit {
-        let part = Reserved::of(asked);
+        let part = Reserved::of(asked, self.capacity.beside);
         let mut reserved = self.lock();
         *reserved = reserved.with(part);
         Permit { part, reserved: Arc::clone(&self.reserved) }
@@ -125,7 +130,28 @@ mod tests {
     use proptest::prelude::*;
 
     fn capacity() -> Capacity {
-        Capacity { slots: 4, cpu: Cpus::from_milli(3000), memory: ByteSize::from_mib(1000) }
+        let beside = Beside::default();
+        Capacity { slots: 4, cpu: Cpus::from_milli(3000), memory: ByteSize::from_mib(1000), beside }
+    }
+
+    fn asks(cpu: u32, mib: u64) -> Resources {
+        Resources { cpu: Cpus::from_milli(cpu), memory: ByteSize::from_mib(mib), ..Resources::default() }
+    }
+
+    #[test]
+    fn what_a_cell_takes_beside_its_job_is_reserved_with_it() {
+        let beside = Beside { fixed: ByteSize::from_mib(80), disk: ByteSize::from_mib(20) };
+        let ledger = Ledger::new(Capacity { beside, ..capacity() });
+        let with_disk = |mib| Resources { disk: Some(ByteSize::from_mib(mib)), ..asks(1, 100) };
+        // 1000 MiB: 200, then 680, and no more than 120 are left.
+        let _first = ledger.reserve(asks(1, 100)).expect("fits");
+        let _second = ledger.reserve(with_disk(500)).expect("fits");
+        assert_eq!(ledger.free().memory, ByteSize::from_mib(120));
+        assert!(ledger.reserve(asks(1, 100)).is_none() && ledger.reserve(asks(1, 20)).is_some());
+        assert!(ledger.could_fit(with_disk(820)).is_ok());
+        assert!(
+            matches!(ledger.could_fit(with_disk(821)), Err(Cause::TooLarge { resource, .. }) if resource == "memory")
+        );
     }
 
     #[test]
@@ -139,7 +165,7 @@ mod tests {
         #[test]
         fn what_runs_already_is_kept_and_leaves_room_for_nothing_else(kept in 1usize..9) {
             let ledger = Ledger::new(capacity());
-            let asked = Resources { cpu: Cpus::from_milli(1000), memory: ByteSize::from_mib(100), pids: 1 };
+            let asked = asks(1000, 100);
             let mut live: Vec<Permit> = (0..kept).map(|_| ledger.keep(asked)).collect();
             while live.len() >= 3 {
                 prop_assert!(ledger.reserve(asked).is_none());
@@ -154,7 +180,7 @@ mod tests {
             let mut live: Vec<Permit> = Vec::new();
             for (step, cpu, mib) in steps {
                 if step < 4 {
-                    live.extend(ledger.reserve(Resources { cpu: Cpus::from_milli(cpu), memory: ByteSize::from_mib(mib), pids: 1 }));
+                    live.extend(ledger.reserve(asks(cpu, mib)));
                 } else if !live.is_empty() {
                     live.remove(step % live.len());
                 }

@@ -294,7 +294,7 @@ impl<E: Executor> Runner<E> {
         made: Option<Made<E::Cell>>,
         farewell: impl Future<Output = ()>,
     ) -> Outcome {
-        let ending = Ending::from(report.cause.clone());
+        let ending = Ending::of(report.cause.clone(), report.usage.as_ref());
         tracing::info!(verdict = ending.verdict.name(), cause = report.cause.code(), reason = %ending.message, "attempt ended");
         self.metrics.jobs_ended_total.with_label_values(&[ending.verdict.name()]).inc();
         if let Some(usage) = &report.usage {

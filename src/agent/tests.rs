@@ -69,10 +69,20 @@ fn start(
         // It has not the preset that it says: what a backend hands out by mistake is refused by the agent.
         announcement: crate::protocol::agent::Announcement {
             presets: vec!["none".into()],
-            capacity: Capacity { slots, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) },
+            capacity: Capacity {
+                slots,
+                cpu: Cpus::from_milli(4000),
+                memory: ByteSize::from_mib(1024),
+                ..Capacity::default()
+            },
             ..Default::default()
         },
-        capacity: Capacity { slots, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) },
+        capacity: Capacity {
+            slots,
+            cpu: Cpus::from_milli(4000),
+            memory: ByteSize::from_mib(1024),
+            ..Capacity::default()
+        },
         claim_batch: 16,
         grace: Millis::from_secs(2),
         handover,
@@ -401,7 +411,8 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
     let logs = LogStore::open(dir.path(), 1 << 20).expect("opens");
     let backends: Vec<Arc<Simulated>> = (0..2).map(|_| Arc::new(Simulated::new())).collect();
     let executor = Scripted::default();
-    let capacity = Capacity { slots: 2, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024) };
+    let capacity =
+        Capacity { slots: 2, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024), ..Capacity::default() };
     let settings = AgentSettings {
         announcement: crate::protocol::agent::Announcement::default(),
         capacity,

@@ -61,7 +61,8 @@ impl Here {
 }
 
 pub(super) fn ask(wait: Duration) -> Ask {
-    let free = Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: ByteSize::from_mib(8192) };
+    let free =
+        Capacity { slots: 8, cpu: Cpus::from_milli(8000), memory: ByteSize::from_mib(8192), ..Capacity::default() };
     Ask { max: 1, free, wait, load: Load::default() }
 }
 

@@ -123,7 +123,8 @@ impl Waiting {
         for waiter in self.row().iter().filter(|waiter| waiter.agent == agent) {
             let mut free = waiter.free();
             free.cpu = Cpus::from_milli(free.cpu.as_milli().saturating_add(resources.cpu.as_milli()));
-            free.memory = ByteSize::new(free.memory.as_u64().saturating_add(resources.memory.as_u64()));
+            let cell = free.beside.with(resources.memory, resources.disk);
+            free.memory = ByteSize::new(free.memory.as_u64().saturating_add(cell.as_u64()));
         }
     }
 }
@@ -204,7 +205,8 @@ mod tests {
     }
 
     fn profile(zone: &str) -> Option<Profile> {
-        let capacity = Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000) };
+        let capacity =
+            Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000), ..Capacity::default() };
         Some(Profile { labels: [("zone".to_owned(), zone.to_owned())].into(), presets: Vec::new(), capacity })
     }
 

@@ -25,6 +25,6 @@ pub const EXIT_CODES: [(&str, &str); 12] = [
     ("124", "the job ran out of its time; or `--timeout` was over, and the job goes on"),
     ("125", "the cell, the engine or the host failed the job"),
     ("126, 127", "the job's program cannot be executed, was not found"),
-    ("128+n", "signal n ended the job; 137 also: it ran out of memory"),
+    ("128+n", "signal n ended the job; 137 also: it ran out of memory, 153: it wrote too much"),
     ("130", "the job was canceled"),
 ];

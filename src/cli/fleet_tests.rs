@@ -105,7 +105,8 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
     let http = HttpSettings { name: "main".into(), url: url.to_owned(), key, rate, spool_max: SPOOL_MAX };
     let backend: Arc<dyn Backend> = Arc::new(Http::new(http, logs.clone(), stop.clone()).expect("is made"));
     let executor = Scripted::default();
-    let capacity = Capacity { slots, cpu: Cpus::from_milli(100_000), memory: ByteSize::from_mib(100_000) };
+    let capacity =
+        Capacity { slots, cpu: Cpus::from_milli(100_000), memory: ByteSize::from_mib(100_000), ..Capacity::default() };
     let settings = AgentSettings {
         announcement: Announcement { installation: name, capacity, ..Announcement::default() },
         capacity,
@@ -227,7 +228,8 @@ async fn a_server_that_forgot_its_agents_is_claimed_from_as_before() {
     let rate = NonZeroU32::new(1000).expect("not zero");
     let settings = HttpSettings { name: "main".into(), url: server.url.clone(), key, rate, spool_max: SPOOL_MAX };
     let http = Http::new(settings, logs, server.stop.clone()).expect("is made");
-    let capacity = Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000) };
+    let capacity =
+        Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000), ..Capacity::default() };
     http.announce(&Announcement { installation: name.clone(), capacity, ..Announcement::default() });
     let claim = async |wait: u64| {
         let ask = Ask { max: 1, free: capacity, wait: Duration::from_millis(wait), load: Default::default() };
@@ -260,7 +262,8 @@ async fn a_hundred_thousand_frames_of_a_byte_go_through() {
         server.stop.clone(),
     );
     let http = http.expect("is made");
-    let capacity = Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000) };
+    let capacity =
+        Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000), ..Capacity::default() };
     http.announce(&Announcement { installation: "one".into(), capacity, ..Announcement::default() });
     server.submit(&["echo", "1"]).await;
     let ask = Ask { max: 1, free: capacity, wait: Duration::from_secs(5), load: Default::default() };

@@ -81,21 +81,27 @@ pub(crate) fn executor(
 ) -> DockerExecutor {
     let docker = &config.docker;
     let settings = DockerSettings {
-        shape: Shape {
-            oci_runtime: docker.oci_runtime.clone(),
-            seccomp,
-            tmp_size: docker.tmp_size,
-            tmp_inodes: docker.tmp_inodes,
-            workspace_size: docker.workspace_size,
-            workspace_inodes: docker.workspace_inodes,
-            nofile: docker.nofile,
-        },
+        shape: shape(config, seccomp),
         uid_start: docker.uid_start,
         uid_count: docker.uid_count,
         concurrent_starts: docker.concurrent_starts as usize,
         start_timeout: docker.start_timeout.as_duration(),
     };
     DockerExecutor::new(engine, settings, owner, stop)
+}
+
+fn shape(config: &Config, seccomp: Profiles) -> Shape {
+    let docker = &config.docker;
+    Shape {
+        oci_runtime: docker.oci_runtime.clone(),
+        seccomp,
+        tmp_size: docker.tmp_size,
+        tmp_inodes: docker.tmp_inodes,
+        workspace_size: docker.workspace_size,
+        workspace_inodes: docker.workspace_inodes,
+        nofile: docker.nofile,
+        output: config.logs_output,
+    }
 }
 
 /// The agent.
@@ -110,7 +116,8 @@ pub(crate) fn agent(
     metrics: Arc<Metrics>,
     gate: Gate,
 ) -> Agent<Arriving<DockerExecutor>> {
-    let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory };
+    let beside = shape(config, Profiles::built_in(config.docker.seccomp)).beside();
+    let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory, beside };
     let announcement = Announcement {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         installation: owner.to_string(),

@@ -1,6 +1,7 @@
 //! What people read: tables and a job in full. Text from outside is escaped: it cannot move the cursor.
 
 use super::{Failure, Output, paint, terminal};
+use crate::job::LimitMet;
 use serde_json::Value;
 use std::io::Write;
 use unicode_width::UnicodeWidthStr;
@@ -153,9 +154,18 @@ pub(super) fn ending(job: &Value) -> String {
     }
     let dropped = |stream: &str| job["log"][stream]["dropped"].as_u64().unwrap_or_default();
     if dropped("stdout") + dropped("stderr") > 0 {
-        log.push_str("\n  some of its output was dropped, as it asked for: `jobcell job get` says where");
+        log.push_str("\n  some of its output was dropped: `jobcell job get` says where and how much");
+    }
+    // Of one that went well: where it did not, the hint says so.
+    for met in limits_met(job).iter().filter(|_| ending["verdict"] == "succeeded") {
+        log.push_str(&format!("\n  {}", printable(&met.to_string())));
     }
     format!("{}{}{log}", printable(&line), printable(&hint).replacen("\\n", "\n", 1))
+}
+
+fn limits_met(job: &Value) -> Vec<LimitMet> {
+    let met = job["usage"]["limits_met"].as_array().into_iter().flatten();
+    met.filter_map(|met| serde_json::from_value(met.clone()).ok()).collect()
 }
 
 /// A job in full: outcome, phases with the time each took, use, isolation.
@@ -227,6 +237,9 @@ pub(super) fn job(job: &Value) -> String {
     }
     if let Some(code) = job["usage"]["on_cancel_exit_code"].as_i64() {
         line("on cancel", format!("its command ended with code {code}"));
+    }
+    for met in limits_met(job) {
+        line("limit", format!("{met}; {}", met.hint()));
     }
     if let Some(usage) = job["usage"].as_object() {
         let seconds = |key: &str| usage.get(key).and_then(Value::as_f64).unwrap_or_default() / 1e6;

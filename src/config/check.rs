@@ -29,6 +29,8 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     /// Bytes of a log after which it is synced to disk.
     pub logs_sync_every: ByteSize,
+    /// Most output of a job that does not say how much.
+    pub logs_output: ByteSize,
     /// Language environments.
     pub presets: BTreeMap<String, PresetConfig>,
     /// Log lines.
@@ -187,6 +189,7 @@ pub(super) fn check(
         docker: r.docker(env),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         logs_sync_every: r.size("logs.sync_every"),
+        logs_output: r.size("logs.output_limit"),
         presets: r.presets(),
         telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
         doctor: r.checks("doctor.checks"),

@@ -172,7 +172,7 @@ pub(super) static KEYS: &[Key] = &[
         "agent.memory",
         Kind::Size(ByteSize::from_mib(16), ByteSize::from_mib(1 << 26)),
         |host| json!(host.memory),
-        "Memory that all running jobs together may ask for. Default: all of the host's.",
+        "Memory that all running cells together may use: of each, what its job asks for, /workspace, /tmp and 24 MiB. Default: all of the host's.",
     ),
     key(
         "agent.drain_mode",
@@ -255,10 +255,20 @@ pub(super) static KEYS: &[Key] = &[
         "docker.workspace_size",
         Kind::Size(MIB, TIB),
         |_| json!("256MiB"),
-        "/workspace of a cell: in memory, counted on top of the job's memory.",
+        "/workspace of a job that does not say how large it is (resources.disk): in memory, counted on top of the job's memory.",
     ),
-    key("docker.workspace_inodes", Kind::Number(16, 1 << 32), |_| json!(262_144), "Files and folders in /workspace."),
-    key("docker.nofile", Kind::Number(16, 1 << 20), |_| json!(4096), "Open files of each process."),
+    key(
+        "docker.workspace_inodes",
+        Kind::Number(16, 1 << 32),
+        |_| json!(262_144),
+        "Files and folders in /workspace of a job that says neither how many (resources.inodes) nor how large it is.",
+    ),
+    key(
+        "docker.nofile",
+        Kind::Number(16, 1 << 20),
+        |_| json!(4096),
+        "Open files of each process of a job that does not say how many (resources.nofile).",
+    ),
     key(
         "docker.shared",
         Kind::Flag,
@@ -288,6 +298,12 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Size(MIB, ByteSize::from_mib(4096)),
         |_| json!("64MiB"),
         "Bytes of output after which a log is synced to disk, besides its end.",
+    ),
+    key(
+        "logs.output_limit",
+        Kind::Size(ByteSize::new(1024), ByteSize::from_mib(1 << 30)),
+        |_| json!("1GiB"),
+        "Most output of a job that does not say how much (resources.output): one that writes more is ended, or what it writes beyond is dropped where it said so (output_excess).",
     ),
     key(
         "presets",

@@ -3,7 +3,7 @@
 //! The split that everything hangs on: `failed` is the job's own doing, `cell_error` and `lost` are ours. One never
 //! looks like the other.
 
-use super::{ByteSize, Class, Millis, Phase};
+use super::{ByteSize, Class, Millis, Phase, Usage, limits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -127,6 +127,13 @@ pub enum Cause {
         /// The limit.
         limit: Millis,
     },
+    /// It wrote more than it may.
+    OutputLimit {
+        /// The limit.
+        limit: ByteSize,
+        /// What it wrote until it was ended.
+        written: ByteSize,
+    },
     /// Cancelled before it ran, or while it ran.
     Canceled,
     /// The agent was told to stop and the time to drain ran out.
@@ -215,6 +222,7 @@ impl Cause {
             Self::WorkdirUnusable { .. } => "workdir_unusable",
             Self::Timeout { .. } => "timeout",
             Self::Silence { .. } => "silence",
+            Self::OutputLimit { .. } => "output_limit",
             Self::Canceled => "canceled",
             Self::AgentStopped => "agent_stopped",
             Self::ImageMissing { .. } => "image_missing",
@@ -242,7 +250,8 @@ impl Cause {
             | Self::ProgramNotFound { .. }
             | Self::ProgramNotExecutable { .. }
             | Self::PolicyViolation { .. }
-            | Self::WorkdirUnusable { .. } => Verdict::Failed,
+            | Self::WorkdirUnusable { .. }
+            | Self::OutputLimit { .. } => Verdict::Failed,
             Self::Timeout { .. } | Self::Silence { .. } => Verdict::TimedOut,
             Self::Canceled => Verdict::Canceled,
             Self::AgentStopped
@@ -271,7 +280,8 @@ impl Cause {
             | Self::ProgramNotExecutable { .. }
             | Self::WorkdirUnusable { .. }
             | Self::Timeout { .. }
-            | Self::Silence { .. } => Class::Failure,
+            | Self::Silence { .. }
+            | Self::OutputLimit { .. } => Class::Failure,
             Self::AgentStopped
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
@@ -304,7 +314,7 @@ impl Cause {
     }
 
     /// The exit code of a command that waited for this job: the job's own; 124 timeout, 125 cell error, 126/127 as a
-    /// shell has them, 128+n for a signal, 130 for a cancel (as after Ctrl-C).
+    /// shell has them, 128+n for a signal, 130 for a cancel (as after Ctrl-C), 153 for too much output.
     pub const fn process_exit_code(&self) -> u8 {
         match self {
             // A wait status keeps the low 8 bits.
@@ -317,6 +327,8 @@ impl Cause {
             Self::ProgramNotFound { .. } => 127,
             Self::ProgramNotExecutable { .. } | Self::WorkdirUnusable { .. } => 126,
             Self::Timeout { .. } | Self::Silence { .. } => 124,
+            // As for a file that grew too large (SIGXFSZ).
+            Self::OutputLimit { .. } => 153,
             Self::Canceled => 130,
             _ => 125,
         }
@@ -344,12 +356,18 @@ impl Cause {
             Self::Silence { limit } => {
                 format!("raise `silence_timeout` above {limit}, or have the job say that it goes on")
             }
+            Self::OutputLimit { limit, .. } => {
+                format!(
+                    "raise resources.output above {limit}, write less, or have the rest cut with `output_excess: cut`"
+                )
+            }
             Self::ImageMissing { image, .. } => {
                 format!("make or pull `{image}` on the agent's engine (`scripts/images.sh` makes the jobcell/* images)")
             }
             Self::PresetMissing { .. } => "add the preset to the agent's configuration under `presets`".into(),
             Self::TooLarge { resource, .. } => {
-                format!("lower resources.{resource}, or raise agent.{resource} in the configuration")
+                let disk = if resource == "memory" { " or resources.disk" } else { "" };
+                format!("lower resources.{resource}{disk}, or raise agent.{resource} in the configuration")
             }
             Self::PolicyRefused { .. } => {
                 "change the job, or ask the operator; `jobcell policy explain` on the agent's host tells what is allowed".into()
@@ -358,6 +376,9 @@ impl Cause {
             Self::EngineFailed { .. } | Self::CellLost { .. } => "run `jobcell doctor` on the agent's host".into(),
             Self::Signal { signal: 9 } => {
                 "something killed it: look at peak memory and at what else ran in the cell".into()
+            }
+            Self::Signal { signal: 25 } => {
+                "it made a file larger than its file systems: raise resources.disk, or write less".into()
             }
             Self::Stuck { .. } => {
                 "look at the log of the agent that held it: it renewed the lease, and nothing more".into()
@@ -397,6 +418,9 @@ impl fmt::Display for Cause {
             }
             Self::Timeout { limit } => write!(f, "ran longer than its timeout of {limit}"),
             Self::Silence { limit } => write!(f, "wrote nothing for its silence_timeout of {limit}"),
+            Self::OutputLimit { limit, written } => {
+                write!(f, "wrote more than its output limit of {limit}: {} bytes", written.as_u64())
+            }
             Self::Canceled => f.write_str("canceled"),
             Self::AgentStopped => f.write_str("the agent was stopped while the job ran"),
             Self::ImageMissing { image, reason } => write!(f, "image `{image}` is not available: {reason}"),
@@ -444,6 +468,21 @@ pub struct Ending {
     pub hint: Option<String>,
 }
 
+impl Ending {
+    /// With what the job used: where the cause alone says nothing of what to do, the limits that it met may.
+    pub fn of(cause: Cause, usage: Option<&Usage>) -> Self {
+        let ending = Self::from(cause);
+        let own_doing = matches!(ending.verdict, Verdict::Failed | Verdict::TimedOut);
+        let met = usage.filter(|_| own_doing).and_then(|usage| limits::hint(&usage.limits_met));
+        let told = match &ending.cause {
+            // These name their limit themselves; a signal only guesses.
+            Cause::ExitCode { .. } | Cause::Signal { .. } => met.or(ending.hint),
+            _ => ending.hint.or(met),
+        };
+        Self { hint: told, ..ending }
+    }
+}
+
 impl From<Cause> for Ending {
     fn from(cause: Cause) -> Self {
         Self {
@@ -465,6 +504,7 @@ mod tests {
         for cause in [
             Cause::ExitCode { exit_code: 3 },
             Cause::OutOfMemory { limit: ByteSize::from_mib(1), peak: ByteSize::from_mib(2) },
+            Cause::OutputLimit { limit: ByteSize::from_mib(1), written: ByteSize::from_mib(2) },
             Cause::Canceled,
             Cause::PolicyViolation { call: Some("bpf".into()), program: Some("x".into()) },
             Cause::PolicyViolation { call: None, program: None },
@@ -476,6 +516,22 @@ mod tests {
             assert_eq!(json["code"], cause.code());
             assert_eq!(serde_json::from_value::<Cause>(json).expect("reads back"), cause);
         }
+    }
+
+    #[test]
+    fn a_failure_is_hinted_at_by_the_limits_that_it_met() {
+        let limits_met = vec![crate::job::LimitMet { name: "pids".into(), limit: 8, peak: 8, times: 3 }];
+        let usage = Usage { limits_met, ..Usage::default() };
+        let hint = |cause: Cause, usage: &Usage| Ending::of(cause, Some(usage)).hint;
+        let exit = |exit_code| Cause::ExitCode { exit_code };
+        assert!(hint(exit(1), &usage).is_some_and(|hint| hint.contains("resources.pids")));
+        assert!(hint(Cause::Signal { signal: 9 }, &usage).is_some_and(|hint| hint.contains("resources.pids")));
+        assert_eq!(hint(exit(0), &usage), None, "it went well");
+        assert_eq!(hint(exit(1), &Usage::default()), None);
+        // It has a limit of its own, and an end that is ours has nothing to do with them.
+        let timeout = Cause::Timeout { limit: Millis::new(1) };
+        assert!(hint(timeout, &usage).is_some_and(|hint| hint.contains("timeout")));
+        assert_eq!(hint(Cause::LeaseExpired, &usage), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod ending;
 mod fields;
 mod id;
+mod limits;
 mod moment;
 mod phase;
 mod record;
@@ -17,12 +18,14 @@ pub use ending::{Cause, Ending, MismatchLine, PolicyRefusal, Verdict};
 pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
+pub use limits::LimitMet;
 pub use phase::{IllegalStep, Phase, PhaseEvent};
 pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub(crate) use spec::check_labels;
 pub use spec::{
-    Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel,
-    OutputOverflow, Program, Requires, Resources, Retry, Seccomp, Source, SpecRules, UNBOUNDED, Wanted, parse_json,
+    Beside, Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile,
+    OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, Source, SpecRules, UNBOUNDED,
+    Wanted, parse_json,
 };
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

@@ -1,11 +1,13 @@
 //! What is known of a job, and what an agent reports at its end.
 
-use super::{AttemptId, Cause, Clamp, Ending, JobId, JobSpec, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis};
+use super::{
+    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 /// What the job used, as the warden measured it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// From the job's start to its end.
     pub wall: Millis,
@@ -25,6 +27,9 @@ pub struct Usage {
     /// started); absent when it did not run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_cancel_exit_code: Option<i32>,
+    /// Limits that were in its way, whatever became of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limits_met: Vec<LimitMet>,
 }
 
 /// One stream's totals.
@@ -32,7 +37,7 @@ pub struct Usage {
 pub struct StreamTotals {
     /// Bytes of output.
     pub bytes: u64,
-    /// Bytes that are missing because nobody could take them when they were written, and the job had it so.
+    /// Bytes that are missing: nobody could take them when they were written, and the job had it so; or they are beyond its limit.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub dropped: u64,
     /// SHA-256 of the bytes, lowercase hex; empty until the job has ended.
@@ -63,7 +68,7 @@ pub struct LogTotals {
     pub stdout: StreamTotals,
     /// Standard error.
     pub stderr: StreamTotals,
-    /// The first 64 places where output was dropped, as the job had it; each is a frame of its own.
+    /// The first 64 places where output was dropped; each is a frame of its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
     /// True when every frame that the warden numbered is here: then nothing is missing but what the gaps say.

@@ -18,7 +18,7 @@ pub use limits::{Clamp, LIMITS, Limit, UNBOUNDED};
 pub use requires::{Requires, Wanted};
 pub use retry::Retry;
 pub use seccomp::{NoCommonProfile, Seccomp};
-pub use stop::{OnCancel, OutputOverflow};
+pub use stop::{OnCancel, OutputExcess, OutputOverflow};
 
 use super::{ByteSize, Cpus, Millis, Problems};
 use serde::{Deserialize, Serialize};
@@ -88,11 +88,61 @@ pub struct Resources {
     pub memory: ByteSize,
     /// Processes and threads of the job.
     pub pids: u32,
+    /// Size of its workspace, which is memory of the cell on top of the job's. Without it, the agent's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk: Option<ByteSize>,
+    /// Files and folders in its workspace. Without it, one for each KiB of `disk`, or the agent's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inodes: Option<u64>,
+    /// Output on both streams together. Without it, the agent's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<ByteSize>,
+    /// Open files of each process. Without it, the agent's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nofile: Option<u64>,
 }
 
 impl Default for Resources {
     fn default() -> Self {
-        Self { cpu: Cpus::from_milli(1000), memory: ByteSize::from_mib(256), pids: 128 }
+        Self {
+            cpu: Cpus::from_milli(1000),
+            memory: ByteSize::from_mib(256),
+            pids: 128,
+            disk: None,
+            inodes: None,
+            output: None,
+            nofile: None,
+        }
+    }
+}
+
+/// Memory that a cell takes beside its job's: whoever says how much memory jobs may have has to count it, since a job can use it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Beside {
+    /// Of every cell: /tmp, shared memory, the warden.
+    pub fixed: ByteSize,
+    /// The workspace of a job that does not say how large it is.
+    pub disk: ByteSize,
+}
+
+impl Beside {
+    /// All that a cell can use, for a job that asks for this.
+    pub fn with(self, memory: ByteSize, disk: Option<ByteSize>) -> ByteSize {
+        let disk = disk.unwrap_or(self.disk).as_u64();
+        ByteSize::new(memory.as_u64().saturating_add(disk).saturating_add(self.fixed.as_u64()))
+    }
+
+    /// The same in words, for one that does not fit.
+    pub fn told(self, memory: ByteSize, disk: Option<ByteSize>) -> String {
+        match self.with(memory, disk) {
+            all if all == memory => memory.to_string(),
+            all => format!("{all} ({memory} of its own, the rest for its files and its warden)"),
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
     }
 }
 
@@ -103,14 +153,17 @@ pub struct Capacity {
     pub slots: u32,
     /// Processor share of all jobs together.
     pub cpu: Cpus,
-    /// Memory of all jobs together.
+    /// Memory of all cells together.
     pub memory: ByteSize,
+    /// What of it each cell takes beside its job's.
+    #[serde(default, skip_serializing_if = "Beside::is_nothing")]
+    pub beside: Beside,
 }
 
 impl Default for Capacity {
     /// Nothing.
     fn default() -> Self {
-        Self { slots: 0, cpu: Cpus::from_milli(0), memory: ByteSize::new(0) }
+        Self { slots: 0, cpu: Cpus::from_milli(0), memory: ByteSize::new(0), beside: Beside::default() }
     }
 }
 
@@ -133,6 +186,8 @@ pub struct JobSpec {
     on_cancel: Option<OnCancel>,
     #[serde(skip_serializing_if = "OutputOverflow::is_default")]
     output_overflow: OutputOverflow,
+    #[serde(skip_serializing_if = "OutputExcess::is_default")]
+    output_excess: OutputExcess,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_after: Option<Millis>,
     resources: Resources,
@@ -227,6 +282,10 @@ impl JobSpec {
     /// What becomes of output that nobody can take.
     pub fn output_overflow(&self) -> OutputOverflow {
         self.output_overflow
+    }
+    /// What becomes of a job that writes more than it may.
+    pub fn output_excess(&self) -> OutputExcess {
+        self.output_excess
     }
     /// How long an agent that cannot reach its backend may hold the job: so long the job runs on without a word, and after it
     /// another agent may get it. Without it, the backend's own setting.

@@ -115,6 +115,7 @@ pub(super) struct Shape {
     preset: Option<String>,
     cpu: Cpus,
     memory: ByteSize,
+    disk: Option<ByteSize>,
     labels: BTreeMap<String, Wanted>,
     apart: BTreeMap<String, String>,
     groups: BTreeMap<String, String>,
@@ -131,6 +132,7 @@ impl Shape {
             },
             cpu: resources.cpu,
             memory: resources.memory,
+            disk: resources.disk,
             labels: spec.requires().labels.clone(),
             apart: spec.requires().apart.iter().filter_map(own).collect(),
             groups: groups.keys().filter_map(own).collect(),
@@ -139,7 +141,9 @@ impl Shape {
 
     /// Its name: equal shapes have equal ones.
     pub(super) fn name(&self) -> String {
-        json!([self.preset, self.cpu, self.memory, self.labels, self.apart, self.groups]).to_string()
+        // Without a disk as it was before there were any: files have names of then.
+        let memory = self.disk.map_or_else(|| json!(self.memory), |disk| json!([self.memory, disk]));
+        json!([self.preset, self.cpu, memory, self.labels, self.apart, self.groups]).to_string()
     }
 
     /// The shape of that name. `None` for a name of another version of this program.
@@ -148,7 +152,13 @@ impl Shape {
         let mut next = || parts.next();
         let preset = serde_json::from_value(next()?).ok()?;
         let cpu = serde_json::from_value(next()?).ok()?;
-        let memory = serde_json::from_value(next()?).ok()?;
+        let (memory, disk) = match next()? {
+            Value::Array(both) => {
+                let [memory, disk] = serde_json::from_value::<[ByteSize; 2]>(Value::Array(both)).ok()?;
+                (memory, Some(disk))
+            }
+            memory => (serde_json::from_value(memory).ok()?, None),
+        };
         let labels = serde_json::from_value::<BTreeMap<String, Value>>(next()?).ok()?;
         let values = |value: &Value| match value {
             Value::String(one) => Some([one.clone()].into()),
@@ -164,7 +174,7 @@ impl Shape {
         let labels = labels.into_iter().map(wanted).collect::<Option<_>>()?;
         let apart = serde_json::from_value(next()?).ok()?;
         let groups = serde_json::from_value(next()?).ok()?;
-        Some(Self { preset, cpu, memory, labels, apart, groups })
+        Some(Self { preset, cpu, memory, disk, labels, apart, groups })
     }
 
     /// True when what others run matters for it.
@@ -197,17 +207,24 @@ impl Shape {
             let (asked, capacity) = (self.cpu.to_string(), capacity.cpu.to_string());
             found.push(Obstacle::TooLarge { resource: "cpu", asked, capacity });
         }
-        if self.memory > capacity.memory {
-            let (asked, capacity) = (self.memory.to_string(), capacity.memory.to_string());
+        let memory = self.memory_at(capacity);
+        if memory > capacity.memory {
+            let asked = capacity.beside.told(self.memory, self.disk);
+            let capacity = capacity.memory.to_string();
             found.push(Obstacle::TooLarge { resource: "memory", asked, capacity });
         }
         found
     }
 
+    /// What its cell can use there: the agent's ledger counts the same.
+    fn memory_at(&self, agent: Capacity) -> ByteSize {
+        agent.beside.with(self.memory, self.disk)
+    }
+
     /// How much of it there is room for, in thousandths of what it asks for; more than that counts no more.
     fn covered(&self, free: Capacity) -> u64 {
         let part = |free: u64, asked: u64| (free.saturating_mul(1000) / asked.max(1)).min(1000);
-        let (cpu, memory) = (u64::from(self.cpu.as_milli()), self.memory.as_u64());
+        let (cpu, memory) = (u64::from(self.cpu.as_milli()), self.memory_at(free).as_u64());
         part(u64::from(free.cpu.as_milli()), cpu)
             .min(part(free.memory.as_u64(), memory))
             .min(part(u64::from(free.slots), 1))
@@ -219,7 +236,7 @@ impl Shape {
             lacks("slots")
         } else if self.cpu > free.cpu {
             lacks("cpu")
-        } else if self.memory > free.memory {
+        } else if self.memory_at(free) > free.memory {
             lacks("memory")
         } else {
             None
@@ -433,7 +450,7 @@ pub(super) fn choose(
         choice.jobs.extend(jobs.pop_front().map(|job| job.seq));
         free.slots -= 1;
         free.cpu = Cpus::from_milli(free.cpu.as_milli() - shape.cpu.as_milli());
-        free.memory = ByteSize::new(free.memory.as_u64() - shape.memory.as_u64());
+        free.memory = ByteSize::new(free.memory.as_u64() - shape.memory_at(free).as_u64());
         for (label, value) in shape.groups.iter().chain(&shape.apart) {
             running.add(ask.agent, label, value, 1);
         }

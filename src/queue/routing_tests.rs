@@ -2,7 +2,7 @@
 
 use super::Groups;
 use super::routing::*;
-use crate::job::{ByteSize, Capacity, Cpus, JobSpec, SpecRules, UnixMillis};
+use crate::job::{Beside, ByteSize, Capacity, Cpus, JobSpec, SpecRules, UnixMillis};
 use serde_json::{Value, json};
 
 fn shape(document: &Value, groups: &Groups) -> Shape {
@@ -18,7 +18,7 @@ fn job(seq: u64, priority: i32, waited: u64) -> Candidate {
 }
 
 fn room(slots: u32, cpu: u32, mib: u64) -> Capacity {
-    Capacity { slots, cpu: Cpus::from_milli(cpu * 1000), memory: ByteSize::from_mib(mib) }
+    Capacity { slots, cpu: Cpus::from_milli(cpu * 1000), memory: ByteSize::from_mib(mib), ..Capacity::default() }
 }
 
 fn large() -> Profile {
@@ -38,6 +38,36 @@ fn a_shape_is_read_back_from_its_name() {
     assert_eq!(Shape::named(&one.name()), Some(one.clone()));
     assert!(one.minds_others() && !shape(&json!({}), &groups).minds_others());
     assert_eq!(Shape::named("[]"), None);
+    let disk = shape(&json!({"resources": {"disk": "1GiB"}}), &groups);
+    assert_eq!(Shape::named(&disk.name()), Some(disk));
+    // Files have names from before there were disks, and they are the same jobs.
+    let before = r#"["bash","1","64MiB",{},{},{}]"#;
+    assert_eq!(
+        (shape(&json!({}), &groups).name().as_str(), Shape::named(before)),
+        (before, Some(shape(&json!({}), &groups)))
+    );
+}
+
+#[test]
+fn what_a_cell_takes_beside_its_job_needs_room_too() {
+    let none = Groups::new();
+    let beside = Beside { fixed: ByteSize::from_mib(80), disk: ByteSize::from_mib(256) };
+    let with = |mib| Capacity { beside, ..room(8, 8, mib) };
+    let queues = || {
+        let disk = json!({"resources": {"memory": "64MiB", "disk": "16MiB"}});
+        vec![(shape(&json!({}), &none), vec![job(1, 0, 1), job(3, 0, 1)]), (shape(&disk, &none), vec![job(2, 0, 1)])]
+    };
+    // 400 MiB for one, 160 for the other.
+    for (mib, jobs) in [(159, vec![]), (160, vec![2]), (559, vec![1]), (560, vec![1, 2]), (960, vec![1, 2, 3])] {
+        assert_eq!(choose(queues(), asker(with(mib), 8), &Running::default(), &none).jobs, jobs, "{mib} MiB");
+    }
+    let profile = Profile { capacity: with(399), ..large() };
+    assert_eq!(
+        shape(&json!({}), &none).lasting(&profile).iter().map(Obstacle::sentence).collect::<Vec<_>>(),
+        [
+            "400MiB (64MiB of its own, the rest for its files and its warden) of memory are asked for, and it has 399MiB in all"
+        ]
+    );
 }
 
 #[test]

@@ -34,7 +34,12 @@ pub(super) fn new(ms: u64, priority: i32, key: Option<&str>) -> NewJob {
 }
 
 pub(super) fn ask(max: u32, ms: u64) -> ClaimAsk {
-    let free = Capacity { slots: 1000, cpu: Cpus::from_milli(1_000_000), memory: ByteSize::from_mib(1_000_000) };
+    let free = Capacity {
+        slots: 1000,
+        cpu: Cpus::from_milli(1_000_000),
+        memory: ByteSize::from_mib(1_000_000),
+        ..Capacity::default()
+    };
     ClaimAsk { agent: "a".into(), profile: None, peers: Vec::new(), free, max, lease: Millis::new(100), now: at(ms) }
 }
 

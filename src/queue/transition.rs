@@ -104,7 +104,7 @@ impl Row {
     fn end(&mut self, cause: Cause, at: UnixMillis) {
         self.enter(Phase::Ended, at, cause.code());
         self.job.ended_at = Some(at);
-        self.job.ending = Some(Ending::from(cause));
+        self.job.ending = Some(Ending::of(cause, self.job.usage.as_ref()));
         self.job.next_try = None;
         self.delayed = None;
         self.lease = None;
@@ -271,7 +271,7 @@ impl Row {
             return Completion::Unknown;
         }
         self.job.started_at = report.started_at;
-        self.job.usage = report.usage;
+        self.job.usage.clone_from(&report.usage);
         self.job.receipt.clone_from(&report.receipt);
         self.job.clamped = self.job.spec.clamped_to(&report.given);
         self.job.log = report.log.clone();

@@ -200,11 +200,12 @@ impl Report {
                 ending.hint.iter().for_each(|hint| line("hint", hint.clone()));
             }
         }
-        if let Some(usage) = self.usage {
+        if let Some(usage) = &self.usage {
             let seconds = |micros: u64| format!("{}.{:03} s", micros / 1_000_000, micros / 1000 % 1000);
             let (user, system) = (seconds(usage.cpu_user_us), seconds(usage.cpu_system_us));
             let peak = usage.peak_memory_bytes >> 20;
             line("use", format!("{} wall, {user} user, {system} system, {peak} MiB peak", usage.wall));
+            usage.limits_met.iter().for_each(|met| line("limit", format!("{met}; {}", met.hint())));
         }
         let log = &self.log;
         let complete = match (&self.ending, log.complete) {

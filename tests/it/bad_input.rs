@@ -14,7 +14,7 @@ async fn a_bad_spec_lists_every_problem_and_creates_nothing() {
     let Some(host) = engine() else { return };
     let up = Up::start(&host, "").await;
     let spec =
-        json!({"preset": "bsah", "scirpt": "x", "timeout": "soon", "resources": {"disk": "1GiB"}, "network": "host"});
+        json!({"preset": "bsah", "scirpt": "x", "timeout": "soon", "resources": {"disk": "1KiB"}, "network": "host"});
     let (status, document) = problem(&up, &spec).await;
     assert_eq!((status, document["code"].as_str()), (422, Some("bad_spec")));
     let paths: Vec<_> =

@@ -10,7 +10,7 @@ fn text(path: &str) -> String {
 }
 
 /// Every code of a cause, read from the function that names them all.
-fn causes() -> BTreeSet<String> {
+pub(crate) fn causes() -> BTreeSet<String> {
     let source = text("src/job/ending.rs");
     let (_, body) = source.split_once("pub const fn code(&self)").expect("the function");
     let (body, _) = body.split_once("/// Whose doing").expect("its end");

@@ -22,7 +22,7 @@ async fn json_of(up: &Up, args: &[&str]) -> (i32, Value) {
 #[tokio::test]
 async fn ups_own_agent_is_drained_until_it_is_resumed_also_over_its_death() {
     let Some(host) = engine() else { return };
-    let mut up = Up::start(&host, "agent: {name: here, slots: 2, cpu: 2, memory: 1GiB}\n").await;
+    let mut up = Up::start(&host, "agent: {name: here, slots: 2, cpu: 2, memory: 4GiB}\n").await;
     let runs = up.submit(&json!({"preset": "bash", "script": LONG})).await;
     up.phase(&runs, "running").await;
     let (code, answer) = json_of(&up, &["drain", "--reason", "a new kernel"]).await;
@@ -147,7 +147,7 @@ async fn what_is_asked_wrongly_is_refused_and_an_agent_that_was_never_seen_can_b
 #[tokio::test]
 async fn an_agent_elsewhere_is_told_and_stays_drained_when_it_or_its_server_is_started_again() {
     let Some(host) = engine() else { return };
-    let mut pair = Pair::start_with(&host, "agent: {slots: 2, cpu: 2, memory: 1GiB}\n").await;
+    let mut pair = Pair::start_with(&host, "agent: {slots: 2, cpu: 2, memory: 4GiB}\n").await;
     let runs = pair.submit(LONG).await;
     let running = async |pair: &Pair| pair.job(&runs).await["phase"] == "running";
     until("it runs", || async { running(&pair).await.then_some(()) }).await;

@@ -16,8 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe::{Receiver, Sender};
 use tokio::sync::{mpsc, watch};
 
-/// Bytes at the end of a spec that came after the first version: a duration, an empty list, a time and a flag.
-const LATER: usize = 8 + 4 + 4 + 1;
+/// Bytes at the end of a spec that came after the first version: a duration, an empty list, a time, flags and a size.
+const LATER: usize = 8 + 4 + 4 + 1 + 8;
 
 struct Old {
     spec: CellSpec,

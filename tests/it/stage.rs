@@ -205,6 +205,10 @@ impl Up {
         self.url = until("the endpoint file", || async { read(&self.data().join("endpoint")) }).await;
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id().expect("runs")
+    }
+
     pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().expect("runs").to_string();
         let sent = std::process::Command::new("kill").args([signal, &pid]).status().expect("kill runs");

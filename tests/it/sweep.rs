@@ -180,7 +180,7 @@ async fn a_shim_that_the_engine_has_forgotten_is_ended_and_no_other() {
     let Some(private) = engine().and_then(|_| Private::prepare()) else { return };
     private.start_with(&["--live-restore"], None);
     let host = private.host();
-    let mut up = Up::start(&host, "agent: {slots: 3, cpu: 3, memory: 1GiB}\n").await;
+    let mut up = Up::start(&host, "agent: {slots: 3, cpu: 3, memory: 4GiB}\n").await;
     let spec =
         json!({"preset": "bash", "script": "echo begun; read -r x < <(sleep 600)", "retry": {"infrastructure": 0}});
     let (forgotten, later, runs) = (up.submit(&spec).await, up.submit(&spec).await, up.submit(&spec).await);
@@ -273,6 +273,7 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         seccomp: Profiles::built_in(Seccomp::Default),
         tmp_size: ByteSize::from_mib(16),
         tmp_inodes: 1000,
+        output: ByteSize::from_mib(16),
         workspace_size: ByteSize::from_mib(16),
         workspace_inodes: 1000,
         nofile: 1024,
@@ -281,7 +282,8 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         DockerSettings { shape, uid_start: 300_000, uid_count: 4, concurrent_starts: 2, start_timeout: limit };
     let stop = CancellationToken::new();
     let executor = Arc::new(DockerExecutor::new(engine, settings, owner.clone(), stop.clone()));
-    let capacity = Capacity { slots: 2, cpu: Cpus::from_milli(2000), memory: ByteSize::from_mib(1024) };
+    let capacity =
+        Capacity { slots: 2, cpu: Cpus::from_milli(2000), memory: ByteSize::from_mib(1024), ..Capacity::default() };
     let settings = AgentSettings {
         announcement: Announcement { capacity, ..Announcement::default() },
         capacity,

@@ -2,6 +2,7 @@
 //! /proc, and files are read by a function that is passed in.
 
 use crate::procfs::Mount;
+use crate::wire::Met;
 
 /// What a limit says when there is none.
 pub(crate) const NO_LIMIT: &str = "max";
@@ -28,12 +29,19 @@ pub(crate) struct Limits {
     pub(crate) cpu_period_us: Option<String>,
 }
 
-/// What was used; 0 where the kernel does not tell.
+/// What was used, and which limits were met; 0 where the kernel does not tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Peaks {
+    /// Without swap.
     pub(crate) memory_bytes: u64,
     pub(crate) pids: u64,
+    /// Processes that the kernel killed for memory.
     pub(crate) oom_kills: u64,
+    /// New processes that the kernel refused.
+    pub(crate) pids_refused: u64,
+    /// Periods in which the group had to wait for its next share of the processor, and for how long in all.
+    pub(crate) throttled: u64,
+    pub(crate) throttled_us: u64,
 }
 
 impl Group {
@@ -93,27 +101,61 @@ impl Group {
 
     pub(crate) fn peaks(&self, read: impl Fn(&str) -> Option<String>) -> Peaks {
         let number = |path: String| read(&path)?.trim().parse::<u64>().ok();
-        let kills = |path: String| {
-            read(&path)?.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse::<u64>().ok())
-        };
-        let (memory, pids, oom_kills) = match self {
-            Self::V1 { memory, pids, .. } => (
-                number(format!("{memory}/memory.max_usage_in_bytes")),
-                number(format!("{pids}/pids.peak")),
-                kills(format!("{memory}/memory.oom_control")),
-            ),
-            Self::V2 { folder } => (
-                number(format!("{folder}/memory.peak")),
-                number(format!("{folder}/pids.peak")),
-                kills(format!("{folder}/memory.events")),
-            ),
-        };
-        Peaks {
-            memory_bytes: memory.unwrap_or_default(),
-            pids: pids.unwrap_or_default(),
-            oom_kills: oom_kills.unwrap_or_default(),
+        let told = |value: Option<u64>| value.unwrap_or_default();
+        match self {
+            Self::V1 { memory, pids, cpu } => {
+                let stat = read(&format!("{cpu}/cpu.stat")).unwrap_or_default();
+                Peaks {
+                    memory_bytes: told(number(format!("{memory}/memory.max_usage_in_bytes"))),
+                    pids: told(number(format!("{pids}/pids.peak"))),
+                    oom_kills: told(read(&format!("{memory}/memory.oom_control")).and_then(|t| line(&t, "oom_kill"))),
+                    pids_refused: told(read(&format!("{pids}/pids.events")).and_then(|t| line(&t, "max"))),
+                    throttled: told(line(&stat, "nr_throttled")),
+                    // Nanoseconds.
+                    throttled_us: told(line(&stat, "throttled_time")) / 1000,
+                }
+            }
+            Self::V2 { folder } => {
+                let read = |name: &str| read(&format!("{folder}/{name}")).unwrap_or_default();
+                let (memory, pids, stat) = (read("memory.events"), read("pids.events"), read("cpu.stat"));
+                Peaks {
+                    memory_bytes: told(number(format!("{folder}/memory.peak"))),
+                    pids: told(number(format!("{folder}/pids.peak"))),
+                    oom_kills: told(line(&memory, "oom_kill")),
+                    pids_refused: told(line(&pids, "max")),
+                    throttled: told(line(&stat, "nr_throttled")),
+                    throttled_us: told(line(&stat, "throttled_usec")),
+                }
+            }
         }
     }
+}
+
+/// A processor that somebody waited for no longer than this in all was no limit to speak of.
+const WAITED_US: u64 = 1_000_000;
+
+/// The limits that were met. Pure.
+pub(crate) fn met(limits: &Limits, peaks: Peaks) -> Vec<Met> {
+    let number = |text: &Option<String>| text.as_deref().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default();
+    let one = |name: &str, limit, peak, times| Met { name: name.to_owned(), limit, peak, times };
+    let mut met = Vec::new();
+    if peaks.throttled_us >= WAITED_US {
+        // Thousandths of a core.
+        let share = number(&limits.cpu_quota_us).saturating_mul(1000) / number(&limits.cpu_period_us).max(1);
+        met.push(one("cpu", share, share, peaks.throttled));
+    }
+    if peaks.oom_kills > 0 {
+        met.push(one("memory", number(&limits.memory_bytes), peaks.memory_bytes, peaks.oom_kills));
+    }
+    if peaks.pids_refused > 0 {
+        met.push(one("pids", number(&limits.pids), peaks.pids, peaks.pids_refused));
+    }
+    met
+}
+
+/// The number behind `key` in a file of lines `key number`.
+fn line(text: &str, key: &str) -> Option<u64> {
+    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
 /// The folder of our group under `controller`'s hierarchy, or under version 2's when none is named. The mount may show the
@@ -139,89 +181,5 @@ fn folder(mounts: &[Mount<'_>], own: &str, controller: Option<&str>) -> Option<S
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::procfs::mounts;
-
-    const V1_MOUNTS: &str = "30 1 0:5 /docker/abc /sys/fs/cgroup/memory ro,nosuid master:9 - cgroup cgroup rw,memory\n\
-        31 1 0:6 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro,nosuid - cgroup cpu,cpuacct rw,cpu,cpuacct\n\
-        32 1 0:7 / /sys/fs/cgroup/pids ro,nosuid - cgroup cgroup rw,pids\n";
-    const V1_OWN: &str = "9:pids:/docker/abc\n8:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n0::/\n";
-
-    fn files(list: &'static [(&str, &str)]) -> impl Fn(&str) -> Option<String> {
-        |path| list.iter().find(|(name, _)| *name == path).map(|(_, text)| (*text).to_owned())
-    }
-
-    fn text(value: &str) -> Option<String> {
-        Some(value.to_owned())
-    }
-
-    #[test]
-    fn version_1_is_found_and_read() {
-        let group = Group::find(&mounts(V1_MOUNTS), V1_OWN).expect("found");
-        let folders = Group::V1 {
-            memory: "/sys/fs/cgroup/memory".into(),
-            pids: "/sys/fs/cgroup/pids/docker/abc".into(),
-            cpu: "/sys/fs/cgroup/cpu,cpuacct".into(),
-        };
-        assert_eq!((group.version(), &group), (1, &folders));
-        let read = files(&[
-            ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "134217728\n"),
-            ("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes", "9223372036854771712\n"),
-            ("/sys/fs/cgroup/memory/memory.max_usage_in_bytes", "4096\n"),
-            ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
-            ("/sys/fs/cgroup/pids/docker/abc/pids.max", "64\n"),
-            ("/sys/fs/cgroup/pids/docker/abc/pids.peak", "7\n"),
-            ("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n"),
-            ("/sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n"),
-        ]);
-        let limits = Limits {
-            memory_bytes: text("134217728"),
-            memory_swap_bytes: text("max"),
-            pids: text("64"),
-            cpu_quota_us: text("max"),
-            cpu_period_us: text("100000"),
-        };
-        assert_eq!(group.limits(&read), limits);
-        assert_eq!(group.peaks(&read), Peaks { memory_bytes: 4096, pids: 7, oom_kills: 2 });
-    }
-
-    #[test]
-    fn version_2_is_found_and_read() {
-        let mountinfo = "5 1 0:9 / /sys/fs/cgroup ro,nosuid - cgroup2 cgroup rw,nsdelegate\n";
-        let group = Group::find(&mounts(mountinfo), "0::/\n").expect("found");
-        assert_eq!(group, Group::V2 { folder: "/sys/fs/cgroup".into() });
-        let read = files(&[
-            ("/sys/fs/cgroup/memory.max", "134217728\n"),
-            ("/sys/fs/cgroup/memory.swap.max", "1024\n"),
-            ("/sys/fs/cgroup/memory.peak", "8192\n"),
-            ("/sys/fs/cgroup/memory.events", "low 0\noom 1\noom_kill 3\noom_group_kill 9\n"),
-            ("/sys/fs/cgroup/pids.max", "max\n"),
-            ("/sys/fs/cgroup/cpu.max", "50000 100000\n"),
-        ]);
-        let limits = Limits {
-            memory_bytes: text("134217728"),
-            memory_swap_bytes: text("134218752"),
-            pids: text("max"),
-            cpu_quota_us: text("50000"),
-            cpu_period_us: text("100000"),
-        };
-        assert_eq!((group.version(), group.limits(&read)), (2, limits));
-        assert_eq!(group.peaks(&read), Peaks { memory_bytes: 8192, pids: 0, oom_kills: 3 });
-    }
-
-    #[test]
-    fn what_is_not_told_is_absent_and_never_no_limit() {
-        let group = Group::V2 { folder: "/nowhere".into() };
-        assert_eq!((group.limits(|_| None), group.peaks(|_| None)), (Limits::default(), Peaks::default()));
-        assert_eq!(Group::find(&[], V1_OWN), None);
-    }
-
-    #[test]
-    fn a_mount_from_elsewhere_is_taken_as_our_own() {
-        // A private cgroup namespace that was entered late shows a root that is above or beside our path.
-        let mountinfo = "5 1 0:9 /../.. /sys/fs/cgroup ro - cgroup2 cgroup rw\n";
-        let group = Group::find(&mounts(mountinfo), "0::/x\n").expect("found");
-        assert_eq!(group, Group::V2 { folder: "/sys/fs/cgroup".into() });
-    }
-}
+#[path = "cgroup_tests.rs"]
+mod tests;

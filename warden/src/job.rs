@@ -8,13 +8,14 @@
 //! Owns every process of the cell but the warden. Must never let a process outlive the main one, and never tell the end
 //! before the last byte of output is in the ring.
 
-use crate::cgroup::Peaks;
+use crate::cgroup::{self, Limits, Peaks};
 use crate::ladder::{self, Ladder, Level, Push};
 use crate::plan::Plan;
 use crate::ring::Ring;
-use crate::source::{Source, Turn};
+use crate::room::Room;
+use crate::source::{Allowance, Source, Turn};
 use crate::sys::{self, Reaped, Status, Usage};
-use crate::wire::{CellSpec, CleanUp, Exit, ExitKind};
+use crate::wire::{CellSpec, CleanUp, Exit, ExitKind, Met};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -33,6 +34,10 @@ pub(crate) struct Job {
     report: Option<OwnedFd>,
     failed: Option<(&'static str, i32)>,
     sources: [Source; 2],
+    allowance: Allowance,
+    /// What is beyond the allowance is dropped, and the job goes on; otherwise it is ended.
+    cuts: bool,
+    room: Room,
     /// No read before this; nanoseconds since boot, like every time here but `_us`.
     read_at: u64,
     ladder: Ladder,
@@ -95,6 +100,7 @@ impl Job {
         spec: &CellSpec,
         stdin: Option<File>,
         tripwire: Option<OwnedFd>,
+        room: Room,
     ) -> Result<Self, (&'static str, i32)> {
         let step = |name: &'static str| move |error: io::Error| (name, error.raw_os_error().unwrap_or(sys::EIO));
         let stdin = OwnedFd::from(match stdin {
@@ -116,6 +122,9 @@ impl Job {
             report: Some(report),
             failed: None,
             sources: [Source::new(out, 1, spec.drop_output), Source::new(err, 2, spec.drop_output)],
+            allowance: Allowance::new(spec.output_limit),
+            cuts: spec.cut_output,
+            room,
             read_at: 0,
             ladder: Ladder::default(),
             grace_ms: spec.grace_ms,
@@ -178,9 +187,9 @@ impl Job {
         self.silence.map(|silence| self.heard_at.saturating_add(silence))
     }
 
-    /// Whether output that has no room is dropped, so that the pipes are read in any case.
-    pub(crate) fn drops(&self) -> bool {
-        self.sources.iter().any(Source::drops)
+    /// Whether output is dropped, so that the pipes are read in any case.
+    pub(crate) fn needs_no_room(&self) -> bool {
+        self.sources.iter().any(Source::needs_no_room)
     }
 
     /// Somebody wants it to end.
@@ -253,6 +262,8 @@ impl Job {
 
     /// Takes processes that have ended, and the word of the child about its start.
     pub(crate) fn look(&mut self) -> Found {
+        // Before what it leaves is ended, and removes what it has written.
+        self.room.look(sys::boot_ns());
         let mut found = Found { started: self.read_report(), again: true };
         for _ in 0..REAPS_PER_TURN {
             let reaped = sys::reap();
@@ -315,10 +326,12 @@ impl Job {
         if self.main_ended.is_none() && now < self.read_at {
             return;
         }
+        // A process that finds no room complains, and then often removes what was in the way.
+        self.room.look(now);
         let seen = self.seen();
         let (mut pause, mut stalled) = (true, false);
         for source in &mut self.sources {
-            let turn = source.turn(ring);
+            let turn = source.turn(ring, &mut self.allowance);
             pause &= turn == Turn::Dry;
             stalled |= turn == Turn::Full;
             if self.nobody_left {
@@ -329,9 +342,17 @@ impl Job {
             self.read_at = now + READ_PAUSE_NS;
         }
         self.stalled = stalled;
+        if self.wrote_too_much() && self.main_ended.is_none() {
+            send(self.ladder.order(Level::Ladder, ladder::OUTPUT, self.grace_ms, now));
+        }
         if stalled || self.seen() > seen {
             self.heard_at = now;
         }
+    }
+
+    /// Whether it is to be ended for what it writes, or was: nothing else came first.
+    fn wrote_too_much(&self) -> bool {
+        !self.cuts && self.allowance.beyond() > 0 && self.ladder.reason() == 0
     }
 
     fn seen(&self) -> u64 {
@@ -346,6 +367,7 @@ impl Job {
             ladder::CANCEL => "cancel",
             ladder::TIMEOUT => "timeout",
             ladder::SILENCE => "silence",
+            ladder::OUTPUT => "output_limit",
             _ => return false,
         };
         if self.failed.is_some() || self.ladder.at_once() || self.lease_at.is_some_and(|lease| now >= lease) {
@@ -395,8 +417,18 @@ impl Job {
         self.nobody_left && self.drained()
     }
 
+    /// The limits that were in its way.
+    fn met(&self, limits: &Limits, peaks: Peaks) -> Vec<Met> {
+        let (limit, beyond) = (self.allowance.limit(), self.allowance.beyond());
+        let output = Met { name: "output".to_owned(), limit, peak: limit.saturating_add(beyond), times: 1 };
+        let mut met = cgroup::met(limits, peaks);
+        met.extend(self.room.met());
+        met.extend((beyond > 0).then_some(output));
+        met
+    }
+
     /// Its end, once it is [`over`](Self::over).
-    pub(crate) fn exit(&self, last_seq: u64, peaks: Peaks) -> Exit {
+    pub(crate) fn exit(&self, last_seq: u64, limits: &Limits, peaks: Peaks) -> Exit {
         let usage = sys::children_usage();
         let ended =
             self.main_ended.unwrap_or(Ended { status: Status::Exited(0), at: self.began, at_us: self.began_us });
@@ -410,7 +442,13 @@ impl Job {
             kind,
             code,
             step: self.tripped.clone().or(self.failed.map(|(step, _)| step.to_owned())).unwrap_or_default(),
-            stop_reason: self.ladder.reason(),
+            stop_reason: match self.ladder.reason() {
+                // Whatever it was being ended for, this is worse.
+                _ if self.tripped.is_some() => ladder::TRIPWIRE,
+                // One that wrote the last of it and ended before it was read is no better than one that was caught.
+                _ if self.wrote_too_much() => ladder::OUTPUT,
+                reason => reason,
+            },
             // What never ran has no start.
             started_us: if self.failed.is_some() { 0 } else { self.began_us },
             ended_us: ended.at_us,
@@ -425,6 +463,7 @@ impl Job {
             stderr_bytes: self.sources[1].bytes(),
             leftover: self.leftover,
             on_cancel: self.cleaned,
+            met: self.met(limits, peaks),
         }
     }
 }
@@ -466,6 +505,7 @@ pub(crate) fn never_started(step: &str, error: i32) -> Exit {
         stderr_bytes: 0,
         leftover: 0,
         on_cancel: None,
+        met: Vec::new(),
     }
 }
 

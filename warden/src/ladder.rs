@@ -7,6 +7,8 @@
 //! After a stop that a person or the job's own clocks gave, a command of the job's may run with a budget of its own: not after an
 //! order to kill now. Reasons are ordered, cancel < timeout < silence < drain < lease < forced < tripwire: a stronger one replaces a weaker one, and no
 //! order ever lengthens the grace that an earlier one gave.
+//! Too much output is a reason only where there is no other, and stays: what a job writes while it is being ended for something else is
+//! beside the point.
 
 /// Numbers as in [`crate::wire::ToWarden::Stop`].
 pub(crate) const CANCEL: u8 = 1;
@@ -14,6 +16,7 @@ pub(crate) const TIMEOUT: u8 = 2;
 pub(crate) const SILENCE: u8 = 3;
 pub(crate) const LEASE: u8 = 5;
 pub(crate) const TRIPWIRE: u8 = 7;
+pub(crate) const OUTPUT: u8 = 8;
 
 /// What is to be sent to the whole tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! error is for last words. Its parts, from the pure to the impure:
 //!
 //! - `wire` frames and messages · `inbox`, `outbox` what is said · `ring` unacknowledged output · `ladder` how to stop
-//! - `procfs`, `cgroup` what the kernel says · `plan` from spec to exec
+//! - `procfs`, `cgroup` what the kernel says · `room` whether its file systems were full · `plan` from spec to exec
 //! - `tripwire` calls that end the job
 //! - `receipt` the isolation in force · `intake` the spec's sections · `source` the job's pipes · `job` its processes
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
@@ -23,6 +23,7 @@ mod plan;
 mod procfs;
 mod receipt;
 mod ring;
+mod room;
 mod serve;
 mod source;
 #[allow(clippy::cast_possible_truncation, reason = "numbers of system calls and C's int are what they are")]

@@ -141,9 +141,9 @@ fn described(mounts: &[Mount<'_>], place: &str) -> Option<Vec<Fact>> {
     }
     // Tried, because a mode that was asked for can be ignored.
     facts.push(fact(&format!("mount.{place}.writable"), bit(sys::may_write(&path))));
-    if let Some((bytes, files)) = sys::capacity(&path) {
-        facts.push(fact(&format!("mount.{place}.size"), bytes.to_string()));
-        facts.push(fact(&format!("mount.{place}.inodes"), files.to_string()));
+    if let Some(space) = sys::space(&path) {
+        facts.push(fact(&format!("mount.{place}.size"), space.bytes.to_string()));
+        facts.push(fact(&format!("mount.{place}.inodes"), space.files.to_string()));
     }
     Some(facts)
 }

@@ -19,6 +19,7 @@ use crate::outbox::{Outbox, Say};
 use crate::plan;
 use crate::receipt::{self, Receipt};
 use crate::ring::{RING_BYTES, Ring};
+use crate::room::Room;
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
 use crate::wire::{Exit, FromWarden, Mismatch, ToWarden, VERSION, WardenState, unmet};
@@ -126,8 +127,8 @@ impl Warden {
             Phase::Waiting(_) | Phase::Ended(_) | Phase::Refused(_) => None,
         };
         let entry = |fd: Option<RawFd>, events| PollFd::new(fd.unwrap_or(-1), if fd.is_some() { events } else { 0 });
-        // What drops reads in any case.
-        let reads = room || job.is_some_and(|job| job.drops());
+        // What keeps nothing reads in any case.
+        let reads = room || job.is_some_and(|job| job.needs_no_room());
         let source = |stream| job.filter(|_| reads).and_then(|job| job.source_fd(stream, now));
         let mut fds = [
             entry(self.input_open.then_some(STDIN), POLLIN),
@@ -297,6 +298,7 @@ impl Warden {
             Ok(plans) => plans,
             Err(text) => return self.refuse_spec(&text),
         };
+        let room = Room::new(self.receipt.facts(), sys::space);
         let tripwire = match complete.spec.tripwire.then(|| sys::tripwire(&tripwire::program(tripwire::TRIPS))) {
             None => None,
             Some(Ok(fd)) => Some(fd),
@@ -305,7 +307,7 @@ impl Warden {
                 return self.ended(job::never_started("tripwire", error.raw_os_error().unwrap_or(sys::EIO)));
             }
         };
-        match Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire) {
+        match Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room) {
             Ok(job) => self.phase = Phase::Running(Box::new(job)),
             Err((step, error)) => self.ended(job::never_started(step, error)),
         }
@@ -371,8 +373,10 @@ impl Warden {
         }
         if job.over() {
             self.reap_again = false;
-            let peaks = self.receipt.group.as_ref().map(|group| group.peaks(receipt::read)).unwrap_or_default();
-            let exit = job.exit(self.ring.next_seq() - 1, peaks);
+            let group = self.receipt.group.as_ref();
+            let told = group.map(|group| (group.limits(receipt::read), group.peaks(receipt::read)));
+            let (limits, peaks) = told.unwrap_or_default();
+            let exit = job.exit(self.ring.next_seq() - 1, &limits, peaks);
             // The start is told even when the end came in the same turn.
             self.ended(exit);
         }

@@ -2,7 +2,8 @@
 //!
 //! Owns the bytes between pipe and ring, the masking hook, and the rule that no frame ever holds a whole marker. Must
 //! never wait: with no room in the ring nothing is read, the pipe fills, and the job waits; or, where the job wants it so, what
-//! it writes is dropped, counted, and told as a gap as soon as there is room.
+//! it writes is dropped, counted, and told as a gap as soon as there is room. What is written beyond the job's limit needs no room:
+//! it is read, counted, and told as one gap at the stream's end.
 
 use crate::ring::Ring;
 use crate::sys;
@@ -24,10 +25,46 @@ pub(crate) struct Source {
     bytes: u64,
     /// All that was read.
     seen: u64,
-    /// Where bytes go that have no room; empty when they wait.
+    /// Where bytes go that are not kept.
     waste: Vec<u8>,
-    /// Bytes that had no room since the last frame.
+    /// Bytes that have no room are among these; otherwise they wait.
+    drops: bool,
+    /// Nothing more of this stream is kept.
+    cut: bool,
+    /// Bytes that were not kept since the last frame.
     dropped: u64,
+}
+
+/// What both streams together may still put into frames.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    limit: u64,
+    left: u64,
+    beyond: u64,
+}
+
+impl Allowance {
+    /// So many bytes; 0 for no limit.
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { limit, left: if limit == 0 { u64::MAX } else { limit }, beyond: 0 }
+    }
+
+    /// Bytes beyond it.
+    pub(crate) fn beyond(&self) -> u64 {
+        self.beyond
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Takes `count` bytes, or what is left of it, and says how many.
+    fn take(&mut self, count: usize) -> usize {
+        let taken = usize::try_from(self.left).map_or(count, |left| left.min(count));
+        self.left -= taken as u64;
+        self.beyond += (count - taken) as u64;
+        taken
+    }
 }
 
 /// Added to a stream's number, it names a gap in it.
@@ -47,9 +84,8 @@ pub(crate) enum Turn {
 impl Source {
     pub(crate) fn new(pipe: OwnedFd, stream: u8, drops: bool) -> Self {
         // The memory is asked for before the job can take it.
-        let waste = vec![0xA5; if drops { MAX_OUTPUT } else { 0 }];
-        let carry = Vec::with_capacity(MAX_OUTPUT);
-        Self { pipe: Some(pipe), stream, carry, taken: 0, bytes: 0, seen: 0, waste, dropped: 0 }
+        let (waste, carry) = (vec![0xA5; MAX_OUTPUT], Vec::with_capacity(MAX_OUTPUT));
+        Self { pipe: Some(pipe), stream, carry, taken: 0, bytes: 0, seen: 0, waste, drops, cut: false, dropped: 0 }
     }
 
     /// The next process writes to this pipe; the one before has ended.
@@ -57,9 +93,9 @@ impl Source {
         self.pipe = Some(pipe);
     }
 
-    /// Whether output that has no room is dropped.
-    pub(crate) fn drops(&self) -> bool {
-        !self.waste.is_empty()
+    /// Whether it is read also while there is no room.
+    pub(crate) fn needs_no_room(&self) -> bool {
+        self.drops || self.cut
     }
 
     /// How much was read so far.
@@ -83,7 +119,8 @@ impl Source {
 
     /// Whether there is something to put into frames without reading.
     pub(crate) fn holds_back(&self) -> bool {
-        !self.carry.is_empty() || self.dropped > 0
+        // One gap tells of all that is beyond the limit, so it waits for the end.
+        !self.carry.is_empty() || (self.dropped > 0 && (!self.cut || self.pipe.is_none()))
     }
 
     /// Nobody is left who could write: what is not there now never comes.
@@ -94,10 +131,20 @@ impl Source {
     }
 
     /// Moves what is there into the ring.
-    pub(crate) fn turn(&mut self, ring: &mut Ring) -> Turn {
+    pub(crate) fn turn(&mut self, ring: &mut Ring, allowance: &mut Allowance) -> Turn {
         for _ in 0..READS_PER_TURN {
-            let Some(slot) = ring.slot() else { return if self.drops() { self.drop_all() } else { Turn::Full } };
-            if self.dropped > 0 {
+            self.cut = allowance.left == 0;
+            if self.cut && self.carry.is_empty() && self.pipe.is_some() {
+                return self.drop_all(Some(allowance));
+            }
+            let Some(slot) = ring.slot() else {
+                return match (self.drops, self.cut && self.pipe.is_some()) {
+                    (_, true) => self.drop_all(Some(allowance)),
+                    (true, false) => self.drop_all(None),
+                    (false, false) => Turn::Full,
+                };
+            };
+            if self.dropped > 0 && (!self.cut || self.carry.is_empty()) {
                 // In digits: none of them is part of a marker.
                 let digits = self.dropped.to_string();
                 slot[..digits.len()].copy_from_slice(digits.as_bytes());
@@ -110,7 +157,10 @@ impl Source {
                 match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), slot)) {
                     Some(Ok(Some(count))) if count > 0 => {
                         self.seen += count as u64;
-                        (mask(&mut slot[..count]), count == slot.len())
+                        let kept = mask(&mut slot[..count]);
+                        let allowed = allowance.take(kept);
+                        self.dropped += (kept - allowed) as u64;
+                        (allowed, count == slot.len())
                     }
                     Some(Ok(None)) | None => return Turn::Dry,
                     // The end; a pipe that cannot be read has ended too.
@@ -136,15 +186,19 @@ impl Source {
         Turn::More
     }
 
-    /// Reads what is there, and keeps no more of it than its length.
-    fn drop_all(&mut self) -> Turn {
+    /// Reads what is there, and keeps no more of it than its length. With an allowance, it is because that is used up.
+    fn drop_all(&mut self, mut allowance: Option<&mut Allowance>) -> Turn {
         self.dropped += (self.carry.len() - self.taken) as u64;
         self.keep(&[]);
         for _ in 0..READS_PER_TURN {
             match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), &mut self.waste)) {
                 Some(Ok(Some(count))) if count > 0 => {
                     self.seen += count as u64;
-                    self.dropped += mask(&mut self.waste[..count]) as u64;
+                    let kept = mask(&mut self.waste[..count]);
+                    self.dropped += kept as u64;
+                    if let Some(allowance) = &mut allowance {
+                        allowance.take(kept);
+                    }
                 }
                 Some(Ok(None)) | None => return Turn::Dry,
                 Some(Ok(Some(_)) | Err(_)) => {
@@ -198,6 +252,11 @@ mod tests {
     use crate::wire::{Decoder, FromWarden, seal};
     use std::io::Write;
 
+    /// No limit.
+    fn all() -> Allowance {
+        Allowance::new(0)
+    }
+
     fn source(drops: bool) -> (Source, std::fs::File) {
         let (from, to) = sys::pipe().expect("a pipe");
         sys::widen_pipe(from.as_raw_fd(), 1 << 20);
@@ -242,7 +301,7 @@ mod tests {
         job.write_all(&text).expect("room");
         drop(job);
         while !source.ended() {
-            source.turn(&mut ring);
+            source.turn(&mut ring, &mut all());
         }
         let pieces = sent(&mut ring);
         assert_eq!(pieces.concat(), text);
@@ -259,9 +318,9 @@ mod tests {
         drop(job);
         let (mut got, mut was_full) = (Vec::new(), false);
         while !source.ended() {
-            if source.turn(&mut ring) == Turn::Full {
+            if source.turn(&mut ring, &mut all()) == Turn::Full {
                 was_full = true;
-                assert_eq!(source.turn(&mut ring), Turn::Full);
+                assert_eq!(source.turn(&mut ring, &mut all()), Turn::Full);
                 got.extend(sent(&mut ring).concat());
             }
         }
@@ -277,13 +336,13 @@ mod tests {
         let (mut got, mut at, mut gaps) = (0, 0, 0);
         for piece in text.chunks(200_000) {
             job.write_all(piece).expect("room");
-            while source.turn(&mut ring) != Turn::Dry {}
+            while source.turn(&mut ring, &mut all()) != Turn::Dry {}
         }
         drop(job);
         let mut frames = Vec::new();
         while !source.ended() || !ring.all_sent() {
             frames.extend(sent_frames(&mut ring));
-            source.turn(&mut ring);
+            source.turn(&mut ring, &mut all());
         }
         for (stream, bytes) in frames {
             if stream == 4 {
@@ -298,11 +357,65 @@ mod tests {
         assert!(gaps > 0 && got > 0);
     }
 
+    /// Writes `text` in three parts, reads it with room for `limit` bytes, and gives back what was kept, the gaps, and what was beyond.
+    fn cut(text: &[u8], limit: u64, drops: bool, room: usize) -> (Vec<u8>, Vec<u64>, u64) {
+        let (mut source, mut job) = source(drops);
+        let (mut ring, mut allowance) = (Ring::new(room, seal), Allowance::new(limit));
+        let (mut kept, mut gaps) = (Vec::new(), Vec::new());
+        let mut take = |ring: &mut Ring| {
+            for (stream, bytes) in sent_frames(ring) {
+                match stream {
+                    2 => kept.extend(bytes),
+                    _ => gaps.push(std::str::from_utf8(&bytes).expect("digits").parse().expect("a number")),
+                }
+            }
+        };
+        for piece in text.chunks(text.len() / 3) {
+            job.write_all(piece).expect("room");
+            while source.turn(&mut ring, &mut allowance) != Turn::Dry {
+                take(&mut ring);
+            }
+            assert!(!source.cut || !source.holds_back(), "it would be asked again at once, for ever");
+        }
+        drop(job);
+        while !source.ended() {
+            source.turn(&mut ring, &mut allowance);
+            take(&mut ring);
+        }
+        assert_eq!((source.bytes(), source.seen()), (kept.len() as u64, text.len() as u64));
+        (kept, gaps, allowance.beyond())
+    }
+
+    #[test]
+    fn what_is_beyond_the_limit_is_one_gap_of_exactly_its_length() {
+        let mut text: Vec<u8> = (0..400_000u32).map(|n| (n % 251) as u8).collect();
+        // Two markers, so that the end of the allowance is held back for a frame of its own.
+        text[99_990..99_994].copy_from_slice(&MARKER);
+        text[99_996..100_000].copy_from_slice(&MARKER);
+        for drops in [false, true] {
+            for (limit, beyond) in [(1, 399_999), (99_998, 300_002), (100_000, 300_000), (399_999, 1)] {
+                let (kept, gaps, told) = cut(&text, limit, drops, 1 << 20);
+                assert!(kept == text[..limit as usize], "{limit}");
+                assert_eq!((gaps, told), (vec![beyond], beyond), "{limit}");
+            }
+            // As much as may be written is not too much.
+            for limit in [0, 400_000, u64::MAX] {
+                let (kept, gaps, told) = cut(&text, limit, drops, 1 << 20);
+                assert!(kept == text);
+                assert_eq!((gaps, told), (vec![], 0), "{limit}");
+            }
+        }
+        // With little room, too, each byte is kept or counted, and what is kept is the beginning.
+        let (kept, gaps, beyond) = cut(&text, 250_000, false, 0);
+        assert!(kept == text[..kept.len()] && gaps.len() == 1);
+        assert_eq!((kept.len() as u64 + gaps[0], beyond), (400_000, 150_000));
+    }
+
     #[test]
     fn an_empty_pipe_is_dry_and_ends_only_when_nobody_can_write() {
         let (mut source, job) = source(false);
         let mut ring = Ring::new(0, seal);
-        let turn = source.turn(&mut ring);
+        let turn = source.turn(&mut ring, &mut all());
         assert_eq!((turn, source.ended()), (Turn::Dry, false));
         source.close_if_dry(turn);
         assert!(source.ended());

@@ -422,12 +422,27 @@ pub(crate) fn hard_limit(resource: u32) -> Option<u64> {
     (unsafe { getrlimit(resource.cast_signed(), &mut pair) } == 0).then_some(pair[1])
 }
 
-/// Bytes and files that the file system at `path` can hold.
-pub(crate) fn capacity(path: &CStr) -> Option<(u64, u64)> {
+/// How large a file system is, and what of it is free.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Space {
+    pub(crate) bytes: u64,
+    pub(crate) bytes_free: u64,
+    pub(crate) files: u64,
+    pub(crate) files_free: u64,
+}
+
+/// The file system at `path`.
+pub(crate) fn space(path: &CStr) -> Option<Space> {
     let mut stat = Statfs::default();
     // SAFETY: the path is a C string, `stat` is laid out as glibc's.
     let done = unsafe { statfs(path.as_ptr(), &mut stat) } == 0;
-    done.then(|| (stat.blocks.saturating_mul(stat.block_bytes.unsigned_abs()), stat.files))
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.block_bytes.unsigned_abs());
+    done.then(|| Space {
+        bytes: bytes(stat.blocks),
+        bytes_free: bytes(stat.blocks_free),
+        files: stat.files,
+        files_free: stat.files_free,
+    })
 }
 
 /// Whether this user may write to `path`.

@@ -27,7 +27,7 @@ pub use frame::{
     Decoder, Frame, HEADER_BYTES, MARKER, MAX_OUTPUT, MAX_PAYLOAD, VERSION, crc32c, crc32c_append, encode, restamp,
     seal,
 };
-pub use message::{CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, ToWarden, WardenState, output_parts};
+pub use message::{CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, Met, ToWarden, WardenState, output_parts};
 
 #[cfg(test)]
 #[path = "wire_tests.rs"]

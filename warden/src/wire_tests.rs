@@ -47,6 +47,7 @@ fn from_warden() -> Vec<FromWarden> {
         stderr_bytes: 11,
         leftover: 12,
         on_cancel: Some(CleanUp { kind: ExitKind::Signaled, code: 9 }),
+        met: vec![Met { name: "pids".into(), limit: 12, peak: 11, times: 3 }],
     };
     let mismatch = Mismatch { key: "uid".into(), wanted: "1".into(), got: "0".into() };
     vec![
@@ -61,7 +62,9 @@ fn from_warden() -> Vec<FromWarden> {
         FromWarden::Refused { mismatches: vec![mismatch] },
         FromWarden::Started { pid: 7, time_us: 8 },
         FromWarden::Output { stream: 2, time_us: 5, bytes: vec![0xC3, 0x4A, 0x43, 0x9B, 0, 255] },
+        FromWarden::Exit(Exit { on_cancel: None, met: Vec::new(), ..exit.clone() }),
         FromWarden::Exit(Exit { on_cancel: None, ..exit.clone() }),
+        FromWarden::Exit(Exit { met: Vec::new(), ..exit.clone() }),
         FromWarden::Exit(exit),
         FromWarden::Pong { nonce: 1, stalled: 1 },
         FromWarden::Fault { text: "x".into() },
@@ -108,6 +111,8 @@ fn the_spec_round_trips() {
         on_cancel_ms: 6,
         drop_output: true,
         tripwire: true,
+        output_limit: 1 << 30,
+        cut_output: true,
     };
     let mut bytes = Vec::new();
     spec.encode(&mut bytes);

@@ -133,8 +133,12 @@ impl<'a> Stage<'a> {
                 Ends { now: now.clone(), moments: Mutex::new(moments(scenario, agent)), deaths: deaths.0.clone() };
             watch_world(agent, &world, &journal, ledger, ends);
             world.world().link_faults = link_faults(scenario, agent);
-            let capacity =
-                Capacity { slots: plan.slots, cpu: Cpus::from_milli(64_000), memory: ByteSize::from_mib(1 << 20) };
+            let capacity = Capacity {
+                slots: plan.slots,
+                cpu: Cpus::from_milli(64_000),
+                memory: ByteSize::from_mib(1 << 20),
+                ..Capacity::default()
+            };
             Node { world, journal, wire, now, capacity, life: 0, alive: None }
         };
         let nodes: Vec<Node> = scenario.agents.iter().enumerate().map(node).collect();

@@ -109,6 +109,7 @@ async fn stop(suite: &Suite) -> Case {
         slots: 1,
         cpu: crate::job::Cpus::from_milli(64_000),
         memory: crate::job::ByteSize::from_mib(65_536),
+        ..Capacity::default()
     };
     let ask = Ask { max: 1, free, wait: Duration::from_secs(20), load: Load { health: 100, ..Load::default() } };
     let began = Instant::now();

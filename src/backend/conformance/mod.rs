@@ -82,7 +82,12 @@ type Case = Result<(), Stop>;
 impl Suite {
     /// A suite for `backend`, which passes on output from `logs`, and its `desk`.
     pub fn new(backend: Arc<dyn Backend>, desk: Arc<dyn Desk>, logs: LogStore, patience: Duration) -> Self {
-        let capacity = Capacity { slots: 64, cpu: Cpus::from_milli(64_000), memory: ByteSize::from_mib(65_536) };
+        let capacity = Capacity {
+            slots: 64,
+            cpu: Cpus::from_milli(64_000),
+            memory: ByteSize::from_mib(65_536),
+            ..Capacity::default()
+        };
         backend.announce(&Announcement {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             installation: uuid::Uuid::new_v4().simple().to_string(),
@@ -119,7 +124,12 @@ impl Suite {
     }
 
     async fn claim(&self, max: u32, wait: Duration) -> Result<Vec<Grant>, Stop> {
-        let capacity = Capacity { slots: max, cpu: Cpus::from_milli(64_000), memory: ByteSize::from_mib(65_536) };
+        let capacity = Capacity {
+            slots: max,
+            cpu: Cpus::from_milli(64_000),
+            memory: ByteSize::from_mib(65_536),
+            ..Capacity::default()
+        };
         let ask =
             Ask { max, free: capacity, wait, load: crate::protocol::agent::Load { health: 100, ..Default::default() } };
         let grants = self.backend.claim(ask, &CancellationToken::new()).await.map_err(failed("claim"))?;

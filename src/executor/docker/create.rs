@@ -6,7 +6,7 @@
 
 use super::{profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
-use crate::job::{ByteSize, Millis, OutputOverflow, OwnerId, Seccomp};
+use crate::job::{Beside, ByteSize, Millis, OutputExcess, OutputOverflow, OwnerId, Seccomp};
 use crate::protocol::wire::{CellSpec, Expect, Rlimit};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
@@ -19,10 +19,16 @@ pub(super) const OWNER_ARGUMENT: &str = "--owner";
 
 /// What the warden needs beside the job: its ring, and its own pages.
 const WARDEN_RESERVE: ByteSize = ByteSize::from_mib(8);
-/// /dev/shm, which Docker makes 64 MiB large unless told otherwise.
+/// /dev/shm: for what programs share, not for files.
 const SHM: ByteSize = ByteSize::from_mib(16);
+const SHM_INODES: u64 = 4096;
 /// The warden itself, and what the engine starts beside it for a moment.
 const WARDEN_PIDS: u32 = 4;
+/// A workspace of a size of its own has room for as many files as are of this size.
+const BYTES_PER_INODE: u64 = 1024;
+/// However small it is.
+const LEAST_INODES: u64 = 1024;
+const PAGE: u64 = 4096;
 /// Where the script lies in the cell.
 const SCRIPT_PATH: &str = "/workspace/.jobcell-script";
 /// A warden that never gets a commit ends by itself after this.
@@ -41,12 +47,23 @@ pub struct Shape {
     pub tmp_size: ByteSize,
     /// Files in /tmp.
     pub tmp_inodes: u64,
-    /// Size of /workspace.
+    /// Size of /workspace, for a job that does not say.
     pub workspace_size: ByteSize,
-    /// Files in /workspace.
+    /// Files in /workspace, for a job that says neither this nor the size.
     pub workspace_inodes: u64,
-    /// Open files of each process of the job.
+    /// Open files of each process of a job that does not say.
     pub nofile: u64,
+    /// Output of a job that does not say.
+    pub output: ByteSize,
+}
+
+impl Shape {
+    /// What each cell takes beside its job's memory. A full tmpfs counts as memory of the cell: without its share it would be the
+    /// warden that the kernel kills.
+    pub fn beside(&self) -> Beside {
+        let fixed = self.tmp_size.as_u64() + SHM.as_u64() + WARDEN_RESERVE.as_u64();
+        Beside { fixed: ByteSize::new(fixed), disk: self.workspace_size }
+    }
 }
 
 /// A cell to be made.
@@ -70,22 +87,30 @@ pub(super) fn plan(order: &CellOrder, shape: &Shape, profile: Seccomp, uid: u32,
     Plan { container, cell_spec }
 }
 
-/// What the cgroup is told.
+/// What binds this cell.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     memory: u64,
     pids: u32,
     cpu_milli: u32,
+    disk: ByteSize,
+    inodes: u64,
+    output: u64,
+    nofile: u64,
 }
 
 fn limits(order: &CellOrder, shape: &Shape) -> Limits {
     let asked = order.spec.resources();
-    // A full tmpfs counts as memory of the cell: without its share it would be the warden that the kernel kills.
-    let beside = shape.tmp_size.as_u64() + shape.workspace_size.as_u64() + SHM.as_u64() + WARDEN_RESERVE.as_u64();
+    let inodes = asked.disk.map(|disk| (disk.as_u64() / BYTES_PER_INODE).max(LEAST_INODES));
     Limits {
-        memory: asked.memory.as_u64().saturating_add(beside),
+        memory: shape.beside().with(asked.memory, asked.disk).as_u64(),
         pids: asked.pids + WARDEN_PIDS,
         cpu_milli: asked.cpu.as_milli(),
+        // The kernel makes whole pages of it.
+        disk: ByteSize::new(asked.disk.unwrap_or(shape.workspace_size).as_u64().next_multiple_of(PAGE)),
+        inodes: asked.inodes.or(inodes).unwrap_or(shape.workspace_inodes),
+        output: asked.output.unwrap_or(shape.output).as_u64(),
+        nofile: asked.nofile.unwrap_or(shape.nofile),
     }
 }
 
@@ -98,15 +123,17 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         // Only what a job builds in its workspace may be executed; /tmp takes data.
         tmpfs: Some(HashMap::from([
             ("/tmp".to_owned(), tmpfs(shape.tmp_size, shape.tmp_inodes, "noexec")),
-            ("/workspace".to_owned(), tmpfs(shape.workspace_size, shape.workspace_inodes, "exec")),
+            ("/workspace".to_owned(), tmpfs(limits.disk, limits.inodes, "exec")),
+            ("/dev/shm".to_owned(), tmpfs(SHM, SHM_INODES, "noexec")),
         ])),
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         privileged: Some(false),
         network_mode: Some("none".to_owned()),
-        ipc_mode: Some("private".to_owned()),
+        // A namespace of its own, as `private` gives, without the engine's /dev/shm: that has no limit on files, and each is memory of the
+        // kernel's that nobody can take back.
+        ipc_mode: Some("none".to_owned()),
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
-        shm_size: Some(signed(SHM.as_u64())),
         memory: Some(signed(limits.memory)),
         memory_swap: Some(signed(limits.memory)),
         nano_cpus: Some(i64::from(limits.cpu_milli) * 1_000_000),
@@ -209,23 +236,43 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),
         drop_output: spec.output_overflow() == OutputOverflow::Drop,
         tripwire: false,
+        output_limit: limits.output,
+        cut_output: spec.output_excess() == OutputExcess::Cut,
     }
 }
 
-/// Set by the warden in the job's process, so that they do not bind the warden.
+/// Set by the warden in the job's process, so that they do not bind the warden. What a user can expect to choose is a field of the
+/// job; the others are the same for all, since the kernel counts what they bound for the cell's user id and not for its cgroup.
 fn rlimits(shape: &Shape, limits: Limits) -> Vec<Rlimit> {
     const FSIZE: u32 = 1;
     const CORE: u32 = 4;
     const NPROC: u32 = 6;
     const NOFILE: u32 = 7;
-    let largest_file = shape.workspace_size.max(shape.tmp_size).as_u64();
+    const MEMLOCK: u32 = 8;
+    const SIGPENDING: u32 = 11;
+    const MSGQUEUE: u32 = 12;
+    const NICE: u32 = 13;
+    const RTPRIO: u32 = 14;
+    /// What the kernel gives by default, whatever the engine was started with.
+    const MEMLOCK_BYTES: u64 = 8 << 20;
+    const MSGQUEUE_BYTES: u64 = 819_200;
+    /// Memory of the kernel's that no cgroup counts everywhere; a program that queues more has gone wrong.
+    const SIGNALS: u64 = 4096;
+    // A page more, so that a file that fills its file system is told so, and only a hole can be too large.
+    let largest_file = limits.disk.max(shape.tmp_size).max(SHM).as_u64() + PAGE;
     let one = |resource, value| Rlimit { resource, soft: value, hard: value };
     vec![
         one(FSIZE, largest_file),
         one(CORE, 0),
-        // A second lock behind the cgroup's, for kernels without the pids controller.
-        one(NPROC, u64::from(limits.pids)),
-        one(NOFILE, shape.nofile),
+        // A second lock behind the cgroup's, for kernels without the pids controller. A little wider, so that the cgroup is the one
+        // that refuses, and counts it.
+        one(NPROC, u64::from(limits.pids) + 16),
+        one(NOFILE, limits.nofile),
+        one(MEMLOCK, MEMLOCK_BYTES),
+        one(SIGPENDING, SIGNALS),
+        one(MSGQUEUE, MSGQUEUE_BYTES),
+        one(NICE, 0),
+        one(RTPRIO, 0),
     ]
 }
 
@@ -249,7 +296,13 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
         Expect::eq("mount./tmp", "tmpfs"),
         Expect::eq("mount./workspace", "tmpfs"),
         Expect::at_most("mount./tmp.size", shape.tmp_size.as_u64()),
-        Expect::at_most("mount./workspace.size", shape.workspace_size.as_u64()),
+        Expect::at_most("mount./workspace.size", limits.disk.as_u64()),
+        Expect::at_most("mount./tmp.inodes", shape.tmp_inodes),
+        Expect::at_most("mount./workspace.inodes", limits.inodes),
+        Expect::eq("mount./dev/shm", "tmpfs"),
+        Expect::at_most("mount./dev/shm.size", SHM.as_u64()),
+        Expect::at_most("mount./dev/shm.inodes", SHM_INODES),
+        Expect::eq("mount./dev/shm.noexec", "1"),
         Expect::at_most("memory_limit_bytes", limits.memory),
         Expect::at_most("pids_limit", u64::from(limits.pids)),
         // The engine sets a quota for each tenth of a second.

@@ -99,9 +99,16 @@ pub(super) struct ContainerState {
 
 impl ContainerState {
     pub(super) fn sentence(&self) -> String {
-        let oom = if self.oom_killed { ", out of memory" } else { "" };
         let error = if self.error.is_empty() { String::new() } else { format!(": {}", self.error) };
-        format!("its container ended with code {}{oom}{error}", self.exit_code)
+        // A warden that ends by itself has smaller codes, and a job has no way to its warden.
+        let how = match (self.exit_code, self.oom_killed) {
+            (code, true) => format!("ended with code {code}, out of memory"),
+            (137, false) => {
+                "was killed from outside (code 137): its warden, its shim or the engine was ended".to_owned()
+            }
+            (code, false) => format!("ended with code {code}"),
+        };
+        format!("its container {how}{error}")
     }
 }
 

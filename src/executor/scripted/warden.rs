@@ -443,6 +443,7 @@ impl Warden {
             stderr_bytes: bytes(2),
             leftover: 0,
             on_cancel: None,
+            met: Vec::new(),
         }
     }
 }

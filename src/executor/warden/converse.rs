@@ -558,7 +558,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     && log.stdout.bytes == exit.stdout_bytes
                     && log.stderr.bytes == exit.stderr_bytes;
                 let argv0 = self.order.argv.first().map(String::as_str).unwrap_or_default();
-                (verdict::cause(exit, spec, argv0), Some(verdict::usage(exit)))
+                (verdict::cause(exit, spec, argv0), Some(verdict::usage(exit, spec)))
             }
             Over::Broken(cause) => {
                 // Nothing can be missing where nothing ever ran.
@@ -592,14 +592,19 @@ fn frames(batch: &[Held]) -> Vec<FrameRef<'_>> {
 async fn reattach<C: Cell>(cell: &C, limit: Duration) -> Done {
     let until = Instant::now() + limit;
     let mut pause = RECONNECT_PAUSES.0;
+    let mut away = false;
     loop {
         let reason = match cell.look().await {
+            Ok(Seen::Gone(reason)) if away => return Done::Gone(format!("the engine was away, and then {reason}")),
             Ok(Seen::Gone(reason)) => return Done::Gone(reason),
             Ok(Seen::Running) => match cell.attach().await {
                 Ok(link) => return Done::Linked(link),
                 Err(reason) => reason,
             },
-            Err(reason) => reason,
+            Err(reason) => {
+                away = true;
+                reason
+            }
         };
         if Instant::now() + pause >= until {
             return Done::Gone(format!("no answer for {} s: {reason}", limit.as_secs()));

@@ -47,6 +47,7 @@ fn exit(last_seq: u64) -> Exit {
         stderr_bytes: 0,
         leftover: 0,
         on_cancel: None,
+        met: Vec::new(),
     }
 }
 

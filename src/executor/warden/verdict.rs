@@ -1,11 +1,14 @@
 //! From the warden's exit frame to the cause that the user reads. Pure.
 
 use super::session::StopReason;
-use crate::job::{ByteSize, Cause, JobSpec, Millis, Usage};
-use crate::protocol::wire::{Exit, ExitKind};
+use crate::job::{ByteSize, Cause, JobSpec, LimitMet, Millis, Usage};
+use crate::protocol::wire::{Exit, ExitKind, Met};
 
 const ENOENT: i32 = 2;
 const SIGKILL: i32 = 9;
+/// A warden knows of fewer, and is not believed to know of more.
+const MOST_MET: usize = 16;
+const MOST_NAME: usize = 32;
 
 /// The cause of a job that was asked to end.
 pub(super) fn stopped(reason: StopReason, wall_ms: u64) -> Cause {
@@ -27,6 +30,11 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
         4 => return Cause::AgentStopped,
         5 => return Cause::LeaseExpired,
         7 => return policy_violation(&exit.step),
+        8 => {
+            let met = exit.met.iter().find(|met| met.name == "output");
+            let (limit, written) = met.map_or((0, 0), |met| (met.limit, met.peak));
+            return Cause::OutputLimit { limit: ByteSize::new(limit), written: ByteSize::new(written) };
+        }
         other => return Cause::WardenFault { reason: format!("it stopped the job for the unknown reason {other}") },
     }
     match exit.kind {
@@ -58,7 +66,7 @@ fn policy_violation(told: &str) -> Cause {
 }
 
 /// What the job used.
-pub(super) fn usage(exit: &Exit) -> Usage {
+pub(super) fn usage(exit: &Exit, spec: &JobSpec) -> Usage {
     Usage {
         wall: Millis::new(exit.wall_ms),
         cpu_user_us: exit.utime_us,
@@ -72,12 +80,29 @@ pub(super) fn usage(exit: &Exit) -> Usage {
             ExitKind::Signaled => end.code.saturating_add(128),
             ExitKind::StartFailed => 127,
         }),
+        limits_met: exit.met.iter().take(MOST_MET).map(|met| limit_met(met, spec)).collect(),
     }
+}
+
+/// A limit as the job knows it: a cell has a little more, for its warden and what the job leaves in memory as files.
+fn limit_met(met: &Met, spec: &JobSpec) -> LimitMet {
+    let name: String = met.name.chars().take(MOST_NAME).collect();
+    let (limit, peak) = match name.as_str() {
+        "memory" => (spec.resources().memory.as_u64(), met.peak),
+        "pids" => {
+            let limit = u64::from(spec.resources().pids);
+            (limit, met.peak.min(limit))
+        }
+        _ => (met.limit, met.peak),
+    };
+    LimitMet { name, limit, peak, times: met.times }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::SpecRules;
+    use serde_json::json;
 
     #[test]
     fn what_tripped_a_job_is_told_in_words_that_cannot_harm() {
@@ -90,5 +115,21 @@ mod tests {
         assert_eq!(cause("bpf 12 a b\u{1b}[2J"), (some("bpf"), some("a b\\u{1b}[2J")));
         assert_eq!(cause("bpf 12 "), (some("bpf"), None));
         assert_eq!(cause(""), (None, None));
+    }
+
+    #[test]
+    fn limits_are_told_as_the_job_asked_for_them_and_no_more_than_there_can_be() {
+        let document = json!({"image": "x", "command": ["x"], "resources": {"pids": 8, "memory": "32MiB"}});
+        let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
+        let told = |name: &str, limit, peak| {
+            let met = limit_met(&Met { name: name.into(), limit, peak, times: 3 }, &spec);
+            (met.limit, met.peak, met.times)
+        };
+        // The cell has room for four more processes, and for its file systems.
+        assert_eq!(told("pids", 12, 12), (8, 8, 3));
+        assert_eq!(told("memory", 400 << 20, 390 << 20), (32 << 20, 390 << 20, 3));
+        assert_eq!(told("disk", 4096, 4096), (4096, 4096, 3));
+        let long = limit_met(&Met { name: "x".repeat(60_000), limit: 1, peak: 1, times: 1 }, &spec);
+        assert_eq!(long.name.len(), MOST_NAME);
     }
 }

@@ -24,6 +24,13 @@ const DEFAULT_TIMEOUT: Millis = Millis::from_secs(3600);
 /// Below this nothing starts; above it is a typing error on any host.
 const MEMORIES: std::ops::RangeInclusive<ByteSize> = ByteSize::from_mib(4)..=ByteSize::from_mib(4 * 1024 * 1024);
 const PIDS: std::ops::RangeInclusive<u64> = 1..=1_000_000;
+/// Room for the script and a few files; what is above is a typing error on any host, since it is memory.
+const DISKS: std::ops::RangeInclusive<ByteSize> = ByteSize::from_mib(1)..=ByteSize::from_mib(1024 * 1024);
+/// The kernel keeps each in about a KiB of memory.
+const INODES: std::ops::RangeInclusive<u64> = 16..=1 << 32;
+const OUTPUTS: std::ops::RangeInclusive<ByteSize> = ByteSize::new(1024)..=ByteSize::from_mib(1 << 30);
+/// An interpreter needs a few to start; the kernel lets nobody have more.
+const NOFILES: std::ops::RangeInclusive<u64> = 16..=1 << 20;
 
 pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Problems> {
     let Value::Object(map) = document else {
@@ -71,6 +78,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
     }
     let on_cancel = fields.map("on_cancel", p).and_then(|map| stop::on_cancel(map, p));
     let output_overflow = stop::overflow(&mut fields, p);
+    let output_excess = stop::excess(&mut fields, p);
     let lost_after = fields.parsed::<Millis>("lost_after", "5m", p);
     if let Some(span) = lost_after.filter(|span| !LOST_AFTERS.contains(span)) {
         p.add(
@@ -105,6 +113,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             silence_timeout,
             on_cancel,
             output_overflow,
+            output_excess,
             lost_after,
             resources,
             network,
@@ -329,39 +338,50 @@ fn resources(map: &Map<String, Value>, p: &mut Problems) -> Resources {
     let mut fields = Fields::new("resources", map);
     let default = Resources::default();
     let cpu = fields.parsed("cpu", "0.5 or 2", p).unwrap_or(default.cpu);
-    let memory = fields.parsed("memory", "512MiB", p).unwrap_or(default.memory);
-    if !MEMORIES.contains(&memory) {
-        p.add(
-            "resources.memory",
-            format!("{memory} is out of range"),
-            format!("choose between {} and {}", MEMORIES.start(), MEMORIES.end()),
-        );
-    }
-    let pids = match fields.take("pids") {
-        None => default.pids,
-        Some(value) => {
-            match value.as_u64().filter(|pids| PIDS.contains(pids)).and_then(|pids| u32::try_from(pids).ok()) {
-                Some(pids) => pids,
-                None => {
-                    p.add(
-                        "resources.pids",
-                        format!("`{}` is not a number of processes", shown(&value.to_string())),
-                        format!("write a whole number from {} to {}", PIDS.start(), PIDS.end()),
-                    );
-                    default.pids
-                }
-            }
-        }
+    let memory = size(&mut fields, "memory", "512MiB", &MEMORIES, p).unwrap_or(default.memory);
+    let pids = number(&mut fields, "pids", "number of processes", &PIDS, p).and_then(|pids| u32::try_from(pids).ok());
+    let resources = Resources {
+        cpu,
+        memory,
+        pids: pids.unwrap_or(default.pids),
+        disk: size(&mut fields, "disk", "1GiB", &DISKS, p),
+        inodes: number(&mut fields, "inodes", "number of files", &INODES, p),
+        output: size(&mut fields, "output", "100MiB", &OUTPUTS, p),
+        nofile: number(&mut fields, "nofile", "number of open files", &NOFILES, p),
     };
-    if fields.take("disk").is_some() {
-        p.add(
-            "resources.disk",
-            "is not enforced yet, and a limit that does not bind is not accepted",
-            "remove it; /workspace and /tmp are bounded by the operator's configuration",
-        );
-    }
     fields.finish(p);
-    Resources { cpu, memory, pids }
+    resources
+}
+
+fn size(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    example: &str,
+    range: &std::ops::RangeInclusive<ByteSize>,
+    p: &mut Problems,
+) -> Option<ByteSize> {
+    let size = fields.parsed::<ByteSize>(key, example, p)?;
+    if !range.contains(&size) {
+        let fix = format!("choose between {} and {}", range.start(), range.end());
+        p.add(fields.path(key), format!("{size} is out of range"), fix);
+    }
+    Some(size)
+}
+
+fn number(
+    fields: &mut Fields<'_>,
+    key: &'static str,
+    what: &str,
+    range: &std::ops::RangeInclusive<u64>,
+    p: &mut Problems,
+) -> Option<u64> {
+    let value = fields.take(key)?;
+    let number = value.as_u64().filter(|number| range.contains(number));
+    if number.is_none() {
+        let fix = format!("write a whole number from {} to {}", range.start(), range.end());
+        p.add(fields.path(key), format!("`{}` is not a {what}", shown(&value.to_string())), fix);
+    }
+    number
 }
 
 fn network(fields: &mut Fields<'_>, p: &mut Problems) -> NetworkMode {

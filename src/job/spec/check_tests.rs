@@ -44,6 +44,7 @@ fn every_class_of_bad_field_is_named_by_its_path() {
         (with("name", json!("")), "name"),
         (with("silence_timeout", json!("1ms")), "silence_timeout"),
         (with("output_overflow", json!("lose")), "output_overflow"),
+        (with("output_excess", json!("truncate")), "output_excess"),
         (with("on_cancel", json!({})), "on_cancel.command"),
         (with("on_cancel", json!({"command": []})), "on_cancel.command"),
         (with("on_cancel", json!({"command": ["a", 1]})), "on_cancel.command[1]"),
@@ -85,7 +86,15 @@ fn every_class_of_bad_field_is_named_by_its_path() {
         (with("resources", json!({"memory": "99999999TiB"})), "resources.memory"),
         (with("resources", json!({"pids": 0})), "resources.pids"),
         (with("resources", json!({"pids": -5})), "resources.pids"),
-        (with("resources", json!({"disk": "1GiB"})), "resources.disk"),
+        (with("resources", json!({"disk": "0"})), "resources.disk"),
+        (with("resources", json!({"disk": "9PiB"})), "resources.disk"),
+        (with("resources", json!({"disk": "-1MiB"})), "resources.disk"),
+        (with("resources", json!({"inodes": 3})), "resources.inodes"),
+        (with("resources", json!({"inodes": 1e300})), "resources.inodes"),
+        (with("resources", json!({"output": "1KB"})), "resources.output"),
+        (with("resources", json!({"output": true})), "resources.output"),
+        (with("resources", json!({"nofile": 0})), "resources.nofile"),
+        (with("resources", json!({"nofile": 99_999_999})), "resources.nofile"),
         (with("resources", json!({"memroy": "1GiB"})), "resources.memroy"),
         (with("network", json!("host")), "network"),
         (with("seccomp", json!("unconfined")), "seccomp"),
@@ -105,7 +114,7 @@ fn every_class_of_bad_field_is_named_by_its_path() {
 
 #[test]
 fn all_problems_are_listed_and_unknown_keys_get_a_suggestion() {
-    let document = json!({"preset": "bash", "scirpt": "x", "timeout": "soon", "resources": {"cpu": 0, "disk": "1GiB"}});
+    let document = json!({"preset": "bash", "scirpt": "x", "timeout": "soon", "resources": {"cpu": 0, "disk": "1KiB"}});
     let problems = check(&document, &SpecRules::default()).expect_err("bad");
     let found: Vec<_> = problems.iter().map(|problem| problem.path.as_str()).collect();
     assert_eq!(found, ["script", "timeout", "resources.cpu", "resources.disk", "scirpt"]);

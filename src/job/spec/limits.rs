@@ -28,11 +28,16 @@ enum Kind {
     Count,
 }
 
-/// Every limit there is. A job without one has its default; `None` is for a job that it has no meaning for.
-pub static LIMITS: [Limit; 6] = [
+/// Every limit there is. A job without one has its default; `None` is for a job that it has no meaning for, or that takes what the
+/// agent's own settings give.
+pub static LIMITS: [Limit; 10] = [
     limit("resources.cpu", Kind::Cores, |spec| Some(u64::from(spec.resources.cpu.as_milli()))),
     limit("resources.memory", Kind::Size, |spec| Some(spec.resources.memory.as_u64())),
     limit("resources.pids", Kind::Count, |spec| Some(u64::from(spec.resources.pids))),
+    limit("resources.disk", Kind::Size, |spec| spec.resources.disk.map(ByteSize::as_u64)),
+    limit("resources.inodes", Kind::Count, |spec| spec.resources.inodes),
+    limit("resources.output", Kind::Size, |spec| spec.resources.output.map(ByteSize::as_u64)),
+    limit("resources.nofile", Kind::Count, |spec| spec.resources.nofile),
     limit("timeout", Kind::Span, |spec| Some(spec.timeout.as_u64())),
     limit("silence_timeout", Kind::Span, |spec| Some(spec.silence_timeout.map_or(UNBOUNDED, Millis::as_u64))),
     limit("on_cancel.timeout", Kind::Span, |spec| spec.on_cancel.as_ref().map(|after| after.timeout.as_u64())),
@@ -145,7 +150,8 @@ mod tests {
     #[test]
     fn every_limit_is_read_shown_and_set_and_nothing_else_of_the_spec_changes() {
         let all = json!({"timeout": "2h", "silence_timeout": "30m", "on_cancel": {"command": ["x"], "timeout": "1m"},
-            "resources": {"cpu": 4, "memory": "2GiB", "pids": 1000}, "env": {"A": "b"}});
+            "resources": {"cpu": 4, "memory": "2GiB", "pids": 1000, "disk": "64MiB", "inodes": 4096, "output": "1MiB", "nofile": 1024},
+            "env": {"A": "b"}});
         let before = spec(&all);
         for limit in &LIMITS {
             let less = limit.of(&before).expect("has it") / 2;

@@ -1,4 +1,5 @@
-//! What the spec says of stops and stalls: the command that runs after a stop, and what becomes of output that nobody can take.
+//! What the spec says of stops and stalls: the command that runs after a stop, and what becomes of output that nobody can take, or
+//! that is more than the job may write.
 
 use super::check::argv;
 use crate::job::fields::{Fields, shown};
@@ -35,6 +36,23 @@ impl OutputOverflow {
     }
 }
 
+/// What becomes of a job that writes more than its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputExcess {
+    /// It is ended.
+    #[default]
+    End,
+    /// It runs on; what it writes beyond the limit is dropped, and the log says how much.
+    Cut,
+}
+
+impl OutputExcess {
+    pub(super) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 pub(super) fn on_cancel(map: &Map<String, Value>, p: &mut Problems) -> Option<OnCancel> {
     let mut fields = Fields::new("on_cancel", map);
     let command = fields.take("command");
@@ -62,6 +80,18 @@ pub(super) fn overflow(fields: &mut Fields<'_>, p: &mut Problems) -> OutputOverf
             let fix = "write `wait` (the job waits, nothing is lost) or `drop` (the log says what is missing)";
             p.add("output_overflow", format!("`{}` is neither wait nor drop", shown(other)), fix);
             OutputOverflow::Wait
+        }
+    }
+}
+
+pub(super) fn excess(fields: &mut Fields<'_>, p: &mut Problems) -> OutputExcess {
+    match fields.text("output_excess", p) {
+        None | Some("end") => OutputExcess::End,
+        Some("cut") => OutputExcess::Cut,
+        Some(other) => {
+            let fix = "write `end` (the job is ended) or `cut` (it runs on, and the log says how much is missing)";
+            p.add("output_excess", format!("`{}` is neither end nor cut", shown(other)), fix);
+            OutputExcess::End
         }
     }
 }

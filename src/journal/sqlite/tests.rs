@@ -223,6 +223,7 @@ pub(super) fn fixture() -> Vec<Entry> {
             oom_kills: 5,
             leftover_processes: 6,
             on_cancel_exit_code: None,
+            limits_met: Vec::new(),
         }),
         receipt: vec![("uid".into(), "900001".into()), ("cap_eff".into(), "0".into())],
         given: std::collections::BTreeMap::new(),

@@ -170,7 +170,7 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
         assert_eq!((ended.spec.name(), ended.history.len()), (Some("out-of-memory"), 6));
         let ending = ended.ending.as_ref().expect("has ended");
         assert_eq!((ending.cause.code(), ended.receipt.len(), ended.log.frames), ("out_of_memory", 2, 3));
-        assert_eq!(ended.usage.map(|usage| usage.wall), Some(Millis::new(1500)));
+        assert_eq!(ended.usage.as_ref().map(|usage| usage.wall), Some(Millis::new(1500)));
 
         // What lists filter by is there for the old jobs too.
         for (filter, wanted) in [

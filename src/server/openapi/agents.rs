@@ -22,7 +22,19 @@ pub(crate) enum AgentState {
 pub(crate) struct Capacity {
     slots: u32,
     cpu: Cpus,
+    /// Of whole cells.
     memory: Size,
+    #[schema(nullable = false)]
+    beside: Option<Beside>,
+}
+
+/// Memory that each cell takes beside its job's, counted in what is reserved for it; left out when there is none.
+#[derive(ToSchema)]
+pub(crate) struct Beside {
+    /// Of every cell.
+    fixed: Size,
+    /// The workspace of a job without `resources.disk`.
+    disk: Size,
 }
 
 /// How an agent is at the moment.

@@ -96,6 +96,7 @@ pub(crate) enum Cause {
     WorkdirUnusable { workdir: String, reason: String },
     Timeout { limit: Span },
     Silence { limit: Span },
+    OutputLimit { limit: Size, written: Size },
     Canceled,
     AgentStopped,
     ImageMissing { image: String, reason: String },
@@ -141,6 +142,22 @@ pub(crate) struct Usage {
     /// How its `on_cancel` command ended; absent when it did not run.
     #[schema(nullable = false)]
     on_cancel_exit_code: Option<i32>,
+    /// Limits that were in its way, whatever became of it; left out when there were none.
+    #[schema(nullable = false)]
+    limits_met: Option<Vec<LimitMet>>,
+}
+
+/// A limit that was in a job's way.
+#[derive(ToSchema)]
+pub(crate) struct LimitMet {
+    /// `memory`, `pids`, `disk` and `inodes` (of /workspace), `tmp` and `tmp_inodes` (of /tmp), `shm`, `output`, `cpu`.
+    name: String,
+    /// Bytes, processes, files, thousandths of a core.
+    limit: u64,
+    /// The highest use that was seen; of memory that of the whole cell. 0 where unknown.
+    peak: u64,
+    /// How often.
+    times: u64,
 }
 
 /// One stream's totals.
@@ -161,7 +178,7 @@ pub(crate) struct LogTotals {
     frames: u64,
     stdout: StreamTotals,
     stderr: StreamTotals,
-    /// The first places where output was dropped, as the job had it with `output_overflow: drop`.
+    /// The first places where output was dropped: with `output_overflow: drop`, and beyond the job's limit.
     #[schema(nullable = false, max_items = 64)]
     gaps: Option<Vec<Gap>>,
     /// True when every frame that the warden numbered is there: then nothing is missing but what the gaps say.
@@ -204,6 +221,15 @@ pub(crate) enum OutputOverflow {
     Drop,
 }
 
+/// What becomes of a job that writes more than its limit: it is ended (the default), or what is beyond is dropped and the log says how
+/// much.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum OutputExcess {
+    End,
+    Cut,
+}
+
 /// One phase that was entered.
 #[derive(ToSchema)]
 pub(crate) struct PhaseEvent {
@@ -220,6 +246,18 @@ pub(crate) struct Resources {
     cpu: Cpus,
     memory: Size,
     pids: u32,
+    /// Of /workspace; without it the agent's own.
+    #[schema(nullable = false)]
+    disk: Option<Size>,
+    /// Files and folders in /workspace.
+    #[schema(nullable = false)]
+    inodes: Option<u64>,
+    /// On both streams together.
+    #[schema(nullable = false)]
+    output: Option<Size>,
+    /// Open files of each process.
+    #[schema(nullable = false)]
+    nofile: Option<u64>,
 }
 
 /// What the cell may reach.
@@ -430,6 +468,8 @@ pub(crate) struct JobSpec {
     #[schema(nullable = false)]
     output_overflow: Option<OutputOverflow>,
     #[schema(nullable = false)]
+    output_excess: Option<OutputExcess>,
+    #[schema(nullable = false)]
     lost_after: Option<Span>,
     resources: Resources,
     network: Network,
@@ -568,6 +608,16 @@ pub(crate) struct NewResources {
     /// Default 128.
     #[schema(minimum = 1, maximum = 1_000_000)]
     pids: Option<u32>,
+    /// Of /workspace, on top of `memory`; 1MiB to 1TiB, default the agent's `docker.workspace_size`.
+    disk: Option<TextOrNumber>,
+    /// Files and folders in /workspace; default one for each KiB of `disk`, or the agent's `docker.workspace_inodes`.
+    #[schema(minimum = 16, maximum = 4_294_967_296_u64)]
+    inodes: Option<u64>,
+    /// On both streams together, from 1KiB; default the agent's `logs.output_limit`.
+    output: Option<TextOrNumber>,
+    /// Open files of each process; default the agent's `docker.nofile`.
+    #[schema(minimum = 16, maximum = 1_048_576)]
+    nofile: Option<u64>,
 }
 
 /// A job spec: one of `image` and `preset`, and one of `script` and `command`; a script in an image needs an `interpreter`.
@@ -593,6 +643,7 @@ pub(crate) struct NewJob {
     silence_timeout: Option<TextOrNumber>,
     on_cancel: Option<NewOnCancel>,
     output_overflow: Option<OutputOverflow>,
+    output_excess: Option<OutputExcess>,
     /// How long an agent that cannot reach the server may hold the job; default: the server's `queue.lease`.
     lost_after: Option<TextOrNumber>,
     resources: Option<NewResources>,

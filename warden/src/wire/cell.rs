@@ -149,6 +149,10 @@ pub struct CellSpec {
     pub drop_output: bool,
     /// The job is ended when it makes a call that no honest job makes, and the call is told.
     pub tripwire: bool,
+    /// Bytes of output on both streams together; 0 for no limit.
+    pub output_limit: u64,
+    /// What is beyond it is dropped and counted, and the job goes on; otherwise it is ended.
+    pub cut_output: bool,
 }
 
 impl CellSpec {
@@ -171,7 +175,8 @@ impl CellSpec {
             .list(&self.on_cancel, |w, item| w.text(item))
             .u32(self.on_cancel_ms)
             // One bit each.
-            .u8(u8::from(self.drop_output) | u8::from(self.tripwire) << 1);
+            .u8(u8::from(self.drop_output) | u8::from(self.tripwire) << 1 | u8::from(self.cut_output) << 2)
+            .u64(self.output_limit);
         out.extend_from_slice(&writer.0);
     }
 
@@ -200,9 +205,12 @@ impl CellSpec {
             on_cancel_ms: r.u32()?,
             drop_output: false,
             tripwire: false,
+            cut_output: false,
+            output_limit: 0,
         };
         let bits = r.u8()?;
-        (spec.drop_output, spec.tripwire) = (bits & 1 != 0, bits & 2 != 0);
+        (spec.drop_output, spec.tripwire, spec.cut_output) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
+        spec.output_limit = r.u64()?;
         r.end()?;
         Ok(spec)
     }

@@ -45,8 +45,8 @@ pub enum ToWarden {
     Stop {
         /// 0: TERM, grace, KILL. 1: KILL now.
         level: u8,
-        /// 1 cancel, 2 timeout, 3 silence, 4 drain, 5 lease, 6 forced; a higher one replaces a lower one. 7 is the
-        /// warden's own: the tripwire.
+        /// 1 cancel, 2 timeout, 3 silence, 4 drain, 5 lease, 6 forced; a higher one replaces a lower one. 7 and 8 are the
+        /// warden's own: the tripwire, and too much output, which is only given while there is no other.
         reason: u8,
         /// Between TERM and KILL.
         grace_ms: u32,
@@ -180,6 +180,21 @@ pub struct Exit {
     pub leftover: u32,
     /// How the command that runs after a stop ended; `None` when none ran.
     pub on_cancel: Option<CleanUp>,
+    /// Limits that the job has met, each once.
+    pub met: Vec<Met>,
+}
+
+/// A limit that a job has met.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Met {
+    /// Which: `cpu`, `memory`, `pids`, `disk`, `inodes`, `tmp`, `tmp_inodes`, `output`; a later version may know more.
+    pub name: String,
+    /// The limit as the cell has it, in its own unit.
+    pub limit: u64,
+    /// The highest use that was seen; 0 where unknown.
+    pub peak: u64,
+    /// How often it was in the way, as far as that is counted.
+    pub times: u64,
 }
 
 /// How the command that runs after a stop ended.
@@ -320,6 +335,9 @@ impl FromWarden {
     }
 }
 
+/// In place of how the command after a stop ended: none ran, and something follows.
+const NONE_RAN: u8 = 255;
+
 impl Exit {
     fn write(&self, w: Writer) -> Writer {
         let w = w
@@ -341,10 +359,17 @@ impl Exit {
             .u64(self.stderr_bytes)
             .u32(self.leftover);
         // Written where there is something to tell only: a reader of before does not know it.
-        match self.on_cancel {
-            Some(CleanUp { kind, code }) => w.u8(kind as u8).u32(code as u32),
-            None => w,
+        if self.on_cancel.is_none() && self.met.is_empty() {
+            return w;
         }
+        let w = match self.on_cancel {
+            Some(CleanUp { kind, code }) => w.u8(kind as u8).u32(code as u32),
+            None => w.u8(NONE_RAN).u32(0),
+        };
+        if self.met.is_empty() {
+            return w;
+        }
+        w.list(&self.met, |w, one| w.text(&one.name).u64(one.limit).u64(one.peak).u64(one.times))
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, BadPayload> {
@@ -366,7 +391,20 @@ impl Exit {
             stdout_bytes: r.u64()?,
             stderr_bytes: r.u64()?,
             leftover: r.u32()?,
-            on_cancel: if r.0.is_empty() { None } else { Some(CleanUp { kind: ExitKind::read(r)?, code: r.i32()? }) },
+            on_cancel: match r.0 {
+                [] => None,
+                [NONE_RAN, ..] => {
+                    r.u8()?;
+                    r.u32()?;
+                    None
+                }
+                _ => Some(CleanUp { kind: ExitKind::read(r)?, code: r.i32()? }),
+            },
+            met: if r.0.is_empty() {
+                Vec::new()
+            } else {
+                r.list(|r| Ok(Met { name: r.text()?, limit: r.u64()?, peak: r.u64()?, times: r.u64()? }))?
+            },
         })
     }
 }
