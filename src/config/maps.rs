@@ -57,6 +57,7 @@ pub const CHECKS: [&str; CHECK_COUNT] = [
     "keys",
     "api-door",
     "agent-door",
+    "policy",
     "engine",
     "engine-door",
     "engine-api",
@@ -75,7 +76,7 @@ pub const CHECKS: [&str; CHECK_COUNT] = [
     "live-restore",
     "preset-images",
 ];
-const CHECK_COUNT: usize = 39;
+const CHECK_COUNT: usize = 40;
 
 /// What a check of `jobcell doctor` means here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

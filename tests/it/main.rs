@@ -3,6 +3,7 @@
 
 mod api;
 mod bad_input;
+mod bridge;
 mod causes;
 mod cells;
 mod chaos;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// `jobcell up` by this policy, which is in a file of its own.
-async fn up_by(host: &str, policy: &str, settings: &str) -> Up {
+pub(crate) async fn up_by(host: &str, policy: &str, settings: &str) -> Up {
     let dir = tempfile::tempdir().expect("a folder");
     write(dir.path(), policy);
     let file = dir.path().join("policy.yaml");
@@ -33,7 +33,7 @@ async fn policy_is(up: &Up, state: &str) -> String {
 }
 
 /// A new policy, in force.
-async fn change(up: &Up, policy: &str) {
+pub(crate) async fn change(up: &Up, policy: &str) {
     let before = up.log().matches("the policy was read").count();
     write(up.dir.path(), policy);
     up.signal("-HUP");

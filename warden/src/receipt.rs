@@ -54,7 +54,9 @@ impl Receipt {
         facts.extend(ids(status.as_deref().unwrap_or_default()));
         facts.extend(mount_facts(&mounts));
         facts.extend(DESCRIBED.iter().filter_map(|place| described(&mounts, place)).flatten());
-        facts.extend(read("/proc/net/dev").map(|dev| fact("interfaces", procfs::interfaces(&dev).join(","))));
+        let dev = read("/proc/net/dev");
+        facts.extend(dev.as_deref().map(|dev| fact("interfaces", procfs::interfaces(dev).join(","))));
+        facts.push(fact("host_reachable", procfs::host_reachable(dev.as_deref())));
         facts.extend(NAMESPACES.iter().filter_map(|kind| {
             let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
             Some(fact(&format!("ns.{kind}"), procfs::namespace(link.to_str()?)?))

@@ -1,6 +1,7 @@
 //! The settings held against the host: what they promise to jobs, and who gets in.
 
 use super::{Check, size};
+use crate::cli::node;
 use crate::config::{Config, HostFacts};
 use crate::job::Cpus;
 use std::net::IpAddr;
@@ -23,6 +24,8 @@ pub(super) struct Facts {
     users: Vec<String>,
     /// Files with keys that others may read.
     open_keys: Vec<String>,
+    /// Rules of the operator's policy, or what is wrong with its file; none without a file.
+    policy: Option<Result<usize, String>>,
 }
 
 impl Facts {
@@ -57,6 +60,9 @@ impl Facts {
                 .flatten()
                 .min(),
             users,
+            policy: config.policy_file.as_ref().map(|_| {
+                node::policy(config).map(|policy| policy.current().rules()).map_err(|failure| failure.to_string())
+            }),
             open_keys: keys.iter().filter(|path| open(path)).map(|path| path.display().to_string()).collect(),
         }
     }
@@ -112,12 +118,21 @@ pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Check> {
             format!("agent.listen is {}", agent.listen),
             "health and metrics are open to that network: listen on 127.0.0.1, or let only your monitoring in",
         ),
+        match &facts.policy {
+            None => Check::ok("policy", "none: no bounds but those of the settings, and no network"),
+            Some(Ok(rules)) => Check::ok("policy", format!("{rules} rules")),
+            Some(Err(reason)) => Check::fail(
+                "policy",
+                reason.replace('\n', "; "),
+                "correct the file: an agent that runs keeps the last good policy, and none starts",
+            ),
+        },
     ]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Verdict::Warn;
+    use super::super::Verdict::{Fail, Warn};
     use super::super::tests::{config, not_ok};
     use super::*;
 
@@ -132,7 +147,9 @@ mod tests {
         assert_eq!(with("server: {listen: \"0.0.0.0:7807\"}", &good), [("api-door", Warn)]);
         assert_eq!(with("agent: {listen: \"[::]:7808\"}", &good), [("agent-door", Warn)]);
         assert_eq!(with("", &Facts { users: vec!["x (1)".into()], ..good.clone() }), [("user-ids", Warn)]);
-        assert_eq!(with("", &Facts { open_keys: vec!["x".into()], ..good }), [("keys", Warn)]);
+        assert_eq!(with("", &Facts { open_keys: vec!["x".into()], ..good.clone() }), [("keys", Warn)]);
+        assert_eq!(with("", &Facts { policy: Some(Ok(3)), ..good.clone() }), []);
+        assert_eq!(with("", &Facts { policy: Some(Err("x\ny".into())), ..good }), [("policy", Fail)]);
     }
 
     #[test]

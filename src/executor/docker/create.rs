@@ -4,9 +4,9 @@
 //! job but its image and its limits is ever part of the container's definition: the spec, its variables and its input
 //! travel to the warden by the protocol.
 
-use super::{profiles::Profiles, runtimes, volume};
+use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
-use crate::job::{Beside, ByteSize, Millis, OutputExcess, OutputOverflow, OwnerId, Seccomp};
+use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp};
 use crate::protocol::wire::{CellSpec, Expect, Rlimit};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
@@ -129,7 +129,7 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         privileged: Some(false),
-        network_mode: Some("none".to_owned()),
+        network_mode: Some(network_mode(order, owner)),
         // A namespace of its own, as `private` gives, without the engine's /dev/shm: that has no limit on files, and each is memory of the
         // kernel's that nobody can take back.
         ipc_mode: Some("none".to_owned()),
@@ -143,7 +143,8 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         runtime: Some(shape.oci_runtime.clone()).filter(|name| !name.is_empty()),
         ..HostConfig::default()
     };
-    let attempt = order.attempt;
+    let mut labels = labels(order, owner);
+    labels.insert("jobcell.uid".to_owned(), uid.to_string());
     ContainerCreateBody {
         image: Some(order.image.clone()),
         user: Some(format!("{uid}:{uid}")),
@@ -165,16 +166,33 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         attach_stdout: Some(true),
         attach_stderr: Some(true),
         tty: Some(false),
-        labels: Some(HashMap::from([
-            ("jobcell.owner".to_owned(), owner.to_string()),
-            ("jobcell.job".to_owned(), attempt.job.to_string()),
-            ("jobcell.attempt".to_owned(), attempt.attempt.to_string()),
-            ("jobcell.part".to_owned(), attempt.part.to_string()),
-            ("jobcell.uid".to_owned(), uid.to_string()),
-        ])),
+        labels: Some(labels),
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
+}
+
+/// What says whose something is, and for which attempt.
+pub(super) fn labels(order: &CellOrder, owner: &OwnerId) -> HashMap<String, String> {
+    let attempt = order.attempt;
+    HashMap::from([
+        ("jobcell.owner".to_owned(), owner.to_string()),
+        ("jobcell.job".to_owned(), attempt.job.to_string()),
+        ("jobcell.attempt".to_owned(), attempt.attempt.to_string()),
+        ("jobcell.part".to_owned(), attempt.part.to_string()),
+    ])
+}
+
+/// The network of a cell that is to have one.
+pub(super) fn network_of(order: &CellOrder, owner: &OwnerId) -> Option<String> {
+    match order.spec.network() {
+        NetworkMode::None => None,
+        NetworkMode::Bridge => Some(network::name(&order.attempt.cell_name(owner))),
+    }
+}
+
+fn network_mode(order: &CellOrder, owner: &OwnerId) -> String {
+    network_of(order, owner).unwrap_or_else(|| "none".to_owned())
 }
 
 /// Adds the warden's volume, read-only.
@@ -230,7 +248,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         lease_ms: order.lease.as_u64(),
         rlimits: rlimits(shape, limits),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
-        expect: runtimes::adapt(expectations(shape, uid, limits), &shape.oci_runtime),
+        expect: runtimes::adapt(expectations(shape, uid, limits, spec.network()), &shape.oci_runtime),
         silence_ms: spec.silence_timeout().map_or(0, Millis::as_u64),
         on_cancel: spec.on_cancel().map(|after| after.command.clone()).unwrap_or_default(),
         on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),
@@ -276,8 +294,16 @@ fn rlimits(shape: &Shape, limits: Limits) -> Vec<Rlimit> {
     ]
 }
 
+/// Names of all interfaces, in order: a second way out would be one too many.
+const fn interfaces(network: NetworkMode) -> &'static str {
+    match network {
+        NetworkMode::None => "lo",
+        NetworkMode::Bridge => "eth0,lo",
+    }
+}
+
 /// The isolation that the warden must find before it starts anything.
-fn expectations(shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
+fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -> Vec<Expect> {
     let none = "0000000000000000";
     let mut all = vec![
         Expect::eq("pid", "1"),
@@ -292,7 +318,7 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
         Expect::eq("no_new_privs", "1"),
         Expect::eq("seccomp", "2"),
         Expect::eq("root_readonly", "1"),
-        Expect::eq("interfaces", "lo"),
+        Expect::eq("interfaces", interfaces(network)),
         Expect::eq("mount./tmp", "tmpfs"),
         Expect::eq("mount./workspace", "tmpfs"),
         Expect::at_most("mount./tmp.size", shape.tmp_size.as_u64()),

@@ -4,7 +4,7 @@
 use crate::executor::Link;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum, VolumeCreateRequest};
+use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum, NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
     ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptions, RemoveContainerOptionsBuilder,
@@ -298,14 +298,23 @@ impl Engine {
         Ok(found.into_iter().filter_map(listed).collect())
     }
 
-    /// Names of all networks that carry the label `key=value`.
-    pub(super) async fn list_networks(&self, key: &str, value: &str) -> Result<Vec<String>, EngineError> {
+    /// All networks that carry the label `key=value`, with their labels.
+    pub(super) async fn list_networks(
+        &self,
+        key: &str,
+        value: &str,
+    ) -> Result<Vec<(String, HashMap<String, String>)>, EngineError> {
         let options = ListNetworksOptionsBuilder::default().filters(&labelled(key, value)).build();
         let found = self.call("list networks", self.limit, self.docker.list_networks(Some(options))).await?;
-        Ok(found.into_iter().filter_map(|network| network.name).collect())
+        Ok(found.into_iter().filter_map(|one| Some((one.name?, one.labels.unwrap_or_default()))).collect())
     }
 
-    /// Removes a network. One that is gone counts as done.
+    /// Makes a network.
+    pub(super) async fn create_network(&self, request: NetworkCreateRequest) -> Result<(), EngineError> {
+        self.call("create network", self.limit, self.docker.create_network(request)).await.map(drop)
+    }
+
+    /// Removes a network; the engine refuses while a container is on it. One that is gone counts as done.
     pub(super) async fn remove_network(&self, name: &str) -> Result<(), EngineError> {
         match self.call("remove network", self.limit, self.docker.remove_network(name)).await {
             Err(error) if error.is_missing() => Ok(()),

@@ -56,8 +56,8 @@ pub struct Leftover {
 struct World {
     /// Everybody's: they say which volumes are in use.
     containers: Vec<Listed>,
-    /// Those with the owner's label.
-    networks: Vec<String>,
+    /// Those with the owner's label, with all their labels.
+    networks: Vec<(String, HashMap<String, String>)>,
     /// Everybody's, with their labels.
     volumes: Vec<(String, HashMap<String, String>)>,
 }
@@ -122,7 +122,11 @@ fn judge(world: &World, scope: &Scope) -> Vec<Leftover> {
             found.push(Leftover { running: container.running, ..leftover });
         }
     }
-    found.extend(world.networks.iter().map(|name| one(Kind::Network, name, false, "it has the owner's label")));
+    for (name, labels) in &world.networks {
+        let open = sweep::attempt(labels).is_some_and(|attempt| scope.open.contains(&attempt));
+        let why = if open { "the next start goes on with its cell" } else { "it has the owner's label" };
+        found.push(one(Kind::Network, name, open, why));
+    }
     for (name, labels) in &world.volumes {
         let used = in_use.contains(name.as_str());
         if is_owners(labels) {
@@ -194,7 +198,7 @@ mod tests {
                 container("others", cell("00000000", open), "z"),
                 container("strangers", labels(&[("jobcell.job", &open.job.to_string())]), "z"),
             ],
-            networks: vec!["n".to_owned()],
+            networks: vec![("n".to_owned(), cell(OWNER, over)), ("open-net".to_owned(), cell(OWNER, open))],
             volumes: vec![
                 ("x".to_owned(), labels(&[("jobcell.owner", OWNER)])),
                 ("y".to_owned(), labels(&[("jobcell.owner", OWNER)])),
@@ -203,7 +207,15 @@ mod tests {
             ],
         };
         let found = judge(&world, &scope(&[open], true));
-        let wanted = [("open", true), ("over", false), ("door", false), ("n", false), ("x", true), ("y", false)];
+        let wanted = [
+            ("open", true),
+            ("over", false),
+            ("door", false),
+            ("n", false),
+            ("open-net", true),
+            ("x", true),
+            ("y", false),
+        ];
         assert_eq!(told(&found), wanted);
         // Without a journal nothing is open.
         assert!(judge(&world, &scope(&[], false)).iter().all(|one| !one.kept));

@@ -1,12 +1,13 @@
 //! Cells that are hardened, single-use containers on a Docker engine.
 //!
 //! Owns everything that names the engine: calls with deadlines ([`engine`]), what a container is made of ([`create`]),
-//! the read-only volume that carries the warden ([`volume`]), and the removal of what is ours: by a running agent ([`sweep`])
+//! the read-only volume that carries the warden ([`volume`]), the network of a cell that has one ([`network`]), and the removal of what is ours: by a running agent ([`sweep`])
 //! and by hand ([`leftovers`], [`shims`]). Only this room may name bollard. A job never chooses anything here but image, limits and what it runs.
 
 mod create;
 mod engine;
 mod leftovers;
+mod network;
 mod probe;
 mod profiles;
 mod runtimes;
@@ -25,8 +26,9 @@ pub use volume::{WARDEN, warden_build};
 use super::{Cell, CellOrder, Executor, Link, NoCell, Present, Seen};
 use crate::job::{Cause, OwnerId};
 use crate::protocol::wire;
+use bollard::models::ContainerCreateBody;
 use engine::Listed;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -61,6 +63,8 @@ struct Inner {
     uids: uids::Uids,
     /// User ids of cells of an earlier process, by their names, until these are adopted or removed.
     found: Mutex<HashMap<String, uids::Uid>>,
+    /// Networks of cells that are there, or were at the last look.
+    networks: Mutex<HashSet<String>>,
     /// Shims that the last look has found to be left over, by the names under which it told them.
     shims: Mutex<HashMap<String, shims::Shim>>,
     volume: volume::WardenVolume,
@@ -76,6 +80,7 @@ impl DockerExecutor {
                 starts: Semaphore::new(settings.concurrent_starts.max(1)),
                 uids: uids::Uids::new(settings.uid_start, settings.uid_count),
                 found: Mutex::default(),
+                networks: Mutex::default(),
                 shims: Mutex::default(),
                 volume: volume::WardenVolume::new(engine.clone(), owner.clone()),
                 engine,
@@ -116,41 +121,22 @@ impl Executor for DockerExecutor {
         let name = order.attempt.cell_name(&inner.owner);
         let plan = create::plan(order, shape, profile, uid.number(), &inner.owner);
         let cell = DockerCell { inner: Arc::clone(inner), id: name.clone(), spec: plan.cell_spec, _uid: uid };
-
-        // A second try is for one thing only: the warden's volume was removed by hand since it was made sure of.
-        for last in [false, true] {
-            let volume =
-                inner.volume.ensure(&order.image).await.map_err(|error| failed("volume", &order.image, &error))?;
-            let body = plan.container.clone();
-            if let Err(error) = inner.engine.create(&name, create::with_volume(body, &volume)).await {
-                // No answer is not a no.
-                if !error.is_refusal() {
-                    inner.removals.unsure(name);
-                }
-                return Err(failed("create", &order.image, &error));
-            }
-            crash_point!("after-create");
-            match start(&cell).await {
-                Ok(link) => {
-                    crash_point!("after-start");
-                    return Ok((cell, link));
-                }
-                Err((step, error)) => {
-                    inner.remove(&name).await;
-                    if last || !error.says(volume::WARDEN_PATH) {
-                        return Err(failed(step, &order.image, &error));
-                    }
-                    inner.volume.forget();
-                }
-            }
+        let network = create::network_of(order, &inner.owner);
+        if let Some(network) = &network {
+            inner.make_network(network, order).await?;
         }
-        unreachable!("the second try returns")
+        let made = self.make(order, &plan.container, cell).await;
+        if let (Err(_), Some(network)) = (&made, &network) {
+            inner.remove_network(network).await;
+        }
+        made
     }
 
     async fn present(&self) -> Result<Vec<Present>, String> {
         let shims = self.inner.left_shims().await?;
         let found = self.inner.engine.list_labelled("jobcell.owner", &self.inner.owner.to_string()).await;
         let found = found.map_err(|error| error.short())?;
+        let networks = self.inner.left_networks(&found).await?;
         // Before anything new is made: no cell gets the id of one that runs.
         let uid = |cell: &Listed| cell.labels.get("jobcell.uid")?.parse().ok();
         let kept = found.iter().filter_map(|cell| Some((cell.name.clone(), self.inner.uids.keep(uid(cell)?)?)));
@@ -164,7 +150,7 @@ impl Executor for DockerExecutor {
             let busy = self.inner.removals.has(&cell.name) || self.inner.volume.is_filled_through(&cell.name);
             sweep::present(cell, busy)
         };
-        Ok(found.into_iter().map(present).chain(shims).collect())
+        Ok(found.into_iter().map(present).chain(networks).chain(shims).collect())
     }
 
     async fn adopt(&self, order: &CellOrder) -> Result<DockerCell, String> {
@@ -180,6 +166,47 @@ impl Executor for DockerExecutor {
 
     async fn remove(&self, name: &str) {
         self.inner.remove(name).await;
+    }
+}
+
+impl DockerExecutor {
+    /// Makes the container and starts it. Errors: why not; nothing of it is left then, or its removal is under way.
+    async fn make(
+        &self,
+        order: &CellOrder,
+        container: &ContainerCreateBody,
+        cell: DockerCell,
+    ) -> Result<(DockerCell, Link), NoCell> {
+        let (inner, name) = (&self.inner, cell.id.clone());
+        // A second try is for one thing only: the warden's volume was removed by hand since it was made sure of.
+        for last in [false, true] {
+            let volume =
+                inner.volume.ensure(&order.image).await.map_err(|error| failed("volume", &order.image, &error))?;
+            let body = container.clone();
+            if let Err(error) = inner.engine.create(&name, create::with_volume(body, &volume)).await {
+                // No answer is not a no.
+                if !error.is_refusal() {
+                    inner.removals.unsure(name);
+                }
+                return Err(failed("create", &order.image, &error));
+            }
+            crash_point!("after-create");
+            match start(&cell).await {
+                Ok(link) => {
+                    crash_point!("after-start");
+                    return Ok((cell, link));
+                }
+                Err((step, error)) => {
+                    // The container alone: its network is for the second try too.
+                    inner.remove_or_later(&name).await;
+                    if last || !error.says(volume::WARDEN_PATH) {
+                        return Err(failed(step, &order.image, &error));
+                    }
+                    inner.volume.forget();
+                }
+            }
+        }
+        unreachable!("the second try returns")
     }
 }
 
@@ -212,11 +239,67 @@ impl Inner {
             }
             return;
         }
+        if network::cell(name).is_some() {
+            return self.remove_network(name).await;
+        }
         let _uid = self.found().remove(name);
-        if let Err(error) = self.engine.remove(name).await {
-            tracing::warn!(cell = name, error = %error.short(), "cell could not be removed now; will be tried again");
+        self.remove_or_later(name).await;
+        let network = network::name(name);
+        let has_network = self.networks().contains(&network);
+        if has_network {
+            self.remove_network(&network).await;
+        }
+    }
+
+    async fn remove_or_later(&self, name: &str) {
+        if let Err(error) = sweep::remove_once(&self.engine, name).await {
+            tracing::warn!(cell = name, error = %error.short(), "it could not be removed now; will be tried again");
             self.removals.later(name.to_owned());
         }
+    }
+
+    fn networks(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.networks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn make_network(&self, name: &str, order: &CellOrder) -> Result<(), NoCell> {
+        // Known before it is there: a look that comes between finds it to be somebody's.
+        self.networks().insert(name.to_owned());
+        let request = network::request(name, create::labels(order, &self.owner));
+        let Err(error) = self.engine.create_network(request).await else { return Ok(()) };
+        self.networks().remove(name);
+        // No answer is not a no.
+        if !error.is_refusal() {
+            self.removals.unsure(name.to_owned());
+        }
+        Err(failed("create network", &order.image, &error))
+    }
+
+    async fn remove_network(&self, name: &str) {
+        self.networks().remove(name);
+        self.remove_or_later(name).await;
+    }
+
+    /// Networks of cells that are not there. Those of cells that are go with these.
+    async fn left_networks(&self, cells: &[Listed]) -> Result<Vec<Present>, String> {
+        let listed = match self.engine.list_networks("jobcell.owner", &self.owner.to_string()).await {
+            Ok(listed) => listed,
+            // Whoever stands before the engine and lets nobody see networks lets nobody make one.
+            Err(error) if error.is_refusal() => {
+                tracing::debug!(error = %error.short(), "networks are not to be seen");
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error.short()),
+        };
+        let listed: Vec<_> = listed.into_iter().filter(|(name, _)| network::cell(name).is_some()).collect();
+        self.networks().extend(listed.iter().map(|(name, _)| name.clone()));
+        let has_cell = |name: &str| cells.iter().any(|cell| network::cell(name) == Some(&cell.name));
+        let left = listed.into_iter().filter(|(name, _)| !has_cell(name));
+        let present = |(name, labels): (String, HashMap<String, String>)| {
+            let busy = self.removals.has(&name);
+            Present { attempt: sweep::attempt(&labels), name, running: false, busy }
+        };
+        Ok(left.map(present).collect())
     }
 }
 

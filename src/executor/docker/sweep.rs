@@ -1,7 +1,8 @@
-//! Removal of what is ours: reads from a container's labels whose it is, and removes, in the background, every cell whose removal
-//! failed the first time, and every one of which nobody knows whether it was made.
+//! Removal of what is ours: reads from labels whose it is, and removes, in the background, every cell and network whose removal failed
+//! the first time, and every one of which nobody knows whether it was made.
 
-use super::engine::{Engine, Listed};
+use super::engine::{Engine, EngineError, Listed};
+use super::network;
 use crate::executor::Present;
 use crate::job::AttemptId;
 use futures_util::{StreamExt, stream};
@@ -115,7 +116,7 @@ async fn remove(engine: &Engine, cell: &str, unsure: bool) {
         if unsure {
             tokio::time::sleep(PAUSE).await;
         }
-        while let Err(error) = engine.remove(cell).await {
+        while let Err(error) = remove_once(engine, cell).await {
             tracing::warn!(%cell, error = %error.short(), "cell still cannot be removed");
             tokio::time::sleep(PAUSE).await;
         }
@@ -123,4 +124,9 @@ async fn remove(engine: &Engine, cell: &str, unsure: bool) {
             return;
         }
     }
+}
+
+/// A cell or a network, by its name.
+pub(super) async fn remove_once(engine: &Engine, name: &str) -> Result<(), EngineError> {
+    if network::cell(name).is_some() { engine.remove_network(name).await } else { engine.remove(name).await }
 }
