@@ -17,6 +17,7 @@ mod engine_faults;
 mod events;
 mod fleet;
 mod gvisor;
+mod hostile;
 mod listing;
 mod old_warden;
 mod openapi;
