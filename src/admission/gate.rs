@@ -1,6 +1,6 @@
 //! The policy that holds here and now, with what it needs to know of this host.
 
-use super::policy::{Facts, Judgement, LivePolicy};
+use super::policy::{Defaults, Facts, Filter, Judgement, LivePolicy};
 use super::{Presets, resolve};
 use crate::job::{Cause, JobSpec};
 use std::borrow::Cow;
@@ -16,13 +16,24 @@ pub struct Gate {
     pub oci_runtime: String,
     /// First and last user id of cells.
     pub uids: (u32, u32),
+    /// What a job gets that does not say how much.
+    pub defaults: Defaults,
+    /// The filter of system calls.
+    pub filter: Filter,
 }
 
 impl Gate {
     /// Everything that the policy says of a job from `backend`. Errors: a preset that is not there.
     pub fn judge<'a>(&self, backend: &str, spec: &'a JobSpec) -> Result<Judgement<'a>, Cause> {
         let (image, _) = resolve(spec, &self.presets)?;
-        let facts = Facts { backend, image: &image, oci_runtime: &self.oci_runtime, uids: self.uids };
+        let facts = Facts {
+            backend,
+            image: &image,
+            oci_runtime: &self.oci_runtime,
+            uids: self.uids,
+            defaults: self.defaults,
+            filter: self.filter,
+        };
         Ok(self.policy.current().judge(spec, &facts))
     }
 

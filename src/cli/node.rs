@@ -1,13 +1,16 @@
 //! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
 
 use super::Failure;
+use crate::admission::policy::{Defaults, Filter};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::config::Config;
 use crate::executor::Arriving;
-use crate::executor::docker::{DockerExecutor, DockerSettings, Engine, EngineError, Profiles, Shape};
-use crate::job::{Capacity, OwnerId, SpecRules};
+use crate::executor::docker::{
+    DockerExecutor, DockerSettings, Engine, EngineError, Profiles, Shape, answers_calls_itself,
+};
+use crate::job::{Capacity, OwnerId, Seccomp, SpecRules};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
@@ -40,6 +43,13 @@ pub(crate) fn rules(config: &Config) -> SpecRules {
 /// The seccomp profiles as the engine takes them. Errors: a named file that cannot be read or is no profile.
 pub(crate) fn seccomp(config: &Config) -> Result<Profiles, Failure> {
     let profiles = Profiles::built_in(config.docker.seccomp);
+    if config.docker.seccomp != Seccomp::Default && answers_calls_itself(&config.docker.oci_runtime) {
+        return Err(Failure::config(format!(
+            "docker.seccomp: {} cannot be in force under docker.oci_runtime {}, whose cells answer system calls themselves; leave it out",
+            config.docker.seccomp.name(),
+            config.docker.oci_runtime
+        )));
+    }
     let Some(path) = &config.docker.seccomp_profile else { return Ok(profiles) };
     let bad = |reason: String| Failure::config(format!("docker.seccomp_profile: {}: {reason}", path.display()));
     let own = std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
@@ -62,7 +72,18 @@ pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
     let presets: Presets = config.presets.iter().map(preset).collect();
     let docker = &config.docker;
     let uids = (docker.uid_start, docker.uid_start.saturating_add(docker.uid_count.saturating_sub(1)));
-    Gate { policy, presets, oci_runtime: docker.oci_runtime.clone(), uids }
+    let defaults = Defaults {
+        disk: docker.workspace_size,
+        inodes: docker.workspace_inodes,
+        output: config.logs_output,
+        nofile: docker.nofile,
+    };
+    let filter = Filter {
+        least: docker.seccomp,
+        own: docker.seccomp_profile.is_some(),
+        none: answers_calls_itself(&docker.oci_runtime),
+    };
+    Gate { policy, presets, oci_runtime: docker.oci_runtime.clone(), uids, defaults, filter }
 }
 
 /// Connects to the engine.

@@ -89,7 +89,9 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
     let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate } = parts;
     let removals_stop = CancellationToken::new();
     let executor = Arriving::default();
-    let policy = watch_policy(gate.policy.clone(), health.clone())?;
+    // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
+    let watch = || watch_policy(gate.policy.clone(), health.clone());
+    let policy = gate.policy.file().is_some().then(watch).transpose()?;
     let agent = node::agent(config, backends, logs, &home.owner, executor.clone(), journal, metrics, gate);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
     let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
@@ -104,7 +106,9 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
         }
     };
     watching.abort();
-    policy.abort();
+    if let Some(policy) = policy {
+        policy.abort();
+    }
     if let Ok(executor) = executor.get()
         && !executor.settled(SETTLE).await
     {
@@ -220,19 +224,15 @@ fn lock_engine(id: &str) -> Result<File, Failure> {
 /// SIGHUP. Errors: the signal cannot be listened to.
 fn watch_policy(policy: LivePolicy, health: Health) -> Result<JoinHandle<()>, Failure> {
     let mut hup = signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(format!("signals: {error}")))?;
-    let file = policy.file();
-    if file.is_some() {
-        health.set(Component::Policy, State::Ok);
-    }
+    health.set(Component::Policy, State::Ok);
     Ok(spawn("policy", async move {
         loop {
             let asked = tokio::select! {
                 _ = hup.recv() => true,
-                () = tokio::time::sleep(POLICY_PAUSE), if file.is_some() => false,
+                () = tokio::time::sleep(POLICY_PAUSE) => false,
             };
             let live = policy.clone();
             match supervise::blocking(move || live.look(asked)).await {
-                Looked::Same if asked => tracing::info!("SIGHUP: there is no policy.file to be read"),
                 Looked::Same => {}
                 Looked::Loaded => {
                     tracing::info!(rules = policy.current().rules(), "the policy was read and holds from now on");

@@ -29,10 +29,12 @@ pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             // Blanks that are not seen, and fillers.
-            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}' | '\u{200b}' | '\u{3164}'
+            '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{200b}' | '\u{3164}'
             | '\u{feff}' | '\u{ffa0}'
             // Direction of writing, line ends that are none, and annotations.
             | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}'
+            // Marks on letters that choose a form, and marks of shorthand, music and hieroglyphs: rows of them are a second text that is not seen.
+            | '\u{fe00}'..='\u{fe0e}' | '\u{13430}'..='\u{1345f}' | '\u{1bca0}'..='\u{1bca3}' | '\u{1d173}'..='\u{1d17a}'
             // Tags: a second text that is not seen.
             | '\u{e0000}'..='\u{e0fff}')
 }

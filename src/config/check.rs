@@ -194,6 +194,13 @@ pub(super) fn check(
         telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
         doctor: r.checks("doctor.checks"),
     };
+    if config.docker.seccomp_profile.is_some() && config.docker.seccomp != Seccomp::Default {
+        r.bad(
+            "docker.seccomp",
+            "is not the default, and docker.seccomp_profile replaces only that one",
+            "leave one of the two out",
+        );
+    }
     if config.docker.uid_count < config.agent.slots {
         r.bad(
             "docker.uid_range.count",

@@ -116,6 +116,19 @@ impl Default for Resources {
     }
 }
 
+/// Files for each KiB of a workspace whose size is the job's.
+const BYTES_PER_INODE: u64 = 1024;
+/// A small one has room for these all the same.
+const LEAST_INODES: u64 = 1024;
+
+impl Resources {
+    /// Files and folders in its workspace, where the agent's own number is `default`.
+    pub fn inodes_or(&self, default: u64) -> u64 {
+        let derived = self.disk.map(|disk| (disk.as_u64() / BYTES_PER_INODE).max(LEAST_INODES));
+        self.inodes.or(derived).unwrap_or(default)
+    }
+}
+
 /// Memory that a cell takes beside its job's: whoever says how much memory jobs may have has to count it, since a job can use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]

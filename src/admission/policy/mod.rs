@@ -13,7 +13,7 @@ mod tests;
 
 pub use live::{LivePolicy, Looked};
 
-use crate::job::{Clamp, JobSpec, LIMITS, NetworkMode, PolicyRefusal, Program, Source};
+use crate::job::{ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Seccomp, Source};
 use pattern::{Argv, Glob, ImagePattern, has_digest};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -105,6 +105,47 @@ pub struct Facts<'a> {
     pub oci_runtime: &'a str,
     /// First and last user id of cells here.
     pub uids: (u32, u32),
+    /// What a job gets that does not say how much.
+    pub defaults: Defaults,
+    /// The filter of system calls here.
+    pub filter: Filter,
+}
+
+/// Limits of a job that does not name them, as the agent's settings have them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Defaults {
+    /// Size of the workspace.
+    pub disk: ByteSize,
+    /// Files in it.
+    pub inodes: u64,
+    /// Output.
+    pub output: ByteSize,
+    /// Open files.
+    pub nofile: u64,
+}
+
+impl Defaults {
+    /// What a job would get of a limit; `None` for one that has no meaning for it.
+    fn of(&self, limit: &Limit, spec: &JobSpec) -> Option<u64> {
+        limit.of(spec).or(match limit.path {
+            "resources.disk" => Some(self.disk.as_u64()),
+            "resources.inodes" => Some(spec.resources().inodes_or(self.inodes)),
+            "resources.output" => Some(self.output.as_u64()),
+            "resources.nofile" => Some(self.nofile),
+            _ => None,
+        })
+    }
+}
+
+/// What cells here offer of filters of system calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Filter {
+    /// Every job gets at least this one.
+    pub least: Seccomp,
+    /// The operator's own is in place of the default one: ours say nothing of what that one forbids.
+    pub own: bool,
+    /// A kernel in the cell answers calls, and none is in force.
+    pub none: bool,
 }
 
 /// What a job was judged to be.
@@ -205,8 +246,9 @@ impl Policy {
         let mut checks = Checks(Vec::new());
         allow.source(spec, facts, &mut checks);
         allow.place(spec, facts, &mut checks);
+        filter(spec, facts, &mut checks);
         allow.program(spec, &mut checks);
-        let given = allow.limits(spec, &mut checks);
+        let given = allow.limits(spec, facts, &mut checks);
         let refused = checks.0.iter().any(|check| matches!(check.outcome, Outcome::Refused { .. }));
         Judgement { rule: name, checks: checks.0, given: Some(given).filter(|_| !refused) }
     }
@@ -239,6 +281,30 @@ fn listed<T: ToString>(list: Option<&[T]>, of: &str, is: impl Fn(&T) -> bool) ->
 fn all<T: ToString>(list: Option<&[T]>) -> String {
     let all: Vec<String> = list.into_iter().flatten().map(ToString::to_string).collect();
     if all.is_empty() { "the list is empty".to_owned() } else { format!("allowed: {}", all.join(", ")) }
+}
+
+/// Whether the profile that the job asks for can be had here: no cell is made to find out that it cannot.
+fn filter(spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+    let Some(asked) = spec.seccomp() else { return };
+    let (name, Filter { least, own, none }) = (asked.name(), facts.filter);
+    let allowed = match asked {
+        Seccomp::Default => Ok("every job has at least this one".to_owned()),
+        _ if none => Err(format!(
+            "cells here answer system calls themselves (OCI runtime {}), and no profile is in force",
+            facts.oci_runtime
+        )),
+        _ if own => {
+            Err("cells here have the operator's own profile, and no other is offered; leave `seccomp` out".to_owned())
+        }
+        _ => match Seccomp::in_force(Some(asked), least) {
+            Ok(_) => Ok(format!("docker.seccomp: {}", least.name())),
+            Err(_) => Err(format!(
+                "every job here has profile `{}`, which `{name}` cannot replace; leave `seccomp` out",
+                least.name()
+            )),
+        },
+    };
+    checks.item("seccomp", name, allowed.map_err(|why| ("seccomp_not_offered", why)));
 }
 
 impl Allowances {
@@ -357,15 +423,20 @@ impl Allowances {
     }
 
     /// The job with what is given of its limits.
-    fn limits<'a>(&self, spec: &'a JobSpec, checks: &mut Checks) -> Cow<'a, JobSpec> {
+    fn limits<'a>(&self, spec: &'a JobSpec, facts: &Facts<'_>, checks: &mut Checks) -> Cow<'a, JobSpec> {
         let mut given = Cow::Borrowed(spec);
         for limit in &LIMITS {
-            let Some(asked) = limit.of(spec) else { continue };
+            let named = limit.of(spec).is_some();
+            let Some(asked) = facts.defaults.of(limit, &given) else { continue };
             let (path, value) = (limit.path, limit.show(asked));
             let Some(Maximum { most, over }) = self.limits.get(path).copied() else {
-                checks.add(path, value, Outcome::Allowed, "no maximum");
+                if named {
+                    checks.add(path, value, Outcome::Allowed, "no maximum");
+                }
                 continue;
             };
+            // One that it did not ask for is no reason to refuse it.
+            let over = if named { over } else { Over::Clamp };
             let shown = limit.show(most);
             let refused = |why| (Outcome::Refused { code: "above_maximum" }, why);
             let (outcome, why) = match over {
@@ -374,6 +445,15 @@ impl Allowances {
                 Over::Clamp => match limit.set(&given, most) {
                     Ok(less) => {
                         given = Cow::Owned(less);
+                        if !named {
+                            checks.add(
+                                path,
+                                shown,
+                                Outcome::Allowed,
+                                format!("it names none, and gets the most here, not {value}"),
+                            );
+                            continue;
+                        }
                         (Outcome::Clamped { given: shown.clone() }, format!("at most {shown} is given"))
                     }
                     // As when another limit of the job has to be smaller than this one.

@@ -15,8 +15,18 @@ fn read(text: &str) -> Policy {
     Policy::read(text).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
+const DEFAULTS: Defaults =
+    Defaults { disk: ByteSize::from_mib(256), inodes: 262_144, output: ByteSize::from_mib(1024), nofile: 4096 };
+
 fn facts<'a>() -> Facts<'a> {
-    Facts { backend: "main", image: "jobcell/bash:1", oci_runtime: "", uids: (200_000, 209_999) }
+    Facts {
+        backend: "main",
+        image: "jobcell/bash:1",
+        oci_runtime: "",
+        uids: (200_000, 209_999),
+        defaults: DEFAULTS,
+        filter: Filter::default(),
+    }
 }
 
 fn codes(policy: &str, job: &Value) -> Vec<String> {
@@ -199,6 +209,7 @@ proptest! {
             "resources.cpu" => 100,
             "resources.memory" => 4 << 20,
             "resources.pids" => 1,
+            "resources.disk" | "resources.output" => 1 << 20,
             _ => 1000,
         };
         let mut document = json!({"image": "x", "command": ["x"]});
@@ -225,7 +236,10 @@ proptest! {
         if let Some(given) = &judged.given {
             for limit in &LIMITS {
                 let most = policy.allow.limits.get(limit.path).map_or(u64::MAX, |maximum| maximum.most);
-                prop_assert_eq!(limit.of(given), limit.of(&job).map(|asked| asked.min(most)), "{}", limit.path);
+                let gets = facts().defaults.of(limit, given);
+                prop_assert!(gets.is_none_or(|gets| gets <= most || gets == crate::job::UNBOUNDED && most == u64::MAX), "{}", limit.path);
+                let wanted = limit.of(&job).map(|asked| asked.min(most));
+                prop_assert!(wanted.is_none() || limit.of(given) == wanted, "{}", limit.path);
             }
             prop_assert_eq!(job.clamped_to(&given.limits()), judged.clamped());
             let again = policy.judge(given, &facts());
@@ -236,5 +250,49 @@ proptest! {
     #[test]
     fn any_text_is_a_policy_or_told_to_be_none(text in "\\PC{0,200}") {
         let _ = Policy::read(&text);
+    }
+}
+
+#[test]
+fn what_a_job_does_not_name_is_within_the_maxima_too() {
+    let policy = "{version: 1, allow: {limits: {resources.output: {max: 10MiB, over: refuse}, resources.disk: 64MiB, resources.inodes: 1000, resources.nofile: 256}}}";
+    let plain = spec(&job());
+    let policy = read(policy);
+    let judged = policy.judge(&plain, &facts());
+    let given = judged.given.expect("nothing that it named is too much").into_owned();
+    let got = given.resources();
+    assert_eq!((got.output, got.disk), (Some(ByteSize::from_mib(10)), Some(ByteSize::from_mib(64))));
+    assert_eq!((got.inodes, got.nofile), (Some(1000), Some(256)));
+    // The files that come with a size are counted, and a smaller default stays.
+    let large = spec(&with("resources", &json!({"disk": "32MiB", "nofile": 100})));
+    let given = policy.judge(&large, &facts()).given.expect("allowed").into_owned();
+    assert_eq!((given.resources().inodes, given.resources().nofile), (Some(1000), Some(100)));
+    let small = Facts { defaults: Defaults { nofile: 64, ..DEFAULTS }, ..facts() };
+    assert_eq!(policy.judge(&plain, &small).given.expect("allowed").resources().nofile, None);
+    // What it names is refused as before.
+    let named = with("resources", &json!({"output": "11MiB"}));
+    assert_eq!(
+        codes("{version: 1, allow: {limits: {resources.output: {max: 10MiB, over: refuse}}}}", &named),
+        ["above_maximum"]
+    );
+}
+
+#[test]
+fn a_profile_that_cells_cannot_have_is_refused_and_no_cell_is_made() {
+    let under = |filter: Filter, asked: &str| {
+        let facts = Facts { filter, oci_runtime: if filter.none { "runsc" } else { "" }, ..facts() };
+        codes_with("version: 1", &with("seccomp", &json!(asked)), &facts)
+    };
+    let strict = Filter { least: Seccomp::Strict, ..Filter::default() };
+    let (own, none) = (Filter { own: true, ..Filter::default() }, Filter { none: true, ..Filter::default() });
+    for (filter, asked) in
+        [(strict, "offline"), (strict, "tripwire"), (own, "strict"), (own, "tripwire"), (none, "strict")]
+    {
+        assert_eq!(under(filter, asked), ["seccomp_not_offered"], "{filter:?} {asked}");
+    }
+    for (filter, asked) in
+        [(strict, "strict"), (strict, "default"), (own, "default"), (none, "default"), (Filter::default(), "offline")]
+    {
+        assert_eq!(under(filter, asked), NONE, "{filter:?} {asked}");
     }
 }

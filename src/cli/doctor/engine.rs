@@ -188,7 +188,9 @@ fn oci_runtime(engine: &EngineFacts, wanted: &str) -> Check {
 
 fn runc(text: &str) -> Check {
     let found = version(text);
-    let fixed = found >= vec![1, 3, 3] || (found.starts_with(&[1, 2]) && found >= vec![1, 2, 8]);
+    // What leads to a version may lack its fixes.
+    let fixed =
+        !text.contains("-rc") && (found >= vec![1, 3, 3] || (found.starts_with(&[1, 2]) && found >= vec![1, 2, 8]));
     match (text.is_empty(), fixed) {
         (true, _) => Check::warn("runc", "the engine does not say", "check that it is 1.2.8, 1.3.3 or later"),
         (false, true) => Check::ok("runc", text),
@@ -255,6 +257,7 @@ pub(super) mod tests {
         assert_eq!(with(|engine| engine.api_version = "1.40".into()), [("engine-api", Fail)]);
         assert_eq!(with(|engine| engine.runc = "1.1.5+ds1".into()), [("runc", Warn)]);
         assert_eq!(with(|engine| engine.runc = "1.2.8".into()), []);
+        assert_eq!(with(|engine| engine.runc = "1.4.0-rc.1".into()), [("runc", Warn)]);
         assert_eq!(with(|engine| engine.runc.clear()), [("runc", Warn)]);
         assert_eq!(with(|engine| engine.swap_limit = false), [("limits", Warn)]);
         assert_eq!(with(|engine| engine.pids_limit = false), [("limits", Fail)]);

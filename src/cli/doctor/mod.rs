@@ -11,6 +11,7 @@ use super::{Failure, Output, show};
 use crate::config::{CheckLevel, Config};
 use crate::executor::docker::probe;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// How a check came out.
@@ -82,12 +83,21 @@ pub(super) async fn enforced(config: &Config) -> Option<String> {
     if !config.doctor.values().any(|level| *level == CheckLevel::Enforce) {
         return None;
     }
-    let told = checks(config).await.into_iter().filter_map(|check| {
-        let wrong = check.verdict == Verdict::Fail && config.doctor.get(check.name) == Some(&CheckLevel::Enforce);
-        wrong.then(|| format!("{}: {} ({})", check.name, check.found, check.remedy.unwrap_or_default()))
-    });
-    let told: Vec<String> = told.collect();
+    let told = not_well(&checks(config).await, &config.doctor);
     (!told.is_empty()).then(|| format!("doctor.checks enforces {}", told.join("; ")))
+}
+
+/// What is wrong with the checks that are enforced. One that could not be made is wrong.
+fn not_well(checks: &[Check], levels: &BTreeMap<String, CheckLevel>) -> Vec<String> {
+    let enforced = levels.iter().filter(|(_, level)| **level == CheckLevel::Enforce);
+    let wrong = |(name, _): (&String, &CheckLevel)| match checks.iter().find(|check| check.name == *name) {
+        None => Some(format!("{name}: it could not be checked")),
+        Some(check) if check.verdict == Verdict::Fail => {
+            Some(format!("{name}: {} ({})", check.found, check.remedy.as_deref().unwrap_or_default()))
+        }
+        Some(_) => None,
+    };
+    enforced.filter_map(wrong).collect()
 }
 
 pub(super) async fn run(config: &Config, output: Output) -> Result<u8, Failure> {
@@ -122,7 +132,7 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::config::{CHECKS, HostFacts, LoadInput, load};
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::collections::BTreeSet;
 
     /// Settings as they are without any file.
     pub(super) fn config(more: &str) -> Config {
@@ -172,5 +182,7 @@ mod tests {
         let verdicts: Vec<Verdict> = checks.iter().map(|check| check.verdict).collect();
         use Verdict::{Fail, Ignored, Ok, Warn};
         assert_eq!(verdicts, [Fail, Ok, Ignored, Ignored, Warn]);
+        assert_eq!(not_well(&checks, &config.doctor), ["runc: 1.1 (x)"]);
+        assert_eq!(not_well(&checks[1..], &config.doctor), ["runc: it could not be checked"]);
     }
 }

@@ -24,10 +24,6 @@ const SHM: ByteSize = ByteSize::from_mib(16);
 const SHM_INODES: u64 = 4096;
 /// The warden itself, and what the engine starts beside it for a moment.
 const WARDEN_PIDS: u32 = 4;
-/// A workspace of a size of its own has room for as many files as are of this size.
-const BYTES_PER_INODE: u64 = 1024;
-/// However small it is.
-const LEAST_INODES: u64 = 1024;
 const PAGE: u64 = 4096;
 /// Where the script lies in the cell.
 const SCRIPT_PATH: &str = "/workspace/.jobcell-script";
@@ -84,6 +80,8 @@ pub(super) fn plan(order: &CellOrder, shape: &Shape, profile: Seccomp, uid: u32,
     let mut cell_spec = cell_spec(order, shape, uid, limits);
     cell_spec.tripwire = profile == Seccomp::Tripwire;
     cell_spec.expect.extend(filter_expectations(profile));
+    cell_spec.rlimits = runtimes::settable(cell_spec.rlimits, &shape.oci_runtime);
+    cell_spec.expect = runtimes::adapt(cell_spec.expect, &shape.oci_runtime);
     Plan { container, cell_spec }
 }
 
@@ -101,14 +99,13 @@ struct Limits {
 
 fn limits(order: &CellOrder, shape: &Shape) -> Limits {
     let asked = order.spec.resources();
-    let inodes = asked.disk.map(|disk| (disk.as_u64() / BYTES_PER_INODE).max(LEAST_INODES));
     Limits {
         memory: shape.beside().with(asked.memory, asked.disk).as_u64(),
         pids: asked.pids + WARDEN_PIDS,
         cpu_milli: asked.cpu.as_milli(),
         // The kernel makes whole pages of it.
         disk: ByteSize::new(asked.disk.unwrap_or(shape.workspace_size).as_u64().next_multiple_of(PAGE)),
-        inodes: asked.inodes.or(inodes).unwrap_or(shape.workspace_inodes),
+        inodes: asked.inodes_or(shape.workspace_inodes),
         output: asked.output.unwrap_or(shape.output).as_u64(),
         nofile: asked.nofile.unwrap_or(shape.nofile),
     }
@@ -248,7 +245,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         lease_ms: order.lease.as_u64(),
         rlimits: rlimits(shape, limits),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
-        expect: runtimes::adapt(expectations(shape, uid, limits, spec.network()), &shape.oci_runtime),
+        expect: expectations(shape, uid, limits, spec.network()),
         silence_ms: spec.silence_timeout().map_or(0, Millis::as_u64),
         on_cancel: spec.on_cancel().map(|after| after.command.clone()).unwrap_or_default(),
         on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),

@@ -21,6 +21,7 @@ pub use engine::{Engine, EngineError};
 pub use leftovers::{Kind, Leftover, Scope, find as find_leftovers, remove as remove_leftover};
 pub use probe::{EngineFacts, probe};
 pub use profiles::Profiles;
+pub use runtimes::answers_calls_itself;
 pub use volume::{WARDEN, warden_build};
 
 use super::{Cell, CellOrder, Executor, Link, NoCell, Present, Seen};

@@ -3,7 +3,7 @@
 //! The operator names the runtime. Kinds that are not known here are held to what the ordinary ones are: a cell that cannot
 //! show it gets no job.
 
-use crate::protocol::wire::Expect;
+use crate::protocol::wire::{Expect, Rlimit};
 
 /// Kinds that isolate in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,21 @@ const REFUSED: &str = "EPERM,ENOSYS,EACCES,EAFNOSUPPORT";
 fn kind(oci_runtime: &str) -> Kind {
     let name = oci_runtime.to_ascii_lowercase();
     if name.contains("runsc") || name.contains("gvisor") { Kind::Gvisor } else { Kind::Native }
+}
+
+/// Whether a job's system calls are answered by a kernel in its cell, and so pass no filter of ours.
+pub fn answers_calls_itself(oci_runtime: &str) -> bool {
+    kind(oci_runtime) == Kind::Gvisor
+}
+
+/// Those of `all` that can be set under `oci_runtime`: gVisor refuses the others, and enforces by itself what they would.
+pub(super) fn settable(mut all: Vec<Rlimit>, oci_runtime: &str) -> Vec<Rlimit> {
+    /// Size of a file, core, processes, open files.
+    const GVISORS: [u32; 4] = [1, 4, 6, 7];
+    if kind(oci_runtime) == Kind::Gvisor {
+        all.retain(|one| GVISORS.contains(&one.resource));
+    }
+    all
 }
 
 /// The expectations `all`, as they can be met under `oci_runtime`.
