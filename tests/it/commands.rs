@@ -106,7 +106,7 @@ async fn the_nouns_work_against_a_running_one() {
     let (code, _, err) = said(&up.command(&["up", "--listen", "127.0.0.1:0"]).await);
     assert!(code == 69 && err.contains("held by another"), "{err}");
     let (code, out, _) = said(&up.command(&["doctor"]).await);
-    assert!(code == 0 && out.contains("engine API"), "{out}");
+    assert!(code == 0 && out.contains("engine-api"), "{out}");
     up.stop().await;
 }
 
