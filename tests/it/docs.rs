@@ -54,6 +54,14 @@ fn the_exit_codes_are_those_of_the_code() {
     assert_eq!(rows, table);
 }
 
+#[test]
+fn every_limit_that_a_policy_can_bound_is_described() {
+    let page = text("docs/policy.md");
+    for limit in &jobcell::job::LIMITS {
+        assert!(page.contains(&format!("`{}`", limit.path)), "{} is not in docs/policy.md", limit.path);
+    }
+}
+
 fn pages(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).expect("a folder") {
         let path = entry.expect("an entry").path();

@@ -77,22 +77,20 @@ impl LivePolicy {
             let Some(path) = state.file.clone() else { return Looked::Same };
             (path, state.seen)
         };
-        let seen = mark(&path);
-        if !in_any_case && seen.as_ref().ok() == before.as_ref() {
+        // None when it is gone, and that is told once too.
+        let seen = mark(&path).ok();
+        if !in_any_case && seen == before {
             return Looked::Same;
         }
-        let was_gone = before.is_none() && seen.is_err();
         let read = read(&path);
         let mut state = self.state();
-        state.seen = seen.ok();
+        state.seen = seen;
         match read {
             Ok(policy) => {
                 state.policy = Arc::new(policy);
                 state.refused = None;
                 Looked::Loaded
             }
-            // Said once, not at every look.
-            Err(_) if was_gone && !in_any_case && state.refused.is_some() => Looked::Same,
             Err(problems) => {
                 let reason = format!("{}: {problems}", path.display());
                 state.refused = Some(reason.clone());

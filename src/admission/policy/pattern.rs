@@ -208,6 +208,27 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// Who writes a reference down as it is means that image, under each of its names, and no image of another host.
+        #[test]
+        fn a_reference_is_a_pattern_for_itself(
+            host in prop::option::of("[a-z]{1,3}\\.[a-z]{2}(:[1-9][0-9]{0,3})?"), path in "[a-z]{1,3}(/[a-z]{1,3}){0,2}", tag in "(:[a-z0-9.]{1,4})?",
+        ) {
+            let short = format!("{path}{tag}");
+            let full = match (&host, path.contains('/')) {
+                (Some(host), _) => format!("{host}/{short}"),
+                (None, true) => format!("docker.io/{short}"),
+                (None, false) => format!("docker.io/library/{short}"),
+            };
+            let own = if host.is_some() { full.clone() } else { short };
+            for (pattern, reference) in [(&own, &own), (&own, &full), (&full, &own)] {
+                prop_assert!(image(pattern, reference), "{} {}", pattern, reference);
+            }
+            let foreign = format!("evil.example/{own}");
+            prop_assert!(!image(&own, &foreign) && !image(&full, &foreign));
+        }
+    }
+
     fn image(pattern: &str, reference: &str) -> bool {
         ImagePattern::new(pattern).expect("a pattern").matches(reference)
     }

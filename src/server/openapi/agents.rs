@@ -89,6 +89,8 @@ pub(crate) enum Condition {
     Ok,
     /// Well, and gets no work: an operator said so.
     Drained,
+    /// At work, and not as it was told to be.
+    Degraded,
     Down,
 }
 
@@ -96,7 +98,7 @@ pub(crate) enum Condition {
 #[derive(ToSchema)]
 pub(crate) struct ComponentHealth {
     state: Condition,
-    /// Why it is down or drained.
+    /// Why it is down, degraded or drained.
     #[schema(nullable = false)]
     reason: Option<String>,
 }
