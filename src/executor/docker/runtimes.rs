@@ -3,7 +3,7 @@
 //! The operator names the runtime. Kinds that are not known here are held to what the ordinary ones are: a cell that cannot
 //! show it gets no job.
 
-use crate::protocol::wire::Expect;
+use crate::protocol::wire::{Expect, Rlimit};
 
 /// Kinds that isolate in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,9 +52,28 @@ pub(super) fn adapt(mut all: Vec<Expect>, oci_runtime: &str) -> Vec<Expect> {
     all
 }
 
+/// Limits that gVisor's kernel knows and lets nobody set: pending signals, message queues, priorities. They bound memory and turns of the
+/// host's kernel, which its processes have no way to.
+const NOT_SET_BY_GVISOR: [u32; 4] = [11, 12, 13, 14];
+
+/// Those of `all` that can be set under `oci_runtime`.
+pub(super) fn settable(mut all: Vec<Rlimit>, oci_runtime: &str) -> Vec<Rlimit> {
+    if kind(oci_runtime) == Kind::Gvisor {
+        all.retain(|limit| !NOT_SET_BY_GVISOR.contains(&limit.resource));
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_that_gvisor_lets_nobody_set_are_left_out_there_only() {
+        let all = || [7, 12].map(|resource| Rlimit { resource, soft: 1, hard: 1 }).to_vec();
+        assert_eq!((settable(all(), "runc").len(), settable(all(), "").len()), (2, 2));
+        assert_eq!(settable(all(), "runsc"), all()[..1]);
+    }
 
     #[test]
     fn kinds_are_known_by_name() {
