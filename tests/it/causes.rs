@@ -339,7 +339,7 @@ async fn a_cell_that_is_taken_away_is_never_the_jobs_failure() {
 }
 
 /// Where each cause is forced: file, and what it is called there.
-const FORCED: [(&str, &str, &str); 22] = [
+const FORCED: [(&str, &str, &str); 24] = [
     ("exit_code", "tests/it/causes.rs", "\"exit_code\""),
     ("signal", "tests/it/causes.rs", "\"signal\""),
     ("out_of_memory", "tests/it/causes.rs", "\"out_of_memory\""),
@@ -351,6 +351,8 @@ const FORCED: [(&str, &str, &str); 22] = [
     ("silence", "tests/it/causes.rs", "\"silence\""),
     ("canceled", "tests/it/causes.rs", "\"canceled\""),
     ("cell_lost", "tests/it/causes.rs", "\"cell_lost\""),
+    ("policy_violation", "tests/it/profiles.rs", "\"policy_violation\""),
+    ("policy_refused", "tests/it/policy.rs", "\"policy_refused\""),
     ("cell_weaker", "tests/it/cells.rs", "\"cell_weaker\""),
     ("image_missing", "tests/it/bad_input.rs", "\"image_missing\""),
     ("lease_expired", "tests/it/fleet.rs", "\"lease_expired\""),

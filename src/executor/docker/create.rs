@@ -79,9 +79,10 @@ pub(super) fn plan(order: &CellOrder, shape: &Shape, profile: Seccomp, uid: u32,
     }
     let mut cell_spec = cell_spec(order, shape, uid, limits);
     cell_spec.tripwire = profile == Seccomp::Tripwire;
-    cell_spec.expect.extend(filter_expectations(profile));
-    cell_spec.rlimits = runtimes::settable(cell_spec.rlimits, &shape.oci_runtime);
+    cell_spec.expect.extend(refused_calls());
     cell_spec.expect = runtimes::adapt(cell_spec.expect, &shape.oci_runtime);
+    // It was asked for by name, so a kernel that answers calls by itself has to show it too.
+    cell_spec.expect.extend(own_calls(profile));
     Plan { container, cell_spec }
 }
 
@@ -243,7 +244,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         wall_timeout_ms: spec.timeout().as_u64(),
         grace_ms: u32::try_from(order.grace.as_u64()).unwrap_or(u32::MAX),
         lease_ms: order.lease.as_u64(),
-        rlimits: rlimits(shape, limits),
+        rlimits: runtimes::settable(rlimits(shape, limits), &shape.oci_runtime),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
         expect: expectations(shape, uid, limits, spec.network()),
         silence_ms: spec.silence_timeout().map_or(0, Millis::as_u64),
@@ -339,8 +340,8 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -
     all
 }
 
-/// That the filter is the one that was asked for, told by what was tried.
-fn filter_expectations(profile: Seccomp) -> Vec<Expect> {
+/// That the filter is one of ours, told by what was tried.
+fn refused_calls() -> Vec<Expect> {
     // Not EINVAL or EFAULT: these mean that the call got past the filter.
     let refused = "EPERM,ENOSYS,EACCES,EAFNOSUPPORT";
     let tries =
@@ -349,13 +350,16 @@ fn filter_expectations(profile: Seccomp) -> Vec<Expect> {
     // Only our own profiles refuse these two: they tell them from the engine's.
     all.push(Expect::eq("try.prlimit_pid1", "EPERM"));
     all.push(Expect::eq("try.setpriority_pid1", "EPERM"));
-    // And these tell ours from each other.
-    all.extend(match profile {
+    all
+}
+
+/// What tells our profiles from each other.
+fn own_calls(profile: Seccomp) -> Option<Expect> {
+    match profile {
         Seccomp::Default => None,
         Seccomp::Offline => Some(Expect::eq("try.socket_inet", "EAFNOSUPPORT")),
         Seccomp::Strict => Some(Expect::eq("try.sysv_shm", "EPERM")),
         // The answer where nobody listens yet; the warden does before it starts the job.
         Seccomp::Tripwire => Some(Expect::eq("try.unshare_user", "ENOSYS")),
-    });
-    all
+    }
 }

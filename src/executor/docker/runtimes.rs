@@ -32,16 +32,6 @@ pub fn answers_calls_itself(oci_runtime: &str) -> bool {
     kind(oci_runtime) == Kind::Gvisor
 }
 
-/// Those of `all` that can be set under `oci_runtime`: gVisor refuses the others, and enforces by itself what they would.
-pub(super) fn settable(mut all: Vec<Rlimit>, oci_runtime: &str) -> Vec<Rlimit> {
-    /// Size of a file, core, processes, open files.
-    const GVISORS: [u32; 4] = [1, 4, 6, 7];
-    if kind(oci_runtime) == Kind::Gvisor {
-        all.retain(|one| GVISORS.contains(&one.resource));
-    }
-    all
-}
-
 /// The expectations `all`, as they can be met under `oci_runtime`.
 pub(super) fn adapt(mut all: Vec<Expect>, oci_runtime: &str) -> Vec<Expect> {
     match kind(oci_runtime) {
@@ -67,9 +57,28 @@ pub(super) fn adapt(mut all: Vec<Expect>, oci_runtime: &str) -> Vec<Expect> {
     all
 }
 
+/// Limits that gVisor's kernel knows and lets nobody set: pending signals, message queues, priorities. They bound memory and turns of the
+/// host's kernel, which its processes have no way to.
+const NOT_SET_BY_GVISOR: [u32; 4] = [11, 12, 13, 14];
+
+/// Those of `all` that can be set under `oci_runtime`.
+pub(super) fn settable(mut all: Vec<Rlimit>, oci_runtime: &str) -> Vec<Rlimit> {
+    if kind(oci_runtime) == Kind::Gvisor {
+        all.retain(|limit| !NOT_SET_BY_GVISOR.contains(&limit.resource));
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_that_gvisor_lets_nobody_set_are_left_out_there_only() {
+        let all = || [7, 12].map(|resource| Rlimit { resource, soft: 1, hard: 1 }).to_vec();
+        assert_eq!((settable(all(), "runc").len(), settable(all(), "").len()), (2, 2));
+        assert_eq!(settable(all(), "runsc"), all()[..1]);
+    }
 
     #[test]
     fn kinds_are_known_by_name() {
