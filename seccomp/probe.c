@@ -257,6 +257,7 @@ static const struct try tries[] = {
     {"mknodat block device", REFUSED, SYS_mknodat, -1, BAD_POINTER, 0060666, 0x103},
     {"mknodat fifo", PASSES, SYS_mknodat, -1, BAD_POINTER, 0010666, 0},
     {"sync is answered", SUCCEEDS, SYS_sync},
+    {"syncfs is answered, also of no descriptor", SUCCEEDS, SYS_syncfs, -1},
     {"futex", PASSES, SYS_futex, BAD_POINTER, 0, 0},
     {"pidfd_open of nobody", PASSES, 434, -1, 0, .strict = REFUSED, .dangerous = true},
 };
