@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help demo test chaos sim schemathesis lint fmt bench seccomp toolchains engine images ci clean
+.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench seccomp toolchains engine images ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -28,6 +28,9 @@ fmt: ## Format the source
 
 sim: ## Runs of the simulated agent: SEEDS=1000000, or SEED=172 for one
 	@scripts/sim.sh
+
+fuzz: ## Fuzz targets, a minute each: SECONDS_EACH=3600 for longer
+	@scripts/fuzz.sh
 
 bench: ## Benchmarks, against a reference in the same run
 	@scripts/bench.sh

@@ -10,6 +10,31 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use std::time::{Duration, Instant};
 
+/// What hardens a container, with a seccomp profile or the engine's own.
+pub(crate) fn hardened(seccomp: Option<&str>) -> HostConfig {
+    let mut options = vec!["no-new-privileges".to_owned()];
+    options.extend(seccomp.map(|profile| format!("seccomp={profile}")));
+    HostConfig {
+        cap_drop: Some(vec!["ALL".into()]),
+        security_opt: Some(options),
+        memory: Some(128 << 20),
+        memory_swap: Some(128 << 20),
+        nano_cpus: Some(1_000_000_000),
+        pids_limit: Some(64),
+        readonly_rootfs: Some(true),
+        ..plain()
+    }
+}
+
+/// What is the same for both: neither a network nor the engine's log.
+pub(crate) fn plain() -> HostConfig {
+    HostConfig {
+        network_mode: Some("none".into()),
+        log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
+        ..HostConfig::default()
+    }
+}
+
 pub(crate) struct Raw(Docker);
 
 pub(crate) struct Times {
@@ -25,23 +50,17 @@ impl Raw {
 
     /// Create, attach, wait, start, read, know; the removal is not counted.
     pub(crate) async fn once(&self) -> Result<Times, bollard::errors::Error> {
+        self.once_with("1000:1000", hardened(None)).await
+    }
+
+    /// The same as another user, with another configuration.
+    pub(crate) async fn once_with(&self, user: &str, host: HostConfig) -> Result<Times, bollard::errors::Error> {
         let name = format!("jobcell-bench-{}", uuid::Uuid::new_v4().simple());
         let body = ContainerCreateBody {
             image: Some("jobcell/bash:1".into()),
             cmd: Some(vec!["echo".into(), "hello".into()]),
-            user: Some("1000:1000".into()),
-            host_config: Some(HostConfig {
-                cap_drop: Some(vec!["ALL".into()]),
-                security_opt: Some(vec!["no-new-privileges".into()]),
-                memory: Some(128 << 20),
-                memory_swap: Some(128 << 20),
-                nano_cpus: Some(1_000_000_000),
-                pids_limit: Some(64),
-                readonly_rootfs: Some(true),
-                network_mode: Some("none".into()),
-                log_config: Some(HostConfigLogConfig { typ: Some("none".into()), config: None }),
-                ..HostConfig::default()
-            }),
+            user: Some(user.into()),
+            host_config: Some(host),
             ..ContainerCreateBody::default()
         };
         let begun = Instant::now();
