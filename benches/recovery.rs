@@ -3,8 +3,10 @@
 //!
 //! `cargo bench --bench recovery -- [--short] [NAME…]` with the names syncs, adopt, kills, backlog, handout, cancel.
 
+mod asked;
 mod fleet;
 
+use asked::Asked;
 use fleet::{Member, Outcome, lines_with, wait_for};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -12,10 +14,8 @@ use std::time::{Duration, Instant};
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let short = arguments.iter().any(|argument| argument == "--short");
-    let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|asked| *asked == name);
+    let asked = Asked::read();
+    let (short, wanted) = (asked.short, |name: &str| asked.wants(name));
     println!("{:<62} {:>10}   goal", "figure", "jobcell");
     if wanted("syncs") {
         syncs(if short { 5 } else { 50 }).await?;

@@ -3,11 +3,13 @@
 //!
 //! `cargo bench --bench sealed -- [--short] [NAME…]` with the names hardening, receipt, neighbour.
 
+mod asked;
 #[allow(dead_code, reason = "shared with the other benches")]
 mod fleet;
 #[allow(dead_code, reason = "shared with the other benches")]
 mod raw;
 
+use asked::Asked;
 use fleet::{Member, Outcome};
 use raw::Raw;
 use serde_json::{Value, json};
@@ -26,10 +28,8 @@ for _ in range(TIMES):
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let short = arguments.iter().any(|argument| argument == "--short");
-    let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|asked| *asked == name);
+    let asked = Asked::read();
+    let (short, wanted) = (asked.short, |name: &str| asked.wants(name));
     println!("{:<58} {:>10} {:>10} {:>6}   goal", "figure", "p50 / p95", "reference", "ratio");
     if wanted("hardening") {
         hardening(if short { 3 } else { 30 }).await?;

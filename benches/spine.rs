@@ -3,8 +3,10 @@
 //!
 //! `cargo bench --bench spine -- [--short] [NAME…]` with the names cold, flood, queue, idle.
 
+mod asked;
 mod raw;
 
+use asked::Asked;
 use futures_util::StreamExt;
 use jobcell::job::{ByteSize, Capacity, Cause, Cpus, JobId, JobSpec, LogTotals, Millis, Report, SpecRules, UnixMillis};
 use jobcell::queue::{ClaimAsk, NewJob, Profile, SqliteStore, Store, Submitted};
@@ -25,10 +27,8 @@ const LINE: &str =
 
 #[tokio::main]
 async fn main() -> Outcome<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let short = arguments.iter().any(|argument| argument == "--short");
-    let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|asked| *asked == name);
+    let asked = Asked::read();
+    let (short, wanted) = (asked.short, |name: &str| asked.wants(name));
     println!("{:<44} {:>12} {:>12} {:>8}   goal", "figure", "jobcell", "reference", "ratio");
     if wanted("queue") {
         queue(short).await?;
