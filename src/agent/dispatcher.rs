@@ -430,18 +430,16 @@ impl<E: Executor> Table<E> {
 
     /// Starts what fits now, in order.
     fn start_waiting(&mut self) {
-        while let Some(first) = self.waiting.front_mut() {
+        while let Some(first) = self.waiting.front() {
             let backend = self.agent.backends[first.backend].name();
             let admitted = self.agent.settings.gate.admit(backend, &first.claim.spec);
-            // From here on the job is the one that it is given to be. A policy that changes before there is room judges it anew.
-            let admitted = admitted.map(|given| if let Cow::Owned(given) = given { Some(given) } else { None });
-            let asked = admitted.and_then(|given| {
-                if let Some(given) = given {
-                    first.claim.spec = given;
+            let (asked, given) = match admitted {
+                Err(cause) => (Err(cause), None),
+                Ok(given) => {
+                    let asked = given.resources();
+                    (self.ledger.could_fit(asked).map(|()| asked), Some(given))
                 }
-                let asked = first.claim.spec.resources();
-                self.ledger.could_fit(asked).map(|()| asked)
-            });
+            };
             let permit = match asked {
                 Err(cause) => Err(cause),
                 Ok(asked) if mutant!(FreePermits) => Ok(Ledger::new(self.ledger.capacity()).keep(asked)),
@@ -450,8 +448,11 @@ impl<E: Executor> Table<E> {
                     None => return,
                 },
             };
+            // Only now is the job the one that it is given to be: what waits is judged anew, by what it asks for.
+            let given = given.and_then(|given| if let Cow::Owned(given) = given { Some(given) } else { None });
             let Some(Waiting { backend: index, claim, orders }) = self.waiting.pop_front() else { return };
             let Grant { attempt, token, spec, .. } = claim;
+            let spec = given.unwrap_or(spec);
             let key = EntryKey { backend: self.agent.backends[index].name().to_owned(), attempt };
             let entry = Entry { key, token, generation: 0, spec, stage: Stage::Intent };
             self.start(index, entry, permit, None, orders);

@@ -454,6 +454,53 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
     assert!(executor.world().started.values().all(|times| *times == 1));
 }
 
+/// What waits for room is judged when its turn comes, by what it asks for and not by what it was once given.
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_is_loosened_holds_for_what_waits() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("policy.yaml");
+    let strict = "{version: 1, rules: [{name: b, when: {labels: {b: '*'}}, allow: {limits: {timeout: {max: 1s, over: clamp}}}}]}";
+    std::fs::write(&file, strict).expect("writes");
+    let policy = crate::admission::LivePolicy::load(Some(&file)).expect("loads");
+    let backend = Arc::new(Simulated::new());
+    let capacity =
+        Capacity { slots: 2, cpu: Cpus::from_milli(4000), memory: ByteSize::from_mib(1024), ..Capacity::default() };
+    let settings = AgentSettings {
+        announcement: crate::protocol::agent::Announcement::default(),
+        capacity,
+        claim_batch: 16,
+        grace: Millis::from_secs(2),
+        handover: false,
+        drain_timeout: Duration::from_secs(30),
+        reconnect: Duration::from_secs(30),
+        gate: crate::admission::Gate { policy: policy.clone(), ..crate::admission::Gate::default() },
+        disk: (std::path::PathBuf::new(), ByteSize::new(0)),
+        sweep: SweepTimes::default(),
+    };
+    // One at a time fits.
+    for labels in [json!({}), json!({"b": "1"})] {
+        let resources = json!({"memory": "900MiB"});
+        backend.put(&json!({"image": "x", "command": ["sleep", "60000"], "resources": resources, "labels": labels}));
+    }
+    let logs = LogStore::open(&dir.path().join("logs"), 1 << 20).expect("opens");
+    let (journal, metrics) = (Arc::new(MemoryJournal::default()), Arc::new(Metrics::new()));
+    let seen: Vec<Arc<dyn Backend>> = vec![Arc::clone(&backend) as Arc<dyn Backend>];
+    let agent = Agent::new(seen, Arc::new(Scripted::default()), journal, logs, settings, metrics);
+    let (drain, mut status) = (CancellationToken::new(), agent.status());
+    let agent = crate::supervise::spawn("agent", agent.run(drain.clone(), CancellationToken::new()));
+    status.wait_for(|status| status.held == 2).await.expect("both are there, and one of them waits");
+    assert_eq!(backend.ended(), []);
+    std::fs::write(&file, "version: 1\n").expect("writes");
+    assert_eq!(policy.look(true), crate::admission::policy::Looked::Loaded);
+    while backend.ended().len() < 2 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    let zero = Cause::ExitCode { exit_code: 0 };
+    assert_eq!(backend.ended(), [zero.clone(), zero]);
+    drain.cancel();
+    assert_eq!(agent.await.expect("ends"), Drained::Clean);
+}
+
 /// Wherever the process dies, the next one goes on: the job runs once, its output is whole, its end is told once.
 #[tokio::test(start_paused = true)]
 async fn a_job_survives_its_agent() {

@@ -11,7 +11,7 @@ use crate::queue::{
     AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Day,
     Expired, ListFilter, NewJob, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -206,6 +206,11 @@ impl Embedded {
             Ok(batch)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// Which of these idempotency keys jobs have, at the moment.
+    pub async fn taken_keys(&self, keys: Vec<String>) -> Result<HashSet<String>, StoreError> {
+        self.store.taken_keys(keys).await
     }
 
     /// One job.

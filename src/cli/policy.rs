@@ -16,9 +16,9 @@ pub(super) enum PolicyCommand {
     Explain {
         /// The spec, YAML or JSON; - reads standard input
         file: PathBuf,
-        /// As if it came from this backend of the settings [default: the embedded one]
-        #[arg(long, value_name = "NAME", default_value = Local::NAME, hide_default_value = true)]
-        backend: String,
+        /// As if it came from this backend of the settings [default: the only one]
+        #[arg(long, value_name = "NAME")]
+        backend: Option<String>,
         /// By this policy, in place of the settings' policy.file
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
@@ -34,7 +34,7 @@ pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure
     let config = settings(global, &[], QUIET)?;
     let load = |file: Option<&Path>| match file {
         None => node::policy(&config),
-        Some(file) => LivePolicy::load(Some(file)).map_err(|problems| {
+        Some(file) => LivePolicy::draft(file).map_err(|problems| {
             Failure::config(
                 show::printable(&format!("{} has problems:\n{problems}", file.display())).replace("\\n", "\n"),
             )
@@ -52,6 +52,9 @@ pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure
             Ok(0)
         }
         PolicyCommand::Explain { file, backend, policy } => {
+            let names: Vec<&str> = config.backends.keys().map(String::as_str).collect();
+            // A policy that is given may be another host's, with other backends.
+            let backend = backend_of(backend.as_deref(), &names, policy.is_some()).map_err(Failure::usage)?;
             let policy = load(policy.as_deref())?;
             let shown = policy.file().map(|file| file.display().to_string());
             let text = super::job::read_file(&file)?;
@@ -60,7 +63,7 @@ pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure
                 Failure::usage(show::printable(&text).replace("\\n", "\n"))
             })?;
             let gate = node::gate(&config, policy);
-            let judged = gate.judge(&backend, &spec).map_err(|cause: Cause| Failure::new(cause.to_string()))?;
+            let judged = gate.judge(backend, &spec).map_err(|cause: Cause| Failure::new(cause.to_string()))?;
             let allowed = judged.given.is_some();
             let document = json!({"allowed": allowed, "policy": shown, "rule": judged.rule, "checks": judged.checks});
             global.output.print(&document, || {
@@ -79,6 +82,26 @@ pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure
     }
 }
 
+/// The backend that a job is judged for. Errors: it is not one of this host's, or there are several to choose from.
+fn backend_of<'a>(asked: Option<&'a str>, names: &[&'a str], any: bool) -> Result<&'a str, String> {
+    match (asked, names) {
+        (Some(name), _) if any || name == Local::NAME || names.contains(&name) => Ok(name),
+        (Some(name), _) => {
+            let all: Vec<&str> = names.iter().copied().chain([Local::NAME]).collect();
+            Err(format!(
+                "--backend {}: no backend of the settings; write one of: {}",
+                crate::job::shown(name),
+                all.join(", ")
+            ))
+        }
+        (None, []) => Ok(Local::NAME),
+        (None, [only]) => Ok(only),
+        (None, several) => {
+            Err(format!("the settings have several backends; add --backend with one of: {}", several.join(", ")))
+        }
+    }
+}
+
 fn row(check: &Check) -> Vec<String> {
     let (result, value) = match &check.outcome {
         Outcome::Allowed => ("ok", check.value.clone()),
@@ -87,4 +110,22 @@ fn row(check: &Check) -> Vec<String> {
     };
     let what = if check.path.is_empty() { "job" } else { &check.path };
     vec![result.to_owned(), what.to_owned(), value, check.why.clone()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_backend_is_one_of_the_hosts() {
+        assert_eq!(backend_of(None, &[], false), Ok("embedded"));
+        assert_eq!(backend_of(None, &["crawl"], false), Ok("crawl"));
+        assert_eq!(backend_of(Some("embedded"), &["crawl"], false), Ok("embedded"));
+        assert_eq!(backend_of(Some("b"), &["a", "b"], false), Ok("b"));
+        let told = backend_of(None, &["a", "b"], false).expect_err("which one?");
+        assert!(told.contains("one of: a, b"), "{told}");
+        let told = backend_of(Some("craw"), &["crawl"], false).expect_err("unknown");
+        assert!(told.contains("craw: no backend of the settings; write one of: crawl, embedded"), "{told}");
+        assert_eq!(backend_of(Some("other"), &["crawl"], true), Ok("other"), "a policy of another host");
+    }
 }

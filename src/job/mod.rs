@@ -26,6 +26,6 @@ pub(crate) use spec::check_labels;
 pub use spec::{
     Beside, Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile,
     OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, Source, SpecRules, UNBOUNDED,
-    Wanted, parse_json,
+    WORKDIR, Wanted, parse_json,
 };
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

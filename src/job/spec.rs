@@ -31,6 +31,9 @@ pub const MAX_SCRIPT_BYTES: usize = 512 * 1024;
 /// Inline stdin larger than this is refused. Half of the API's 1 MiB body.
 pub const MAX_STDIN_BYTES: usize = 512 * 1024;
 
+/// The folder that a job begins in when it names none: its workspace.
+pub const WORKDIR: &str = "/workspace";
+
 /// Where the root file system of the cell comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

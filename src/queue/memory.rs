@@ -11,7 +11,7 @@ use super::{
 };
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -137,6 +137,11 @@ impl Store for MemoryStore {
         let there = jobs.iter().map(|job| job.spec.idempotency_key().and_then(holder)).collect();
         let queued = tables.all_queued();
         batch::take_in(jobs, there, (queued, max_queued), partial, |job| Ok(tables.create(job)))
+    }
+
+    async fn taken_keys(&self, keys: Vec<String>) -> Result<HashSet<String>, StoreError> {
+        let tables = self.tables();
+        Ok(keys.into_iter().filter(|key| tables.by_key.contains_key(key)).collect())
     }
 
     async fn claim(&self, ask: ClaimAsk) -> Result<Claims, StoreError> {

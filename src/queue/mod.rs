@@ -22,6 +22,7 @@ pub use sqlite::SqliteStore;
 use crate::job::{AttemptId, Capacity, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use serde::Serialize;
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::future::Future;
 use std::path::PathBuf;
 
@@ -277,6 +278,8 @@ pub trait Store: Send + Sync + 'static {
         max_queued: u64,
         partial: bool,
     ) -> impl Future<Output = Result<Batch, StoreError>> + Send;
+    /// Which of these idempotency keys jobs have.
+    fn taken_keys(&self, keys: Vec<String>) -> impl Future<Output = Result<HashSet<String>, StoreError>> + Send;
     /// What suits the agent and fits, by priority, then by age.
     fn claim(&self, ask: ClaimAsk) -> impl Future<Output = Result<Claims, StoreError>> + Send;
     /// Why a job waits; `None` for one that is not queued.
@@ -397,6 +400,9 @@ impl Store for AnyStore {
     }
     async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
         either!(self, store => store.submit_all(jobs, max_queued, partial))
+    }
+    async fn taken_keys(&self, keys: Vec<String>) -> Result<HashSet<String>, StoreError> {
+        either!(self, store => store.taken_keys(keys))
     }
     async fn claim(&self, ask: ClaimAsk) -> Result<Claims, StoreError> {
         either!(self, store => store.claim(ask))

@@ -21,6 +21,7 @@ use crate::database::{self, Durability, Poster};
 use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::Connection;
 use std::cell::OnceCell;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -143,6 +144,20 @@ impl Store for SqliteStore {
                     rows::insert(db, &row, &groups)?;
                     Ok(row.job)
                 })
+            })
+            .await
+    }
+
+    async fn taken_keys(&self, keys: Vec<String>) -> Result<HashSet<String>, StoreError> {
+        self.reader
+            .run(move |db| {
+                let mut taken = HashSet::new();
+                for key in keys {
+                    if rows::has_key(db, &key)? {
+                        taken.insert(key);
+                    }
+                }
+                Ok(taken)
             })
             .await
     }

@@ -83,12 +83,16 @@ pub(super) async fn submit(
     let dedupe = Dedupe::read(asked.dedupe.as_deref(), &headers)?;
     let partial = asked.partial.unwrap_or(false);
     let documents = documents(&headers, &jobs::body(&app, body)?)?;
-    let checked: Vec<Answer<JobSpec>> = documents
+    let specs: Vec<Answer<JobSpec>> = documents
         .into_iter()
         .map(|document| document.and_then(|document| JobSpec::check(&document, &app.settings.rules)))
         .map(|spec| spec.and_then(|spec| dedupe.apply(spec)).map_err(|problems| ProblemDocument::spec(&problems)))
-        .map(|spec| spec.and_then(|spec| jobs::allowed(&app, &spec).map(|()| spec)))
         .collect();
+    // Only new ones are judged.
+    let there = jobs::is_there(&app, specs.iter().flatten()).await?;
+    let is_there = |spec: &JobSpec| spec.idempotency_key().is_some_and(|key| there.contains(key));
+    let judged = |spec: JobSpec| if is_there(&spec) { Ok(spec) } else { jobs::allowed(&app, &spec).map(|()| spec) };
+    let checked: Vec<Answer<JobSpec>> = specs.into_iter().map(|spec| spec.and_then(judged)).collect();
     if !partial && checked.iter().any(Result::is_err) {
         return Err(all_problems(&checked));
     }

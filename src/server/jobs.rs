@@ -15,6 +15,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use std::collections::HashSet;
 use std::time::Duration;
 use utoipa::IntoParams;
 
@@ -125,7 +126,11 @@ pub(super) async fn submit(
     let dedupe = Dedupe::read(dedupe.as_deref(), &headers)?;
     let spec = read_spec(&app, &headers, &body(&app, received)?)?;
     let spec = dedupe.apply(spec).map_err(|problems| ProblemDocument::spec(&problems))?;
-    allowed(&app, &spec)?;
+    if let Err(problem) = allowed(&app, &spec)
+        && !is_there(&app, [&spec]).await?.contains(spec.idempotency_key().unwrap_or_default())
+    {
+        return Err(problem);
+    }
     let (created, job) = taken_in(app.backend.submit(spec).await?)?;
     if created {
         app.metrics.jobs_submitted_total.inc();
@@ -179,6 +184,12 @@ pub(super) fn allowed(app: &App, spec: &JobSpec) -> Answer<()> {
         Err(cause @ Cause::PolicyRefused { .. }) => Err(ProblemDocument::policy(&cause)),
         Ok(_) | Err(_) => Ok(()),
     }
+}
+
+/// Which idempotency keys of these jobs are taken. Such a job is not judged: it is there already, or its key is another one's.
+pub(super) async fn is_there(app: &App, specs: impl IntoIterator<Item = &JobSpec>) -> Answer<HashSet<String>> {
+    let keys: Vec<String> = specs.into_iter().filter_map(|spec| spec.idempotency_key().map(str::to_owned)).collect();
+    if keys.is_empty() { Ok(HashSet::new()) } else { Ok(app.backend.taken_keys(keys).await?) }
 }
 
 /// The job at its end, or as it stands when the time is over or the server stops.

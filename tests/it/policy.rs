@@ -178,3 +178,34 @@ async fn a_bad_file_is_told_of_and_the_last_good_policy_holds() {
     assert_eq!(cause(&up.run(&spec).await), "exit_code");
     up.stop().await;
 }
+
+#[tokio::test]
+async fn a_job_that_is_there_is_found_by_its_key_whatever_the_policy_says_by_then() {
+    let Some(host) = engine() else { return };
+    let up = up_by(&host, "{version: 1}", "").await;
+    let spec = json!({"preset": "bash", "script": "true", "idempotency_key": "once"});
+    let other = json!({"preset": "bash", "script": "false", "idempotency_key": "once"});
+    let fresh = json!({"preset": "bash", "script": "true", "idempotency_key": "fresh"});
+    let job = up.submit(&spec).await;
+    up.ended(&job).await;
+    change(&up, "{version: 1, allow: {presets: []}}").await;
+    let asked = |path: &'static str, body: Value| async {
+        let body = body;
+        let response = up.call(Method::POST, path, Some(&body)).await;
+        (response.status().as_u16(), response.json::<Value>().await.expect("is JSON"))
+    };
+    let (status, found) = asked("/v1/jobs", spec.clone()).await;
+    assert_eq!((status, id(&found)), (200, id(&job)));
+    let (status, told) = asked("/v1/jobs", other.clone()).await;
+    assert_eq!((status, told["code"].as_str()), (409, Some("key_conflict")));
+    let (status, told) = asked("/v1/jobs", fresh.clone()).await;
+    assert_eq!((status, told["code"].as_str()), (403, Some("policy_refused")));
+
+    let (status, found) = asked("/v1/jobs/bulk", json!([spec])).await;
+    assert_eq!((status, found["existing"].as_u64(), id(&found["jobs"][0]["job"])), (200, Some(1), id(&job)));
+    let (status, told) = asked("/v1/jobs/bulk", json!([spec, fresh])).await;
+    assert_eq!((status, told["problems"][0]["path"].as_str()), (403, Some("[1].preset")));
+    let (status, found) = asked("/v1/jobs/bulk?partial=true", json!([spec, fresh])).await;
+    assert_eq!((status, found["existing"].as_u64(), found["refused"].as_u64()), (200, Some(1), Some(1)));
+    up.stop().await;
+}

@@ -13,8 +13,10 @@ mod tests;
 
 pub use live::{LivePolicy, Looked};
 
-use crate::job::{ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Seccomp, Source};
-use pattern::{Argv, Glob, ImagePattern, has_digest};
+use crate::job::{
+    ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Seccomp, Source, WORKDIR,
+};
+use pattern::{Argv, Glob, ImagePattern, has_digest, may_be_id};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
@@ -71,7 +73,16 @@ struct Allowances {
 
 /// A program that is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Allowed {
+struct Allowed {
+    what: Runs,
+    /// It may be fed by the job: what a shell reads is a program too.
+    stdin: bool,
+    /// It may be begun in another folder than the usual one: a relative program is looked for there.
+    workdir: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Runs {
     Command(Argv),
     /// A script by its SHA-256, run by this interpreter, or by the preset's own.
     Script {
@@ -317,8 +328,18 @@ impl Allowances {
         }
         let (image, images) = (facts.image, self.images.as_deref());
         let allowed = listed(images, "images", |pattern| pattern.matches(image));
-        let why = || ("image_not_allowed", format!("image `{image}` is not on the list; {}", all(images)));
-        checks.item("image", image, allowed.ok_or_else(why));
+        // An engine that has no image of this name looks for one whose id begins like that, whatever its name.
+        let id = images.is_some() && may_be_id(image);
+        let why = || {
+            let why = match id {
+                true => format!(
+                    "image `{image}` may be the id of any image of the host; write its name, or docker.io/library/{image} for that one"
+                ),
+                false => format!("image `{image}` is not on the list; {}", all(images)),
+            };
+            ("image_not_allowed", why)
+        };
+        checks.item("image", image, allowed.filter(|_| !id).ok_or_else(why));
         if self.digest_required {
             let why = || {
                 let why = format!("image `{image}` does not say which content it has; write it with @sha256:…");
@@ -364,20 +385,30 @@ impl Allowances {
     }
 
     fn program(&self, spec: &JobSpec, checks: &mut Checks) {
-        let (path, value, allowed) = match spec.program() {
-            Program::Command(argv) => ("command", shown(argv), self.command(argv)),
+        let stdin = spec.stdin().is_some();
+        match spec.program() {
+            Program::Command(argv) => self.command("command", argv, stdin, spec.workdir(), checks),
             Program::Script { text, .. } if self.programs.is_none() => {
-                ("script", format!("{} bytes", text.len()), Ok("no list".to_owned()))
+                checks.item("script", &format!("{} bytes", text.len()), Ok("no list".to_owned()));
             }
             Program::Script { text, interpreter } => {
                 let sha256 = sha256(text);
-                let allowed = self.script(&sha256, interpreter.as_ref());
-                ("script", format!("sha256:{sha256}"), allowed)
+                let is_text =
+                    |one: &Allowed| matches!(&one.what, Runs::Script { sha256: known, .. } if *known == sha256);
+                let is_it =
+                    |one: &Allowed| matches!(&one.what, Runs::Script { interpreter: own, .. } if own == interpreter);
+                let near = self.programs.iter().flatten().any(is_text);
+                let why = match near {
+                    true => "the script is on the list, and not with this `interpreter`",
+                    false => "no script of the list has its SHA-256",
+                };
+                let value = format!("sha256:{sha256}");
+                self.runs(("script", &value), (stdin, spec.workdir()), why, |one| is_text(one) && is_it(one), checks);
             }
-        };
-        checks.item(path, &value, allowed);
+        }
         if let Some(after) = spec.on_cancel() {
-            checks.item("on_cancel.command", &shown(&after.command), self.command(&after.command));
+            // It has no input, and the job's folder.
+            self.command("on_cancel.command", &after.command, false, spec.workdir(), checks);
         }
         // What a program does depends on its variables: a list of programs without one of variables allows none.
         let nothing = [];
@@ -397,29 +428,40 @@ impl Allowances {
         }
     }
 
-    fn command(&self, argv: &[String]) -> Result<String, (&'static str, String)> {
-        let Some(programs) = &self.programs else { return Ok("no list".to_owned()) };
-        let allows = |one: &Allowed| matches!(one, Allowed::Command(pattern) if pattern.matches(argv));
-        match programs.iter().position(allows) {
-            Some(at) => Ok(format!("programs[{at}]")),
-            None => Err(("program_not_allowed", "no command of the list is like it".to_owned())),
+    fn command(&self, path: &str, argv: &[String], stdin: bool, workdir: &str, checks: &mut Checks) {
+        let value = shown(argv);
+        if self.programs.is_none() {
+            return checks.item(path, &value, Ok("no list".to_owned()));
         }
+        let is = |one: &Allowed| matches!(&one.what, Runs::Command(pattern) if pattern.matches(argv));
+        self.runs((path, &value), (stdin, workdir), "no command of the list is like it", is, checks);
     }
 
-    fn script(&self, sha256: &str, interpreter: Option<&Vec<String>>) -> Result<String, (&'static str, String)> {
-        let Some(programs) = &self.programs else { return Ok("no list".to_owned()) };
-        let is_text = |one: &Allowed| matches!(one, Allowed::Script { sha256: known, .. } if known == sha256);
-        let is_it =
-            |one: &Allowed| matches!(one, Allowed::Script { interpreter: own, .. } if own.as_ref() == interpreter);
-        if let Some(at) = programs.iter().position(|one| is_text(one) && is_it(one)) {
-            return Ok(format!("programs[{at}]"));
+    /// What runs, with its input and in its folder: one entry of `programs` has to allow all of it. `why` is said when none `is` it.
+    fn runs(
+        &self,
+        (path, value): (&str, &str),
+        (stdin, workdir): (bool, &str),
+        why: &str,
+        is: impl Fn(&Allowed) -> bool,
+        checks: &mut Checks,
+    ) {
+        let programs = self.programs.as_deref().unwrap_or_default();
+        let mut found: Vec<(usize, &Allowed)> = programs.iter().enumerate().filter(|(_, one)| is(one)).collect();
+        if found.is_empty() {
+            return checks.item(path, value, Err(("program_not_allowed", why.to_owned())));
         }
-        let why = if programs.iter().any(is_text) {
-            "the script is on the list, and not with this `interpreter`"
-        } else {
-            "no script of the list has its SHA-256"
+        found.retain(|(_, one)| one.stdin || !stdin);
+        if found.is_empty() {
+            let why = format!("the list allows `{path}`, and not that the job feeds it; leave `stdin` out");
+            return checks.item("stdin", "given", Err(("stdin_not_allowed", why)));
+        }
+        found.retain(|(_, one)| one.workdir || workdir == WORKDIR);
+        let Some((at, _)) = found.first() else {
+            let why = format!("the list allows `{path}` in {WORKDIR} and in no other folder; leave `workdir` out");
+            return checks.item("workdir", workdir, Err(("workdir_not_allowed", why)));
         };
-        Err(("program_not_allowed", why.to_owned()))
+        checks.item(path, value, Ok(format!("programs[{at}]")));
     }
 
     /// The job with what is given of its limits.

@@ -186,6 +186,12 @@ pub(crate) fn has_digest(image: &str) -> bool {
     Reference::of(image).digest.is_some()
 }
 
+/// Whether an engine could take a reference for an image's id, or the beginning of one.
+pub(crate) fn may_be_id(image: &str) -> bool {
+    let hex = image.strip_prefix("sha256:").unwrap_or(image);
+    !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,6 +281,18 @@ mod tests {
             assert!(ImagePattern::new(bad).is_err(), "{bad}");
         }
         assert!(has_digest(&pinned("a:1")) && !has_digest("a:1"));
+    }
+
+    #[test]
+    fn what_is_only_hex_may_be_an_id() {
+        let long = "a".repeat(64);
+        for id in ["9c7a54a9a43c", &long, &format!("sha256:{long}"), "sha256:9c7a", "cafe"] {
+            assert!(may_be_id(id), "{id}");
+        }
+        for name in ["debian", "cafe:1", "docker.io/library/cafe", "r.example/9c7a", &format!("cafe@sha256:{long}"), ""]
+        {
+            assert!(!may_be_id(name), "{name}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! From a document to a [`Policy`], or to everything that is wrong with it.
 
 use super::pattern::{Argv, Glob, ImagePattern};
-use super::{Allowances, Allowed, Maximum, NO_RULE, Over, Policy, Rule, Then, When};
+use super::{Allowances, Allowed, Maximum, NO_RULE, Over, Policy, Rule, Runs, Then, When};
 use crate::job::{Fields, LIMITS, Limit, NetworkMode, Problems, shown, suggestion, type_name};
 use serde_json::{Map, Value};
 
@@ -260,14 +260,15 @@ fn program(path: &str, value: &Value, p: &mut Problems) -> Option<Allowed> {
     let command = listed(&mut fields, "command", p, own);
     let sha256 = fields.text("script_sha256", p).map(str::to_owned);
     let interpreter = listed(&mut fields, "interpreter", p, own);
+    let (stdin, workdir) = (yes(&mut fields, "stdin", p), yes(&mut fields, "workdir", p));
     let at = |key| fields.path(key);
-    let allowed = match (command, sha256) {
+    let what = match (command, sha256) {
         (Some(_), None) if interpreter.is_some() => {
             p.add(at("interpreter"), "belongs to `script_sha256`", "put it first in `command`");
             None
         }
         (Some(command), None) => match Argv::new(command) {
-            Ok(argv) => Some(Allowed::Command(argv)),
+            Ok(argv) => Some(Runs::Command(argv)),
             Err(reason) => {
                 p.add(at("command"), reason, "name a program, and patterns for its arguments");
                 None
@@ -276,7 +277,7 @@ fn program(path: &str, value: &Value, p: &mut Problems) -> Option<Allowed> {
         (None, Some(sha256))
             if sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) =>
         {
-            Some(Allowed::Script { sha256, interpreter })
+            Some(Runs::Script { sha256, interpreter })
         }
         (None, Some(_)) => {
             p.add(
@@ -292,7 +293,19 @@ fn program(path: &str, value: &Value, p: &mut Problems) -> Option<Allowed> {
         }
     };
     fields.finish(p);
-    allowed
+    what.map(|what| Allowed { what, stdin, workdir })
+}
+
+/// `true` or `false`; false without a word.
+fn yes(fields: &mut Fields<'_>, key: &'static str, p: &mut Problems) -> bool {
+    match fields.take(key) {
+        None => false,
+        Some(Value::Bool(yes)) => *yes,
+        Some(other) => {
+            p.add(fields.path(key), format!("is {}", type_name(other)), "write true, or leave it out");
+            false
+        }
+    }
 }
 
 /// `2`, or `{max: 2, over: clamp}`.

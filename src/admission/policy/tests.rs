@@ -122,6 +122,56 @@ fn a_list_of_programs_is_for_everything_that_a_job_can_run() {
 }
 
 #[test]
+fn an_image_by_its_id_is_on_no_list() {
+    for id in ["9c7a54a9a43c", &"a".repeat(64), &format!("sha256:{}", "a".repeat(64))] {
+        let facts = Facts { image: id, ..facts() };
+        for list in ["['**']", "['docker.io/library/*', 'sha256']"] {
+            let policy = format!("{{version: 1, allow: {{images: {list}}}}}");
+            assert_eq!(codes_with(&policy, &job(), &facts), ["image_not_allowed"], "{list} {id}");
+        }
+        assert_eq!(codes_with("version: 1", &job(), &facts), NONE, "{id}");
+    }
+}
+
+#[test]
+fn a_program_of_the_list_is_fed_and_moved_only_where_its_entry_says_so() {
+    let policy = "version: 1\nallow:\n  programs:\n    - {command: [make, '*']}\n    - {command: [psql], stdin: true}\n    \
+                  - {command: [npm, ci], workdir: true}\n    - {command: [cat], stdin: true}\n    - {command: [cat], workdir: true}\n    \
+                  - {command: [tee], stdin: true, workdir: true}\n";
+    let runs = |argv: &[&str], more: Value| {
+        let mut job = json!({"preset": "bash", "command": argv});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            job[key] = value.clone();
+        }
+        codes(policy, &job)
+    };
+    let (fed, moved, both) =
+        (json!({"stdin": "x"}), json!({"workdir": "/tmp"}), json!({"stdin": "x", "workdir": "/tmp"}));
+    for (argv, more) in [
+        (&["make", "all"][..], json!({"workdir": "/workspace"})),
+        (&["psql"], fed.clone()),
+        (&["npm", "ci"], moved.clone()),
+        (&["cat"], fed.clone()),
+        (&["cat"], moved.clone()),
+        (&["tee"], both.clone()),
+    ] {
+        assert_eq!(runs(argv, more), NONE, "{argv:?}");
+    }
+    assert_eq!(runs(&["make", "all"], fed.clone()), ["stdin_not_allowed"]);
+    assert_eq!(runs(&["make", "all"], moved.clone()), ["workdir_not_allowed"]);
+    assert_eq!(runs(&["psql"], moved), ["workdir_not_allowed"]);
+    assert_eq!(runs(&["npm", "ci"], fed), ["stdin_not_allowed"]);
+    // Two entries that each allow the half of it are not one that allows it.
+    assert_eq!(runs(&["cat"], both), ["workdir_not_allowed"]);
+    // What comes after a cancel runs in the job's folder too, and reads nothing.
+    let after = json!({"stdin": "x", "workdir": "/tmp", "on_cancel": {"command": ["make", "clean"]}});
+    assert_eq!(runs(&["tee"], after), ["workdir_not_allowed"]);
+    let after = json!({"stdin": "x", "on_cancel": {"command": ["make", "clean"]}});
+    assert_eq!(runs(&["tee"], after), NONE);
+    assert_eq!(codes("version: 1", &with("stdin", &json!("x"))), NONE);
+}
+
+#[test]
 fn the_first_rule_that_matches_decides_and_keeps_what_it_does_not_name() {
     let policy = read(
         "version: 1\nallow: {images: ['jobcell/*'], limits: {timeout: 1h, resources.cpu: 2}}\nrules:\n  \
@@ -163,7 +213,7 @@ fn the_example_is_read_and_does_what_it_says() {
 fn everything_that_is_wrong_with_a_document_is_told_with_its_path() {
     let text = "allow: {images: ['a b', 1], image_digest: maybe, networks: [host], uids: {first: 5}, limits: {resources.cpus: 2, \
                 timeout: never, resources.memory: 1KiB, resources.pids: {max: 5, over: ignore}}, programs: [{}, {command: ['**']}, \
-                {script_sha256: abc}], ports: []}\nrules: [{name: default, when: {labels: {a: b}}, refuse: Not here.}, {when: {}}, 5]\n";
+                {script_sha256: abc}, {command: [a], stdin: often}], ports: []}\nrules: [{name: default, when: {labels: {a: b}}, refuse: Not here.}, {when: {}}, 5]\n";
     let told = Policy::read(text).expect_err("is bad").to_string();
     for wanted in [
         "version: is missing",
@@ -179,6 +229,7 @@ fn everything_that_is_wrong_with_a_document_is_told_with_its_path() {
         "allow.programs[0]: has to have one of",
         "allow.programs[1].command: begins with `**`",
         "allow.programs[2].script_sha256: is not 64",
+        "allow.programs[3].stdin: is a string",
         "allow.ports: unknown key",
         "rules[0].name: `default` is the name of another one",
         "rules[1].name: is missing",

@@ -1,8 +1,8 @@
 //! From a document to a [`JobSpec`], or to the list of everything that is wrong with it.
 
 use super::{
-    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, image, requires,
-    retry, seccomp, stop,
+    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, image,
+    requires, retry, seccomp, stop,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -49,7 +49,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
     }
     let source = source(&mut fields, rules, p);
     let program = program(&mut fields, source.as_ref(), p);
-    let workdir = fields.text("workdir", p).unwrap_or("/workspace").to_owned();
+    let workdir = fields.text("workdir", p).unwrap_or(WORKDIR).to_owned();
     path_rules("workdir", &workdir, p);
     let env = fields.map("env", p).map(|map| env(map, p)).unwrap_or_default();
     let stdin = fields.text("stdin", p).map(str::to_owned);

@@ -139,6 +139,10 @@ pub(super) fn by_key(db: &Connection, key: &str) -> rusqlite::Result<Option<Row>
     db.prepare_cached(&format!("{SELECT} WHERE idempotency_key = ?1"))?.query_row([key], row).optional()
 }
 
+pub(super) fn has_key(db: &Connection, key: &str) -> rusqlite::Result<bool> {
+    db.prepare_cached("SELECT 1 FROM jobs WHERE idempotency_key = ?1")?.exists([key])
+}
+
 pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::Result<()> {
     let job = &row.job;
     db.prepare_cached(
