@@ -35,8 +35,9 @@ pub(super) fn plan(entries: Vec<Entry>, present: Vec<Present>) -> Plan {
     let mut plan = Plan::default();
     let mut cells = BTreeMap::new();
     for cell in present {
-        // The engine has names only once, so each attempt has one cell; one that is not an attempt's is nobody's.
-        match cell.attempt {
+        // The engine has names only once, so each attempt has one cell; one that is not an attempt's is nobody's. What was made beside
+        // a cell is told of when the cell is gone: it says nothing of how that ended.
+        match cell.attempt.filter(|_| cell.cell) {
             Some(attempt) => drop(cells.insert(attempt, cell)),
             None => plan.remove.push(cell),
         }
@@ -101,25 +102,31 @@ mod tests {
         /// Every entry is settled once, by its row of the table, and every cell is either adopted or removed.
         #[test]
         fn nothing_is_forgotten_and_nothing_is_done_twice(
-            // For each attempt: its stage or none (3), and its cell: none, over, running.
-            all in prop::collection::vec((0u8..4, 0u8..3), 0..30), strays in 0usize..3,
+            // For each attempt: its stage or none (3), its cell (none, over, running), and whether there is something beside that.
+            all in prop::collection::vec((0u8..4, 0u8..3, any::<bool>()), 0..30), strays in 0usize..3,
         ) {
             let (mut entries, mut present) = (Vec::new(), Vec::new());
-            for (number, (stage, cell)) in all.iter().enumerate() {
+            for (number, (stage, cell, beside)) in all.iter().enumerate() {
                 let number = number as u64;
                 if *stage < 3 {
                     entries.push(entry(number, *stage));
                 }
                 if *cell > 0 {
                     let name = format!("cell-{number}");
-                    present.push(Present { name, attempt: Some(attempt(number)), running: *cell == 2, busy: false });
+                    let running = *cell == 2;
+                    present.push(Present { name, attempt: Some(attempt(number)), cell: true, running, busy: false });
+                }
+                if *beside {
+                    let (name, attempt) = (format!("beside-{number}"), Some(attempt(number)));
+                    present.push(Present { name, attempt, cell: false, running: false, busy: false });
                 }
             }
             for stray in 0..strays {
-                present.push(Present { name: format!("stray-{stray}"), attempt: None, running: true, busy: false });
+                let name = format!("stray-{stray}");
+                present.push(Present { name, attempt: None, cell: true, running: true, busy: false });
             }
             let plan = plan(entries, present);
-            for (number, (stage, cell)) in all.iter().enumerate() {
+            for (number, (stage, cell, beside)) in all.iter().enumerate() {
                 let (at, name) = (attempt(number as u64), format!("cell-{number}"));
                 let has = |list: &[Entry]| list.iter().filter(|entry| entry.key.attempt == at).count();
                 let lost = plan.lost.iter().filter(|(entry, _)| entry.key.attempt == at).count();
@@ -135,6 +142,12 @@ mod tests {
                 prop_assert_eq!(found, wanted);
                 let removed = plan.remove.iter().filter(|removed| removed.name == name).count();
                 prop_assert_eq!(removed, usize::from(*cell > 0 && wanted.1 == 0));
+                let removed = plan.remove.iter().filter(|removed| removed.name == format!("beside-{number}")).count();
+                prop_assert_eq!(removed, usize::from(*beside));
+                // What was beside it says nothing of it.
+                let said = plan.lost.iter().find(|(entry, _)| entry.key.attempt == at);
+                let was_gone = said.map(|(_, said)| said.starts_with("it was gone"));
+                prop_assert_eq!(was_gone, (lost > 0).then_some(*cell == 0));
             }
             prop_assert_eq!(plan.remove.iter().filter(|cell| cell.name.starts_with("stray")).count(), strays);
         }

@@ -25,6 +25,8 @@ use tracing::Instrument;
 
 /// A report that takes longer does not keep the cell any more.
 const REPORT_FIRST: Duration = Duration::from_millis(500);
+/// A job whose cell cannot be made now, while others can, goes back after so long: at once, it would be claimed again at once.
+const LATER: Duration = Duration::from_secs(5);
 /// First and longest pause between tries to take over a cell.
 const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A renewal that says whether an attempt is still ours is waited for as long as this: it is sent at once, and repeated in
@@ -150,6 +152,7 @@ impl<E: Executor> Runner<E> {
             Ok(made) => made,
             Err(NoCell::Failed(cause)) => return self.end(never_ran(&self.entry, cause), None).await,
             Err(NoCell::Unavailable(reason)) => return self.unable("no_cell", reason).await,
+            Err(NoCell::Later(reason)) => return self.later(&reason, &mut orders).await,
         };
         if !sure {
             tracing::error!("the claim was answered late, and no renewal was; nothing was started");
@@ -343,6 +346,20 @@ impl<E: Executor> Runner<E> {
         tracing::error!(%reason, code, "nothing was started; the job goes back");
         self.give_back(code).await;
         Outcome::Unable { reason }
+    }
+
+    /// Gives the job back after a while. Its slot is held meanwhile: so no more jobs wait like this than there are slots.
+    async fn later(&self, reason: &str, orders: &mut Orders) -> Outcome {
+        tracing::warn!(reason, "its cell cannot be made now; the job goes back");
+        tokio::select! {
+            biased;
+            Some(Stop { reason, .. }) = orders.stops.recv() => {
+                return self.end(never_ran(&self.entry, stopped(reason)), None).await;
+            }
+            () = sleep(LATER) => {}
+        }
+        self.give_back("no_cell_yet").await;
+        Outcome::GivenBack
     }
 
     async fn give_back(&self, code: &str) {

@@ -357,6 +357,43 @@ async fn without_cells_jobs_wait_in_the_queue_and_run_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_job_whose_cell_cannot_be_made_yet_keeps_no_other_from_running() {
+    let stage = stage(2);
+    stage.executor.world().crowded = true;
+    let crowded = json!({"image": "crowded", "command": ["echo", "1"], "retry": {"infrastructure": 0}});
+    let first = stage.submit_with(crowded.clone()).await;
+    let given_back = async |id| {
+        let job = stage.backend.get(id).await.expect("reads").expect("there");
+        job.history.iter().filter(|event| event.reason == "no_cell_yet").count()
+    };
+    // Far more often than a host may fail in a row.
+    let began = tokio::time::Instant::now();
+    while given_back(first).await < 10 {
+        let id = stage.submit(&["echo", "1"]).await;
+        assert_eq!(stage.ended(id).await.ending.expect("ended").verdict, Verdict::Succeeded);
+        assert!(stage.status.borrow().unavailable.is_none(), "it is well");
+    }
+    assert!(began.elapsed() >= Duration::from_secs(50), "it is not tried without a pause: {:?}", began.elapsed());
+    stage.phase(first, Phase::Preparing).await;
+    stage.executor.world().crowded = false;
+    let job = stage.ended(first).await;
+    assert_eq!(job.ending.expect("ended").verdict, Verdict::Succeeded);
+    assert!(stage.journal.entries().await.expect("reads").is_empty());
+
+    // Who waits hears that it is to end.
+    stage.executor.world().crowded = true;
+    let canceled = stage.submit_with(crowded).await;
+    stage.phase(canceled, Phase::Preparing).await;
+    // Behind the answer that there is no cell, in the middle of the pause.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = tokio::time::Instant::now();
+    assert!(matches!(stage.backend.cancel(canceled).await, Ok(Canceled::Requested(_))));
+    assert_eq!(stage.ended(canceled).await.ending.expect("ended").cause, Cause::Canceled);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_lets_jobs_end_and_then_ends_them() {
     let short = stage(1);
     let id = short.submit(&["sleep", "5000"]).await;

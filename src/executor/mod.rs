@@ -65,6 +65,8 @@ pub struct Present {
     pub name: String,
     /// Whose it is; `None` for what was made beside cells, and for a name that is no attempt's.
     pub attempt: Option<AttemptId>,
+    /// It is the cell itself, and not what was made beside it, such as its network.
+    pub cell: bool,
     /// It runs: a warden is in it.
     pub running: bool,
     /// This process makes or removes it at the moment, apart from any attempt.
@@ -76,6 +78,8 @@ pub struct Present {
 pub enum NoCell {
     /// Nothing can be made here at the moment, whatever the job: it goes back to the queue.
     Unavailable(String),
+    /// This one cannot be made at the moment, and others can: it goes back to the queue after a while, and nothing else waits.
+    Later(String),
     /// It cannot be made for this job: the attempt ends with this cause.
     Failed(Cause),
 }

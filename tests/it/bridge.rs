@@ -155,7 +155,10 @@ async fn networks_of_a_dead_agent_are_taken_over_or_removed() {
     docker(&host, &["network", "create", "--label", "jobcell.owner=00000000", "others-net"]);
     up.revive().await;
     ready(&up).await;
-    assert_eq!(cause(&up.ended(&lost).await), "cell_lost");
+    let lost = up.ended(&lost).await;
+    assert_eq!(cause(&lost), "cell_lost");
+    // Its network is no cell.
+    assert_eq!(lost["ending"]["cause"]["reason"], "it was gone when the agent came back");
     until("what is wanted alone", || async { (networks(&host).len() == 2).then_some(()) }).await;
     assert!(networks(&host).contains(&"others-net".to_owned()));
 
@@ -164,6 +167,49 @@ async fn networks_of_a_dead_agent_are_taken_over_or_removed() {
     assert_eq!((cause(&adopted), fact(&adopted, "host_reachable")), ("canceled", "assumed"));
     until("the stranger's alone", || async { (networks(&host) == ["others-net"]).then_some(()) }).await;
     docker(&host, &["network", "rm", "others-net"]);
+    up.stop().await;
+    assert_eq!(private.leftovers(), Vec::<String>::new());
+}
+
+/// An engine that has addresses for two networks: those that want a third wait for it, and nobody else does.
+#[tokio::test]
+async fn a_bridge_that_the_engine_has_no_addresses_for_is_waited_for_by_its_job_alone() {
+    let Some(private) = engine().and_then(|_| Private::prepare()) else { return };
+    private.start_with(&["--default-address-pool", "base=10.200.0.0/28,size=29"], None);
+    let host = private.host();
+    let up = up_by(&host, OPEN, "agent: {slots: 4, cpu: 4, memory: 4GiB}\n").await;
+    let (first, second) = (up.submit(&on_a_bridge(UNTIL_STOPPED)).await, up.submit(&on_a_bridge(UNTIL_STOPPED)).await);
+    for job in [&first, &second] {
+        up.phase(job, "running").await;
+    }
+    let once =
+        |script: &str| json!({"preset": "bash", "network": "bridge", "script": script, "retry": {"infrastructure": 0}});
+    let third = up.submit(&once("echo x")).await;
+    let given_back = async || {
+        let job = up.get(&format!("/v1/jobs/{}", id(&third))).await;
+        let events = job["history"].as_array().cloned().unwrap_or_default();
+        events.iter().any(|event| event["reason"] == "no_cell_yet").then_some(())
+    };
+    until("that it was given back", given_back).await;
+    // The host is well, and runs what needs no network.
+    assert_eq!(cause(&up.bash("true").await), "exit_code");
+    assert_eq!(up.plain("/readyz").await.map(|(status, _)| status), Some(200));
+    assert_eq!(networks(&host).len(), 2);
+
+    // A network that somebody put a container of theirs on stays as long as that does; its removal is tried again.
+    let label = format!("label=jobcell.job={}", id(&first));
+    let held = docker(&host, &["network", "ls", "--filter", &label, "--format", "{{.Name}}"]).trim().to_owned();
+    docker(&host, &["run", "--detach", "--network", &held, "--name", "guest", "jobcell/bash:1", "sleep", "600"]);
+    cancel(&up, &first).await;
+    until("its cell's end", || async { (up.containers().len() == 1).then_some(()) }).await;
+    until("a removal that fails", || async { up.log().contains("still cannot be removed").then_some(()) }).await;
+    assert!(networks(&host).contains(&held));
+    docker(&host, &["rm", "--force", "guest"]);
+    let third = up.ended(&third).await;
+    assert_eq!(cause(&third), "exit_code", "{third}\n{}", up.log());
+    assert!(!networks(&host).contains(&held));
+    cancel(&up, &second).await;
+    no_networks(&host).await;
     up.stop().await;
     assert_eq!(private.leftovers(), Vec::<String>::new());
 }

@@ -82,6 +82,13 @@ impl EngineError {
         self.status() == Some(404)
     }
 
+    /// True when every address pool that the engine may take networks from is in use. It has no code for it.
+    pub(super) fn is_out_of_networks(&self) -> bool {
+        let said = self.short();
+        let words = ["non-overlapping IPv4 address pool", "predefined address pools have been fully subnetted"];
+        self.is_refusal() && words.iter().any(|words| said.contains(words))
+    }
+
     /// True when the engine's message has `text`.
     pub(super) fn says(&self, text: &str) -> bool {
         self.short().contains(text)

@@ -225,7 +225,8 @@ impl Inner {
         let left = shims::left(&self.engine, &self.owner).await.map_err(|error| error.short())?;
         let named = left.into_iter().map(|shim| (shim.to_string(), shim));
         let named: HashMap<String, shims::Shim> = named.collect();
-        let present = |name: &String| Present { name: name.clone(), attempt: None, running: false, busy: false };
+        let present =
+            |name: &String| Present { name: name.clone(), attempt: None, cell: false, running: false, busy: false };
         let present = named.keys().map(present).collect();
         *self.shims.lock().unwrap_or_else(PoisonError::into_inner) = named;
         Ok(present)
@@ -273,6 +274,12 @@ impl Inner {
         if !error.is_refusal() {
             self.removals.unsure(name.to_owned());
         }
+        if error.is_out_of_networks() {
+            return Err(NoCell::Later(format!(
+                "the engine has no address pool left for its network: {}",
+                error.short()
+            )));
+        }
         Err(failed("create network", &order.image, &error))
     }
 
@@ -298,7 +305,7 @@ impl Inner {
         let left = listed.into_iter().filter(|(name, _)| !has_cell(name));
         let present = |(name, labels): (String, HashMap<String, String>)| {
             let busy = self.removals.has(&name);
-            Present { attempt: sweep::attempt(&labels), name, running: false, busy }
+            Present { attempt: sweep::attempt(&labels), name, cell: false, running: false, busy }
         };
         Ok(left.map(present).collect())
     }

@@ -20,7 +20,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// What a container with our label is.
 pub(super) fn present(found: Listed, busy: bool) -> Present {
-    Present { attempt: attempt(&found.labels), name: found.name, running: found.running, busy }
+    Present { attempt: attempt(&found.labels), name: found.name, cell: true, running: found.running, busy }
 }
 
 /// Whose cell a container is; `None` for what was made beside cells.

@@ -56,6 +56,8 @@ pub(crate) struct World {
     pub(crate) started: BTreeMap<String, u32>,
     /// No cell can be made, and why.
     pub(crate) unavailable: Option<String>,
+    /// No cell of the image `crowded` can be made, and every other can.
+    pub(crate) crowded: bool,
     /// Whoever runs the cells does not answer at all.
     pub(crate) away: bool,
     /// Nothing is made before.
@@ -178,6 +180,9 @@ impl Executor for Scripted {
         if let Some(reason) = self.probe().await.err() {
             return Err(NoCell::Unavailable(reason));
         }
+        if order.image == "crowded" && self.world().crowded {
+            return Err(NoCell::Later("no network is free".to_owned()));
+        }
         if order.image == "missing" {
             let reason = "no such image".to_owned();
             return Err(NoCell::Failed(Cause::ImageMissing { image: order.image.clone(), reason }));
@@ -208,6 +213,7 @@ impl Executor for Scripted {
         let present = |(name, running): (&String, &bool)| Present {
             name: name.clone(),
             attempt: name.parse().ok(),
+            cell: true,
             running: *running,
             busy: world.removing.contains(name),
         };
