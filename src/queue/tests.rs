@@ -414,3 +414,16 @@ async fn one_claim_decides_about_a_bounded_number_of_shapes() {
         assert_eq!(found.claims.iter().map(|claim| claim.attempt.job).collect::<Vec<_>>(), ids);
     }
 }
+
+#[tokio::test]
+async fn both_stores_say_which_keys_are_taken() {
+    async fn taken(store: &impl Store) -> HashSet<String> {
+        for (ms, key) in [(1, Some("a")), (2, Some("b")), (3, None)] {
+            store.submit(new(ms, 0, key), 10).await.expect("submits");
+        }
+        store.taken_keys(["b", "c", "a", ""].map(str::to_owned).to_vec()).await.expect("answers")
+    }
+    let (_dir, durable) = sqlite();
+    let wanted: HashSet<String> = ["a", "b"].map(str::to_owned).into();
+    assert_eq!((taken(&durable).await, taken(&MemoryStore::new()).await), (wanted.clone(), wanted));
+}
