@@ -12,7 +12,7 @@ mod tries;
 mod world;
 
 use run::{Outcome, run};
-use scenario::Scenario;
+use scenario::{Fault, Scenario};
 
 /// Real time that one run may take; it is milliseconds.
 const LONGEST: std::time::Duration = std::time::Duration::from_secs(30);
@@ -122,6 +122,32 @@ fn whatever_happens_every_job_ends_once_and_truly() {
         }
     }
     assert!(failed.is_empty(), "{} seeds fail:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// A backend that is away for a day: what ended meanwhile is told, with its output, within a minute of its return.
+#[test]
+fn what_ended_while_the_backend_was_away_for_a_day_is_told_within_a_minute_of_its_return() {
+    const DAY: u64 = 24 * 3600 * 1000;
+    let (away, minute) = (2_000, 60_000);
+    for seed in 0..8 {
+        let mut scenario = Scenario::of(seed);
+        scenario.faults = vec![Fault::BackendRestart { at: away, down: DAY }];
+        scenario.lease_ms = 300_000;
+        scenario.agents.truncate(1);
+        scenario.agents[0].slots = u32::try_from(scenario.jobs.len()).expect("a few");
+        for (number, job) in scenario.jobs.iter_mut().enumerate() {
+            // All are there before it goes, and have ended long before anybody would give them up.
+            (job.at, job.lost_after_ms, job.retry, job.timeout_ms) = (number as u64, None, None, 3_600_000);
+        }
+        let outcome = run(&scenario, true);
+        assert!(outcome.violations.is_empty(), "{}", story(&scenario, &outcome));
+        let time =
+            |line: &String| line.trim_start().split(' ').next().and_then(|at| at.parse::<u64>().ok()).expect("a time");
+        let told: Vec<u64> = outcome.trace.iter().filter(|line| line.contains(" Reported ")).map(time).collect();
+        let late: Vec<&u64> = told.iter().filter(|at| **at >= away).collect();
+        assert!(late.iter().all(|at| **at >= away + DAY && **at <= away + DAY + minute), "seed {seed}: {told:?}");
+        assert!(told.len() >= scenario.jobs.len(), "seed {seed}: {told:?}");
+    }
 }
 
 #[test]

@@ -198,7 +198,7 @@ impl<'a> Stage<'a> {
             let look = if idle_since.is_some() { 10 * LOOK } else { LOOK };
             let next = next.unwrap_or(self.now() + look);
             let longest: Duration = self.scenario.jobs.iter().map(|job| longest(job, self.scenario.max_attempts)).sum();
-            if Instant::now() > self.calm + PATIENCE + longest {
+            if self.healed && Instant::now() > self.calm + PATIENCE + longest {
                 self.give_up().await;
                 break;
             }
