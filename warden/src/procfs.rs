@@ -95,7 +95,7 @@ pub(crate) fn namespace(link: &str) -> Option<String> {
 
 /// What the calls of a job reach: `gvisor` is a kernel of its own in a process of the host, `linux` the host's. From /proc/version.
 pub(crate) fn kernel_kind(version: &str) -> &'static str {
-    // Of releases before 2025 the whole line never changed; later ones have the name in it.
+    // The line of the release that was run (2022), and a name that one with another line would have to have. Others are held to Linux.
     let gvisor = version.contains("gvisor") || version.contains("#1 SMP Sun Jan 10 15:06:54 PST 2016");
     if gvisor { "gvisor" } else { "linux" }
 }
