@@ -23,11 +23,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Everything that the policy says of a job from `backend`. Errors: a preset that is not there.
-    pub fn judge<'a>(&self, backend: &str, spec: &'a JobSpec) -> Result<Judgement<'a>, Cause> {
+    /// Everything that the policy says of a job from `backend`, submitted there with the key of this name. Errors: a preset that is not there.
+    pub fn judge<'a>(&self, backend: &str, submitter: Option<&str>, spec: &'a JobSpec) -> Result<Judgement<'a>, Cause> {
         let (image, _) = resolve(spec, &self.presets)?;
         let facts = Facts {
             backend,
+            submitter,
             image: &image,
             oci_runtime: &self.oci_runtime,
             uids: self.uids,
@@ -38,8 +39,13 @@ impl Gate {
     }
 
     /// The job with the limits that it is given. Errors: the cause to refuse it with.
-    pub fn admit<'a>(&self, backend: &str, spec: &'a JobSpec) -> Result<Cow<'a, JobSpec>, Cause> {
-        let judged = self.judge(backend, spec)?;
+    pub fn admit<'a>(
+        &self,
+        backend: &str,
+        submitter: Option<&str>,
+        spec: &'a JobSpec,
+    ) -> Result<Cow<'a, JobSpec>, Cause> {
+        let judged = self.judge(backend, submitter, spec)?;
         let refusals = judged.refusals();
         judged.given.ok_or(Cause::PolicyRefused { rule: judged.rule, refusals })
     }

@@ -432,7 +432,7 @@ impl<E: Executor> Table<E> {
     fn start_waiting(&mut self) {
         while let Some(first) = self.waiting.front() {
             let backend = self.agent.backends[first.backend].name();
-            let admitted = self.agent.settings.gate.admit(backend, &first.claim.spec);
+            let admitted = self.agent.settings.gate.admit(backend, first.claim.submitter.as_deref(), &first.claim.spec);
             let (asked, given) = match admitted {
                 Err(cause) => (Err(cause), None),
                 Ok(given) => {

@@ -108,7 +108,7 @@ impl Stage {
 
     async fn submit_with(&self, document: Value) -> JobId {
         let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
-        match self.backend.submit(spec).await.expect("submits") {
+        match self.backend.submit(spec, None).await.expect("submits") {
             Submitted::Created(job) => job.id,
             other => panic!("{other:?}"),
         }

@@ -165,26 +165,27 @@ impl Embedded {
 
     // ---- for users ----
 
-    /// Takes a job in. Goes on to its end when the caller is dropped (a client that hangs up): a job that was taken in
+    /// Takes a job in, with the name of the key that it came with. Goes on to its end when the caller is dropped (a client that hangs up): a job that was taken in
     /// without a word to the agent would wait for the next one.
-    pub async fn submit(self: &Arc<Self>, spec: JobSpec) -> Result<Submitted, StoreError> {
-        self.take_in(spec, None, UnixMillis::now()).await
+    pub async fn submit(self: &Arc<Self>, spec: JobSpec, submitter: Option<String>) -> Result<Submitted, StoreError> {
+        self.take_in(spec, None, submitter, UnixMillis::now()).await
     }
 
-    /// Takes in a job that does another one again.
-    pub async fn retry(self: &Arc<Self>, job: Job) -> Result<Submitted, StoreError> {
-        self.take_in(job.spec.without_idempotency_key(), Some(job.id), UnixMillis::now()).await
+    /// Takes in a job that does another one again, for whoever asks for that.
+    pub async fn retry(self: &Arc<Self>, job: Job, submitter: Option<String>) -> Result<Submitted, StoreError> {
+        self.take_in(job.spec.without_idempotency_key(), Some(job.id), submitter, UnixMillis::now()).await
     }
 
     pub(super) async fn take_in(
         self: &Arc<Self>,
         spec: JobSpec,
         retry_of: Option<JobId>,
+        submitter: Option<String>,
         at: UnixMillis,
     ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
-            let job = NewJob { id: JobId::new(at), spec, at, retry_of };
+            let job = NewJob { id: JobId::new(at), spec, at, retry_of, submitter };
             let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
             if let Submitted::Created(job) = &submitted {
                 backend.waiting.wake_for(&job.spec);
@@ -195,11 +196,16 @@ impl Embedded {
     }
 
     /// Takes many jobs in, in one transaction; with `partial`, those that can be.
-    pub async fn submit_all(self: &Arc<Self>, specs: Vec<JobSpec>, partial: bool) -> Result<Batch, StoreError> {
+    pub async fn submit_all(
+        self: &Arc<Self>,
+        specs: Vec<JobSpec>,
+        submitter: Option<String>,
+        partial: bool,
+    ) -> Result<Batch, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit_all", async move {
             let at = UnixMillis::now();
-            let new = |spec| NewJob { id: JobId::new(at), spec, at, retry_of: None };
+            let new = |spec| NewJob { id: JobId::new(at), spec, at, retry_of: None, submitter: submitter.clone() };
             let jobs = specs.into_iter().map(new).collect();
             let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await?;
             backend.waiting.wake_all();

@@ -64,6 +64,7 @@ impl Backend for Local {
                 attempt: claim.attempt,
                 token: claim.token,
                 spec: claim.spec,
+                submitter: claim.submitter,
                 since,
             };
             Ok(claims.into_iter().map(grant).collect())

@@ -72,6 +72,8 @@ pub struct Grant {
     pub token: LeaseToken,
     /// What to run.
     pub spec: JobSpec,
+    /// Whose key it was submitted with, as the backend knows them by name.
+    pub submitter: Option<String>,
     /// The lease began at this moment or later: when it was first asked for, where nobody knows better.
     pub since: tokio::time::Instant,
 }

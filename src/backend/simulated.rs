@@ -55,6 +55,7 @@ impl Simulated {
                 attempt: AttemptId::new(row.id, row.attempt),
                 token,
                 spec: row.spec.clone(),
+                submitter: None,
                 since: tokio::time::Instant::now(),
             }
         };

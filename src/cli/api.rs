@@ -7,7 +7,7 @@ use crate::backend::Embedded;
 use crate::config::Config;
 use crate::job::SpecRules;
 use crate::queue::{AnyStore, SqliteStore};
-use crate::server::{AgentDrains, AgentKeys, ApiKey, ServerSettings, router, serve};
+use crate::server::{AgentDrains, AgentKeys, ServerSettings, UserKeys, router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use std::sync::Arc;
@@ -57,8 +57,9 @@ impl Api {
             gate,
         };
         let stop = CancellationToken::new();
-        let (key_hash, of_agents) = (ApiKey::of(&key), (agent_keys, agent_drains));
-        let app = router(Arc::clone(&backend), health, metrics, key_hash, of_agents, settings, stop.clone());
+        let keys = UserKeys::open(home.path("keys.json"), &key).map_err(|error| unavailable(&error))?;
+        let of_agents = (agent_keys, agent_drains);
+        let app = router(Arc::clone(&backend), health, metrics, keys, of_agents, settings, stop.clone());
         let grace = config.server.shutdown_grace.as_duration();
         let server = spawn("api", serve(listener, app, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));

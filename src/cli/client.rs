@@ -195,6 +195,27 @@ impl Client {
         self.answer(self.request(Method::DELETE, &format!("/v1/agents/{}", escaped(name)))).await.map(drop)
     }
 
+    /// The keys, without their secrets.
+    pub(super) async fn keys(&self) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, "/v1/keys")).await
+    }
+
+    /// Makes a key.
+    pub(super) async fn add_key(&self, key: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, "/v1/keys").json(key)).await
+    }
+
+    /// Gives a key another secret.
+    pub(super) async fn rotate_key(&self, name: &str, overlap: Option<&str>) -> Result<Value, Failure> {
+        let body = overlap.map_or_else(|| serde_json::json!({}), |overlap| serde_json::json!({ "overlap": overlap }));
+        self.json(self.request(Method::POST, &format!("/v1/keys/{}/rotate", escaped(name))).json(&body)).await
+    }
+
+    /// Takes a key away.
+    pub(super) async fn remove_key(&self, name: &str) -> Result<(), Failure> {
+        self.answer(self.request(Method::DELETE, &format!("/v1/keys/{}", escaped(name)))).await.map(drop)
+    }
+
     /// Has no more jobs handed to an agent.
     pub(super) async fn drain(&self, name: &str, why: &Value) -> Result<Value, Failure> {
         self.json(self.request(Method::POST, &format!("/v1/agents/{}/drain", escaped(name))).json(why)).await

@@ -10,7 +10,7 @@ use crate::journal::MemoryJournal;
 use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::agent::Announcement;
 use crate::queue::{AnyStore, SqliteStore, Submitted};
-use crate::server::{AgentDrains, AgentKeys, ApiKey, ServerSettings, router, serve};
+use crate::server::{AgentDrains, AgentKeys, ServerSettings, UserKeys, router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use serde_json::json;
@@ -55,8 +55,9 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
         gate: None,
     };
     let (health, metrics) = (Health::new(&[]), Arc::new(Metrics::new()));
-    let key = ApiKey::of("admin");
-    let app = router(Arc::clone(&backend), health, metrics, key, (agent_keys, agent_drains), settings, stop.clone());
+    let of_people = UserKeys::open(dir.path().join("keys.json"), "admin").expect("opens");
+    let app =
+        router(Arc::clone(&backend), health, metrics, of_people, (agent_keys, agent_drains), settings, stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("has one"));
     spawn("api", serve(listener, app, stop.clone(), Duration::from_secs(1)));
@@ -130,7 +131,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
 impl Server {
     async fn submit(&self, command: &[&str]) -> JobId {
         let spec = JobSpec::check(&json!({"image": "x", "command": command}), &SpecRules::default()).expect("valid");
-        match self.backend.submit(spec).await.expect("submits") {
+        match self.backend.submit(spec, None).await.expect("submits") {
             Submitted::Created(job) => job.id,
             other => panic!("{other:?}"),
         }
@@ -149,6 +150,26 @@ impl Server {
         let found: Vec<u8> = found.iter().flat_map(|frame| frame.bytes.to_vec()).collect();
         assert!(found == (1..=frames).flat_map(line).collect::<Vec<u8>>(), "{id}: another log");
     }
+}
+
+#[tokio::test]
+async fn an_agent_elsewhere_hears_whose_job_it_is() {
+    let server = server(&["one"]).await;
+    let spec = JobSpec::check(&json!({"image": "x", "command": ["x"]}), &SpecRules::default()).expect("valid");
+    server.backend.submit(spec, Some("ops".into())).await.expect("submits");
+    let (name, key) = server.keys[0].clone();
+    let logs = LogStore::open(&server.dir.path().join("spool"), 1 << 20).expect("opens");
+    let rate = NonZeroU32::new(1000).expect("not zero");
+    let http = HttpSettings { name, url: server.url.clone(), key, rate, spool_max: SPOOL_MAX };
+    let stop = CancellationToken::new();
+    let backend = Http::new(http, logs, stop.clone()).expect("is made");
+    let free =
+        Capacity { slots: 1, cpu: Cpus::from_milli(9_000), memory: ByteSize::from_mib(9_000), ..Capacity::default() };
+    let ask = Ask { free, max: 1, wait: Duration::ZERO, load: crate::protocol::agent::Load::default() };
+    backend.announce(&Announcement { capacity: free, ..Announcement::default() });
+    let granted = backend.claim(ask, &stop).await.expect("claims");
+    let whose: Vec<Option<&str>> = granted.iter().map(|grant| grant.submitter.as_deref()).collect();
+    assert_eq!(whose, [Some("ops")]);
 }
 
 async fn close(agents: Vec<Running>) -> usize {

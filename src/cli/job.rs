@@ -220,7 +220,7 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
     let agent = spawn("agent", agent.run(drain.clone(), force.clone()));
 
     // Here nobody waits for another try.
-    let submitted = backend.submit(spec.once()).await.map_err(|error| Failure::new(error.to_string()))?;
+    let submitted = backend.submit(spec.once(), None).await.map_err(|error| Failure::new(error.to_string()))?;
     let Submitted::Created(job) = submitted else { return Err(Failure::new("the job was not taken in")) };
     let interrupted = spawn("interrupts", {
         let (backend, force) = (Arc::clone(&backend), force.clone());

@@ -15,6 +15,7 @@ mod exit;
 mod follow;
 mod home;
 mod job;
+mod keys;
 mod man;
 mod node;
 mod paint;
@@ -151,6 +152,9 @@ enum Command {
     /// Look at agents, give and take away their keys
     #[command(subcommand)]
     Agents(agents::AgentsCommand),
+    /// Who may submit and look after jobs at this server
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
     /// Hand no more jobs to an agent; those that it has go on
     Drain(drain::DrainArgs),
     /// Hand jobs to a drained agent again
@@ -248,6 +252,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             agent::agent(settings(&global, &flags, long_running)?, global.quiet).await
         }
         Command::Agents(command) => agents::run(command, &global).await,
+        Command::Keys(command) => keys::run(command, &global).await,
         Command::Drain(args) => drain::drain(args, &global).await,
         Command::Resume { agent } => drain::resume(agent, &global).await,
         Command::Conformance { url, patience } => {

@@ -19,6 +19,9 @@ pub(super) enum PolicyCommand {
         /// As if it came from this backend of the settings [default: the only one]
         #[arg(long, value_name = "NAME")]
         backend: Option<String>,
+        /// As if it was submitted with the key of this name
+        #[arg(long, value_name = "NAME")]
+        key: Option<String>,
         /// By this policy, in place of the settings' policy.file
         #[arg(long, value_name = "FILE")]
         policy: Option<PathBuf>,
@@ -51,7 +54,7 @@ pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure
             })?;
             Ok(0)
         }
-        PolicyCommand::Explain { file, backend, policy } => {
+        PolicyCommand::Explain { file, backend, key, policy } => {
             let names: Vec<&str> = config.backends.keys().map(String::as_str).collect();
             // A policy that is given may be another host's, with other backends.
             let backend = backend_of(backend.as_deref(), &names, policy.is_some()).map_err(Failure::usage)?;
@@ -63,7 +66,8 @@ pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure
                 Failure::usage(show::printable(&text).replace("\\n", "\n"))
             })?;
             let gate = node::gate(&config, policy);
-            let judged = gate.judge(backend, &spec).map_err(|cause: Cause| Failure::new(cause.to_string()))?;
+            let judged =
+                gate.judge(backend, key.as_deref(), &spec).map_err(|cause: Cause| Failure::new(cause.to_string()))?;
             let allowed = judged.given.is_some();
             let document = json!({"allowed": allowed, "policy": shown, "rule": judged.rule, "checks": judged.checks});
             global.output.print(&document, || {

@@ -110,6 +110,17 @@ pub(super) fn explanation(told: &Value) -> String {
     out
 }
 
+/// Keys with what they may do.
+pub(super) fn keys(list: &Value) -> String {
+    let when = |value: &Value, none: &str| if value.is_null() { none.to_owned() } else { time(value) };
+    let row = |key: &Value| {
+        let old = when(&key["old_until"], "-");
+        vec![text(&key["name"]), text(&key["role"]), when(&key["made_at"], "-"), when(&key["expires_at"], "never"), old]
+    };
+    let rows = list["keys"].as_array().into_iter().flatten().map(row).collect();
+    table(&["NAME", "ROLE", "MADE", "EXPIRES", "OLD SECRET UNTIL"], rows)
+}
+
 /// Agents with state, load and last contact.
 pub(super) fn agents(list: &Value) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();

@@ -115,6 +115,8 @@ pub struct Job {
     pub revision: u64,
     /// The job that this one does again.
     pub retry_of: Option<JobId>,
+    /// The key that it was submitted with, by name; absent for jobs of before there were named keys.
+    pub submitter: Option<String>,
     /// Where it stands.
     pub phase: Phase,
     /// How it ended.

@@ -150,6 +150,9 @@ pub struct Claimed {
     pub token: LeaseToken,
     /// The job's spec. Read apart from the rest, so that one spec that is not understood costs one job.
     pub spec: Value,
+    /// The key that the job was submitted with, by name; absent when there is none, and from servers of before there were any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub submitter: Option<String>,
     /// Until when the attempt is the agent's, by the backend's clock.
     pub lease_until: UnixMillis,
 }

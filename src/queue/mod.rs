@@ -67,6 +67,8 @@ pub struct NewJob {
     pub at: UnixMillis,
     /// The job that this one does again.
     pub retry_of: Option<JobId>,
+    /// The key that it was submitted with, by name.
+    pub submitter: Option<String>,
 }
 
 /// What a submit came to.
@@ -150,6 +152,8 @@ pub struct Claim {
     pub token: LeaseToken,
     /// What to run.
     pub spec: JobSpec,
+    /// The key that it was submitted with, by name.
+    pub submitter: Option<String>,
     /// Until when, unless renewed.
     pub lease_until: UnixMillis,
 }

@@ -17,7 +17,10 @@ fn both() -> (tempfile::TempDir, [AnyStore; 2]) {
 async fn held(store: &AnyStore, retry: &Value) -> Claim {
     let document = json!({"image": "x", "command": ["x"], "retry": retry});
     let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
-    store.submit(NewJob { id: JobId::new(at(0)), spec, at: at(0), retry_of: None }, 10).await.expect("submits");
+    store
+        .submit(NewJob { id: JobId::new(at(0)), spec, at: at(0), retry_of: None, submitter: None }, 10)
+        .await
+        .expect("submits");
     claim(store, 0).await.expect("there is one")
 }
 

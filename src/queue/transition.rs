@@ -64,6 +64,7 @@ impl Row {
             id: new.id,
             revision: 1,
             retry_of: new.retry_of,
+            submitter: new.submitter,
             phase: Phase::Queued,
             ending: None,
             attempt: 0,
@@ -214,7 +215,8 @@ impl Row {
         let until = now.plus(self.term(lease));
         self.lease = Some(Lease { token, until });
         let attempt = AttemptId::new(self.job.id, self.job.attempt);
-        Claim { attempt, token, spec: self.job.spec.clone(), lease_until: until }
+        let (spec, submitter) = (self.job.spec.clone(), self.job.submitter.clone());
+        Claim { attempt, token, spec, submitter, lease_until: until }
     }
 
     /// Renews a lease, to a later end and never to an earlier one. One that ran out but was not handed out again yet still
@@ -331,6 +333,8 @@ impl Row {
             spec: self.job.spec.clone().without_idempotency_key(),
             at: now,
             retry_of: Some(self.job.id),
+            // What may be done is decided for who asked for the work, not for who has it done again.
+            submitter: self.job.submitter.clone(),
         })
     }
 

@@ -1,42 +1,65 @@
-//! The one key that opens `/v1`. Kept as a hash; what is compared are hashes, so timing tells nothing about the key.
+//! Who may do what: a request's key is looked up, and its role compared with what the route needs.
 
+use super::keys::{Caller, Closed, Role};
 use super::problem::ProblemDocument;
 use super::{App, bearer};
-use axum::extract::{Request, State};
+use crate::job::{Job, UnixMillis};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::Method;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use sha2::{Digest, Sha256};
 
-/// A key's hash.
-#[derive(Clone)]
-pub struct ApiKey([u8; 32]);
-
-impl ApiKey {
-    /// The hash of `key`.
-    pub fn of(key: &str) -> Self {
-        Self(Sha256::digest(key.as_bytes()).into())
-    }
-
-    fn opens(&self, key: &str) -> bool {
-        let given: [u8; 32] = Sha256::digest(key.as_bytes()).into();
-        given.iter().zip(self.0).fold(0, |difference, (one, other)| difference | (one ^ other)) == 0
+/// What a route needs. What is not named here changes the installation, or jobs of others, and needs the most.
+pub(super) fn needed(method: &Method, route: &str) -> Role {
+    let looks = matches!(*method, Method::GET | Method::HEAD);
+    match route {
+        _ if route.starts_with("/v1/keys") => Role::Admin,
+        _ if looks => Role::Read,
+        "/v1/jobs" | "/v1/jobs/bulk" | "/v1/jobs/{id}/cancel" | "/v1/jobs/{id}/retry" => Role::Submit,
+        _ => Role::Admin,
     }
 }
 
-impl std::fmt::Debug for ApiKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("ApiKey(…)")
+/// Refuses what a caller may not do with somebody else's job.
+pub(super) fn own(caller: &Caller, job: &Job) -> Result<(), ProblemDocument> {
+    if caller.role == Role::Admin || job.submitter.as_deref() == Some(&caller.name) {
+        return Ok(());
     }
+    let detail = format!(
+        "job {} was not submitted with the key `{}`, whose role `{}` is for its own jobs; use that key, or one with the role `admin`",
+        job.id,
+        caller.name,
+        caller.role.name()
+    );
+    Err(ProblemDocument::new("forbidden", detail))
 }
 
-pub(super) async fn require_key(State(app): State<App>, request: Request, next: Next) -> Response {
-    match bearer(request.headers()) {
-        Some(key) if app.key.opens(key) => next.run(request).await,
-        Some(_) => ProblemDocument::new("unauthorized", "the key is not this installation's").into_response(),
-        None => ProblemDocument::new(
-            "unauthorized",
-            "send `Authorization: Bearer <key>`; the key is in <data_dir>/admin.key",
-        )
-        .into_response(),
+/// Lets in who has a key with the role that the route needs.
+pub(super) async fn require_key(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let Some(key) = bearer(request.headers()) else {
+        let detail = "send `Authorization: Bearer <key>`; the first key is in <data_dir>/admin.key";
+        return ProblemDocument::new("unauthorized", detail).into_response();
+    };
+    let caller = match app.keys.caller(key, UnixMillis::now()) {
+        Ok(caller) => caller,
+        Err(Closed::Unknown) => {
+            return ProblemDocument::new("unauthorized", "the key is not this installation's").into_response();
+        }
+        Err(Closed::Expired { name, since }) => {
+            let detail = format!("the key `{name}` is over since {since}; ask for another one");
+            return ProblemDocument::new("unauthorized", detail).into_response();
+        }
+    };
+    let needed = needed(request.method(), request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str));
+    if caller.role < needed {
+        let detail = format!(
+            "the key `{}` has the role `{}`, and this needs `{}`",
+            caller.name,
+            caller.role.name(),
+            needed.name()
+        );
+        return ProblemDocument::new("forbidden", detail).into_response();
     }
+    request.extensions_mut().insert(caller);
+    next.run(request).await
 }

@@ -5,6 +5,7 @@
 
 use super::App;
 use super::jobs::{self, Answer, CancelQuery, Dedupe};
+use super::keys::Caller;
 use super::list;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
@@ -14,7 +15,7 @@ use crate::queue::{Batch, CancelMark, ListFilter, Submitted};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -75,6 +76,7 @@ struct BulkAnswer {
     extensions(("x-problems" = json!(["bad_query", "bad_spec", "policy_refused", "key_conflict", "queue_full", "unavailable"]))))]
 pub(super) async fn submit(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     asked: Result<Query<BulkQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
@@ -91,13 +93,14 @@ pub(super) async fn submit(
     // Only new ones are judged.
     let there = jobs::is_there(&app, specs.iter().flatten()).await?;
     let is_there = |spec: &JobSpec| spec.idempotency_key().is_some_and(|key| there.contains(key));
-    let judged = |spec: JobSpec| if is_there(&spec) { Ok(spec) } else { jobs::allowed(&app, &spec).map(|()| spec) };
+    let judged =
+        |spec: JobSpec| if is_there(&spec) { Ok(spec) } else { jobs::allowed(&app, &caller, &spec).map(|()| spec) };
     let checked: Vec<Answer<JobSpec>> = specs.into_iter().map(|spec| spec.and_then(judged)).collect();
     if !partial && checked.iter().any(Result::is_err) {
         return Err(all_problems(&checked));
     }
     let good = checked.iter().filter_map(|spec| spec.as_ref().ok()).cloned().collect();
-    let mut answers = match app.backend.submit_all(good, partial).await? {
+    let mut answers = match app.backend.submit_all(good, Some(caller.name), partial).await? {
         Batch::TakenIn(answers) => answers.into_iter(),
         Batch::Refused(refused) => return Err(refusal(&refused)),
     };

@@ -1,8 +1,10 @@
 //! Submit, get, cancel, retry.
 
 use super::App;
+use super::auth;
 use super::etag;
 use super::extract::Path;
+use super::keys::Caller;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::backend::{Explanation, Local, Waited};
@@ -11,7 +13,7 @@ use crate::queue::{Canceled, Submitted};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{Query, State};
+use axum::extract::{Extension, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -117,6 +119,7 @@ pub(super) fn body(app: &App, body: Result<Bytes, BytesRejection>) -> Answer<Byt
     extensions(("x-problems" = json!(["bad_query", "bad_spec", "policy_refused", "key_conflict", "queue_full", "unavailable", "job_not_found"]))))]
 pub(super) async fn submit(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     asked: Result<Query<SubmitQuery>, QueryRejection>,
     headers: HeaderMap,
     received: Result<Bytes, BytesRejection>,
@@ -126,12 +129,12 @@ pub(super) async fn submit(
     let dedupe = Dedupe::read(dedupe.as_deref(), &headers)?;
     let spec = read_spec(&app, &headers, &body(&app, received)?)?;
     let spec = dedupe.apply(spec).map_err(|problems| ProblemDocument::spec(&problems))?;
-    if let Err(problem) = allowed(&app, &spec)
+    if let Err(problem) = allowed(&app, &caller, &spec)
         && !is_there(&app, [&spec]).await?.contains(spec.idempotency_key().unwrap_or_default())
     {
         return Err(problem);
     }
-    let (created, job) = taken_in(app.backend.submit(spec).await?)?;
+    let (created, job) = taken_in(app.backend.submit(spec, Some(caller.name)).await?)?;
     if created {
         app.metrics.jobs_submitted_total.inc();
     }
@@ -178,9 +181,9 @@ fn read_spec(app: &App, headers: &HeaderMap, body: &Bytes) -> Answer<JobSpec> {
 }
 
 /// Whether the agent in this process would let it in at the moment; when it runs, the agent decides. Errors: what the policy says.
-pub(super) fn allowed(app: &App, spec: &JobSpec) -> Answer<()> {
+pub(super) fn allowed(app: &App, caller: &Caller, spec: &JobSpec) -> Answer<()> {
     let Some(gate) = &app.settings.gate else { return Ok(()) };
-    match gate.admit(Local::NAME, spec) {
+    match gate.admit(Local::NAME, Some(&caller.name), spec) {
         Err(cause @ Cause::PolicyRefused { .. }) => Err(ProblemDocument::policy(&cause)),
         Ok(_) | Err(_) => Ok(()),
     }
@@ -237,12 +240,15 @@ pub(super) async fn get(
     extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "precondition_failed", "unavailable"]))))]
 pub(super) async fn cancel(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     asked: Result<Query<CancelQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Answer<Response> {
     let id = job_id(&id)?;
     let CancelQuery { force } = query(asked)?;
+    // Whose a job is never changes.
+    auth::own(&caller, &app.backend.get(id).await?.ok_or_else(|| not_found(id))?)?;
     match app.backend.cancel_if(id, etag::wanted_revisions(&headers), force).await? {
         Canceled::Ended(job) | Canceled::AlreadyEnded(job) => Ok(etag::answer(StatusCode::OK, *job)),
         // Its agent is told; the end comes with the agent's report.
@@ -262,14 +268,19 @@ pub(super) async fn cancel(
     responses((status = 201, description = "The new job", body = schema::Job,
         headers(("Location" = String, description = "Path of the job"), ("ETag" = String)))),
     extensions(("x-problems" = json!(["bad_id", "job_not_found", "not_ended", "key_conflict", "queue_full", "unavailable"]))))]
-pub(super) async fn retry(State(app): State<App>, Path(id): Path<String>) -> Answer<Response> {
+pub(super) async fn retry(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    Path(id): Path<String>,
+) -> Answer<Response> {
     let id = job_id(&id)?;
     let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
+    auth::own(&caller, &job)?;
     if job.ending.is_none() {
         let detail = format!("job {id} is {}; cancel it or wait for its end, and then retry it", job.phase);
         return Err(ProblemDocument::new("not_ended", detail));
     }
-    let (_, job) = taken_in(app.backend.retry(job).await?)?;
+    let (_, job) = taken_in(app.backend.retry(job, Some(caller.name)).await?)?;
     app.metrics.jobs_submitted_total.inc();
     Ok(located(StatusCode::CREATED, job))
 }

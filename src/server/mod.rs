@@ -14,6 +14,8 @@ mod extract;
 mod frames;
 mod health;
 mod jobs;
+mod kept;
+mod keys;
 mod list;
 mod live;
 mod logs;
@@ -25,7 +27,7 @@ mod tail;
 mod unread;
 
 pub use agents::{AgentDrains, AgentKeys, KeyError};
-pub use auth::ApiKey;
+pub use keys::{Role, UserKeyError, UserKeys};
 pub use openapi::openapi_json;
 pub use problem::{ERROR_CODES, ProblemDocument};
 
@@ -69,7 +71,7 @@ pub(crate) struct Shared {
     backend: Arc<Embedded>,
     health: Health,
     metrics: Arc<Metrics>,
-    key: ApiKey,
+    keys: UserKeys,
     agent_keys: AgentKeys,
     agent_drains: AgentDrains,
     sessions: agents::Sessions,
@@ -89,7 +91,7 @@ impl std::ops::Deref for App {
 /// Second names of paths.
 const ALIASES: [(&str, &str); 3] = [("/live", "/livez"), ("/ready", "/readyz"), ("/health", "/healthz")];
 
-/// Routes that the admin key opens. Each handler says of itself what it takes and answers, and nothing is served that does
+/// Routes that a person's key opens, each with the role that `auth` says. Each handler says of itself what it takes and answers, and nothing is served that does
 /// not: a new route is a line here and an annotation there.
 fn for_users() -> OpenApiRouter<App> {
     OpenApiRouter::new()
@@ -107,6 +109,7 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(live::follow))
         .routes(routes!(events::follow))
         .merge(agents::for_people())
+        .merge(keys::for_people())
 }
 
 /// Routes that need no key.
@@ -129,7 +132,7 @@ pub fn router(
     backend: Arc<Embedded>,
     health: Health,
     metrics: Arc<Metrics>,
-    key: ApiKey,
+    keys: UserKeys,
     (agent_keys, agent_drains): (AgentKeys, AgentDrains),
     settings: ServerSettings,
     stop: CancellationToken,
@@ -141,7 +144,7 @@ pub fn router(
         backend,
         health,
         metrics,
-        key,
+        keys,
         agent_keys,
         agent_drains,
         sessions,

@@ -69,6 +69,8 @@ struct Report {
     name: Option<String>,
     #[schema(value_type = Option<schema::JobId>, required)]
     retry_of: Option<JobId>,
+    #[schema(required)]
+    submitter: Option<String>,
     what: String,
     limits: String,
     labels: BTreeMap<String, String>,
@@ -149,6 +151,7 @@ impl Report {
             id: job.id,
             name: job.spec.name().map(str::to_owned),
             retry_of: job.retry_of,
+            submitter: job.submitter.clone(),
             what: what(&job),
             limits: format!(
                 "cpu {}, memory {}, pids {}, timeout {}",
@@ -182,6 +185,7 @@ impl Report {
         line("job", self.id.to_string());
         self.name.iter().for_each(|name| line("name", name.clone()));
         self.retry_of.iter().for_each(|old| line("retry of", old.to_string()));
+        self.submitter.iter().for_each(|name| line("submitter", name.clone()));
         line("what", self.what.clone());
         line("limits", self.limits.clone());
         if !self.labels.is_empty() {

@@ -18,6 +18,7 @@ mod events;
 mod fleet;
 mod gvisor;
 mod hostile;
+mod keys;
 mod listing;
 mod old_warden;
 mod openapi;

@@ -232,7 +232,7 @@ async fn every_operation_is_served_and_needs_the_key_that_it_names() {
         let (right, wrong) = (up.key.as_str(), agent["key"].as_str().expect("a key"));
         let key = match said["security"][0].as_object().and_then(|one| one.keys().next()).map(String::as_str) {
             None => None,
-            Some("admin_key") => Some((right, wrong)),
+            Some("key") => Some((right, wrong)),
             Some(_) => Some((wrong, right)),
         };
         if let Some((_, wrong)) = key {

@@ -304,7 +304,11 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
 
     let submit = async |command: &str| {
         let document = json!({"image": "jobcell/bash:1", "command": ["bash", "-c", command]});
-        match backend.submit(JobSpec::check(&document, &SpecRules::default()).expect("valid")).await.expect("submits") {
+        match backend
+            .submit(JobSpec::check(&document, &SpecRules::default()).expect("valid"), None)
+            .await
+            .expect("submits")
+        {
             Submitted::Created(job) => job.id,
             other => panic!("{other:?}"),
         }

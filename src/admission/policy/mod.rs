@@ -46,6 +46,8 @@ struct When {
     labels: BTreeMap<String, Vec<Glob>>,
     /// It comes from one of these backends; from any when there are none.
     backends: Vec<Glob>,
+    /// It was submitted with a key of one of these names; with any, or with none that has a name, when there are none.
+    keys: Vec<Glob>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,6 +112,8 @@ enum Over {
 pub struct Facts<'a> {
     /// Which backend it comes from.
     pub backend: &'a str,
+    /// The name of the key that it was submitted with there; the backend's word.
+    pub submitter: Option<&'a str>,
     /// The image that it would run in: its own, or its preset's.
     pub image: &'a str,
     /// The OCI runtime of cells here; empty for the engine's own.
@@ -231,7 +235,9 @@ impl When {
         let any = |globs: &[Glob], text: &str| globs.iter().any(|glob| glob.matches(text));
         let label =
             |(name, globs): (&String, &Vec<Glob>)| spec.labels().get(name).is_some_and(|value| any(globs, value));
-        self.labels.iter().all(label) && (self.backends.is_empty() || any(&self.backends, facts.backend))
+        self.labels.iter().all(label)
+            && (self.backends.is_empty() || any(&self.backends, facts.backend))
+            && (self.keys.is_empty() || facts.submitter.is_some_and(|name| any(&self.keys, name)))
     }
 }
 

@@ -121,7 +121,7 @@ fn rule(path: &str, value: &Value, base: &Allowances, p: &mut Problems) -> Optio
     let known = p.iter().count();
     let when = fields.map("when", p).map(|map| when(&when_path, map, p)).unwrap_or_default();
     if when == When::default() && p.iter().count() == known {
-        let fix = "name `labels` or `backends`; what is for every job belongs to `allow` at the top";
+        let fix = "name `labels`, `backends` or `keys`; what is for every job belongs to `allow` at the top";
         p.add(when_path, "is missing or empty", fix);
     }
     let allow_path = fields.path("allow");
@@ -176,6 +176,7 @@ fn when(path: &str, map: &Map<String, Value>, p: &mut Problems) -> When {
         when.labels.insert(name.clone(), globs);
     }
     when.backends = listed(&mut fields, "backends", p, glob).unwrap_or_default();
+    when.keys = listed(&mut fields, "keys", p, glob).unwrap_or_default();
     fields.finish(p);
     when
 }

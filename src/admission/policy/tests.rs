@@ -21,12 +21,28 @@ const DEFAULTS: Defaults =
 fn facts<'a>() -> Facts<'a> {
     Facts {
         backend: "main",
+        submitter: None,
         image: "jobcell/bash:1",
         oci_runtime: "",
         uids: (200_000, 209_999),
         defaults: DEFAULTS,
         filter: Filter::default(),
     }
+}
+
+#[test]
+fn a_rule_for_a_key_is_for_jobs_that_were_submitted_with_it_only() {
+    let policy = read(
+        "version: 1\nallow: {limits: {timeout: 1h}}\nrules:\n\
+         - {name: ours, when: {keys: [ops, 'ci-*']}, allow: {limits: {timeout: 9h}}}\n",
+    );
+    let mut job = job();
+    job["timeout"] = json!("5h");
+    let job = spec(&job);
+    let rule = |submitter| policy.judge(&job, &Facts { submitter, ..facts() }).rule;
+    assert_eq!([Some("ops"), Some("ci-7")].map(rule), ["ours", "ours"]);
+    // A job of before keys had names, or of a server that does not say, is nobody's.
+    assert_eq!([Some("ops2"), Some("ci"), Some(""), None].map(rule), ["default"; 4]);
 }
 
 fn codes(policy: &str, job: &Value) -> Vec<String> {

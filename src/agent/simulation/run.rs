@@ -264,7 +264,7 @@ impl<'a> Stage<'a> {
         let Some(embedded) = self.server.embedded() else {
             return self.at(self.now() + 101, Event::Submit(number));
         };
-        match embedded.submit(self.scenario.jobs[number].spec()).await {
+        match embedded.submit(self.scenario.jobs[number].spec(), None).await {
             Ok(Submitted::Created(job)) => {
                 self.ledger.named(job.id);
                 // The number in the trace is the place in the plan.

@@ -16,7 +16,7 @@ impl Desk for EmbeddedDesk {
     fn submit(&self, spec: Value) -> BoxFuture<'_, Result<JobId, String>> {
         Box::pin(async move {
             let spec = JobSpec::check(&spec, &SpecRules::default()).map_err(|problems| problems.to_string())?;
-            match self.0.submit(spec).await {
+            match self.0.submit(spec, None).await {
                 Ok(Submitted::Created(job)) => Ok(job.id),
                 other => Err(format!("{other:?}")),
             }

@@ -229,7 +229,13 @@ impl Http {
         let mut grants = Vec::with_capacity(claims.len());
         for claim in claims {
             match JobSpec::check(&claim.spec, &SpecRules::default()) {
-                Ok(spec) => grants.push(Grant { attempt: claim.attempt, token: claim.token, spec, since }),
+                Ok(spec) => grants.push(Grant {
+                    attempt: claim.attempt,
+                    token: claim.token,
+                    spec,
+                    submitter: claim.submitter,
+                    since,
+                }),
                 Err(problems) => {
                     // A spec that a newer server accepts and this agent does not understand.
                     tracing::error!(attempt = %claim.attempt, %problems, "a claimed job's spec is not understood; it goes back");

@@ -36,6 +36,8 @@ struct State {
     /// Absent in rows that were written before there were retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     retry_of: Option<JobId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    submitter: Option<String>,
     history: Vec<PhaseEvent>,
     usage: Option<Usage>,
     receipt: Vec<(String, String)>,
@@ -60,6 +62,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         told: row.told,
         cancel_requested: job.cancel_requested,
         retry_of: job.retry_of,
+        submitter: job.submitter.clone(),
         history: job.history.clone(),
         usage: job.usage.clone(),
         receipt: job.receipt.clone(),
@@ -103,6 +106,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         id: text(0)?.parse().map_err(|error: crate::job::BadId| bad(0, error.to_string()))?,
         revision: row.get(13)?,
         retry_of: state.retry_of,
+        submitter: state.submitter,
         phase,
         ending: cause.map(|cause| Ending::of(cause, state.usage.as_ref())),
         attempt: row.get(7)?,

@@ -34,7 +34,7 @@ const MOST_TEXT: usize = 255;
 const MOST_NAMES: usize = 256;
 
 /// Reads a body. Errors name what is wrong and where.
-pub(super) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ProblemDocument> {
+pub(in crate::server) fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, ProblemDocument> {
     serde_json::from_slice(body).map_err(|error| ProblemDocument::new("bad_body", error.to_string()))
 }
 
@@ -133,7 +133,13 @@ fn bounded(who: &Announcement) -> Result<(), ProblemDocument> {
 fn claimed(claim: &Claim) -> Result<Claimed, ProblemDocument> {
     let spec =
         serde_json::to_value(&claim.spec).map_err(|error| ProblemDocument::new("unavailable", error.to_string()))?;
-    Ok(Claimed { attempt: claim.attempt, token: claim.token, spec, lease_until: claim.lease_until })
+    Ok(Claimed {
+        attempt: claim.attempt,
+        token: claim.token,
+        spec,
+        submitter: claim.submitter.clone(),
+        lease_until: claim.lease_until,
+    })
 }
 
 /// Ask for work

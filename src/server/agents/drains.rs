@@ -1,12 +1,12 @@
 //! Operators drain agents and let them go on. What they said is kept in a file beside that of the keys, so that it outlives the server;
 //! the backend is told after it is written.
 
-use super::{KeyError, kept};
+use super::KeyError;
 use crate::backend::{Drain, Embedded};
 use crate::job::UnixMillis;
-use crate::server::App;
 use crate::server::extract::{Path, Received};
 use crate::server::problem::ProblemDocument;
+use crate::server::{App, kept};
 use crate::supervise::spawn;
 use axum::Json;
 use axum::extract::State;

@@ -1,8 +1,7 @@
 //! The agents' keys: one each, shown once, kept as a hash in one small file.
 
-use super::kept;
 use crate::server::problem::ProblemDocument;
-use crate::server::{App, bearer};
+use crate::server::{App, bearer, kept};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};

@@ -2,7 +2,6 @@
 
 mod calls;
 mod drains;
-mod kept;
 mod keys;
 mod roster;
 mod stream;
@@ -10,7 +9,7 @@ mod stream;
 pub use drains::AgentDrains;
 pub use keys::{AgentKeys, KeyError};
 
-pub(super) use calls::Sessions;
+pub(super) use calls::{Sessions, read};
 pub(super) use keys::require_agent_key;
 
 use super::App;

@@ -178,6 +178,9 @@ pub(crate) struct Claimed {
     attempt: AttemptId,
     token: u64,
     spec: super::jobs::NewJob,
+    /// The key that the job was submitted with, by name.
+    #[schema(nullable = false)]
+    submitter: Option<String>,
     lease_until: Moment,
 }
 

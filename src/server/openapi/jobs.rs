@@ -495,6 +495,9 @@ pub(crate) struct Job {
     /// The job that this one does again.
     #[schema(required)]
     retry_of: Option<JobId>,
+    /// The key that it was submitted with, by name.
+    #[schema(required)]
+    submitter: Option<String>,
     phase: Phase,
     #[schema(required)]
     ending: Option<Ending>,

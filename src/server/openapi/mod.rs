@@ -9,7 +9,7 @@ pub(super) mod jobs;
 mod page;
 
 use super::problem::{ERROR_CODES, ProblemDocument};
-use super::{ALIASES, App};
+use super::{ALIASES, App, auth};
 use axum::http::HeaderValue;
 use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::response::IntoResponse;
@@ -87,13 +87,14 @@ fn document() -> Value {
         "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
     });
     document["components"]["securitySchemes"] = json!({
-        "admin_key": {"type": "http", "scheme": "bearer", "description": "The key in <data_dir>/admin.key."},
+        "key": {"type": "http", "scheme": "bearer", "description": "A key with a role: the one in <data_dir>/admin.key, or one from POST /v1/keys."},
         "agent_key": {"type": "http", "scheme": "bearer", "description": "An agent's own key, from POST /v1/agents."},
     });
     document["tags"] = json!([
         {"name": "jobs", "description": "Submit, find, watch, cancel, run again"},
         {"name": "output", "description": "What jobs write"},
         {"name": "statistics", "description": "What happened"},
+        {"name": "keys", "description": "Who may do what"},
         {"name": "agents", "description": "Agents and their keys, for people"},
         {"name": "agent protocol", "description": "For agents; see docs/agent-protocol.md"},
         {"name": "health", "description": "Whether it works; open to whoever reaches the port"},
@@ -121,7 +122,7 @@ fn document() -> Value {
 fn security(path: &str) -> Option<&'static str> {
     match path {
         _ if path.starts_with("/v1/agent/") => Some("agent_key"),
-        _ if path.starts_with("/v1/") => Some("admin_key"),
+        _ if path.starts_with("/v1/") => Some("key"),
         _ => None,
     }
 }
@@ -135,6 +136,12 @@ fn finish(path: &str, method: &str, operation: &mut Map<String, Value>) {
     if let Some(scheme) = security(path) {
         operation.insert("security".to_owned(), json!([{scheme: []}]));
         codes.push("unauthorized".to_owned());
+        if scheme == "key" {
+            codes.push("forbidden".to_owned());
+            // Upper case, as requests have it.
+            let method = method.to_ascii_uppercase().parse().expect("a method");
+            operation.insert("x-role".to_owned(), json!(auth::needed(&method, path).name()));
+        }
     }
     if operation.contains_key("requestBody") {
         codes.extend(["bad_body", "body_too_large"].map(str::to_owned));

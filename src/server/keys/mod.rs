@@ -1,0 +1,331 @@
+//! The keys of those who submit and look after jobs: each has a name and a role, is shown once, and is kept as a hash in one small
+//! file. The key in `admin.key` is one of them too, called `admin`; it is made by whoever starts the server.
+//!
+//! Owns that file. Decides nothing about jobs; what a role may do is said in [`super::auth`].
+
+mod routes;
+
+pub(super) use routes::for_people;
+
+use super::kept;
+use crate::job::{Millis, UnixMillis};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use utoipa::ToSchema;
+
+/// The name of the key in `admin.key`.
+pub const ADMIN: &str = "admin";
+/// Keys that there can be. A file of so many is still a small one.
+const MOST: usize = 10_000;
+/// How long an old key can be good beside the new one: long enough for a change that waits for the next release.
+const LONGEST_OVERLAP: Millis = Millis::from_secs(30 * 24 * 3600);
+
+/// What a key may do; each may do what those before it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Look at everything but keys.
+    Read,
+    /// Submit jobs; cancel, and run again, those of its own.
+    Submit,
+    /// Everything.
+    Admin,
+}
+
+impl Role {
+    /// The name in requests and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Submit => "submit",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Who sent a request; put there by the middleware.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The key's name.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// Why a key opens nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// There is no such key.
+    Unknown,
+    /// Its time is over, since then.
+    Expired { name: String, since: UnixMillis },
+}
+
+/// Why a key was not made, found or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum UserKeyError {
+    /// The name cannot be one.
+    #[error("`{0}` is not a key's name: use 1 to 63 letters, digits and - _ .")]
+    BadName(String),
+    /// There is one of that name.
+    #[error("there is a key `{0}` already; give it another secret with `jobcell keys rotate {0}`, or remove it first")]
+    Exists(String),
+    /// It is the one in `admin.key`.
+    #[error(
+        "the key `{ADMIN}` is the one in the data directory's admin.key; to change it, remove that file and start the server again"
+    )]
+    Fixed,
+    /// There is none of that name.
+    #[error("no key is called `{0}`")]
+    Unknown(String),
+    /// There are too many.
+    #[error("there are {MOST} keys; remove some first")]
+    Full,
+    /// The old key would stay for too long.
+    #[error("an old key is good for 30 days at most beside the new one")]
+    TooLong,
+    /// The file.
+    #[error("{path}: {reason}")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Kept {
+    role: Role,
+    sha256: String,
+    made_at: UnixMillis,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<UnixMillis>,
+    /// The one before it, while both are good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    old: Option<Old>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Old {
+    sha256: String,
+    until: UnixMillis,
+}
+
+/// A key as it is listed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Entry {
+    name: String,
+    role: Role,
+    made_at: Option<UnixMillis>,
+    expires_at: Option<UnixMillis>,
+    old_until: Option<UnixMillis>,
+}
+
+/// All keys.
+#[derive(Debug)]
+pub struct UserKeys {
+    path: PathBuf,
+    admin: String,
+    kept: Mutex<BTreeMap<String, Kept>>,
+}
+
+fn hash(key: &str) -> String {
+    Sha256::digest(key.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn fresh() -> String {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
+    format!("jck_{}", bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+impl UserKeys {
+    /// Reads the file; one that is not there has no keys. `admin` is the key of that name. Errors: it cannot be read.
+    pub fn open(path: PathBuf, admin: &str) -> Result<Self, UserKeyError> {
+        let kept = kept::read(&path).map_err(|reason| UserKeyError::File { path: path.clone(), reason })?;
+        Ok(Self { path, admin: hash(admin), kept: Mutex::new(kept) })
+    }
+
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes a key. It is not kept: only its hash is.
+    pub(super) fn add(
+        &self,
+        name: &str,
+        role: Role,
+        expires_in: Option<Millis>,
+        now: UnixMillis,
+    ) -> Result<String, UserKeyError> {
+        let grammar = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if name.is_empty() || name.len() > 63 || !name.bytes().all(grammar) {
+            return Err(UserKeyError::BadName(name.chars().take(64).flat_map(char::escape_debug).collect()));
+        }
+        self.change(name, |keys| {
+            if keys.contains_key(name) {
+                return Err(UserKeyError::Exists(name.to_owned()));
+            }
+            if keys.len() >= MOST {
+                return Err(UserKeyError::Full);
+            }
+            let key = fresh();
+            let expires_at = expires_in.map(|term| now.plus(term));
+            keys.insert(name.to_owned(), Kept { role, sha256: hash(&key), made_at: now, expires_at, old: None });
+            Ok(key)
+        })
+    }
+
+    /// Gives a key another secret; the old one stays good for `overlap`. What it may do and until when stays as it is.
+    pub(super) fn rotate(&self, name: &str, overlap: Millis, now: UnixMillis) -> Result<String, UserKeyError> {
+        if overlap > LONGEST_OVERLAP {
+            return Err(UserKeyError::TooLong);
+        }
+        self.change(name, |keys| {
+            let kept = keys.get_mut(name).ok_or_else(|| UserKeyError::Unknown(name.to_owned()))?;
+            let key = fresh();
+            let old = std::mem::replace(&mut kept.sha256, hash(&key));
+            // Of more than two, the oldest ends here.
+            kept.old = (overlap > Millis::from_secs(0)).then(|| Old { sha256: old, until: now.plus(overlap) });
+            kept.made_at = now;
+            Ok(key)
+        })
+    }
+
+    /// Takes a key away: it opens nothing from now on.
+    pub(super) fn remove(&self, name: &str) -> Result<(), UserKeyError> {
+        self.change(name, |keys| keys.remove(name).map(drop).ok_or_else(|| UserKeyError::Unknown(name.to_owned())))
+    }
+
+    /// Whose key this is. What is compared are hashes, so timing tells nothing about the key.
+    pub(super) fn caller(&self, key: &str, now: UnixMillis) -> Result<Caller, Closed> {
+        let given = hash(key);
+        if given == self.admin {
+            return Ok(Caller { name: ADMIN.to_owned(), role: Role::Admin });
+        }
+        let kept = self.kept();
+        let mut expired = Closed::Unknown;
+        for (name, one) in kept.iter() {
+            let until = match &one.old {
+                _ if one.sha256 == given => one.expires_at,
+                Some(old) if old.sha256 == given => Some(one.expires_at.map_or(old.until, |end| end.min(old.until))),
+                _ => continue,
+            };
+            match until.filter(|until| *until <= now) {
+                None => return Ok(Caller { name: name.clone(), role: one.role }),
+                Some(since) => expired = Closed::Expired { name: name.clone(), since },
+            }
+        }
+        Err(expired)
+    }
+
+    /// All of them, by name.
+    pub(super) fn list(&self, now: UnixMillis) -> Vec<Entry> {
+        let admin =
+            Entry { name: ADMIN.to_owned(), role: Role::Admin, made_at: None, expires_at: None, old_until: None };
+        let entry = |(name, kept): (&String, &Kept)| Entry {
+            name: name.clone(),
+            role: kept.role,
+            made_at: Some(kept.made_at),
+            expires_at: kept.expires_at,
+            old_until: kept.old.as_ref().map(|old| old.until).filter(|until| *until > now),
+        };
+        let mut all: Vec<Entry> = self.kept().iter().map(entry).chain([admin]).collect();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
+    /// Changes the file, and what is known of it only when that worked.
+    fn change<T>(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut BTreeMap<String, Kept>) -> Result<T, UserKeyError>,
+    ) -> Result<T, UserKeyError> {
+        if name == ADMIN {
+            return Err(UserKeyError::Fixed);
+        }
+        let mut kept = self.kept();
+        let mut with = kept.clone();
+        let changed = change(&mut with)?;
+        kept::write(&self.path, &with).map_err(|reason| UserKeyError::File { path: self.path.clone(), reason })?;
+        *kept = with;
+        Ok(changed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn at(seconds: u64) -> UnixMillis {
+        UnixMillis::new(seconds * 1000)
+    }
+
+    fn caller(name: &str, role: Role) -> Result<Caller, Closed> {
+        Ok(Caller { name: name.to_owned(), role })
+    }
+
+    #[test]
+    fn a_key_opens_until_it_is_removed_or_over_and_its_file_is_private() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys.json");
+        let keys = UserKeys::open(path.clone(), "the admin's").expect("opens");
+        let ci = keys.add("ci", Role::Submit, Some(Millis::from_secs(60)), at(0)).expect("is new");
+        let web = keys.add("web", Role::Read, None, at(0)).expect("is new");
+        assert!(matches!(keys.add("ci", Role::Read, None, at(0)), Err(UserKeyError::Exists(_))));
+        for bad in ["", "a/b", "a b", "ключ", &"x".repeat(64)] {
+            assert!(matches!(keys.add(bad, Role::Read, None, at(0)), Err(UserKeyError::BadName(_))), "{bad:?}");
+        }
+        let text = std::fs::read_to_string(&path).expect("is there");
+        assert!(!text.contains(&ci[4..]) && !text.contains("the admin's"), "no key itself is anywhere");
+        assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
+        let again = UserKeys::open(path, "the admin's").expect("opens again");
+        assert_eq!(again.caller(&ci, at(59)), caller("ci", Role::Submit));
+        assert_eq!(again.caller(&ci, at(60)), Err(Closed::Expired { name: "ci".into(), since: at(60) }));
+        assert_eq!(again.caller("the admin's", at(60)), caller(ADMIN, Role::Admin));
+        assert_eq!(
+            (again.caller("", at(0)), again.caller("jck_00", at(0))),
+            (Err(Closed::Unknown), Err(Closed::Unknown))
+        );
+        again.remove("web").expect("is there");
+        assert_eq!(again.caller(&web, at(1)), Err(Closed::Unknown));
+        assert!(matches!(again.remove("web"), Err(UserKeyError::Unknown(_))));
+        let names: Vec<String> = again.list(at(0)).into_iter().map(|entry| entry.name).collect();
+        assert_eq!(names, [ADMIN, "ci"]);
+    }
+
+    #[test]
+    fn the_admins_key_is_not_changed_here() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let keys = UserKeys::open(dir.path().join("keys.json"), "x").expect("opens");
+        assert!(matches!(keys.add(ADMIN, Role::Read, None, at(0)), Err(UserKeyError::Fixed)));
+        assert!(matches!(keys.rotate(ADMIN, Millis::from_secs(0), at(0)), Err(UserKeyError::Fixed)));
+        assert!(matches!(keys.remove(ADMIN), Err(UserKeyError::Fixed)));
+    }
+
+    #[test]
+    fn after_a_rotation_the_old_one_is_good_for_a_while_and_never_longer_than_the_key() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let keys = UserKeys::open(dir.path().join("keys.json"), "x").expect("opens");
+        let first = keys.add("ci", Role::Submit, Some(Millis::from_secs(100)), at(0)).expect("is new");
+        let second = keys.rotate("ci", Millis::from_secs(10), at(5)).expect("is there");
+        assert_eq!(keys.caller(&first, at(14)), caller("ci", Role::Submit));
+        assert_eq!(keys.caller(&first, at(15)), Err(Closed::Expired { name: "ci".into(), since: at(15) }));
+        assert_eq!(keys.caller(&second, at(15)), caller("ci", Role::Submit));
+        let third = keys.rotate("ci", Millis::from_secs(1000), at(20)).expect("is there");
+        assert_eq!(keys.caller(&first, at(20)), Err(Closed::Unknown));
+        assert_eq!(keys.caller(&second, at(99)), caller("ci", Role::Submit));
+        assert_eq!(keys.caller(&second, at(100)), Err(Closed::Expired { name: "ci".into(), since: at(100) }));
+        let last = keys.rotate("ci", Millis::from_secs(0), at(30)).expect("is there");
+        assert_eq!(
+            (keys.caller(&third, at(30)), keys.caller(&last, at(30))),
+            (Err(Closed::Unknown), caller("ci", Role::Submit))
+        );
+        assert!(matches!(keys.rotate("ci", Millis::from_secs(40 * 24 * 3600), at(30)), Err(UserKeyError::TooLong)));
+    }
+}
