@@ -153,6 +153,14 @@ impl Member {
         wait_for("the cells' end", gone).await
     }
 
+    /// A line of the process's status, in bytes.
+    pub fn memory(&self, line: &str) -> Outcome<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let found = status.lines().find(|text| text.starts_with(line)).ok_or("no such line")?;
+        let kib: f64 = found.split_whitespace().nth(1).ok_or("no number")?.parse()?;
+        Ok(kib * 1024.0)
+    }
+
     /// Asks it to end, and waits for that.
     pub async fn stop(mut self) -> Outcome<()> {
         let mut pid = self.child.id().to_string();

@@ -493,6 +493,7 @@ impl<E: Executor> Table<E> {
             metrics: Arc::clone(&self.agent.metrics),
             entry,
             reconnect: settings.reconnect,
+            keep: settings.keep.clone(),
             ends: self.ends.0.clone(),
         };
         let task = self.runners.spawn(supervise::of_this_process(runner.run(attempt, orders)));

@@ -88,6 +88,7 @@ mod tests {
             receipt: vec![],
             given: BTreeMap::new(),
             log: LogTotals::default(),
+            results: crate::job::Results::default(),
         };
         let stage = match stage {
             0 => Stage::Intent,

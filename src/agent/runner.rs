@@ -6,9 +6,9 @@
 use super::delivery::{Delivery, forget};
 use crate::admission::Permit;
 use crate::backend::Backend;
-use crate::executor::warden::{Conversation, Finished, Orders, Progress, Stop, StopReason, converse};
+use crate::executor::warden::{Conversation, Finished, Keep, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Present};
-use crate::job::{Cause, Ending, LogTotals, Phase, Report, UnixMillis};
+use crate::job::{Cause, Ending, LogTotals, Phase, Report, Results, UnixMillis};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
@@ -45,6 +45,7 @@ pub(super) struct Runner<E: Executor> {
     pub(super) metrics: Arc<Metrics>,
     pub(super) entry: Entry,
     pub(super) reconnect: Duration,
+    pub(super) keep: Option<Keep>,
     /// Takes the end, for its delivery. Full: the runner waits with its cell, and nothing else does.
     pub(super) ends: mpsc::Sender<End>,
 }
@@ -233,12 +234,15 @@ impl<E: Executor> Runner<E> {
         self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
-        let conversation = Conversation { order: &order, log, orders, reconnect, generation };
+        let keep = self.keep.as_ref();
+        let (backend, token) = (Arc::clone(&self.backend), self.entry.token);
+        let conversation = Conversation { order: &order, log, orders, reconnect, generation, keep };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {
                 let _ = notes.try_send(UnixMillis::now());
             }
+            Progress::Told(progress, steps) => backend.tell_progress(id, token, progress, steps),
         });
         let tell = async {
             let Some(at) = noted.recv().await else { return };
@@ -282,6 +286,7 @@ impl<E: Executor> Runner<E> {
             receipt: finished.receipt,
             given: self.entry.spec.limits(),
             log: finished.log,
+            results: finished.results,
         };
         self.end_with(report, Some((cell, None)), farewell.say()).await
     }
@@ -317,7 +322,8 @@ impl<E: Executor> Runner<E> {
         let (told, delivered) = oneshot::channel();
         // An adopted one may not have come to tell the backend of its output.
         let again = entry.generation > 0;
-        let delivery = Delivery { backend, journal, entry, report, again };
+        let store = self.keep.as_ref().map(|keep| keep.store.clone());
+        let delivery = Delivery { backend, journal, entry, report, store, again };
         // Closed: the agent goes without its table, as in a crash; the journal has the end.
         let _ = self.ends.send(End { delivery, told: Some(told) }).await;
         if let Some((cell, link)) = made {
@@ -389,6 +395,7 @@ fn never_ran(entry: &Entry, cause: Cause) -> Report {
         receipt: Vec::new(),
         given: BTreeMap::new(),
         log: LogTotals { complete: true, ..LogTotals::default() },
+        results: Results::default(),
     }
 }
 

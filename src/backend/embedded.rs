@@ -1,6 +1,7 @@
 //! The backend in the same process as its agent.
 
 use super::explain::{Explanation, explain};
+use super::results::ResultsRoom;
 use super::steady::SteadyClock;
 use super::waiting::Waiting;
 use super::{Ask, Drain, Intake, Roster};
@@ -86,7 +87,7 @@ pub enum Waited {
 /// The backend.
 #[derive(Debug)]
 pub struct Embedded {
-    store: AnyStore,
+    pub(super) store: AnyStore,
     logs: LogStore,
     settings: QueueSettings,
     intake: Arc<Intake>,
@@ -102,6 +103,7 @@ pub struct Embedded {
     departures: AtomicU64,
     /// A job waits for its next try, and that may be due before everything else.
     delayed: Notify,
+    pub(super) results: ResultsRoom,
     /// Jobs that did not get on, since somebody asked.
     stuck: AtomicU64,
     changes: broadcast::Sender<Change>,
@@ -127,6 +129,7 @@ impl Embedded {
             ends: AtomicU64::new(0),
             departures: AtomicU64::new(0),
             delayed: Notify::new(),
+            results: ResultsRoom::default(),
             stuck: AtomicU64::new(0),
             changes,
             orders,
@@ -229,6 +232,7 @@ impl Embedded {
         {
             job.log.frames = tail.borrow().last_seq;
         }
+        self.results.add_to(&mut job);
         Ok(Some(job))
     }
 
@@ -537,6 +541,7 @@ impl Embedded {
         let (now, max_attempts) = (UnixMillis::now(), self.settings.max_attempts);
         let completion = self.store.complete(agent, report, token, now, max_attempts).await?;
         if let Completion::Applied(job) = &completion {
+            self.report_taken(report).await;
             self.waiting.freed(agent, job.spec.resources());
             self.changed(job.id, job.phase == Phase::Ended);
             self.made_room();

@@ -1,7 +1,7 @@
 //! The agent's door to the backend in its own process. Agent and backend share the log store, so output needs no way.
 
 use super::{Announcement, Answer, Ask, Backend, BackendError, Embedded, Grant, Load, Order};
-use crate::job::{AttemptId, LeaseToken, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
 use crate::net::Retry;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::StoreError;
@@ -109,6 +109,10 @@ impl Backend for Local {
 
     fn flush_log(&self, _: AttemptId, _: u64) -> BoxFuture<'_, bool> {
         Box::pin(std::future::ready(true))
+    }
+
+    fn tell_progress(&self, attempt: AttemptId, _: LeaseToken, progress: Option<Progress>, steps: Vec<JobStep>) {
+        self.backend.progressed(attempt, progress, steps);
     }
 
     fn log_done(&self, _: AttemptId) {}

@@ -16,6 +16,7 @@ mod explain;
 mod http;
 mod intake;
 mod local;
+mod results;
 #[cfg(test)]
 mod retry_tests;
 mod roster;
@@ -32,7 +33,8 @@ pub use intake::{Intake, IntakeError};
 pub use local::Local;
 pub use roster::{AgentEntry, AgentState, Registration, Roster, SessionError};
 
-use crate::job::{AttemptId, JobSpec, LeaseToken, Phase, Report, UnixMillis};
+use crate::blobs::BlobStore;
+use crate::job::{Artifacts, AttemptId, JobSpec, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
 use crate::net::Retry;
 use crate::protocol::agent::{Announcement, AttemptStanding, Capabilities, Load, Renewed, Reported, Step};
 use futures_util::future::BoxFuture;
@@ -136,6 +138,22 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Waits until every frame up to `last` is durable at the backend, as long as it gets on; true when it is.
     fn flush_log(&self, attempt: AttemptId, last: u64) -> BoxFuture<'_, bool>;
+
+    /// Says how far a job says it is, with its steps so far. A newer word replaces an older one; one that does not arrive is lost, and the
+    /// report has the last one.
+    fn tell_progress(&self, _: AttemptId, _: LeaseToken, _: Option<Progress>, _: Vec<JobStep>) {}
+
+    /// Brings a job's files from the agent's store to the backend, as long as it gets on. Errors: why not all of them are there; none when
+    /// the store is the backend's own.
+    fn give_artifacts<'a>(
+        &'a self,
+        _: AttemptId,
+        _: LeaseToken,
+        _: &'a Artifacts,
+        _: &'a BlobStore,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// The attempt is over for this agent: its output is not passed on any more, and its local copy is not needed.
     fn log_done(&self, attempt: AttemptId);

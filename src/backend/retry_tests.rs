@@ -18,6 +18,7 @@ fn report(attempt: AttemptId, cause: Cause) -> Report {
         receipt: Vec::new(),
         given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
+        results: crate::job::Results::default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `jobcell job …`
 
+mod artifacts;
 mod cancel;
 pub(super) mod exec;
 mod list;
@@ -81,6 +82,9 @@ pub(super) enum JobCommand {
         #[arg(long, value_name = "SEQ", default_value_t = 1)]
         from: u64,
     },
+    /// The files that a job has left
+    #[command(subcommand)]
+    Artifacts(artifacts::ArtifactsCommand),
     /// Ask for the end of jobs
     Cancel(cancel::CancelArgs),
 }
@@ -120,6 +124,7 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
         }
         JobCommand::Retry { id, until } => submit::retry(&id, until, global).await,
         JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,
+        JobCommand::Artifacts(command) => artifacts::run(command, global).await,
         JobCommand::Cancel(args) => cancel::run(args, global).await,
     }
 }
@@ -200,6 +205,8 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
     })?;
     let folder = Folder::make()?;
     let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0)?;
+    let artifacts = node::artifacts(&config, &folder.0.join("artifacts")).await?;
+    backend.keep_artifacts(artifacts.clone(), config.artifacts.keep);
     let stop = CancellationToken::new();
     let owner = OwnerId::random();
     let executor = Arc::new(node::executor(&config, engine, seccomp, owner.clone(), stop.clone()));
@@ -214,6 +221,7 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
         Arc::new(MemoryJournal::default()),
         metrics,
         gate,
+        artifacts,
     );
     let mut status = agent.status();
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());

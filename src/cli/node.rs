@@ -5,17 +5,20 @@ use crate::admission::policy::{Defaults, Filter};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
+use crate::blobs::{BlobError, BlobSettings, BlobStore};
 use crate::config::Config;
 use crate::executor::Arriving;
 use crate::executor::docker::{
     DockerExecutor, DockerSettings, Engine, EngineError, Profiles, Shape, answers_calls_itself,
 };
-use crate::job::{Capacity, OwnerId, Seccomp, SpecRules};
+use crate::executor::warden::{CollectLimits, Keep};
+use crate::job::{Capacity, Millis, OwnerId, Seccomp, SpecRules, UnixMillis};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
 use crate::telemetry::Metrics;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +36,60 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
         stuck_after: config.queue.stuck_after,
     };
     Ok(Embedded::new(store, logs, settings))
+}
+
+/// Beside the time that fetching may take: a file that nobody refers to so long is one whose list was never written, or that was passed on.
+const ARTIFACT_GRACE: Millis = Millis::from_secs(3600);
+
+/// Where files of jobs are kept.
+pub(crate) async fn artifacts(config: &Config, at: &Path) -> Result<BlobStore, Failure> {
+    let quota = config.artifacts.quota;
+    // One content is a file, or the list of all of a job.
+    let max_blob = config.artifacts.max_size.max(crate::job::ByteSize::from_mib(64));
+    let grace = Millis::new(ARTIFACT_GRACE.as_u64() + config.artifacts.timeout.as_u64());
+    let settings = BlobSettings { max_bytes: quota, max_blob, grace };
+    let opened = BlobStore::open(at, settings).await;
+    opened.map_err(|error| Failure::unavailable(format!("{}: {error}", at.display())))
+}
+
+/// Between two looks at what of an agent's store nobody needs any more.
+const ARTIFACT_SWEEP: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Lets go of the files of attempts that nobody remembers: they will never be passed on.
+pub(crate) async fn release_artifacts(store: &BlobStore, held: &HashSet<String>) -> Result<(), BlobError> {
+    let mut after = String::new();
+    loop {
+        let holders = store.holders("artifacts:", &after, 500).await?;
+        let Some(last) = holders.last() else { return Ok(()) };
+        after.clone_from(last);
+        for holder in holders.iter().filter(|holder| !held.contains(*holder)) {
+            store.release(holder).await?;
+        }
+    }
+}
+
+/// Removes what an agent has passed on, until `stop`.
+pub(crate) async fn sweep_artifacts(store: BlobStore, stop: CancellationToken) {
+    loop {
+        if let Err(error) = store.sweep(UnixMillis::now()).await {
+            tracing::warn!(%error, "files that were passed on could not be removed yet");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ARTIFACT_SWEEP) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn keep(config: &Config, store: BlobStore) -> Keep {
+    let artifacts = &config.artifacts;
+    let limits = CollectLimits {
+        max_size: artifacts.max_size,
+        max_total: artifacts.max_total,
+        max_count: artifacts.max_count,
+        timeout: artifacts.timeout,
+    };
+    Keep { store, limits }
 }
 
 /// What checking a spec needs to know of these settings.
@@ -136,6 +193,7 @@ pub(crate) fn agent(
     journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
     gate: Gate,
+    artifacts: BlobStore,
 ) -> Agent<Arriving<DockerExecutor>> {
     let beside = shape(config, Profiles::built_in(config.docker.seccomp)).beside();
     let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory, beside };
@@ -156,6 +214,7 @@ pub(crate) fn agent(
         drain_timeout: config.agent.drain_timeout.as_duration(),
         reconnect: config.docker.reconnect_timeout.as_duration(),
         gate,
+        keep: Some(keep(config, artifacts)),
         disk: (config.data_dir.clone(), config.agent.disk_floor),
         sweep: SweepTimes::default(),
     };

@@ -31,12 +31,31 @@ pub struct Config {
     pub logs_sync_every: ByteSize,
     /// Most output of a job that does not say how much.
     pub logs_output: ByteSize,
+    /// Files that jobs leave to be kept.
+    pub artifacts: ArtifactsConfig,
     /// Language environments.
     pub presets: BTreeMap<String, PresetConfig>,
     /// Log lines.
     pub telemetry: TelemetryConfig,
     /// Checks of the host that are not to count, or that must be well.
     pub doctor: BTreeMap<String, CheckLevel>,
+}
+
+/// Files that jobs leave to be kept.
+#[derive(Debug, Clone)]
+pub struct ArtifactsConfig {
+    /// Most bytes of one.
+    pub max_size: ByteSize,
+    /// Most bytes of all of one job.
+    pub max_total: ByteSize,
+    /// Most of one job.
+    pub max_count: u64,
+    /// For fetching those of one job.
+    pub timeout: Millis,
+    /// Those of all jobs together.
+    pub quota: ByteSize,
+    /// How long they are kept.
+    pub keep: Millis,
 }
 
 /// The HTTP API.
@@ -190,6 +209,14 @@ pub(super) fn check(
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         logs_sync_every: r.size("logs.sync_every"),
         logs_output: r.size("logs.output_limit"),
+        artifacts: ArtifactsConfig {
+            max_size: r.size("artifacts.max_size"),
+            max_total: r.size("artifacts.max_total"),
+            max_count: r.number("artifacts.max_count"),
+            timeout: r.duration("artifacts.timeout"),
+            quota: r.size("artifacts.quota"),
+            keep: r.duration("artifacts.keep"),
+        },
         presets: r.presets(),
         telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
         doctor: r.checks("doctor.checks"),

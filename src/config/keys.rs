@@ -47,7 +47,7 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 9] = [
+pub(super) const SECTIONS: [(&str, &str); 10] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
@@ -55,6 +55,7 @@ pub(super) const SECTIONS: [(&str, &str); 9] = [
     ("docker.uid_range", "Each live cell has a user id of its own from this range."),
     ("policy", "What jobs may have on this host."),
     ("logs", "The output of jobs."),
+    ("artifacts", "The files that jobs leave to be kept."),
     ("telemetry", "Log lines of this process."),
     ("doctor", "What `jobcell doctor` checks."),
 ];
@@ -304,6 +305,42 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Size(ByteSize::new(1024), ByteSize::from_mib(1 << 30)),
         |_| json!("1GiB"),
         "Most output of a job that does not say how much (resources.output): one that writes more is ended, or what it writes beyond is dropped where it said so (output_excess).",
+    ),
+    key(
+        "artifacts.max_size",
+        Kind::Size(ByteSize::new(1), TIB),
+        |_| json!("1GiB"),
+        "Most bytes of one file; a job can ask for less. A larger one is not kept, and the job says so.",
+    ),
+    key(
+        "artifacts.max_total",
+        Kind::Size(ByteSize::new(1), TIB),
+        |_| json!("4GiB"),
+        "Most bytes of all files of one job.",
+    ),
+    key(
+        "artifacts.max_count",
+        Kind::Number(1, 100_000),
+        |_| json!(1000),
+        "Most files of one job; a job can ask for less.",
+    ),
+    key(
+        "artifacts.timeout",
+        Kind::Duration(SECOND, DAY),
+        |_| json!("10m"),
+        "How long fetching the files of a job that has ended may take. What is not there by then is not kept, and the job says so.",
+    ),
+    key(
+        "artifacts.quota",
+        Kind::Size(MIB, ByteSize::from_mib(1 << 30)),
+        |_| json!("50GiB"),
+        "Files of all jobs together. With it full, no more are kept until some are gone; jobs that require theirs end as artifacts_failed.",
+    ),
+    key(
+        "artifacts.keep",
+        Kind::Duration(SECOND, Millis::from_secs(10 * 365 * 24 * 3600)),
+        |_| json!("7d"),
+        "How long the files of a job are kept after its end.",
     ),
     key(
         "presets",

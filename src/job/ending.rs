@@ -127,6 +127,16 @@ pub enum Cause {
         /// The limit.
         limit: Millis,
     },
+    /// It went well, and files that its spec requires are not there, or could not be kept for what they are.
+    ArtifactsMissing {
+        /// The rules that were not kept to, and why; the first few.
+        missing: Vec<String>,
+    },
+    /// It went well, and files that its spec requires could not be fetched or stored.
+    ArtifactsFailed {
+        /// What failed.
+        reason: String,
+    },
     /// It wrote more than it may.
     OutputLimit {
         /// The limit.
@@ -234,6 +244,8 @@ impl Cause {
             Self::CellLost { .. } => "cell_lost",
             Self::WardenFault { .. } => "warden_fault",
             Self::LogStoreFailed { .. } => "log_store_failed",
+            Self::ArtifactsMissing { .. } => "artifacts_missing",
+            Self::ArtifactsFailed { .. } => "artifacts_failed",
             Self::LeaseExpired => "lease_expired",
             Self::AgentLost { .. } => "agent_lost",
             Self::Stuck { .. } => "stuck",
@@ -251,6 +263,7 @@ impl Cause {
             | Self::ProgramNotExecutable { .. }
             | Self::PolicyViolation { .. }
             | Self::WorkdirUnusable { .. }
+            | Self::ArtifactsMissing { .. }
             | Self::OutputLimit { .. } => Verdict::Failed,
             Self::Timeout { .. } | Self::Silence { .. } => Verdict::TimedOut,
             Self::Canceled => Verdict::Canceled,
@@ -264,6 +277,7 @@ impl Cause {
             | Self::CellLost { .. }
             | Self::WardenFault { .. }
             | Self::LogStoreFailed { .. }
+            | Self::ArtifactsFailed { .. }
             | Self::Stuck { .. } => Verdict::CellError,
             Self::LeaseExpired | Self::AgentLost { .. } => Verdict::Lost,
         }
@@ -281,12 +295,14 @@ impl Cause {
             | Self::WorkdirUnusable { .. }
             | Self::Timeout { .. }
             | Self::Silence { .. }
+            | Self::ArtifactsMissing { .. }
             | Self::OutputLimit { .. } => Class::Failure,
             Self::AgentStopped
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
             | Self::WardenFault { .. }
             | Self::LogStoreFailed { .. }
+            | Self::ArtifactsFailed { .. }
             | Self::LeaseExpired
             | Self::AgentLost { .. }
             | Self::Stuck { .. } => Class::Infrastructure,
@@ -310,6 +326,7 @@ impl Cause {
                 | Self::CellLost { .. }
                 | Self::WardenFault { .. }
                 | Self::LogStoreFailed { .. }
+                | Self::ArtifactsFailed { .. }
         )
     }
 
@@ -329,6 +346,8 @@ impl Cause {
             Self::Timeout { .. } | Self::Silence { .. } => 124,
             // As for a file that grew too large (SIGXFSZ).
             Self::OutputLimit { .. } => 153,
+            // As sysexits has it for a file that was to be made and was not.
+            Self::ArtifactsMissing { .. } => 73,
             Self::Canceled => 130,
             _ => 125,
         }
@@ -383,7 +402,12 @@ impl Cause {
             Self::Stuck { .. } => {
                 "look at the log of the agent that held it: it renewed the lease, and nothing more".into()
             }
-            Self::LogStoreFailed { .. } => "check free space and inodes of the data directory".into(),
+            Self::LogStoreFailed { .. } | Self::ArtifactsFailed { .. } => {
+                "check free space and inodes of the data directory, and artifacts.quota".into()
+            }
+            Self::ArtifactsMissing { .. } => {
+                "have the job make them in its workspace, correct the paths in `artifacts`, or leave out `required`".into()
+            }
             Self::ExitCode { .. }
             | Self::Signal { .. }
             | Self::Canceled
@@ -446,6 +470,8 @@ impl fmt::Display for Cause {
             Self::CellLost { reason } => write!(f, "the cell was lost: {reason}"),
             Self::WardenFault { reason } => write!(f, "the warden broke the protocol: {reason}"),
             Self::LogStoreFailed { reason } => write!(f, "the job's output could not be stored: {reason}"),
+            Self::ArtifactsMissing { missing } => write!(f, "required artifacts are missing: {}", missing.join("; ")),
+            Self::ArtifactsFailed { reason } => write!(f, "the job's artifacts could not be kept: {reason}"),
             Self::LeaseExpired => f.write_str("the agent lost its backend for longer than the lease"),
             Self::Stuck { phase, limit } => write!(f, "it did not get on: {phase} for longer than {limit}"),
             Self::AgentLost { attempts } => write!(f, "its agent was lost, {attempts} times in all"),
@@ -506,6 +532,8 @@ mod tests {
             Cause::OutOfMemory { limit: ByteSize::from_mib(1), peak: ByteSize::from_mib(2) },
             Cause::OutputLimit { limit: ByteSize::from_mib(1), written: ByteSize::from_mib(2) },
             Cause::Canceled,
+            Cause::ArtifactsMissing { missing: vec!["x".into()] },
+            Cause::ArtifactsFailed { reason: "x".into() },
             Cause::PolicyViolation { call: Some("bpf".into()), program: Some("x".into()) },
             Cause::PolicyViolation { call: None, program: None },
             Cause::CellWeaker { mismatches: vec![] },

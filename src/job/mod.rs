@@ -9,8 +9,10 @@ mod fields;
 mod id;
 mod limits;
 mod moment;
+mod outputs;
 mod phase;
 mod record;
+mod results;
 mod retry;
 mod spec;
 mod units;
@@ -21,13 +23,15 @@ pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
 pub use limits::LimitMet;
+pub use outputs::read_outputs;
 pub use phase::{IllegalStep, Phase, PhaseEvent};
 pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
+pub use results::{Artifact, ArtifactProblem, Artifacts, FILES_SHOWN, JobStep, Progress, Results, is_artifact_path};
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub(crate) use spec::check_labels;
 pub use spec::{
-    Beside, Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile,
-    OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, Source, SpecRules, UNBOUNDED,
-    WORKDIR, Wanted, parse_json,
+    ArtifactRule, Beside, Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode,
+    NoCommonProfile, OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, Source,
+    SpecRules, UNBOUNDED, WORKDIR, Wanted, parse_json,
 };
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

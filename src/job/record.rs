@@ -1,7 +1,8 @@
 //! What is known of a job, and what an agent reports at its end.
 
 use super::{
-    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis,
+    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, Results,
+    UnixMillis,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -95,6 +96,9 @@ pub struct Report {
     pub given: BTreeMap<String, String>,
     /// What the log holds.
     pub log: LogTotals,
+    /// What it has given back; empty from agents that do not say.
+    #[serde(default, skip_serializing_if = "Results::is_empty")]
+    pub results: Results,
 }
 
 /// That a job ended because no try was left.
@@ -153,6 +157,9 @@ pub struct Job {
     pub clamped: Vec<Clamp>,
     /// What the last try's log holds.
     pub log: LogTotals,
+    /// What the last try has given back, or says of itself while it runs.
+    #[serde(flatten)]
+    pub results: Results,
 }
 
 /// What a list says of a job: everything but its spec, history and receipt, which can be a megabyte each.

@@ -3,6 +3,7 @@
 //! A [`JobSpec`] can only be made by [`JobSpec::check`], so whoever holds one need not check again. Checking is pure,
 //! finds all problems at once, and happens before anything is created.
 
+mod artifacts;
 mod check;
 mod image;
 mod json;
@@ -12,6 +13,7 @@ mod retry;
 mod seccomp;
 mod stop;
 
+pub use artifacts::ArtifactRule;
 pub(crate) use check::labels as check_labels;
 pub use json::parse_json;
 pub use limits::{Clamp, LIMITS, Limit, UNBOUNDED};
@@ -204,6 +206,8 @@ pub struct JobSpec {
     output_overflow: OutputOverflow,
     #[serde(skip_serializing_if = "OutputExcess::is_default")]
     output_excess: OutputExcess,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    artifacts: Vec<ArtifactRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_after: Option<Millis>,
     resources: Resources,
@@ -302,6 +306,10 @@ impl JobSpec {
     /// What becomes of a job that writes more than it may.
     pub fn output_excess(&self) -> OutputExcess {
         self.output_excess
+    }
+    /// Files that are kept when it is over.
+    pub fn artifacts(&self) -> &[ArtifactRule] {
+        &self.artifacts
     }
     /// How long an agent that cannot reach its backend may hold the job: so long the job runs on without a word, and after it
     /// another agent may get it. Without it, the backend's own setting.

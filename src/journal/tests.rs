@@ -22,6 +22,7 @@ pub(super) fn ended(entry: &Entry) -> Entry {
         receipt: vec![("uid".into(), "20001".into())],
         given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
+        results: crate::job::Results::default(),
     };
     Entry { stage: Stage::Ended(Box::new(report)), ..entry.clone() }
 }

@@ -53,6 +53,7 @@ pub(super) fn report(attempt: AttemptId) -> Report {
         receipt: vec![("uid".into(), "1".into())],
         given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
+        results: crate::job::Results::default(),
     }
 }
 

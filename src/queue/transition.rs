@@ -9,7 +9,7 @@
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
     AttemptId, Cause, Class, Ending, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PastTry, Phase, PhaseEvent,
-    Report, Then, Tried, UnixMillis, then,
+    Report, Results, Then, Tried, UnixMillis, then,
 };
 
 use serde::{Deserialize, Serialize};
@@ -83,6 +83,7 @@ impl Row {
             receipt: Vec::new(),
             clamped: Vec::new(),
             log: LogTotals::default(),
+            results: Results::default(),
         };
         Self { job, tries: 0, failures: 0, delayed: None, told: None, lease: None }
     }
@@ -211,6 +212,7 @@ impl Row {
         self.job.receipt = Vec::new();
         self.job.clamped = Vec::new();
         self.job.log = LogTotals::default();
+        self.job.results = Results::default();
         self.enter(Phase::Claimed, now, CLAIMED);
         let until = now.plus(self.term(lease));
         self.lease = Some(Lease { token, until });
@@ -277,6 +279,7 @@ impl Row {
         self.job.receipt.clone_from(&report.receipt);
         self.job.clamped = self.job.spec.clamped_to(&report.given);
         self.job.log = report.log.clone();
+        self.job.results = report.results.clone();
         if self.job.cancel_requested && !mutant!(RetriedWhileCanceled) {
             self.end(report.cause.clone(), now);
         } else {

@@ -2,6 +2,7 @@
 //! loudly, and fail where `JOBCELL_TEST_ENGINE=required` is set, as in CI.
 
 mod api;
+mod artifacts;
 mod bad_input;
 mod bridge;
 mod causes;

@@ -25,7 +25,7 @@ const RANKS: [(&str, u8); 18] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 10] = [
+const CONFINED: [(&str, &[&str]); 11] = [
     ("bollard", &["src/executor/docker"]),
     ("figment", &["src/config"]),
     ("axum", &["src/server"]),
@@ -35,6 +35,7 @@ const CONFINED: [(&str, &[&str]); 10] = [
     ("object_store", &["src/blobs"]),
     ("backon", &["src/net"]),
     ("clap", &["src/cli"]),
+    ("cap_std", &["src/cli"]),
     ("utoipa", &["src/server"]),
 ];
 

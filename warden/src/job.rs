@@ -464,6 +464,7 @@ impl Job {
             leftover: self.leftover,
             on_cancel: self.cleaned,
             met: self.met(limits, peaks),
+            results: None,
         }
     }
 }
@@ -506,6 +507,7 @@ pub(crate) fn never_started(step: &str, error: i32) -> Exit {
         leftover: 0,
         on_cancel: None,
         met: Vec::new(),
+        results: None,
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) struct Outbox {
     pub(crate) refused: bool,
     pub(crate) started: bool,
     pub(crate) pong: Option<u64>,
+    pub(crate) advance: bool,
     pub(crate) exit: bool,
 }
 
@@ -28,6 +29,7 @@ pub(crate) enum Say {
     Refused,
     Started,
     Pong(u64),
+    Advance,
     Exit,
 }
 
@@ -42,7 +44,7 @@ impl Outbox {
 
     /// Whether control frames wait, the exit left out.
     pub(crate) fn urgent(&self) -> bool {
-        self.hello || self.fault.is_some() || self.refused || self.started || self.pong.is_some()
+        self.hello || self.fault.is_some() || self.refused || self.started || self.pong.is_some() || self.advance
     }
 
     /// The next thing to say, which then counts as said. The exit only when `output_sent`.
@@ -58,6 +60,8 @@ impl Outbox {
             Some(Say::Started)
         } else if let Some(nonce) = self.pong.take() {
             Some(Say::Pong(nonce))
+        } else if once(&mut self.advance) {
+            Some(Say::Advance)
         } else if output_sent && once(&mut self.exit) {
             Some(Say::Exit)
         } else {

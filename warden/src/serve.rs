@@ -11,18 +11,25 @@
 //!      └──start deadline (exit 3)
 //! ```
 
+use crate::collect::Collector;
 use crate::inbox::Inbox;
 use crate::intake::{Failed, Intake};
 use crate::job::{self, Job};
 use crate::ladder::Level;
 use crate::outbox::{Outbox, Say};
 use crate::plan;
+use crate::progress::Progress;
 use crate::receipt::{self, Receipt};
 use crate::ring::{RING_BYTES, Ring};
 use crate::room::Room;
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
-use crate::wire::{Exit, FromWarden, Mismatch, ToWarden, VERSION, WardenState, unmet};
+use crate::wire::{
+    Collect, Exit, ExitKind, FromWarden, MOST_OUTPUTS, Mismatch, OUTPUT_FILE, Results, ToWarden, VERSION, WardenState,
+    unmet,
+};
+use std::ffi::CString;
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 const STDIN: RawFd = 0;
@@ -57,6 +64,10 @@ pub(crate) struct Warden {
     receipt: Receipt,
     signals: OwnedFd,
     phase: Phase,
+    /// What is asked for of the job's results, and what it says of itself until it is over.
+    results: Option<(Collect, Progress)>,
+    /// Its files, once it is over.
+    collector: Option<Collector>,
     /// Empty until an attach names it.
     attempt: String,
     /// The highest epoch that was attached; 0 for none.
@@ -83,6 +94,8 @@ impl Warden {
             receipt,
             signals,
             phase: Phase::Waiting(Box::default()),
+            results: None,
+            collector: None,
             attempt: String::new(),
             epoch: 0,
             window: 0,
@@ -112,6 +125,7 @@ impl Warden {
                 return code;
             }
             self.look_after_job(&ready);
+            self.look_after_results();
             self.write_output();
             if !self.input_open && self.can_do_nothing() {
                 return EXIT_NO_TRANSPORT;
@@ -138,11 +152,13 @@ impl Warden {
             entry(source(0), POLLIN),
             entry(source(1), POLLIN),
             entry(job.and_then(|job| job.tripwire_fd()), POLLIN),
+            entry(self.results.as_ref().filter(|_| job.is_some()).and_then(|(_, progress)| progress.fd(now)), POLLIN),
         ];
-        let at_once = self.reap_again || job.is_some_and(|job| room && job.must_read());
+        let walks = self.collector.as_ref().is_some_and(Collector::walks);
+        let at_once = walks || self.reap_again || job.is_some_and(|job| room && job.must_read());
         let wake_at = if at_once { Some(now) } else { self.wake_at(now, reads) };
         sys::poll(&mut fds, wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP_NS)));
-        let [input, output, signals, report, _, _, tripped] = fds.map(|fd| fd.ready());
+        let [input, output, signals, report, _, _, tripped, _] = fds.map(|fd| fd.ready());
         self.blocked &= !output;
         if signals {
             sys::drain_signals(&self.signals);
@@ -157,7 +173,8 @@ impl Warden {
             Phase::Ended(_) => None,
         };
         let rescue = self.rescue_due.then(|| self.last_input.saturating_add(RESCUE_AFTER_NS));
-        [phase, rescue].into_iter().flatten().min()
+        let progress = self.results.as_ref().and_then(|(_, progress)| progress.wake_at(now));
+        [phase, rescue, progress].into_iter().flatten().min()
     }
 
     fn read_input(&mut self, buffer: &mut [u8]) -> Option<u8> {
@@ -235,6 +252,12 @@ impl Warden {
             Phase::Ended(_) => self.outbox.exit = true,
             Phase::Waiting(_) | Phase::Running(_) => {}
         }
+        if let Some(collector) = &mut self.collector {
+            collector.forget();
+        }
+        if let Some((_, progress)) = &mut self.results {
+            progress.tell_again();
+        }
     }
 
     fn obey(&mut self, message: ToWarden) -> Option<u8> {
@@ -260,6 +283,18 @@ impl Warden {
                 job.stop(level, reason, grace_ms, now);
             }
             (ToWarden::Lease { remaining_ms }, Phase::Running(job)) => job.renew(remaining_ms, now),
+            (ToWarden::List { from }, Phase::Ended(_)) => {
+                if let Some(collector) = &mut self.collector {
+                    collector.list(from);
+                }
+            }
+            (ToWarden::Read { number, offset, len, path }, Phase::Ended(_)) => {
+                if let Some(collector) = &mut self.collector
+                    && let Err(text) = collector.read(number, offset, len, path)
+                {
+                    self.outbox.fault = Some(text);
+                }
+            }
             // A close while the job runs is a mistake: ending it is what stop is for.
             (ToWarden::Close, Phase::Waiting(_) | Phase::Ended(_) | Phase::Refused(_)) => return Some(EXIT_CLOSED),
             // Repeats after the start, and orders that came too late or too early, change nothing.
@@ -269,6 +304,8 @@ impl Warden {
                 | ToWarden::Stop { .. }
                 | ToWarden::Lease { .. }
                 | ToWarden::Close
+                | ToWarden::List { .. }
+                | ToWarden::Read { .. }
                 | ToWarden::Attach { .. }
                 | ToWarden::Ping { .. },
                 _,
@@ -307,6 +344,11 @@ impl Warden {
                 return self.ended(job::never_started("tripwire", error.raw_os_error().unwrap_or(sys::EIO)));
             }
         };
+        // Before the job, which finds the pipe there.
+        self.results = complete.spec.collect.clone().map(|collect| {
+            let progress = Progress::new(&collect.root);
+            (collect, progress)
+        });
         match Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room) {
             Ok(job) => self.phase = Phase::Running(Box::new(job)),
             Err((step, error)) => self.ended(job::never_started(step, error)),
@@ -332,6 +374,8 @@ impl Warden {
     fn ended(&mut self, exit: Exit) {
         self.phase = Phase::Ended(Box::new(exit));
         self.outbox.exit = true;
+        // The end has the last word.
+        self.outbox.advance = false;
     }
 
     fn look_at_clocks(&mut self) -> Option<u8> {
@@ -376,9 +420,29 @@ impl Warden {
             let group = self.receipt.group.as_ref();
             let told = group.map(|group| (group.limits(receipt::read), group.peaks(receipt::read)));
             let (limits, peaks) = told.unwrap_or_default();
-            let exit = job.exit(self.ring.next_seq() - 1, &limits, peaks);
+            let mut exit = job.exit(self.ring.next_seq() - 1, &limits, peaks);
+            if let Some((collect, mut progress)) = self.results.take()
+                && exit.kind != ExitKind::StartFailed
+            {
+                exit.results = Some(results(&collect.root, &mut progress));
+                self.collector = Some(Collector::new(collect));
+            }
             // The start is told even when the end came in the same turn.
             self.ended(exit);
+        }
+    }
+
+    fn look_after_results(&mut self) {
+        let now = sys::boot_ns();
+        if let (Some((_, progress)), Phase::Running(_)) = (&mut self.results, &self.phase) {
+            progress.read(now);
+            // Told to the agent of this session only, and kept for the next one.
+            if self.epoch > 0 && !self.stranger && progress.to_tell(now) {
+                self.outbox.advance = true;
+            }
+        }
+        if let Some(collector) = &mut self.collector {
+            collector.turn();
         }
     }
 
@@ -411,6 +475,10 @@ impl Warden {
                 let stalled = matches!(self.phase, Phase::Running(_)) && !self.ring.has_room();
                 FromWarden::Pong { nonce, stalled: u8::from(stalled) }
             }
+            Say::Advance => match &self.results {
+                Some((_, progress)) => FromWarden::Advance(progress.said().clone()),
+                None => unexpected("progress"),
+            },
             Say::Exit => match &self.phase {
                 Phase::Ended(exit) => FromWarden::Exit((**exit).clone()),
                 Phase::Waiting(_) | Phase::Running(_) | Phase::Refused(_) => unexpected("an end"),
@@ -445,8 +513,13 @@ impl Warden {
         while self.output_open && !self.blocked && self.epoch > 0 {
             let (control, bytes) = self.next_bytes();
             if bytes.is_empty() {
-                let Some(say) = self.outbox.take(self.ring.all_sent()) else { return };
-                let message = self.message(say);
+                let message = match self.outbox.take(self.ring.all_sent()) {
+                    Some(say) => Some(self.message(say)),
+                    // Last, and only as much as was asked for: nothing waits behind more of it than the agent has chosen.
+                    None if self.stranger => None,
+                    None => self.collector.as_mut().and_then(Collector::say),
+                };
+                let Some(message) = message else { return };
                 self.outbox.say(&message);
                 continue;
             }
@@ -472,6 +545,32 @@ struct Ready {
     input: bool,
     children: bool,
     tripped: bool,
+}
+
+/// What a job that is over gives back with its end.
+fn results(root: &str, progress: &mut Progress) -> Results {
+    let mut results = Results { advance: progress.finish(), ..Results::default() };
+    match outputs(root) {
+        Ok((bytes, length)) => (results.outputs, results.outputs_bytes) = (bytes, length),
+        Err(error) => {
+            let code = error.raw_os_error().unwrap_or(sys::EIO);
+            results.outputs_error = if code == sys::ENOENT { 0 } else { code };
+        }
+    }
+    results
+}
+
+/// The first bytes of the file with the outputs, and how long it is.
+fn outputs(root: &str) -> std::io::Result<(Vec<u8>, u64)> {
+    let (root, name) = (std::fs::File::open(root)?, CString::new(OUTPUT_FILE)?);
+    if !sys::look_at(root.as_raw_fd(), &name)?.metadata()?.is_file() {
+        return Err(std::io::Error::from_raw_os_error(sys::EINVAL));
+    }
+    let file = sys::file_at(root.as_raw_fd(), &name)?;
+    let length = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    file.take(MOST_OUTPUTS as u64).read_to_end(&mut bytes)?;
+    Ok((bytes, length))
 }
 
 /// A state that this program does not reach; told rather than trusted.

@@ -18,8 +18,14 @@ mod cell;
 mod fields;
 #[path = "wire/frame.rs"]
 mod frame;
+#[path = "wire/glob.rs"]
+mod glob;
 #[path = "wire/message.rs"]
 mod message;
+#[path = "wire/parts.rs"]
+mod parts;
+#[path = "wire/results.rs"]
+mod results;
 
 pub use cell::{CellSpec, Expect, Fact, Mismatch, Op, Rlimit, unmet};
 pub use fields::BadPayload;
@@ -27,7 +33,16 @@ pub use frame::{
     Decoder, Frame, HEADER_BYTES, MARKER, MAX_OUTPUT, MAX_PAYLOAD, VERSION, crc32c, crc32c_append, encode, restamp,
     seal,
 };
-pub use message::{CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, Met, ToWarden, WardenState, output_parts};
+pub use glob::matches;
+pub use message::{
+    CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, KIND_PIECE, Met, ToWarden, WardenState, output_parts,
+};
+
+pub use results::{
+    Advance, Collect, Entry, EntryKind, MOST_OUTPUTS, MOST_PATH, MOST_PIECE, MOST_PROGRESS_TEXT, MOST_READS,
+    MOST_RULES, MOST_STEP_NAME, MOST_STEPS, OUTPUT_FILE, OWN_PREFIX, PROGRESS_FILE, Page, Piece, Results, Stamp,
+    StepMark,
+};
 
 #[cfg(test)]
 #[path = "wire_tests.rs"]

@@ -24,6 +24,8 @@ fn to_warden() -> Vec<ToWarden> {
         ToWarden::Ping { nonce: 9 },
         ToWarden::Lease { remaining_ms: 60_000 },
         ToWarden::Close,
+        ToWarden::List { from: 7 },
+        ToWarden::Read { number: 1, offset: 2, len: 3, path: b"a/\xff".to_vec() },
     ]
 }
 
@@ -48,7 +50,19 @@ fn from_warden() -> Vec<FromWarden> {
         leftover: 12,
         on_cancel: Some(CleanUp { kind: ExitKind::Signaled, code: 9 }),
         met: vec![Met { name: "pids".into(), limit: 12, peak: 11, times: 3 }],
+        results: None,
     };
+    let advance = Advance {
+        percent: 40,
+        text: "half".into(),
+        time_us: 5,
+        steps: vec![StepMark { name: "build".into(), began_us: 1, ended_us: 0 }],
+        ignored: 2,
+    };
+    let results = Results { outputs: b"a=1\n".to_vec(), outputs_bytes: 4, outputs_error: 13, advance: advance.clone() };
+    let stamp = Stamp { size: 1, mtime_ns: 2, inode: 3 };
+    let entry = Entry { kind: EntryKind::Link, rules: 5, mode: 0o755, stamp, path: b"a/\xff".to_vec() };
+    let piece = Piece { number: 1, offset: 2, error: 5, last: true, stamp, bytes: vec![0xC3, 0x4A] };
     let mismatch = Mismatch { key: "uid".into(), wanted: "1".into(), got: "0".into() };
     vec![
         FromWarden::Hello {
@@ -65,7 +79,12 @@ fn from_warden() -> Vec<FromWarden> {
         FromWarden::Exit(Exit { on_cancel: None, met: Vec::new(), ..exit.clone() }),
         FromWarden::Exit(Exit { on_cancel: None, ..exit.clone() }),
         FromWarden::Exit(Exit { met: Vec::new(), ..exit.clone() }),
+        FromWarden::Exit(Exit { results: Some(results.clone()), on_cancel: None, met: Vec::new(), ..exit.clone() }),
+        FromWarden::Exit(Exit { results: Some(results), ..exit.clone() }),
         FromWarden::Exit(exit),
+        FromWarden::Advance(advance),
+        FromWarden::Page(Page { from: 3, entries: vec![entry], end: true }),
+        FromWarden::Piece(piece),
         FromWarden::Pong { nonce: 1, stalled: 1 },
         FromWarden::Fault { text: "x".into() },
     ]
@@ -113,12 +132,22 @@ fn the_spec_round_trips() {
         tripwire: true,
         output_limit: 1 << 30,
         cut_output: true,
+        collect: Some(Collect { root: "/workspace".into(), rules: vec!["**/*.xml".into()] }),
     };
     let mut bytes = Vec::new();
     spec.encode(&mut bytes);
-    assert_eq!(CellSpec::decode(&bytes), Ok(spec));
-    for cut in 0..bytes.len() {
+    assert_eq!(CellSpec::decode(&bytes), Ok(spec.clone()));
+    // Without its parts it is a spec too: the one that wardens of before take.
+    let plain = CellSpec { collect: None, ..spec };
+    let mut without = Vec::new();
+    plain.encode(&mut without);
+    assert!(bytes.starts_with(&without));
+    assert_eq!(CellSpec::decode(&without), Ok(plain));
+    for cut in (0..bytes.len()).filter(|cut| *cut != without.len()) {
         assert!(CellSpec::decode(&bytes[..cut]).is_err());
+    }
+    for part in [&[9, 0, 0, 0, 0][..], &bytes[without.len()..]] {
+        assert!(CellSpec::decode(&[&bytes, part].concat()).is_err(), "unknown, or twice");
     }
 }
 

@@ -396,6 +396,7 @@ impl<'a> Stage<'a> {
             handover: plan.handover,
             drain_timeout: Duration::from_secs(30),
             reconnect: Duration::from_secs(30),
+            keep: None,
             gate: crate::admission::Gate::default(),
             disk: (std::path::PathBuf::new(), ByteSize::new(0)),
             sweep: SWEEP,

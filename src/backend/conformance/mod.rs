@@ -169,6 +169,7 @@ fn report(attempt: AttemptId, log: LogTotals) -> Report {
         receipt: Vec::new(),
         given: std::collections::BTreeMap::new(),
         log,
+        results: crate::job::Results::default(),
     }
 }
 

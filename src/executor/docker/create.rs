@@ -7,7 +7,7 @@
 use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
 use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp};
-use crate::protocol::wire::{CellSpec, Expect, Rlimit};
+use crate::protocol::wire::{CellSpec, Collect, Expect, OUTPUT_FILE, PROGRESS_FILE, Rlimit};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
     MountVolumeOptions,
@@ -25,6 +25,8 @@ const SHM_INODES: u64 = 4096;
 /// The warden itself, and what the engine starts beside it for a moment.
 const WARDEN_PIDS: u32 = 4;
 const PAGE: u64 = 4096;
+/// Where a job works, and leaves what is to be kept.
+const WORKSPACE: &str = "/workspace";
 /// Where the script lies in the cell.
 const SCRIPT_PATH: &str = "/workspace/.jobcell-script";
 /// A warden that never gets a commit ends by itself after this.
@@ -227,7 +229,10 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
     set("TZ", "UTC");
     set("JOBCELL_JOB_ID", &order.attempt.job.to_string());
     set("JOBCELL_ATTEMPT", &order.attempt.attempt.to_string());
-    set("JOBCELL_WORKSPACE", "/workspace");
+    set("JOBCELL_WORKSPACE", WORKSPACE);
+    set("JOBCELL_OUTPUT", &format!("{WORKSPACE}/{OUTPUT_FILE}"));
+    set("JOBCELL_PROGRESS", &format!("{WORKSPACE}/{PROGRESS_FILE}"));
+    set("JOBCELL_HELPER", volume::WARDEN_PATH);
     env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
     CellSpec {
         attempt: order.attempt.to_string(),
@@ -254,6 +259,10 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         tripwire: false,
         output_limit: limits.output,
         cut_output: spec.output_excess() == OutputExcess::Cut,
+        collect: Some(Collect {
+            root: WORKSPACE.to_owned(),
+            rules: spec.artifacts().iter().map(|rule| rule.path.clone()).collect(),
+        }),
     }
 }
 

@@ -234,6 +234,7 @@ pub(super) fn fixture() -> Vec<Entry> {
             gaps: Vec::new(),
             complete: true,
         },
+        results: crate::job::Results::default(),
     };
     let third = Entry {
         key: EntryKey { backend: "eu-server".into(), ..first.key.clone() },
@@ -250,6 +251,7 @@ pub(super) fn fixture() -> Vec<Entry> {
         receipt: Vec::new(),
         given: std::collections::BTreeMap::new(),
         log: LogTotals::default(),
+        results: crate::job::Results::default(),
         ..report
     };
     let fourth = Entry {

@@ -7,7 +7,7 @@
 use super::shapes;
 use crate::job::{
     Cause, Clamp, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase,
-    PhaseEvent, UnixMillis, Usage,
+    PhaseEvent, Results, UnixMillis, Usage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
@@ -44,6 +44,9 @@ struct State {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     clamped: Vec<Clamp>,
     log: LogTotals,
+    /// Absent where there is nothing to say, and in rows of before there were any.
+    #[serde(default, skip_serializing_if = "Results::is_empty")]
+    results: Results,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
@@ -68,6 +71,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         receipt: job.receipt.clone(),
         clamped: job.clamped.clone(),
         log: job.log.clone(),
+        results: job.results.clone(),
     };
     json(&state)
 }
@@ -125,6 +129,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         receipt: state.receipt,
         clamped: state.clamped,
         log: state.log,
+        results: state.results,
     };
     Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, told: state.told, lease })
 }

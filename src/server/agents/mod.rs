@@ -1,5 +1,6 @@
 //! What agents and those who look after them ask: keys and the list for people, the agent protocol for programs.
 
+mod artifacts;
 mod calls;
 mod drains;
 mod keys;
@@ -35,5 +36,9 @@ pub(super) fn for_agents() -> OpenApiRouter<App> {
         .routes(routes!(calls::advance))
         .routes(routes!(calls::release))
         .routes(routes!(calls::report))
+        .routes(routes!(artifacts::missing))
+        .routes(routes!(artifacts::put))
+        .routes(routes!(artifacts::given))
+        .routes(routes!(artifacts::progress))
         .routes(routes!(stream::open))
 }

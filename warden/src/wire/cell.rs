@@ -1,6 +1,8 @@
 //! What a cell runs and what must be in force in it: section 0 of a spec, and the comparison with the receipt.
 
 use super::fields::{BadPayload, Reader, Writer};
+use super::parts;
+use super::results::Collect;
 
 /// A fact and its value, as read or tried from inside a cell.
 pub type Fact = (String, String);
@@ -153,7 +155,12 @@ pub struct CellSpec {
     pub output_limit: u64,
     /// What is beyond it is dropped and counted, and the job goes on; otherwise it is ended.
     pub cut_output: bool,
+    /// What is kept of its results; without it, none of what belongs to that is said or understood.
+    pub collect: Option<Collect>,
 }
+
+/// Number of the part with [`CellSpec::collect`].
+const COLLECT: u8 = 2;
 
 impl CellSpec {
     /// Appends the encoded form.
@@ -177,6 +184,7 @@ impl CellSpec {
             // One bit each.
             .u8(u8::from(self.drop_output) | u8::from(self.tripwire) << 1 | u8::from(self.cut_output) << 2)
             .u64(self.output_limit);
+        let writer = parts::write(writer, COLLECT, self.collect.as_ref(), Collect::write);
         out.extend_from_slice(&writer.0);
     }
 
@@ -207,11 +215,15 @@ impl CellSpec {
             tripwire: false,
             cut_output: false,
             output_limit: 0,
+            collect: None,
         };
         let bits = r.u8()?;
         (spec.drop_output, spec.tripwire, spec.cut_output) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         spec.output_limit = r.u64()?;
-        r.end()?;
+        parts::read(&mut r, |tag, r| match tag {
+            COLLECT => parts::once(&mut spec.collect, Collect::read(r)?),
+            _ => Err(parts::UNKNOWN),
+        })?;
         Ok(spec)
     }
 }

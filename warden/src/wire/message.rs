@@ -3,6 +3,8 @@
 use super::cell::{Fact, Mismatch};
 use super::fields::{BadPayload, Reader, Writer};
 use super::frame::{Frame, crc32c, encode};
+use super::parts;
+use super::results::{Advance, MOST_PATH, MOST_PIECE, Page, Piece, Results};
 
 /// What the agent says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,22 @@ pub enum ToWarden {
     },
     /// The end is known and stored: go.
     Close,
+    /// What is there to be kept, from this entry on; answered by one page. Only after an end with [`Exit::results`], as the next one.
+    List {
+        /// Number of the first entry.
+        from: u64,
+    },
+    /// A part of a file; answered by pieces. At most [`super::MOST_READS`] wait at a warden.
+    Read {
+        /// Comes back.
+        number: u32,
+        /// Where the part begins.
+        offset: u64,
+        /// Its length.
+        len: u32,
+        /// Beneath the root.
+        path: Vec<u8>,
+    },
 }
 
 impl ToWarden {
@@ -89,6 +107,8 @@ impl ToWarden {
             Self::Ping { nonce } => (6, w.u64(*nonce)),
             Self::Lease { remaining_ms } => (7, w.u64(*remaining_ms)),
             Self::Close => (8, w),
+            Self::List { from } => (16, w.u64(*from)),
+            Self::Read { number, offset, len, path } => (17, w.u32(*number).u64(*offset).u32(*len).bytes(path)),
         };
         encode(kind, 0, epoch, 0, &[&w.0], out);
     }
@@ -111,6 +131,15 @@ impl ToWarden {
             6 => Self::Ping { nonce: r.u64()? },
             7 => Self::Lease { remaining_ms: r.u64()? },
             8 => Self::Close,
+            16 => Self::List { from: r.u64()? },
+            17 => {
+                let (number, offset, len) = (r.u32()?, r.u64()?, r.u32()?);
+                let path = r.bytes()?.to_vec();
+                if path.len() > MOST_PATH {
+                    return Err(BadPayload("a path is too long"));
+                }
+                Self::Read { number, offset, len, path }
+            }
             _ => return Err(BadPayload("an unknown kind")),
         };
         r.end()?;
@@ -182,6 +211,8 @@ pub struct Exit {
     pub on_cancel: Option<CleanUp>,
     /// Limits that the job has met, each once.
     pub met: Vec<Met>,
+    /// What it gives back; `None` when nothing was asked for, or nothing of it ran.
+    pub results: Option<Results>,
 }
 
 /// A limit that a job has met.
@@ -260,7 +291,16 @@ pub enum FromWarden {
         /// What.
         text: String,
     },
+    /// How far the job says it is; the whole of it, each time something has changed.
+    Advance(Advance),
+    /// The answer to a list.
+    Page(Page),
+    /// A part of a file.
+    Piece(Piece),
 }
+
+/// Kind number of a piece of a file.
+pub const KIND_PIECE: u8 = 82;
 
 /// Kind number of an output frame, for those who take it apart themselves.
 pub const KIND_OUTPUT: u8 = 67;
@@ -296,6 +336,12 @@ impl FromWarden {
             Self::Exit(exit) => (68, exit.write(w)),
             Self::Pong { nonce, stalled } => (69, w.u64(*nonce).u8(*stalled)),
             Self::Fault { text } => (70, w.text(text)),
+            Self::Advance(advance) => (80, advance.write(w)),
+            Self::Page(page) => (81, page.write(w)),
+            Self::Piece(piece) => {
+                let bytes = &piece.bytes[..piece.bytes.len().min(MOST_PIECE)];
+                return encode(KIND_PIECE, 0, epoch, seq, &[&piece.head(), bytes], out);
+            }
         };
         encode(kind, 0, epoch, seq, &[&w.0], out);
     }
@@ -328,6 +374,9 @@ impl FromWarden {
             68 => Self::Exit(Exit::read(&mut r)?),
             69 => Self::Pong { nonce: r.u64()?, stalled: r.u8()? },
             70 => Self::Fault { text: r.text()? },
+            80 => Self::Advance(Advance::read(&mut r)?),
+            81 => Self::Page(Page::read(&mut r)?),
+            KIND_PIECE => Self::Piece(Piece::read(&mut r)?),
             _ => return Err(BadPayload("an unknown kind")),
         };
         r.end()?;
@@ -337,6 +386,8 @@ impl FromWarden {
 
 /// In place of how the command after a stop ended: none ran, and something follows.
 const NONE_RAN: u8 = 255;
+/// Number of the part with [`Exit::results`].
+const RESULTS: u8 = 2;
 
 impl Exit {
     fn write(&self, w: Writer) -> Writer {
@@ -359,21 +410,23 @@ impl Exit {
             .u64(self.stderr_bytes)
             .u32(self.leftover);
         // Written where there is something to tell only: a reader of before does not know it.
-        if self.on_cancel.is_none() && self.met.is_empty() {
+        let parts = self.results.is_some();
+        if self.on_cancel.is_none() && self.met.is_empty() && !parts {
             return w;
         }
         let w = match self.on_cancel {
             Some(CleanUp { kind, code }) => w.u8(kind as u8).u32(code as u32),
             None => w.u8(NONE_RAN).u32(0),
         };
-        if self.met.is_empty() {
+        if self.met.is_empty() && !parts {
             return w;
         }
-        w.list(&self.met, |w, one| w.text(&one.name).u64(one.limit).u64(one.peak).u64(one.times))
+        let w = w.list(&self.met, |w, one| w.text(&one.name).u64(one.limit).u64(one.peak).u64(one.times));
+        parts::write(w, RESULTS, self.results.as_ref(), Results::write)
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, BadPayload> {
-        Ok(Self {
+        let mut exit = Self {
             last_seq: r.u64()?,
             kind: ExitKind::read(r)?,
             code: r.i32()?,
@@ -405,7 +458,13 @@ impl Exit {
             } else {
                 r.list(|r| Ok(Met { name: r.text()?, limit: r.u64()?, peak: r.u64()?, times: r.u64()? }))?
             },
-        })
+            results: None,
+        };
+        parts::read(r, |tag, r| match tag {
+            RESULTS => parts::once(&mut exit.results, Results::read(r)?),
+            _ => Err(parts::UNKNOWN),
+        })?;
+        Ok(exit)
     }
 }
 
