@@ -176,7 +176,10 @@ fn spec() -> Outcome<JobSpec> {
 
 async fn add(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
     let at = UnixMillis::now();
-    match store.submit(NewJob { id: JobId::new(at), spec: spec.clone(), at, retry_of: None, submitter: None }, u64::MAX).await? {
+    match store
+        .submit(NewJob { id: JobId::new(at), spec: spec.clone(), at, retry_of: None, submitter: None }, u64::MAX)
+        .await?
+    {
         Submitted::Created(_) => Ok(()),
         other => Err(format!("not taken in: {other:?}").into()),
     }

@@ -25,6 +25,8 @@ const SHM_INODES: u64 = 4096;
 /// The warden itself, and what the engine starts beside it for a moment.
 const WARDEN_PIDS: u32 = 4;
 const PAGE: u64 = 4096;
+/// A job's share of the processors is counted anew so often, microseconds; the kernel's usual time.
+const CPU_PERIOD_US: i64 = 100_000;
 /// Where the script lies in the cell.
 const SCRIPT_PATH: &str = "/workspace/.jobcell-script";
 /// A warden that never gets a commit ends by itself after this.
@@ -134,7 +136,9 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         memory: Some(signed(limits.memory)),
         memory_swap: Some(signed(limits.memory)),
-        nano_cpus: Some(i64::from(limits.cpu_milli) * 1_000_000),
+        // Not as a number of cores: an engine refuses more than its host has, and a job that asks for more gets all there are.
+        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: Some(i64::from(limits.cpu_milli) * CPU_PERIOD_US / 1000),
         pids_limit: Some(i64::from(limits.pids)),
         // The engine's own log path is slow and loses output; ours is the warden's.
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
@@ -329,8 +333,7 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -
         Expect::eq("mount./dev/shm.noexec", "1"),
         Expect::at_most("memory_limit_bytes", limits.memory),
         Expect::at_most("pids_limit", u64::from(limits.pids)),
-        // The engine sets a quota for each tenth of a second.
-        Expect::at_most("cpu_quota_us", u64::from(limits.cpu_milli) * 100),
+        Expect::at_most("cpu_quota_us", u64::from(limits.cpu_milli) * CPU_PERIOD_US.unsigned_abs() / 1000),
         Expect::eq("mount./tmp.noexec", "1"),
     ];
     for place in ["/tmp", "/workspace", "/dev/shm"] {
