@@ -3,6 +3,7 @@
 //! Owns the words that everything else speaks. Must never do I/O, read a clock, or know another room:
 //! this is rank 0, and every value here can be built, compared and printed in a test without a runtime.
 
+mod digest;
 mod ending;
 mod fields;
 mod id;
@@ -14,6 +15,7 @@ mod retry;
 mod spec;
 mod units;
 
+pub use digest::{BadDigest, Digest};
 pub use ending::{Cause, Ending, MismatchLine, PolicyRefusal, Verdict};
 pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};

@@ -3,7 +3,7 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 17] = [
+const RANKS: [(&str, u8); 18] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
@@ -15,6 +15,7 @@ const RANKS: [(&str, u8); 17] = [
     ("queue", 2),
     ("journal", 2),
     ("logstore", 2),
+    ("blobs", 2),
     ("backend", 3),
     ("executor", 5),
     ("admission", 5),
@@ -24,13 +25,14 @@ const RANKS: [(&str, u8); 17] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 9] = [
+const CONFINED: [(&str, &[&str]); 10] = [
     ("bollard", &["src/executor/docker"]),
     ("figment", &["src/config"]),
     ("axum", &["src/server"]),
-    ("rusqlite", &["src/database", "src/queue", "src/journal"]),
+    ("rusqlite", &["src/database", "src/queue", "src/journal", "src/blobs"]),
     ("tokio_tungstenite", &["src/cli", "src/backend/http"]),
     ("reqwest", &["src/cli", "src/backend/http"]),
+    ("object_store", &["src/blobs"]),
     ("backon", &["src/net"]),
     ("clap", &["src/cli"]),
     ("utoipa", &["src/server"]),
