@@ -493,6 +493,7 @@ impl<E: Executor> Table<E> {
             metrics: Arc::clone(&self.agent.metrics),
             entry,
             reconnect: settings.reconnect,
+            output_share: settings.output_share.as_u64(),
             ends: self.ends.0.clone(),
         };
         let task = self.runners.spawn(supervise::of_this_process(runner.run(attempt, orders)));

@@ -45,6 +45,7 @@ pub(super) struct Runner<E: Executor> {
     pub(super) metrics: Arc<Metrics>,
     pub(super) entry: Entry,
     pub(super) reconnect: Duration,
+    pub(super) output_share: u64,
     /// Takes the end, for its delivery. Full: the runner waits with its cell, and nothing else does.
     pub(super) ends: mpsc::Sender<End>,
 }
@@ -233,7 +234,8 @@ impl<E: Executor> Runner<E> {
         self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
-        let conversation = Conversation { order: &order, log, orders, reconnect, generation };
+        let output_share = self.output_share;
+        let conversation = Conversation { order: &order, log, orders, reconnect, generation, output_share };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {

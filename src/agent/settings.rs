@@ -25,6 +25,8 @@ pub struct AgentSettings {
     pub drain_timeout: Duration,
     /// How long whoever runs a cell may be away before the cell is given up.
     pub reconnect: Duration,
+    /// Of a job's output, what is taken in a second while others run here.
+    pub output_share: ByteSize,
     /// What may run here, and in which language environments.
     pub gate: Gate,
     /// Where everything is written, and how many bytes are to stay free there: with fewer no jobs are claimed, and with fewer than a quarter

@@ -155,6 +155,7 @@ pub(crate) fn agent(
         handover: config.agent.handover,
         drain_timeout: config.agent.drain_timeout.as_duration(),
         reconnect: config.docker.reconnect_timeout.as_duration(),
+        output_share: config.logs_share,
         gate,
         disk: (config.data_dir.clone(), config.agent.disk_floor),
         sweep: SweepTimes::default(),

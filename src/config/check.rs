@@ -31,6 +31,8 @@ pub struct Config {
     pub logs_sync_every: ByteSize,
     /// Most output of a job that does not say how much.
     pub logs_output: ByteSize,
+    /// What of a job's output is taken in a second while others run.
+    pub logs_share: ByteSize,
     /// Language environments.
     pub presets: BTreeMap<String, PresetConfig>,
     /// Log lines.
@@ -190,6 +192,7 @@ pub(super) fn check(
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         logs_sync_every: r.size("logs.sync_every"),
         logs_output: r.size("logs.output_limit"),
+        logs_share: r.size("logs.output_share"),
         presets: r.presets(),
         telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
         doctor: r.checks("doctor.checks"),

@@ -306,6 +306,12 @@ pub(super) static KEYS: &[Key] = &[
         "Most output of a job that does not say how much (resources.output): one that writes more is ended, or what it writes beyond is dropped where it said so (output_excess).",
     ),
     key(
+        "logs.output_share",
+        Kind::Size(MIB, ByteSize::from_mib(1 << 20)),
+        |_| json!("32MiB"),
+        "What of a job's output is taken in a second while others run here too: one that writes faster waits, and loses nothing. Carrying a flood costs processor time outside of its cell, and that would be the others'. A job alone has no such bound.",
+    ),
+    key(
         "presets",
         Kind::Presets,
         |_| {

@@ -3,6 +3,7 @@
 //! Everything slow is a future in one set, so nothing here ever waits for one thing only: a full link, a slow disk or a
 //! dead engine delays neither a cancel nor another job.
 
+use super::pace::Pace;
 use super::session::{Action, Input, Over, Session, StopReason};
 use super::verdict;
 use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
@@ -122,6 +123,8 @@ pub struct Conversation<'a> {
     pub reconnect: Duration,
     /// How many processes have talked to this warden before.
     pub generation: u32,
+    /// Bytes of output that are taken in a second while other jobs' output is written here too.
+    pub output_share: u64,
 }
 
 enum Done {
@@ -165,6 +168,9 @@ struct Talk<'a, C: Cell> {
     writer: Option<LogWriter>,
     /// What stands in the way of storing more.
     room: watch::Receiver<Full>,
+    pace: Pace,
+    /// More may be stored then.
+    paced: Option<u64>,
     /// At most one append, one attach and one kill at a time.
     tasks: FuturesUnordered<BoxFuture<'a, Done>>,
     /// A kill is under way.
@@ -183,7 +189,7 @@ pub async fn converse<C: Cell + Sync>(
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect, generation } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation, output_share } = conversation;
     let began = Instant::now();
     let mut session = Session::new(
         order.attempt.to_string(),
@@ -216,6 +222,8 @@ pub async fn converse<C: Cell + Sync>(
         pending: Vec::new(),
         pending_bytes: 0,
         room: log.room(),
+        pace: Pace::new(output_share, 0),
+        paced: None,
         writer: Some(log),
         tasks: FuturesUnordered::new(),
         killing: false,
@@ -235,6 +243,7 @@ pub async fn converse<C: Cell + Sync>(
         // A stop, or the end, may have made room.
         talk.append_pending();
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
+        let paced = talk.paced.map(|at| talk.began + Duration::from_millis(at));
         tokio::select! {
             // Orders and deadlines first, output last: each of the others is soon done with what it has.
             biased;
@@ -250,6 +259,7 @@ pub async fn converse<C: Cell + Sync>(
             }
             () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
             Ok(()) = room.changed() => {}
+            () = tokio::time::sleep_until(paced.unwrap_or(wake)), if paced.is_some() => {}
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
             written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
                 Ok(count) => talk.wrote(count),
@@ -422,11 +432,21 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         // Without room nothing is stored, so nothing is acknowledged: the warden's window fills, and the job waits. What is left of one that
         // ends is no more than the warden holds, and its end comes behind it.
         let waits = || self.room.borrow().holds_up(self.order.attempt) && !self.session.is_ending();
+        self.paced = None;
         if self.pending.is_empty() || waits() {
             return;
         }
+        let now = self.now();
+        let Some(writer) = &self.writer else { return };
+        if !writer.is_alone() && !self.session.is_ending() {
+            self.paced = self.pace.next(now);
+            if self.paced.is_some() {
+                return;
+            }
+        }
         let Some(mut writer) = self.writer.take() else { return };
         let batch = std::mem::take(&mut self.pending);
+        self.pace.spend(self.pending_bytes, now);
         self.pending_bytes = 0;
         let append = supervise::blocking(move || {
             let mut result = writer.append(&frames(&batch));
