@@ -89,6 +89,7 @@ fn start(
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
     };
@@ -459,6 +460,7 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
     };
@@ -511,6 +513,7 @@ async fn a_policy_that_is_loosened_holds_for_what_waits() {
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         gate: crate::admission::Gate { policy: policy.clone(), ..crate::admission::Gate::default() },
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
     };

@@ -117,6 +117,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: crate::agent::SweepTimes::default(),
     };

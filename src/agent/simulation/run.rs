@@ -397,6 +397,7 @@ impl<'a> Stage<'a> {
             drain_timeout: Duration::from_secs(30),
             reconnect: Duration::from_secs(30),
             gate: crate::admission::Gate::default(),
+            secrets: crate::secrets::Providers::default(),
             disk: (std::path::PathBuf::new(), ByteSize::new(0)),
             sweep: SWEEP,
         };
