@@ -4,6 +4,7 @@ use super::policy::{Defaults, Facts, Filter, Judgement, LivePolicy};
 use super::{Presets, resolve};
 use crate::job::{Cause, JobSpec};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 /// Asks the policy about jobs.
 #[derive(Debug, Clone, Default)]
@@ -12,6 +13,8 @@ pub struct Gate {
     pub policy: LivePolicy,
     /// Language environments: it is their images that are judged.
     pub presets: Presets,
+    /// Secrets that the agent has, by name.
+    pub secrets: BTreeSet<String>,
     /// The OCI runtime of cells; empty for the engine's own.
     pub oci_runtime: String,
     /// First and last user id of cells.
@@ -30,6 +33,7 @@ impl Gate {
             backend,
             submitter,
             image: &image,
+            secrets: &self.secrets,
             oci_runtime: &self.oci_runtime,
             uids: self.uids,
             defaults: self.defaults,

@@ -13,6 +13,7 @@ use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
 use crate::protocol::agent::Step;
+use crate::secrets::Providers;
 use crate::supervise;
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
@@ -44,6 +45,7 @@ pub(super) struct Runner<E: Executor> {
     pub(super) logs: LogStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) entry: Entry,
+    pub(super) secrets: Providers,
     pub(super) reconnect: Duration,
     pub(super) output_share: u64,
     /// Takes the end, for its delivery. Full: the runner waits with its cell, and nothing else does.
@@ -130,6 +132,11 @@ impl<E: Executor> Runner<E> {
         if let Ok(Stop { reason, .. }) = orders.stops.try_recv() {
             return self.end(never_ran(&self.entry, stopped(reason)), None).await;
         }
+        // Nothing is made for a job that cannot have what it needs.
+        let order = match self.secrets.fetch(&order.spec).await {
+            Ok(secrets) => CellOrder { secrets, ..order },
+            Err(cause) => return self.end(never_ran(&self.entry, cause), None).await,
+        };
         let asked = Instant::now();
         // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
         let mut stop = None;

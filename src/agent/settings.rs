@@ -5,6 +5,7 @@ use super::sweeper::SweepTimes;
 use crate::admission::Gate;
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
+use crate::secrets::Providers;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct AgentSettings {
     pub output_share: ByteSize,
     /// What may run here, and in which language environments.
     pub gate: Gate,
+    /// What jobs can ask for that nobody else may see.
+    pub secrets: Providers,
     /// Where everything is written, and how many bytes are to stay free there: with fewer no jobs are claimed, and with fewer than a quarter
     /// of it running jobs wait when they write. 0: nobody looks.
     pub disk: (PathBuf, ByteSize),

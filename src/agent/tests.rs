@@ -90,6 +90,7 @@ fn start(
         reconnect: Duration::from_secs(30),
         output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
     };
@@ -461,6 +462,7 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         reconnect: Duration::from_secs(30),
         output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
     };
@@ -514,6 +516,7 @@ async fn a_policy_that_is_loosened_holds_for_what_waits() {
         reconnect: Duration::from_secs(30),
         output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate { policy: policy.clone(), ..crate::admission::Gate::default() },
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
     };

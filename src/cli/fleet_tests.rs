@@ -118,6 +118,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         reconnect: Duration::from_secs(30),
         output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: crate::agent::SweepTimes::default(),
     };

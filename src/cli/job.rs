@@ -4,6 +4,7 @@ mod cancel;
 pub(super) mod exec;
 mod list;
 mod many;
+mod secrets;
 mod stay;
 mod submit;
 

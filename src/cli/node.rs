@@ -15,6 +15,7 @@ use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
+use crate::secrets::{Keyring, Providers};
 use crate::telemetry::Metrics;
 use std::path::Path;
 use std::sync::Arc;
@@ -32,7 +33,13 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
         max_attempts: config.queue.max_attempts,
         stuck_after: config.queue.stuck_after,
     };
-    Ok(Embedded::new(store, logs, settings))
+    // What lies in memory goes with the process, and so may the keys.
+    let keys = match &store {
+        AnyStore::Memory(_) => Keyring::random(),
+        AnyStore::Sqlite(_) => Keyring::load_or_make(&config.queue.secrets_key_file)
+            .map_err(|error| Failure::config(format!("queue.secrets_key_file: {error}")))?,
+    };
+    Ok(Embedded::with_keys(store, logs, settings, keys))
 }
 
 /// What checking a spec needs to know of these settings.
@@ -83,7 +90,8 @@ pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
         own: docker.seccomp_profile.is_some(),
         none: answers_calls_itself(&docker.oci_runtime),
     };
-    Gate { policy, presets, oci_runtime: docker.oci_runtime.clone(), uids, defaults, filter }
+    let secrets = config.secrets.keys().cloned().collect();
+    Gate { policy, presets, secrets, oci_runtime: docker.oci_runtime.clone(), uids, defaults, filter }
 }
 
 /// Connects to the engine.
@@ -157,6 +165,7 @@ pub(crate) fn agent(
         reconnect: config.docker.reconnect_timeout.as_duration(),
         output_share: config.logs_share,
         gate,
+        secrets: Providers::of(&config.secrets),
         disk: (config.data_dir.clone(), config.agent.disk_floor),
         sweep: SweepTimes::default(),
     };

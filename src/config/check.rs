@@ -1,7 +1,7 @@
 //! From the merged document to settings that hold, or to everything that is wrong.
 
 use super::keys::{Kind, kind};
-use super::maps::{BackendConfig, CheckLevel, PresetConfig};
+use super::maps::{BackendConfig, CheckLevel, PresetConfig, SecretConfig};
 use crate::job::{BadUnit, ByteSize, Cpus, Millis, Problems, Seccomp};
 use crate::telemetry::{LogFormat, check_filter};
 use serde_json::Value;
@@ -23,6 +23,8 @@ pub struct Config {
     pub agent: AgentConfig,
     /// Where `jobcell agent` gets its jobs from, by name.
     pub backends: BTreeMap<String, BackendConfig>,
+    /// Secrets that jobs can ask for, by name.
+    pub secrets: BTreeMap<String, SecretConfig>,
     /// Cells on a Docker engine.
     pub docker: DockerConfig,
     /// What says what jobs may have.
@@ -71,6 +73,8 @@ pub struct QueueConfig {
     pub claim_batch: u32,
     /// Most jobs at the same time with one value of a label.
     pub groups: BTreeMap<String, u32>,
+    /// Keys that seal secrets which came with a job.
+    pub secrets_key_file: PathBuf,
 }
 
 /// The agent.
@@ -173,6 +177,10 @@ pub(super) fn check(
             stuck_after: r.duration("queue.stuck_after"),
             claim_batch: r.number("queue.claim_batch"),
             groups: r.groups("queue.groups"),
+            secrets_key_file: match r.text("queue.secrets_key_file") {
+                none if none.is_empty() => PathBuf::from(r.text("data_dir")).join("secrets.key"),
+                file => PathBuf::from(file),
+            },
         },
         agent: AgentConfig {
             name: r.name("agent.name"),
@@ -188,6 +196,7 @@ pub(super) fn check(
             spool_max: r.size("agent.spool_max"),
         },
         backends: r.backends(),
+        secrets: r.secrets(),
         docker: r.docker(env),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         logs_sync_every: r.size("logs.sync_every"),
@@ -232,7 +241,7 @@ impl Reader<'_> {
             self.sections = false;
             return self.bad(prefix, "is not a map", "write `key: value` lines below it, or leave it out");
         };
-        if matches!(prefix, "presets" | "backends" | "agent.labels" | "queue.groups" | "doctor.checks") {
+        if matches!(prefix, "presets" | "backends" | "secrets" | "agent.labels" | "queue.groups" | "doctor.checks") {
             return;
         }
         let names: Vec<&str> = known.keys().map(String::as_str).collect();

@@ -42,6 +42,8 @@ pub(super) enum Kind {
     Groups,
     /// Names to servers.
     Backends,
+    /// Names to what has a secret.
+    Secrets,
     /// Names of doctor's checks to levels.
     Checks,
 }
@@ -138,6 +140,12 @@ pub(super) static KEYS: &[Key] = &[
         "Most jobs that run at the same time with one value of a label, such as {deploy: 1}: jobs labelled deploy=web wait for each other, and not for deploy=api.",
     ),
     key(
+        "queue.secrets_key_file",
+        Kind::Text,
+        |_| json!(""),
+        "The file with the keys that seal secrets which came with a job while it waits. Empty: <data_dir>/secrets.key. One that is not there is made.",
+    ),
+    key(
         "agent.name",
         Kind::Name,
         |host| json!(host.hostname),
@@ -209,6 +217,12 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Backends,
         |_| json!({}),
         "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"http://jobs.example:7807\", key_file: /etc/jobcell/agent.key, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY. `rate` is the most calls in a second.",
+    ),
+    key(
+        "secrets",
+        Kind::Secrets,
+        |_| json!({}),
+        "Secrets that jobs can ask this agent for, by a name of your choice: env:NAME is a variable of the agent, file:/PATH a file, credential:NAME one of systemd's (LoadCredential=). Such as {deploy-token: \"file:/etc/jobcell/deploy-token\"}. Each is read when a job needs it. A policy says which jobs may have which.",
     ),
     key(
         "docker.host",

@@ -33,6 +33,32 @@ pub struct BackendConfig {
     pub rate: NonZeroU32,
 }
 
+/// What has a secret that jobs can ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretConfig {
+    /// A variable of the agent.
+    Env(String),
+    /// A file.
+    File(PathBuf),
+    /// A credential of systemd's.
+    Credential(String),
+}
+
+impl SecretConfig {
+    /// Reads `env:NAME`, `file:/PATH` or `credential:NAME`.
+    fn read(text: &str) -> Option<Self> {
+        let (kind, what) = text.split_once(':').filter(|(_, what)| !what.is_empty() && !what.contains('\0'))?;
+        match kind {
+            "env" if !what.contains('=') => Some(Self::Env(what.to_owned())),
+            "file" if what.starts_with('/') => Some(Self::File(PathBuf::from(what))),
+            "credential" if !what.contains('/') && what != "." && what != ".." => {
+                Some(Self::Credential(what.to_owned()))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// The checks of `jobcell doctor`, whose levels can be set.
 pub const CHECKS: [&str; CHECK_COUNT] = [
     "processor",
@@ -170,6 +196,25 @@ impl Reader<'_> {
             let rate = rate.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
             let key_file = Some(text("key_file")).filter(|file| !file.is_empty()).map(PathBuf::from);
             all.insert(name.clone(), BackendConfig { url, key_file, rate });
+        }
+        all
+    }
+
+    pub(super) fn secrets(&mut self) -> BTreeMap<String, SecretConfig> {
+        let Value::Object(secrets) = self.get("secrets").clone() else { return BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        for (name, source) in &secrets {
+            let path = format!("secrets.{name}");
+            if !crate::job::is_secret_name(name) {
+                let fix = "use up to 64 letters, digits and - _ .";
+                self.bad(&format!("secrets.{}", crate::job::shown(name)), "is no name that a job can ask for", fix);
+                continue;
+            }
+            match source.as_str().and_then(SecretConfig::read) {
+                Some(secret) => drop(all.insert(name.clone(), secret)),
+                // It may be a secret in the wrong place, so it is not shown.
+                None => self.bad(&path, "does not say where it is", "write env:NAME, file:/PATH or credential:NAME"),
+            }
         }
         all
     }

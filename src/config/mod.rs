@@ -17,7 +17,7 @@ pub use check::{AgentConfig, Config, DockerConfig, QueueConfig, ServerConfig, Te
 pub use effective::{Loaded, Setting};
 pub use host::HostFacts;
 pub use layers::{LoadInput, inspect, load};
-pub use maps::{BackendConfig, CHECKS, CheckLevel, PresetConfig};
+pub use maps::{BackendConfig, CHECKS, CheckLevel, PresetConfig, SecretConfig};
 pub use schema::schema;
 
 /// The file that is read when none is named.

@@ -82,6 +82,10 @@ fn value(kind: Kind, about: &str, default: Value) -> Value {
             let named: Map<String, Value> = CHECKS.iter().map(|name| ((*name).to_owned(), levels.clone())).collect();
             json!({ "type": "object", "additionalProperties": false, "properties": named })
         }
+        Kind::Secrets => {
+            let source = json!({ "type": "string", "pattern": "^(env:.+|file:/.+|credential:.+)$" });
+            json!({ "type": "object", "additionalProperties": source })
+        }
         Kind::Backends => json!({ "type": "object", "additionalProperties": backend() }),
     };
     rules["description"] = Value::from(text);

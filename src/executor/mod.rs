@@ -32,6 +32,8 @@ pub struct CellOrder {
     pub argv: Vec<String>,
     /// Between TERM and KILL.
     pub grace: Millis,
+    /// What the job is given that nobody else may see; none in an order for a cell that has its job.
+    pub secrets: Vec<wire::Secret>,
     /// The first term of the lease; the warden ends the job by itself when it runs out unrenewed.
     pub lease: Millis,
 }

@@ -150,6 +150,13 @@ pub enum Cause {
         /// Its name.
         preset: String,
     },
+    /// A secret that the job asks for cannot be had; nothing was made for it.
+    SecretMissing {
+        /// The variable that it would be.
+        secret: String,
+        /// Why, without a word of it.
+        reason: String,
+    },
     /// The job asks for more than the agent has in all.
     TooLarge {
         /// `cpu` or `memory`.
@@ -227,6 +234,7 @@ impl Cause {
             Self::AgentStopped => "agent_stopped",
             Self::ImageMissing { .. } => "image_missing",
             Self::PresetMissing { .. } => "preset_missing",
+            Self::SecretMissing { .. } => "secret_missing",
             Self::TooLarge { .. } => "too_large",
             Self::PolicyRefused { .. } => "policy_refused",
             Self::CellWeaker { .. } => "cell_weaker",
@@ -257,6 +265,7 @@ impl Cause {
             Self::AgentStopped
             | Self::ImageMissing { .. }
             | Self::PresetMissing { .. }
+            | Self::SecretMissing { .. }
             | Self::TooLarge { .. }
             | Self::PolicyRefused { .. }
             | Self::CellWeaker { .. }
@@ -282,7 +291,9 @@ impl Cause {
             | Self::Timeout { .. }
             | Self::Silence { .. }
             | Self::OutputLimit { .. } => Class::Failure,
-            Self::AgentStopped
+            // Another agent may have it, or this one by then.
+            Self::SecretMissing { .. }
+            | Self::AgentStopped
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
             | Self::WardenFault { .. }
@@ -365,6 +376,9 @@ impl Cause {
                 format!("make or pull `{image}` on the agent's engine (`scripts/images.sh` makes the jobcell/* images)")
             }
             Self::PresetMissing { .. } => "add the preset to the agent's configuration under `presets`".into(),
+            Self::SecretMissing { .. } => {
+                "see what the agent's settings say under `secrets`, and that what they name is there".into()
+            }
             Self::TooLarge { resource, .. } => {
                 let disk = if resource == "memory" { " or resources.disk" } else { "" };
                 format!("lower resources.{resource}{disk}, or raise agent.{resource} in the configuration")
@@ -425,6 +439,7 @@ impl fmt::Display for Cause {
             Self::AgentStopped => f.write_str("the agent was stopped while the job ran"),
             Self::ImageMissing { image, reason } => write!(f, "image `{image}` is not available: {reason}"),
             Self::PresetMissing { preset } => write!(f, "the agent has no preset `{preset}`"),
+            Self::SecretMissing { secret, reason } => write!(f, "secret `{secret}` cannot be had: {reason}"),
             Self::TooLarge { resource, asked, capacity } => {
                 write!(f, "asks for {asked} of {resource}, and the agent has {capacity} in all")
             }

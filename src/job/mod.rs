@@ -12,6 +12,7 @@ mod moment;
 mod phase;
 mod record;
 mod retry;
+mod secret;
 mod spec;
 mod units;
 
@@ -24,10 +25,11 @@ pub use limits::LimitMet;
 pub use phase::{IllegalStep, Phase, PhaseEvent};
 pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
-pub(crate) use spec::check_labels;
+pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{
     Beside, Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile,
-    OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, Source, SpecRules, UNBOUNDED,
-    WORKDIR, Wanted, parse_json,
+    OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, SecretAsk, SecretSource,
+    Source, SpecRules, UNBOUNDED, WORKDIR, Wanted, parse_json,
 };
+pub(crate) use spec::{check_labels, is_secret_name};
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

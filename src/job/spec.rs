@@ -10,6 +10,7 @@ mod limits;
 mod requires;
 mod retry;
 mod seccomp;
+mod secrets;
 mod stop;
 
 pub(crate) use check::labels as check_labels;
@@ -18,6 +19,8 @@ pub use limits::{Clamp, LIMITS, Limit, UNBOUNDED};
 pub use requires::{Requires, Wanted};
 pub use retry::Retry;
 pub use seccomp::{NoCommonProfile, Seccomp};
+pub(crate) use secrets::is_secret_name;
+pub use secrets::{SecretAsk, SecretSource};
 pub use stop::{OnCancel, OutputExcess, OutputOverflow};
 
 use super::{ByteSize, Cpus, Millis, Problems};
@@ -193,6 +196,8 @@ pub struct JobSpec {
     program: Program,
     workdir: String,
     env: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "secrets::Secrets::is_empty")]
+    secrets: secrets::Secrets,
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<String>,
     timeout: Millis,
@@ -248,6 +253,12 @@ impl JobSpec {
     /// Checks a document. Errors: every problem found, in the order of the document's fields.
     pub fn check(document: &Value, rules: &SpecRules) -> Result<Self, Problems> {
         check::check(document, rules)
+    }
+
+    /// Checks a document that a spec was written as: one that says of a secret that its value came with the job, without the value.
+    /// Errors: as of [`check`](Self::check).
+    pub fn check_stored(document: &Value) -> Result<Self, Problems> {
+        check::read(document, &SpecRules::default(), true)
     }
 
     /// Reads YAML (of which JSON is a part) and checks it.
@@ -381,7 +392,7 @@ impl<'de> Deserialize<'de> for JobSpec {
     /// Reads the canonical document back, checking again: a stored spec that an older version wrote is not trusted.
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let document = Value::deserialize(from)?;
-        Self::check(&document, &SpecRules::default()).map_err(serde::de::Error::custom)
+        Self::check_stored(&document).map_err(serde::de::Error::custom)
     }
 }
 

@@ -103,6 +103,7 @@ impl Row {
     }
 
     fn end(&mut self, cause: Cause, at: UnixMillis) {
+        self.job.spec.forget_secrets();
         self.enter(Phase::Ended, at, cause.code());
         self.job.ended_at = Some(at);
         self.job.ending = Some(Ending::of(cause, self.job.usage.as_ref()));
@@ -321,6 +322,9 @@ impl Row {
         let Some(given_up) = &mut self.job.given_up else { return Err(Replay::NotDead) };
         if let Some(by) = given_up.replayed_by {
             return Err(Replay::Already(by));
+        }
+        if self.job.spec.has_inline_secrets() {
+            return Err(Replay::SecretsGone);
         }
         if !room {
             return Err(Replay::QueueFull);

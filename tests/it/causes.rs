@@ -339,7 +339,7 @@ async fn a_cell_that_is_taken_away_is_never_the_jobs_failure() {
 }
 
 /// Where each cause is forced: file, and what it is called there.
-const FORCED: [(&str, &str, &str); 24] = [
+const FORCED: [(&str, &str, &str); 25] = [
     ("exit_code", "tests/it/causes.rs", "\"exit_code\""),
     ("signal", "tests/it/causes.rs", "\"signal\""),
     ("out_of_memory", "tests/it/causes.rs", "\"out_of_memory\""),
@@ -360,6 +360,7 @@ const FORCED: [(&str, &str, &str); 24] = [
     ("engine_failed", "tests/it/chaos/disks.rs", "\"engine_failed\""),
     ("log_store_failed", "tests/it/chaos/disks.rs", "\"log_store_failed\""),
     ("too_large", "src/admission/ledger.rs", "Cause::TooLarge"),
+    ("secret_missing", "tests/it/secrets.rs", "\"secret_missing\""),
     ("preset_missing", "src/admission/resolve.rs", "Cause::PresetMissing"),
     ("agent_stopped", "src/agent/tests.rs", "Cause::AgentStopped"),
     ("warden_fault", "src/agent/tests.rs", "Cause::WardenFault"),

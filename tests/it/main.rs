@@ -4,6 +4,7 @@
 mod api;
 mod bad_input;
 mod bridge;
+mod canaries;
 mod causes;
 mod cells;
 mod chaos;
@@ -30,6 +31,7 @@ mod ranks;
 mod recovery;
 mod retries;
 mod seccomp;
+mod secrets;
 mod stage;
 mod stops;
 mod sweep;

@@ -3,7 +3,7 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 18] = [
+const RANKS: [(&str, u8); 19] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
@@ -16,6 +16,7 @@ const RANKS: [(&str, u8); 18] = [
     ("journal", 2),
     ("logstore", 2),
     ("blobs", 2),
+    ("secrets", 2),
     ("backend", 3),
     ("executor", 5),
     ("admission", 5),
@@ -25,8 +26,9 @@ const RANKS: [(&str, u8); 18] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 10] = [
+const CONFINED: [(&str, &[&str]); 11] = [
     ("bollard", &["src/executor/docker"]),
+    ("chacha20poly1305", &["src/secrets"]),
     ("figment", &["src/config"]),
     ("axum", &["src/server"]),
     ("rusqlite", &["src/database", "src/queue", "src/journal", "src/blobs"]),

@@ -294,6 +294,7 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         reconnect: limit,
         output_share: ByteSize::from_mib(32),
         gate: jobcell::admission::Gate::default(),
+        secrets: jobcell::secrets::Providers::default(),
         disk: (dir.path().to_owned(), ByteSize::new(0)),
         sweep: SweepTimes { first: Duration::from_millis(50), every: Duration::from_millis(150) },
     };

@@ -6,6 +6,7 @@
 //!
 //! - `wire` frames and messages · `inbox`, `outbox` what is said · `ring` unacknowledged output · `ladder` how to stop
 //! - `procfs`, `cgroup` what the kernel says · `room` whether its file systems were full · `plan` from spec to exec
+//! - `mask` secrets in what the job writes · `secrets` how it gets them
 //! - `tripwire` calls that end the job
 //! - `receipt` the isolation in force · `intake` the spec's sections · `source` the job's pipes · `job` its processes
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
@@ -18,12 +19,15 @@ mod inbox;
 mod intake;
 mod job;
 mod ladder;
+#[allow(clippy::cast_possible_truncation, reason = "forms of secrets are far fewer than numbers")]
+mod mask;
 mod outbox;
 mod plan;
 mod procfs;
 mod receipt;
 mod ring;
 mod room;
+mod secrets;
 mod serve;
 mod source;
 #[allow(clippy::cast_possible_truncation, reason = "numbers of system calls and C's int are what they are")]

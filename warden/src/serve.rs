@@ -20,6 +20,7 @@ use crate::plan;
 use crate::receipt::{self, Receipt};
 use crate::ring::{RING_BYTES, Ring};
 use crate::room::Room;
+use crate::secrets::{self, Secrets};
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
 use crate::wire::{Exit, FromWarden, Mismatch, ToWarden, VERSION, WardenState, unmet};
@@ -55,6 +56,7 @@ pub(crate) struct Warden {
     outbox: Outbox,
     ring: Ring,
     receipt: Receipt,
+    secrets: Secrets,
     signals: OwnedFd,
     phase: Phase,
     /// Empty until an attach names it.
@@ -81,6 +83,7 @@ impl Warden {
             outbox: Outbox::default(),
             ring: Ring::new(RING_BYTES, sys::seal),
             receipt,
+            secrets: Secrets::default(),
             signals,
             phase: Phase::Waiting(Box::default()),
             attempt: String::new(),
@@ -278,7 +281,7 @@ impl Warden {
     }
 
     fn committed(&mut self, intake: Intake, lengths: [u64; 3], sums: [u32; 3]) {
-        let complete = match intake.commit(lengths, sums) {
+        let mut complete = match intake.commit(lengths, sums) {
             Ok(complete) if complete.spec.attempt != self.attempt => {
                 return self.refuse_spec(&format!("it is for attempt {}", complete.spec.attempt));
             }
@@ -291,12 +294,17 @@ impl Warden {
         if !mismatches.is_empty() {
             return self.refuse(mismatches);
         }
+        self.secrets = match Secrets::give(&mut complete.spec) {
+            Ok(secrets) => secrets,
+            Err(Failed::Spec(text)) => return self.refuse_spec(&text),
+            Err(Failed::Step(step, error)) => return self.ended(job::never_started(step, error)),
+        };
         let own_env = plan::own_env();
         let plans =
             plan::plan(&complete.spec, &own_env).and_then(|plan| Ok((plan, plan::clean_up(&complete.spec, &own_env)?)));
         let (plan, clean_up) = match plans {
             Ok(plans) => plans,
-            Err(text) => return self.refuse_spec(&text),
+            Err(text) => return self.refuse_spec(&self.secrets.text(text)),
         };
         let room = Room::new(self.receipt.facts(), sys::space);
         let tripwire = match complete.spec.tripwire.then(|| sys::tripwire(&tripwire::program(tripwire::TRIPS))) {
@@ -307,7 +315,11 @@ impl Warden {
                 return self.ended(job::never_started("tripwire", error.raw_os_error().unwrap_or(sys::EIO)));
             }
         };
-        match Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room) {
+        let patterns = self.secrets.patterns.as_ref();
+        let started = Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room, patterns);
+        secrets::forget(&mut complete.spec);
+        plan.forget();
+        match started {
             Ok(job) => self.phase = Phase::Running(Box::new(job)),
             Err((step, error)) => self.ended(job::never_started(step, error)),
         }
@@ -330,6 +342,7 @@ impl Warden {
     }
 
     fn ended(&mut self, exit: Exit) {
+        self.secrets.take_away();
         self.phase = Phase::Ended(Box::new(exit));
         self.outbox.exit = true;
     }
@@ -396,7 +409,7 @@ impl Warden {
                 next_seq: self.ring.next_seq(),
                 receipt: self.receipt.facts().to_vec(),
             },
-            Say::Fault(text) => FromWarden::Fault { text },
+            Say::Fault(text) => FromWarden::Fault { text: self.secrets.text(text) },
             Say::Refused => match &self.phase {
                 Phase::Refused(mismatches) => FromWarden::Refused { mismatches: mismatches.clone() },
                 Phase::Waiting(_) | Phase::Running(_) | Phase::Ended(_) => unexpected("a refusal"),

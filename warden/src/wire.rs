@@ -20,6 +20,10 @@ mod fields;
 mod frame;
 #[path = "wire/message.rs"]
 mod message;
+#[path = "wire/parts.rs"]
+mod parts;
+#[path = "wire/secrets.rs"]
+mod secrets;
 
 pub use cell::{CellSpec, Expect, Fact, Mismatch, Op, Rlimit, unmet};
 pub use fields::BadPayload;
@@ -28,6 +32,7 @@ pub use frame::{
     seal,
 };
 pub use message::{CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, Met, ToWarden, WardenState, output_parts};
+pub use secrets::{SECRET_MIN, SECRETS_BYTES, SECRETS_DIR, SECRETS_MOST, Secret};
 
 #[cfg(test)]
 #[path = "wire_tests.rs"]

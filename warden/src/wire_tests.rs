@@ -112,13 +112,24 @@ fn the_spec_round_trips() {
         drop_output: true,
         tripwire: true,
         output_limit: 1 << 30,
+        secrets: vec![Secret { name: "TOKEN".into(), value: b"\xffhunter2".to_vec(), file: true }],
         cut_output: true,
     };
     let mut bytes = Vec::new();
     spec.encode(&mut bytes);
-    assert_eq!(CellSpec::decode(&bytes), Ok(spec));
+    assert_eq!(CellSpec::decode(&bytes), Ok(spec.clone()));
+    // Its parts are behind what is always there.
+    let mut always = Vec::new();
+    CellSpec { secrets: Vec::new(), ..spec.clone() }.encode(&mut always);
+    assert!(bytes.starts_with(&always));
     for cut in 0..bytes.len() {
-        assert!(CellSpec::decode(&bytes[..cut]).is_err());
+        assert_eq!(CellSpec::decode(&bytes[..cut]).is_ok(), cut == always.len());
+    }
+    let secret = format!("{spec:?}");
+    assert!(secret.contains("TOKEN") && !secret.contains("hunter2") && !secret.contains("104, 117"), "{secret}");
+    for unknown in [&[9, 0, 0, 0, 0][..], &bytes[always.len()..]] {
+        let bytes = [&bytes[..], unknown].concat();
+        assert!(CellSpec::decode(&bytes).is_err(), "{unknown:?}");
     }
 }
 

@@ -14,13 +14,14 @@ mod tests;
 pub use live::{LivePolicy, Looked};
 
 use crate::job::{
-    ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Seccomp, Source, WORKDIR,
+    ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Seccomp, SecretSource, Source,
+    WORKDIR,
 };
 use pattern::{Argv, Glob, ImagePattern, has_digest, may_be_id};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a job that no rule matches is judged by.
 const NO_RULE: &str = "default";
@@ -70,6 +71,8 @@ struct Allowances {
     uids: Option<(u32, u32)>,
     programs: Option<Vec<Allowed>>,
     env: Option<Vec<Glob>>,
+    /// Secrets of the agent, by name.
+    secrets: Option<Vec<Glob>>,
     limits: BTreeMap<&'static str, Maximum>,
 }
 
@@ -116,6 +119,8 @@ pub struct Facts<'a> {
     pub submitter: Option<&'a str>,
     /// The image that it would run in: its own, or its preset's.
     pub image: &'a str,
+    /// Secrets that the agent has, by name.
+    pub secrets: &'a BTreeSet<String>,
     /// The OCI runtime of cells here; empty for the engine's own.
     pub oci_runtime: &'a str,
     /// First and last user id of cells here.
@@ -265,6 +270,7 @@ impl Policy {
         allow.place(spec, facts, &mut checks);
         filter(spec, facts, &mut checks);
         allow.program(spec, &mut checks);
+        allow.secrets(spec, facts, &mut checks);
         let given = allow.limits(spec, facts, &mut checks);
         let refused = checks.0.iter().any(|check| matches!(check.outcome, Outcome::Refused { .. }));
         Judgement { rule: name, checks: checks.0, given: Some(given).filter(|_| !refused) }
@@ -419,7 +425,8 @@ impl Allowances {
         // What a program does depends on its variables: a list of programs without one of variables allows none.
         let nothing = [];
         let env = self.env.as_deref().or(self.programs.is_some().then_some(&nothing));
-        let names: Vec<&str> = spec.env().keys().map(String::as_str).collect();
+        // A secret is one too.
+        let names: Vec<&str> = spec.env().keys().chain(spec.secrets().keys()).map(String::as_str).collect();
         let bad: Vec<&str> =
             names.iter().copied().filter(|name| listed(env, "env", |glob| glob.matches(name)).is_none()).collect();
         if !names.is_empty() {
@@ -431,6 +438,24 @@ impl Allowances {
                     _ => Err(("env_not_allowed", format!("not on the list: {}; {}", bad.join(", "), all(env)))),
                 },
             );
+        }
+    }
+
+    /// Those that it asks the agent for. What comes with a job is its owner's.
+    fn secrets(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+        for (name, ask) in spec.secrets() {
+            let SecretSource::Named(from) = &ask.source else { continue };
+            let list = self.secrets.as_deref();
+            let allowed = match listed(list, "secrets", |glob| glob.matches(from)) {
+                // Whoever may not have it does not learn whether it is there.
+                None => Err(("secret_not_allowed", format!("secret `{from}` is not on the list; {}", all(list)))),
+                Some(_) if !facts.secrets.contains(from) => Err((
+                    "secret_unknown",
+                    format!("the agent has no secret `{from}`; its settings name them under `secrets`"),
+                )),
+                Some(why) => Ok(why),
+            };
+            checks.item(&format!("secrets.{name}"), from, allowed);
         }
     }
 

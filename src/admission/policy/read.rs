@@ -221,6 +221,9 @@ fn allowances(path: &str, map: &Map<String, Value>, base: &Allowances, p: &mut P
     if let Some(env) = listed(&mut fields, "env", p, glob) {
         allow.env = Some(env);
     }
+    if let Some(secrets) = listed(&mut fields, "secrets", p, glob) {
+        allow.secrets = Some(secrets);
+    }
     let limits_path = fields.path("limits");
     for (key, value) in fields.map("limits", p).into_iter().flatten() {
         let path = format!("{limits_path}.{}", shown(key));

@@ -398,6 +398,7 @@ impl<'a> Stage<'a> {
             reconnect: Duration::from_secs(30),
             output_share: ByteSize::from_mib(32),
             gate: crate::admission::Gate::default(),
+            secrets: crate::secrets::Providers::default(),
             disk: (std::path::PathBuf::new(), ByteSize::new(0)),
             sweep: SWEEP,
         };

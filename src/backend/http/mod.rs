@@ -8,7 +8,7 @@ mod link;
 mod uplink;
 
 use super::{Announcement, Answer, Ask, Backend, BackendError, Grant, Load, Order};
-use crate::job::{AttemptId, JobSpec, LeaseToken, Millis, Phase, Report, SpecRules, UnixMillis};
+use crate::job::{AttemptId, JobSpec, LeaseToken, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::net::{Breaker, Retry};
 use crate::protocol::agent::{
@@ -228,11 +228,11 @@ impl Http {
     async fn grants(&self, claims: Vec<Claimed>, since: Instant) -> Vec<Grant> {
         let mut grants = Vec::with_capacity(claims.len());
         for claim in claims {
-            match JobSpec::check(&claim.spec, &SpecRules::default()) {
+            match JobSpec::check_stored(&claim.spec) {
                 Ok(spec) => grants.push(Grant {
                     attempt: claim.attempt,
                     token: claim.token,
-                    spec,
+                    spec: spec.with_secrets(claim.secrets),
                     submitter: claim.submitter,
                     since,
                 }),

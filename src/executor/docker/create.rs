@@ -7,7 +7,8 @@
 use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
 use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp};
-use crate::protocol::wire::{CellSpec, Expect, Rlimit};
+use crate::job::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST};
+use crate::protocol::wire::{self, CellSpec, Expect, Rlimit, SECRETS_DIR};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
     MountVolumeOptions,
@@ -22,6 +23,13 @@ const WARDEN_RESERVE: ByteSize = ByteSize::from_mib(8);
 /// /dev/shm: for what programs share, not for files.
 const SHM: ByteSize = ByteSize::from_mib(16);
 const SHM_INODES: u64 = 4096;
+/// Where secrets are that are files: as much as they can be, in whole pages. Within the reserve.
+const SECRETS_ROOM: ByteSize = ByteSize::new((SECRETS_BYTES + SECRET_FILES_MOST * PAGE as usize) as u64);
+const SECRETS_INODES: u64 = SECRET_FILES_MOST as u64 + 1;
+// What is promised to users is what wardens hold to.
+const _: () = assert!(
+    SECRET_MIN == wire::SECRET_MIN && SECRETS_BYTES == wire::SECRETS_BYTES && SECRETS_MOST == wire::SECRETS_MOST
+);
 /// The warden itself, and what the engine starts beside it for a moment.
 const WARDEN_PIDS: u32 = 4;
 const PAGE: u64 = 4096;
@@ -121,11 +129,16 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let host = HostConfig {
         // Only what a job builds in its workspace may be executed; /tmp takes data.
-        tmpfs: Some(HashMap::from([
-            ("/tmp".to_owned(), tmpfs(shape.tmp_size, shape.tmp_inodes, "noexec")),
-            ("/workspace".to_owned(), tmpfs(limits.disk, limits.inodes, "exec")),
-            ("/dev/shm".to_owned(), tmpfs(SHM, SHM_INODES, "noexec")),
-        ])),
+        tmpfs: Some(
+            [
+                ("/tmp".to_owned(), tmpfs(shape.tmp_size, shape.tmp_inodes, "noexec")),
+                ("/workspace".to_owned(), tmpfs(limits.disk, limits.inodes, "exec")),
+                ("/dev/shm".to_owned(), tmpfs(SHM, SHM_INODES, "noexec")),
+            ]
+            .into_iter()
+            .chain(secrets_room(order).map(|place| (place.to_owned(), tmpfs(SECRETS_ROOM, SECRETS_INODES, "noexec"))))
+            .collect(),
+        ),
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         privileged: Some(false),
@@ -172,6 +185,11 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
+}
+
+/// The file system for secrets, of a job that has some that are files.
+fn secrets_room(order: &CellOrder) -> Option<&'static str> {
+    order.spec.secrets().values().any(|ask| ask.file).then_some(SECRETS_DIR)
 }
 
 /// What says whose something is, and for which attempt.
@@ -250,7 +268,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         lease_ms: order.lease.as_u64(),
         rlimits: runtimes::settable(rlimits(shape, limits), &shape.oci_runtime),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
-        expect: expectations(shape, uid, limits, spec.network()),
+        expect: expectations(order, shape, uid, limits),
         silence_ms: spec.silence_timeout().map_or(0, Millis::as_u64),
         on_cancel: spec.on_cancel().map(|after| after.command.clone()).unwrap_or_default(),
         on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),
@@ -258,6 +276,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         tripwire: false,
         output_limit: limits.output,
         cut_output: spec.output_excess() == OutputExcess::Cut,
+        secrets: order.secrets.clone(),
     }
 }
 
@@ -305,7 +324,7 @@ const fn interfaces(network: NetworkMode) -> &'static str {
 }
 
 /// The isolation that the warden must find before it starts anything.
-fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -> Vec<Expect> {
+fn expectations(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
     let none = "0000000000000000";
     let mut all = vec![
         Expect::eq("pid", "1"),
@@ -320,7 +339,7 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -
         Expect::eq("no_new_privs", "1"),
         Expect::eq("seccomp", "2"),
         Expect::eq("root_readonly", "1"),
-        Expect::eq("interfaces", interfaces(network)),
+        Expect::eq("interfaces", interfaces(order.spec.network())),
         Expect::eq("mount./tmp", "tmpfs"),
         Expect::eq("mount./workspace", "tmpfs"),
         Expect::at_most("mount./tmp.size", shape.tmp_size.as_u64()),
@@ -336,7 +355,14 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -
         Expect::at_most("cpu_quota_us", u64::from(limits.cpu_milli) * CPU_PERIOD_US.unsigned_abs() / 1000),
         Expect::eq("mount./tmp.noexec", "1"),
     ];
-    for place in ["/tmp", "/workspace", "/dev/shm"] {
+    let secrets = secrets_room(order);
+    if let Some(place) = secrets {
+        all.push(Expect::eq(&format!("mount.{place}"), "tmpfs"));
+        all.push(Expect::eq(&format!("mount.{place}.noexec"), "1"));
+        all.push(Expect::at_most(&format!("mount.{place}.size"), SECRETS_ROOM.as_u64()));
+        all.push(Expect::at_most(&format!("mount.{place}.inodes"), SECRETS_INODES));
+    }
+    for place in ["/tmp", "/workspace", "/dev/shm"].into_iter().chain(secrets) {
         all.push(Expect::eq(&format!("mount.{place}.nosuid"), "1"));
         all.push(Expect::eq(&format!("mount.{place}.nodev"), "1"));
     }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
+use zeroize::{Zeroize, Zeroizing};
 
 /// A warden may have this much unacknowledged output on its way, twice over; beyond it, it does not keep to its window.
 const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
@@ -369,6 +370,9 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     fn wrote(&mut self, count: usize) {
         self.sent += count;
         if self.sent == self.to_send.len() {
+            if !self.order.secrets.is_empty() {
+                self.to_send.zeroize();
+            }
             self.to_send.clear();
             self.sent = 0;
             // The first of what is sent is the spec.
@@ -497,7 +501,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     /// Puts the whole spec on its way: head, script, stdin in chunks, then the commit.
     fn queue_spec(&mut self) {
-        let mut head = Vec::new();
+        // It has the secrets in it.
+        let mut head = Zeroizing::new(Vec::new());
         let mut spec = self.cell.cell_spec().clone();
         // What is left of the lease: making the cell took its time, and this process may be gone before it can say so. After a cut it is
         // the same again, since the warden puts together what came before and after it.

@@ -165,11 +165,22 @@ pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::R
     ])?;
     let seq = db.last_insert_rowid();
     db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?.execute(params![seq, json(&job.spec)?])?;
+    for (name, value) in job.spec.sealed_secrets() {
+        let mut insert = db.prepare_cached("INSERT INTO sealed (seq, name, value) VALUES (?1, ?2, ?3)")?;
+        insert.execute(params![seq, name, value])?;
+    }
     for (key, value) in job.spec.labels() {
         let mut insert = db.prepare_cached("INSERT INTO labels (seq, key, value) VALUES (?1, ?2, ?3)")?;
         insert.execute(params![seq, key, value])?;
     }
     Ok(())
+}
+
+/// The sealed values that came with a job.
+pub(super) fn sealed(db: &Connection, id: JobId) -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
+    let query = "SELECT name, value FROM sealed WHERE seq = (SELECT seq FROM jobs WHERE id = ?1)";
+    let mut found = db.prepare_cached(query)?;
+    found.query_map([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {

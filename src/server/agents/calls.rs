@@ -133,12 +133,15 @@ fn bounded(who: &Announcement) -> Result<(), ProblemDocument> {
 fn claimed(claim: &Claim) -> Result<Claimed, ProblemDocument> {
     let spec =
         serde_json::to_value(&claim.spec).map_err(|error| ProblemDocument::new("unavailable", error.to_string()))?;
+    let secret = |name: &String| Some((name.clone(), claim.spec.secret(name)?.clone()));
+    let secrets = claim.spec.secrets().keys().filter_map(secret).collect();
     Ok(Claimed {
         attempt: claim.attempt,
         token: claim.token,
         spec,
         submitter: claim.submitter.clone(),
         lease_until: claim.lease_until,
+        secrets,
     })
 }
 

@@ -182,6 +182,9 @@ pub(crate) struct Claimed {
     #[schema(nullable = false)]
     submitter: Option<String>,
     lease_until: Moment,
+    /// Values of secrets that came with the job, by their names.
+    #[schema(nullable = false)]
+    secrets: Option<BTreeMap<String, String>>,
 }
 
 /// What was claimed.

@@ -101,6 +101,7 @@ pub(crate) enum Cause {
     AgentStopped,
     ImageMissing { image: String, reason: String },
     PresetMissing { preset: String },
+    SecretMissing { secret: String, reason: String },
     TooLarge { resource: String, asked: String, capacity: String },
     PolicyRefused { rule: String, refusals: Vec<PolicyRefusal> },
     CellWeaker { mismatches: Vec<Mismatch> },
@@ -441,7 +442,44 @@ pub(crate) enum Obstacle {
     },
 }
 
-/// A checked spec with every default filled in. It is a valid `NewJob` too.
+/// Where the job has a secret from.
+#[derive(ToSchema)]
+pub(crate) struct SecretAsk {
+    /// The name of one of the agent's.
+    #[schema(nullable = false)]
+    from: Option<String>,
+    /// Its value came with the job; it is never shown.
+    #[schema(nullable = false)]
+    inline: Option<bool>,
+    /// `file` when the variable says where the file is.
+    #[schema(nullable = false, rename = "as")]
+    r#as: Option<String>,
+}
+
+/// A secret: the name of one of the agent's, or more about it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum NewSecret {
+    Named(String),
+    Asked(NewSecretAsk),
+}
+
+/// One of `from` and `value`.
+#[derive(ToSchema)]
+pub(crate) struct NewSecretAsk {
+    /// The name of one of the agent's.
+    from: Option<String>,
+    /// The value itself, at least 6 bytes. It is sealed while the job waits, and forgotten when it has ended.
+    #[schema(write_only)]
+    value: Option<String>,
+    /// `env`, the default, or `file`: then the variable says where the file is.
+    #[schema(rename = "as")]
+    r#as: Option<String>,
+    /// As a job is shown: a value came with it. Not taken without it.
+    inline: Option<bool>,
+}
+
+/// A checked spec with every default filled in. It is a valid `NewJob` too, but for values of secrets, which are never shown.
 #[derive(ToSchema)]
 pub(crate) struct JobSpec {
     #[schema(required)]
@@ -458,6 +496,8 @@ pub(crate) struct JobSpec {
     command: Option<Vec<String>>,
     workdir: String,
     env: BTreeMap<String, String>,
+    #[schema(nullable = false)]
+    secrets: Option<BTreeMap<String, SecretAsk>>,
     #[schema(nullable = false)]
     stdin: Option<String>,
     timeout: Span,
@@ -639,6 +679,8 @@ pub(crate) struct NewJob {
     /// An absolute path, default `/workspace`.
     workdir: Option<String>,
     env: Option<BTreeMap<String, TextOrNumber>>,
+    /// By the names of their variables.
+    secrets: Option<BTreeMap<String, NewSecret>>,
     stdin: Option<String>,
     /// Default `10m`.
     timeout: Option<TextOrNumber>,

@@ -1,6 +1,8 @@
 //! What a cell runs and what must be in force in it: section 0 of a spec, and the comparison with the receipt.
 
 use super::fields::{BadPayload, Reader, Writer};
+use super::parts;
+use super::secrets::Secret;
 
 /// A fact and its value, as read or tried from inside a cell.
 pub type Fact = (String, String);
@@ -153,7 +155,12 @@ pub struct CellSpec {
     pub output_limit: u64,
     /// What is beyond it is dropped and counted, and the job goes on; otherwise it is ended.
     pub cut_output: bool,
+    /// What the job is given that nobody else may see.
+    pub secrets: Vec<Secret>,
 }
+
+/// Number of the part with [`CellSpec::secrets`].
+const SECRETS: u8 = 3;
 
 impl CellSpec {
     /// Appends the encoded form.
@@ -177,6 +184,8 @@ impl CellSpec {
             // One bit each.
             .u8(u8::from(self.drop_output) | u8::from(self.tripwire) << 1 | u8::from(self.cut_output) << 2)
             .u64(self.output_limit);
+        let secrets = Some(self.secrets.as_slice()).filter(|all| !all.is_empty());
+        let writer = parts::write(writer, SECRETS, secrets.as_ref(), |all, w| Secret::write_all(all, w));
         out.extend_from_slice(&writer.0);
     }
 
@@ -207,11 +216,17 @@ impl CellSpec {
             tripwire: false,
             cut_output: false,
             output_limit: 0,
+            secrets: Vec::new(),
         };
         let bits = r.u8()?;
         (spec.drop_output, spec.tripwire, spec.cut_output) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         spec.output_limit = r.u64()?;
-        r.end()?;
+        let mut secrets = None;
+        parts::read(&mut r, |tag, r| match tag {
+            SECRETS => parts::once(&mut secrets, Secret::read_all(r)?),
+            _ => Err(parts::UNKNOWN),
+        })?;
+        spec.secrets = secrets.unwrap_or_default();
         Ok(spec)
     }
 }
