@@ -497,6 +497,7 @@ impl<E: Executor> Table<E> {
             secrets: settings.secrets.clone(),
             reconnect: settings.reconnect,
             output_share: settings.output_share.as_u64(),
+            outside: settings.outside.clone(),
             ends: self.ends.0.clone(),
         };
         let task = self.runners.spawn(supervise::of_this_process(runner.run(attempt, orders)));

@@ -6,6 +6,7 @@
 use super::delivery::{Delivery, forget};
 use crate::admission::Permit;
 use crate::backend::Backend;
+use crate::egress::Outside;
 use crate::executor::warden::{Conversation, Finished, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Present};
 use crate::job::{Cause, Ending, LogTotals, Phase, Report, UnixMillis};
@@ -48,6 +49,7 @@ pub(super) struct Runner<E: Executor> {
     pub(super) secrets: Providers,
     pub(super) reconnect: Duration,
     pub(super) output_share: u64,
+    pub(super) outside: Outside,
     /// Takes the end, for its delivery. Full: the runner waits with its cell, and nothing else does.
     pub(super) ends: mpsc::Sender<End>,
 }
@@ -241,8 +243,8 @@ impl<E: Executor> Runner<E> {
         self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
-        let output_share = self.output_share;
-        let conversation = Conversation { order: &order, log, orders, reconnect, generation, output_share };
+        let (output_share, outside) = (self.output_share, &self.outside);
+        let conversation = Conversation { order: &order, log, orders, reconnect, generation, output_share, outside };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {

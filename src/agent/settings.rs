@@ -3,6 +3,7 @@
 use super::claims::BackendState;
 use super::sweeper::SweepTimes;
 use crate::admission::Gate;
+use crate::egress::Outside;
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
 use crate::secrets::Providers;
@@ -37,6 +38,8 @@ pub struct AgentSettings {
     pub disk: (PathBuf, ByteSize),
     /// When it looks for cells that nobody wants.
     pub sweep: SweepTimes,
+    /// Where jobs go that may go out.
+    pub outside: Outside,
 }
 
 /// What an agent is doing, for health and status.

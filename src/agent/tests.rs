@@ -93,6 +93,7 @@ fn start(
         secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
+        outside: crate::egress::Outside::default(),
     };
     let local: Arc<dyn Backend> = Arc::new(Local::new(Arc::clone(backend), "a"));
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
@@ -465,6 +466,7 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
+        outside: crate::egress::Outside::default(),
     };
     let seen = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
     let journal = Arc::new(MemoryJournal::default());
@@ -519,6 +521,7 @@ async fn a_policy_that_is_loosened_holds_for_what_waits() {
         secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
+        outside: crate::egress::Outside::default(),
     };
     // One at a time fits.
     for labels in [json!({}), json!({"b": "1"})] {

@@ -121,6 +121,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: crate::agent::SweepTimes::default(),
+        outside: crate::egress::Outside::default(),
     };
     let journal = Arc::new(MemoryJournal::default());
     let agent =

@@ -1,5 +1,6 @@
 //! `jobcell job …`
 
+mod allow;
 mod cancel;
 pub(super) mod exec;
 mod list;
@@ -43,6 +44,9 @@ pub(super) enum JobCommand {
     Run {
         /// The spec, YAML or JSON; - reads standard input
         file: PathBuf,
+        /// A place that the job may reach, beside those of its spec, such as pypi.org:443; may be given several times
+        #[arg(long, value_name = "HOST:PORT")]
+        allow: Vec<String>,
     },
     /// List jobs, newest first
     List(list::ListArgs),
@@ -94,7 +98,7 @@ pub(super) enum StreamName {
 
 pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
     match command {
-        JobCommand::Run { file } => run_here(&file, settings(global, &[], super::QUIET)?, global).await,
+        JobCommand::Run { file, allow } => run_here(&file, &allow, settings(global, &[], super::QUIET)?, global).await,
         JobCommand::Submit(args) => submit::run(args, global).await,
         JobCommand::Exec(args) => exec::run(args, global).await,
         JobCommand::List(args) => list::run(args, global).await,
@@ -182,8 +186,9 @@ pub(super) fn read_file(file: &Path) -> Result<String, Failure> {
 }
 
 /// One job through the agent's own code, with a queue in memory and a log in a folder that goes away.
-async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Failure> {
-    let spec = JobSpec::from_yaml(&read_file(file)?, &node::rules(&config)).map_err(|problems| {
+async fn run_here(file: &Path, allow: &[String], config: Config, global: &Global) -> Result<u8, Failure> {
+    let text = allow::add_to(&file.display().to_string(), read_file(file)?, allow)?;
+    let spec = JobSpec::from_yaml(&text, &node::rules(&config)).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
         Failure::usage(format!(
             "the job spec has problems; nothing was created\n{}",

@@ -6,6 +6,7 @@ use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::config::Config;
+use crate::egress::{EgressSettings, Outside};
 use crate::executor::Arriving;
 use crate::executor::docker::{
     DockerExecutor, DockerSettings, Engine, EngineError, Profiles, Shape, answers_calls_itself,
@@ -130,7 +131,22 @@ fn shape(config: &Config, seccomp: Profiles) -> Shape {
         workspace_inodes: docker.workspace_inodes,
         nofile: docker.nofile,
         output: config.logs_output,
+        egress_connections: config.egress.concurrent,
     }
+}
+
+/// Where jobs go that may go out.
+fn outside(config: &Config) -> Outside {
+    let egress = &config.egress;
+    Outside::new(EgressSettings {
+        resolver: egress.resolver,
+        connect_timeout: egress.connect_timeout.as_duration(),
+        idle_timeout: egress.idle_timeout.as_duration(),
+        concurrent: egress.concurrent,
+        connections: egress.connections,
+        bytes: egress.bytes,
+        lookups: egress.lookups,
+    })
 }
 
 /// The agent.
@@ -168,6 +184,7 @@ pub(crate) fn agent(
         secrets: Providers::of(&config.secrets),
         disk: (config.data_dir.clone(), config.agent.disk_floor),
         sweep: SweepTimes::default(),
+        outside: outside(config),
     };
     metrics.slots.set(i64::from(config.agent.slots));
     Agent::new(backends, Arc::new(executor), journal, logs, settings, metrics)

@@ -252,6 +252,20 @@ pub(super) fn job(job: &Value) -> String {
     for met in limits_met(job) {
         line("limit", format!("{met}; {}", met.hint()));
     }
+    let out_by = &job["usage"]["egress"];
+    if !out_by.is_null() {
+        let connections = out_by["connections"].as_u64().unwrap_or_default();
+        let s = if connections == 1 { "" } else { "s" };
+        let (came, went, refused) = (text(&out_by["bytes_in"]), text(&out_by["bytes_out"]), text(&out_by["refused"]));
+        line("egress", format!("{connections} connection{s}, {came} bytes in, {went} bytes out, {refused} refused"));
+    }
+    for refusal in out_by["refusals"].as_array().into_iter().flatten() {
+        let (host, port, reason) = (text(&refusal["host"]), text(&refusal["port"]), text(&refusal["reason"]));
+        line(
+            "refused",
+            format!("{host}:{port}: {reason} ({}, {} times)", text(&refusal["code"]), text(&refusal["times"])),
+        );
+    }
     if let Some(usage) = job["usage"].as_object() {
         let seconds = |key: &str| usage.get(key).and_then(Value::as_f64).unwrap_or_default() / 1e6;
         let peak = usage.get("peak_memory_bytes").and_then(Value::as_f64).unwrap_or_default() / f64::from(1 << 20);

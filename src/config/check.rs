@@ -29,6 +29,8 @@ pub struct Config {
     pub docker: DockerConfig,
     /// What says what jobs may have.
     pub policy_file: Option<PathBuf>,
+    /// The way out of cells.
+    pub egress: EgressConfig,
     /// Bytes of a log after which it is synced to disk.
     pub logs_sync_every: ByteSize,
     /// Most output of a job that does not say how much.
@@ -130,6 +132,19 @@ pub struct DockerConfig {
     pub seccomp: Seccomp,
 }
 
+/// The way out of cells.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "config/jobcell.example.yaml describes each key")]
+pub struct EgressConfig {
+    pub resolver: Option<SocketAddr>,
+    pub connect_timeout: Millis,
+    pub idle_timeout: Millis,
+    pub concurrent: u16,
+    pub connections: u64,
+    pub bytes: ByteSize,
+    pub lookups: u64,
+}
+
 /// Log lines.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
@@ -199,6 +214,7 @@ pub(super) fn check(
         secrets: r.secrets(),
         docker: r.docker(env),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
+        egress: r.egress(),
         logs_sync_every: r.size("logs.sync_every"),
         logs_output: r.size("logs.output_limit"),
         logs_share: r.size("logs.output_share"),
@@ -389,6 +405,24 @@ impl Reader<'_> {
             );
             LogFormat::Auto
         })
+    }
+
+    fn egress(&mut self) -> EgressConfig {
+        let text = self.text("egress.resolver");
+        let resolver = text.parse().ok();
+        if resolver.is_none() && !text.is_empty() {
+            let reason = format!("`{}` is no address and port", crate::job::shown(&text));
+            self.bad("egress.resolver", reason, "write an address such as 10.0.0.53:53, or leave it empty");
+        }
+        EgressConfig {
+            resolver,
+            connect_timeout: self.duration("egress.connect_timeout"),
+            idle_timeout: self.duration("egress.idle_timeout"),
+            concurrent: self.number("egress.concurrent"),
+            connections: self.number("egress.connections"),
+            bytes: self.size("egress.bytes"),
+            lookups: self.number("egress.lookups"),
+        }
     }
 
     fn seccomp(&mut self) -> Seccomp {

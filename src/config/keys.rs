@@ -49,13 +49,14 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 9] = [
+pub(super) const SECTIONS: [(&str, &str); 10] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
     ("docker", "Cells on a Docker engine."),
     ("docker.uid_range", "Each live cell has a user id of its own from this range."),
     ("policy", "What jobs may have on this host."),
+    ("egress", "The way out of cells, for jobs that may go out. docs/egress.md tells more."),
     ("logs", "The output of jobs."),
     ("telemetry", "Log lines of this process."),
     ("doctor", "What `jobcell doctor` checks."),
@@ -307,6 +308,43 @@ pub(super) static KEYS: &[Key] = &[
         |_| json!(""),
         "A file that says which images, programs, networks and limits jobs may have, as docs/policy.md describes; config/policy.example.yaml is one. Read again when it changes, and on SIGHUP. Empty: no bounds but those of the settings, and no network.",
     ),
+    key(
+        "egress.resolver",
+        Kind::Text,
+        |_| json!(""),
+        "Address and port of the name server that is asked where names lead, such as 10.0.0.53:53. Empty: the system's resolver.",
+    ),
+    key(
+        "egress.connect_timeout",
+        Kind::Duration(Millis::new(100), HOUR),
+        |_| json!("10s"),
+        "For a name to be looked up, and then for somebody to answer.",
+    ),
+    key(
+        "egress.idle_timeout",
+        Kind::Duration(SECOND, DAY),
+        |_| json!("5m"),
+        "A connection on which nothing moves for so long is cut off.",
+    ),
+    key(
+        "egress.concurrent",
+        Kind::Number(1, 256),
+        |_| json!(64),
+        "Connections of one job at a time. More wait until one of these ends.",
+    ),
+    key(
+        "egress.connections",
+        Kind::Number(1, 1_000_000_000),
+        |_| json!(100_000),
+        "Connections of one job in all, those that are refused included. A job can ask for fewer (egress.connections).",
+    ),
+    key(
+        "egress.bytes",
+        Kind::Size(ByteSize::new(1024), ByteSize::from_mib(1 << 30)),
+        |_| json!("100GiB"),
+        "Bytes of one job in both directions together. A job can ask for fewer (egress.bytes).",
+    ),
+    key("egress.lookups", Kind::Number(1, 1_000_000_000), |_| json!(10_000), "Names that one job may have looked up."),
     key(
         "logs.sync_every",
         Kind::Size(MIB, ByteSize::from_mib(4096)),

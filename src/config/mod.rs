@@ -13,7 +13,7 @@ mod layers;
 mod maps;
 mod schema;
 
-pub use check::{AgentConfig, Config, DockerConfig, QueueConfig, ServerConfig, TelemetryConfig};
+pub use check::{AgentConfig, Config, DockerConfig, EgressConfig, QueueConfig, ServerConfig, TelemetryConfig};
 pub use effective::{Loaded, Setting};
 pub use host::HostFacts;
 pub use layers::{LoadInput, inspect, load};

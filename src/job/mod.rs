@@ -4,6 +4,7 @@
 //! this is rank 0, and every value here can be built, compared and printed in a test without a runtime.
 
 mod digest;
+pub mod egress;
 mod ending;
 mod fields;
 mod id;
@@ -27,9 +28,9 @@ pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals,
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{
-    Beside, Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile,
-    OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, SecretAsk, SecretSource,
-    Source, SpecRules, UNBOUNDED, WORKDIR, Wanted, parse_json,
+    Beside, Capacity, Clamp, Egress, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode,
+    NoCommonProfile, OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, SecretAsk,
+    SecretSource, Source, SpecRules, UNBOUNDED, WORKDIR, Wanted, parse_json,
 };
 pub(crate) use spec::{check_labels, is_secret_name};
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

@@ -1,5 +1,6 @@
 //! What is known of a job, and what an agent reports at its end.
 
+use super::egress::EgressUse;
 use super::{
     AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis,
 };
@@ -30,6 +31,9 @@ pub struct Usage {
     /// Limits that were in its way, whatever became of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits_met: Vec<LimitMet>,
+    /// What went through its proxy; absent for a job that asked for no way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressUse>,
 }
 
 /// One stream's totals.

@@ -4,6 +4,7 @@
 //! finds all problems at once, and happens before anything is created.
 
 mod check;
+mod egress;
 mod image;
 mod json;
 mod limits;
@@ -14,6 +15,7 @@ mod secrets;
 mod stop;
 
 pub(crate) use check::labels as check_labels;
+pub use egress::Egress;
 pub use json::parse_json;
 pub use limits::{Clamp, LIMITS, Limit, UNBOUNDED};
 pub use requires::{Requires, Wanted};
@@ -213,6 +215,8 @@ pub struct JobSpec {
     lost_after: Option<Millis>,
     resources: Resources,
     network: NetworkMode,
+    #[serde(skip_serializing_if = "Egress::is_none")]
+    egress: Egress,
     #[serde(skip_serializing_if = "Option::is_none")]
     seccomp: Option<Seccomp>,
     labels: BTreeMap<String, String>,
@@ -326,6 +330,10 @@ impl JobSpec {
     /// What the cell may reach.
     pub fn network(&self) -> NetworkMode {
         self.network
+    }
+    /// What it may reach by its proxy.
+    pub fn egress(&self) -> &Egress {
+        &self.egress
     }
     /// Which system calls it may make; without it, the operator's choice.
     pub fn seccomp(&self) -> Option<Seccomp> {

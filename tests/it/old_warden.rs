@@ -138,6 +138,7 @@ async fn the_agent_of_today_takes_over_a_job_from_a_warden_of_the_first_version(
     let (_stops, stops) = mpsc::channel(1);
     let (_lease, lease) = watch::channel(None);
     let conversation = Conversation {
+        outside: &jobcell::egress::Outside::default(),
         order: &order,
         log: logs.create(attempt).expect("creates"),
         orders: Orders { stops, lease },

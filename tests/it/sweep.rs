@@ -277,6 +277,7 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         workspace_size: ByteSize::from_mib(16),
         workspace_inodes: 1000,
         nofile: 1024,
+        egress_connections: 64,
     };
     let settings =
         DockerSettings { shape, uid_start: 300_000, uid_count: 4, concurrent_starts: 2, start_timeout: limit };
@@ -297,6 +298,7 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         secrets: jobcell::secrets::Providers::default(),
         disk: (dir.path().to_owned(), ByteSize::new(0)),
         sweep: SweepTimes { first: Duration::from_millis(50), every: Duration::from_millis(150) },
+        outside: jobcell::egress::Outside::default(),
     };
     let (local, metrics) =
         (Arc::new(Local::new(Arc::clone(&backend), "a")) as Arc<dyn Backend>, Arc::new(Metrics::new()));

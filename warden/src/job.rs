@@ -438,6 +438,11 @@ impl Job {
         met
     }
 
+    /// Whether somebody or something ended it.
+    pub(crate) fn was_stopped(&self) -> bool {
+        self.ladder.reason() != 0 || self.tripped.is_some()
+    }
+
     /// Its end, once it is [`over`](Self::over).
     pub(crate) fn exit(&self, last_seq: u64, limits: &Limits, peaks: Peaks) -> Exit {
         let usage = sys::children_usage();

@@ -7,7 +7,7 @@
 //! - `wire` frames and messages · `inbox`, `outbox` what is said · `ring` unacknowledged output · `ladder` how to stop
 //! - `procfs`, `cgroup` what the kernel says · `room` whether its file systems were full · `plan` from spec to exec
 //! - `mask` secrets in what the job writes · `secrets` how it gets them
-//! - `tripwire` calls that end the job
+//! - `tripwire` calls that end the job · `egress` the proxy of a job that may go out
 //! - `receipt` the isolation in force · `intake` the spec's sections · `source` the job's pipes · `job` its processes
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
 
@@ -15,6 +15,7 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 mod cgroup;
+mod egress;
 mod inbox;
 mod intake;
 mod job;
@@ -83,6 +84,8 @@ fn prepare() -> std::io::Result<(receipt::Receipt, std::os::fd::OwnedFd)> {
     }
     // Fewer, larger hand-overs to whoever carries the transport. What lies in it is within the window like all the rest.
     sys::widen_pipe(1, TRANSPORT_PIPE_BYTES);
+    // Less the other way: an order waits behind what lies in it.
+    sys::widen_pipe(0, TRANSPORT_PIPE_BYTES / 4);
     Ok((receipt::Receipt::gather(), signals))
 }
 

@@ -11,6 +11,7 @@
 //!      └──start deadline (exit 3)
 //! ```
 
+use crate::egress::Egress;
 use crate::inbox::Inbox;
 use crate::intake::{Failed, Intake};
 use crate::job::{self, Job};
@@ -43,6 +44,10 @@ const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
 /// A refusal must fit one frame; the first ones tell enough.
 const MISMATCHES_MAX: usize = 64;
 const TEXT_MAX: usize = 200;
+/// For what a job has sent before its end.
+const LINGER_NS: u64 = 2_000_000_000;
+/// What is waited for beside the clients of the proxy.
+const OWN_ENTRIES: usize = 7;
 
 enum Phase {
     Waiting(Box<Intake>),
@@ -74,6 +79,14 @@ pub(crate) struct Warden {
     last_input: u64,
     rescue_due: bool,
     reap_again: bool,
+    /// The proxy of a job that asked for a way out, while it runs.
+    egress: Option<Egress>,
+    /// It is the proxy's turn to send a frame, and not that of output.
+    egress_next: bool,
+    /// The job is over, and what it has sent is still being carried.
+    linger_until: Option<u64>,
+    /// What is waited for; kept, since the proxy has many.
+    polled: Vec<PollFd>,
 }
 
 impl Warden {
@@ -97,6 +110,10 @@ impl Warden {
             last_input: 0,
             rescue_due: false,
             reap_again: false,
+            egress: None,
+            egress_next: false,
+            linger_until: None,
+            polled: Vec::new(),
         }
     }
 
@@ -115,6 +132,9 @@ impl Warden {
                 return code;
             }
             self.look_after_job(&ready);
+            if let Some(egress) = &mut self.egress {
+                egress.turn(self.polled.get(OWN_ENTRIES..).unwrap_or_default(), sys::boot_ns());
+            }
             self.write_output();
             if !self.input_open && self.can_do_nothing() {
                 return EXIT_NO_TRANSPORT;
@@ -133,7 +153,7 @@ impl Warden {
         // What keeps nothing reads in any case.
         let reads = room || job.is_some_and(|job| job.needs_no_room());
         let source = |stream| job.filter(|_| reads).and_then(|job| job.source_fd(stream, now));
-        let mut fds = [
+        let own: [PollFd; OWN_ENTRIES] = [
             entry(self.input_open.then_some(STDIN), POLLIN),
             entry((self.blocked && self.output_open).then_some(STDOUT), POLLOUT),
             entry(Some(self.signals.as_raw_fd()), POLLIN),
@@ -144,8 +164,16 @@ impl Warden {
         ];
         let at_once = self.reap_again || job.is_some_and(|job| room && job.must_read());
         let wake_at = if at_once { Some(now) } else { self.wake_at(now, reads) };
+        let mut fds = std::mem::take(&mut self.polled);
+        fds.clear();
+        fds.extend(own);
+        if let Some(egress) = &mut self.egress {
+            egress.poll_entries(now, &mut fds);
+        }
         sys::poll(&mut fds, wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP_NS)));
-        let [input, output, signals, report, _, _, tripped] = fds.map(|fd| fd.ready());
+        let ready = |at: usize| fds[at].ready();
+        let (input, output, signals, report, tripped) = (ready(0), ready(1), ready(2), ready(3), ready(6));
+        self.polled = fds;
         self.blocked &= !output;
         if signals {
             sys::drain_signals(&self.signals);
@@ -160,7 +188,8 @@ impl Warden {
             Phase::Ended(_) => None,
         };
         let rescue = self.rescue_due.then(|| self.last_input.saturating_add(RESCUE_AFTER_NS));
-        [phase, rescue].into_iter().flatten().min()
+        let egress = self.egress.as_ref().and_then(Egress::wake_at);
+        [phase, rescue, egress, self.linger_until.filter(|_| self.egress.is_some())].into_iter().flatten().min()
     }
 
     fn read_input(&mut self, buffer: &mut [u8]) -> Option<u8> {
@@ -219,6 +248,9 @@ impl Warden {
             **intake = Intake::default();
             self.attempt = attempt.to_owned();
         }
+        if let Some(egress) = &mut self.egress {
+            egress.begin();
+        }
         self.stranger = attempt != self.attempt || !versions.contains(&VERSION);
         if !versions.contains(&VERSION) {
             let text = format!("version {VERSION} is spoken here, not {} to {}", versions.start(), versions.end());
@@ -263,6 +295,11 @@ impl Warden {
                 job.stop(level, reason, grace_ms, now);
             }
             (ToWarden::Lease { remaining_ms }, Phase::Running(job)) => job.renew(remaining_ms, now),
+            (ToWarden::Egress(message), _) => {
+                if let Some(egress) = &mut self.egress {
+                    egress.obey(message);
+                }
+            }
             // A close while the job runs is a mistake: ending it is what stop is for.
             (ToWarden::Close, Phase::Waiting(_) | Phase::Ended(_) | Phase::Refused(_)) => return Some(EXIT_CLOSED),
             // Repeats after the start, and orders that came too late or too early, change nothing.
@@ -299,6 +336,18 @@ impl Warden {
             Err(Failed::Spec(text)) => return self.refuse_spec(&text),
             Err(Failed::Step(step, error)) => return self.ended(job::never_started(step, error)),
         };
+        if complete.spec.egress_connections > 0 {
+            match Egress::start(complete.spec.egress_connections) {
+                Ok(egress) => {
+                    let more = egress.variables(&complete.spec.env);
+                    complete.spec.env.extend(more);
+                    self.egress = Some(egress);
+                }
+                Err(error) => {
+                    return self.ended(job::never_started("egress", error.raw_os_error().unwrap_or(sys::EIO)));
+                }
+            }
+        }
         let own_env = plan::own_env();
         let plans =
             plan::plan(&complete.spec, &own_env).and_then(|plan| Ok((plan, plan::clean_up(&complete.spec, &own_env)?)));
@@ -343,6 +392,7 @@ impl Warden {
 
     fn ended(&mut self, exit: Exit) {
         self.secrets.take_away();
+        self.egress = None;
         self.phase = Phase::Ended(Box::new(exit));
         self.outbox.exit = true;
     }
@@ -383,6 +433,14 @@ impl Warden {
         job.read(&mut self.ring, sys::boot_ns());
         if job.over() && job.begin_clean_up(sys::boot_ns()) {
             return;
+        }
+        if job.over() && self.egress.as_ref().is_some_and(|egress| !egress.is_quiet()) && !job.was_stopped() {
+            // What a program sent before it ended is on its way, as it would be without a proxy.
+            let now = sys::boot_ns();
+            let until = *self.linger_until.get_or_insert(now.saturating_add(LINGER_NS));
+            if now < until {
+                return;
+            }
         }
         if job.over() {
             self.reap_again = false;
@@ -438,10 +496,15 @@ impl Warden {
         if !line.is_empty() {
             return (true, line);
         }
-        if self.outbox.urgent() {
+        // Output and the proxy take turns, frame by frame.
+        if self.outbox.urgent() || (self.egress_next && self.egress_has_frame()) {
             return (false, self.ring.torn());
         }
         (false, if self.epoch == 0 || self.stranger { &[] } else { self.ring.sendable(self.window) })
+    }
+
+    fn egress_has_frame(&self) -> bool {
+        !self.stranger && self.egress.as_ref().is_some_and(Egress::has_frame)
     }
 
     /// Whether only an agent could move this on. Then, without a transport, nothing ever will.
@@ -458,9 +521,18 @@ impl Warden {
         while self.output_open && !self.blocked && self.epoch > 0 {
             let (control, bytes) = self.next_bytes();
             if bytes.is_empty() {
-                let Some(say) = self.outbox.take(self.ring.all_sent()) else { return };
-                let message = self.message(say);
-                self.outbox.say(&message);
+                if let Some(say) = self.outbox.take(self.ring.all_sent()) {
+                    let message = self.message(say);
+                    self.outbox.say(&message);
+                    continue;
+                }
+                if !self.egress_has_frame() {
+                    return;
+                }
+                if let Some(egress) = &mut self.egress {
+                    self.outbox.add(|epoch, line| egress.frame(epoch, line));
+                }
+                self.egress_next = false;
                 continue;
             }
             let wanted = bytes.len();
@@ -476,6 +548,7 @@ impl Warden {
                 self.outbox.advance(count);
             } else {
                 self.ring.advance(count);
+                self.egress_next = true;
             }
         }
     }

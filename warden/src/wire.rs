@@ -14,6 +14,8 @@
 // By path, because agent and warden load this file from different folders.
 #[path = "wire/cell.rs"]
 mod cell;
+#[path = "wire/egress.rs"]
+mod egress;
 #[path = "wire/fields.rs"]
 mod fields;
 #[path = "wire/frame.rs"]
@@ -26,12 +28,15 @@ mod parts;
 mod secrets;
 
 pub use cell::{CellSpec, Expect, Fact, Mismatch, Op, Rlimit, unmet};
+pub use egress::{ALL_STREAMS, EGRESS_CONNECTIONS, EGRESS_PIECE, EGRESS_WINDOW, Egress, EgressFault};
 pub use fields::BadPayload;
 pub use frame::{
     Decoder, Frame, HEADER_BYTES, MARKER, MAX_OUTPUT, MAX_PAYLOAD, VERSION, crc32c, crc32c_append, encode, restamp,
     seal,
 };
-pub use message::{CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, Met, ToWarden, WardenState, output_parts};
+pub use message::{
+    CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, Met, ToWarden, WardenState, egress_data, output_parts,
+};
 pub use secrets::{SECRET_MIN, SECRETS_BYTES, SECRETS_DIR, SECRETS_MOST, Secret};
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod tests;
 
 pub use live::{LivePolicy, Looked};
 
+use crate::job::egress::{EgressRule, uncovered};
 use crate::job::{
     ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Seccomp, SecretSource, Source,
     WORKDIR,
@@ -68,6 +69,8 @@ struct Allowances {
     oci_runtimes: Option<Vec<String>>,
     /// Without a word only `none`: a way out of the cell is opened by an operator.
     networks: Option<Vec<NetworkMode>>,
+    /// Without a word nothing.
+    egress: Option<Vec<EgressRule>>,
     uids: Option<(u32, u32)>,
     programs: Option<Vec<Allowed>>,
     env: Option<Vec<Glob>>,
@@ -268,6 +271,7 @@ impl Policy {
         let mut checks = Checks(Vec::new());
         allow.source(spec, facts, &mut checks);
         allow.place(spec, facts, &mut checks);
+        allow.egress(spec, facts, &mut checks);
         filter(spec, facts, &mut checks);
         allow.program(spec, &mut checks);
         allow.secrets(spec, facts, &mut checks);
@@ -394,6 +398,28 @@ impl Allowances {
         };
         let allowed = listed(Some(&names), "networks", |name| **name == *network.name());
         checks.item("network", network.name(), allowed.ok_or_else(why));
+    }
+
+    /// What it asks to reach by its proxy: each of its rules has to lie within those of the operator.
+    fn egress(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+        let asked = spec.egress();
+        let allowed = self.egress.as_deref().unwrap_or_default();
+        for (at, rule) in asked.allow.iter().enumerate() {
+            let shown = rule.to_string();
+            let judged = match uncovered(rule, allowed) {
+                None => Ok("egress".to_owned()),
+                Some(port) => {
+                    let why = format!("`{shown}` is not within the list (port {port}); {}", all(Some(allowed)));
+                    Err(("egress_not_allowed", why))
+                }
+            };
+            checks.item(&format!("egress.allow[{at}]"), &shown, judged);
+        }
+        if !asked.is_none() && Seccomp::in_force(spec.seccomp(), facts.filter.least) == Ok(Seccomp::Offline) {
+            let why =
+                "every job here has profile `offline`, under which nothing can connect to a proxy; leave `egress` out";
+            checks.item("egress", "given", Err(("egress_not_offered", why.to_owned())));
+        }
     }
 
     fn program(&self, spec: &JobSpec, checks: &mut Checks) {

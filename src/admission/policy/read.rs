@@ -2,6 +2,7 @@
 
 use super::pattern::{Argv, Glob, ImagePattern};
 use super::{Allowances, Allowed, Maximum, NO_RULE, Over, Policy, Rule, Runs, Then, When};
+use crate::job::egress::EgressRule;
 use crate::job::{Fields, LIMITS, Limit, NetworkMode, Problems, shown, suggestion, type_name};
 use serde_json::{Map, Value};
 
@@ -208,6 +209,9 @@ fn allowances(path: &str, map: &Map<String, Value>, base: &Allowances, p: &mut P
     };
     if let Some(networks) = listed(&mut fields, "networks", p, network) {
         allow.networks = Some(networks);
+    }
+    if let Some(egress) = listed(&mut fields, "egress", p, EgressRule::read) {
+        allow.egress = Some(egress);
     }
     let uids_path = fields.path("uids");
     if let Some(map) = fields.map("uids", p) {

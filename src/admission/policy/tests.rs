@@ -48,6 +48,30 @@ fn a_rule_for_a_key_is_for_jobs_that_were_submitted_with_it_only() {
     assert_eq!([Some("ops2"), Some("ci"), Some(""), None].map(rule), ["default"; 4]);
 }
 
+#[test]
+fn what_a_job_may_reach_lies_within_what_the_operator_names() {
+    let mut wants = job();
+    wants["egress"] = json!({"allow": ["pypi.org:443", "a.example.com:80,443", "10.1.2.3:5432"]});
+    let allow = |list: &str| format!("{{version: 1, allow: {{egress: {list}}}}}");
+    let refused = "egress_not_allowed";
+    assert_eq!(codes("{version: 1}", &wants), [refused; 3], "nothing by default");
+    assert_eq!(codes(&allow("['pypi.org:443', '*.example.com:443', '0.0.0.0/0:5432']"), &wants), [refused; 2]);
+    let all = allow("['*:80,443', '10.1.0.0/16:5000-6000']");
+    assert!(codes(&all, &wants).is_empty());
+    let offline = Facts { filter: Filter { least: Seccomp::Offline, ..Filter::default() }, ..facts() };
+    assert_eq!(codes_with(&all, &wants, &offline), ["egress_not_offered"]);
+    // A rule puts its own list in place of the one at the top.
+    let ruled = format!(
+        "{}, rules: [{{name: r, when: {{backends: [main]}}, allow: {{egress: []}}}}]}}",
+        all.strip_suffix('}').expect("a map")
+    );
+    assert_eq!(codes(&ruled, &wants), [refused; 3]);
+    let problems = Policy::read(&allow("['010.0.0.1:443', 'https://x']")).expect_err("no rules");
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert!(told[0].starts_with("allow.egress[0]: ") && told[0].contains("octal"), "{told:?}");
+    assert!(told[1].starts_with("allow.egress[1]: ") && told[1].contains("URL"), "{told:?}");
+}
+
 fn codes(policy: &str, job: &Value) -> Vec<String> {
     codes_with(policy, job, &facts())
 }

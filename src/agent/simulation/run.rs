@@ -401,6 +401,7 @@ impl<'a> Stage<'a> {
             secrets: crate::secrets::Providers::default(),
             disk: (std::path::PathBuf::new(), ByteSize::new(0)),
             sweep: SWEEP,
+            outside: crate::egress::Outside::default(),
         };
         let backend: Arc<dyn Backend> = Arc::new(Flaky::new(&self.server, &node.wire));
         let (drain, force) = (CancellationToken::new(), CancellationToken::new());

@@ -45,6 +45,9 @@ pub(in crate::cli) struct ExecArgs {
     /// A label of the job; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
+    /// A place that the job may reach, such as pypi.org:443; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<String>,
     /// Give the job nothing to read, whatever is on standard input
     #[arg(short, long)]
     no_stdin: bool,
@@ -87,6 +90,7 @@ impl ExecArgs {
             ("timeout", self.time_limit.as_ref().map(|time| json!(time))),
             ("resources", (!resources.is_empty()).then_some(Value::Object(resources))),
             ("labels", map(&self.label)),
+            ("egress", (!self.allow.is_empty()).then(|| json!({"allow": self.allow}))),
         ];
         Value::Object(parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect())
     }

@@ -1,5 +1,6 @@
 //! `jobcell job submit` and `job retry`: a job is taken in, and then watched to its end if that is wanted.
 
+use super::allow;
 use super::many::{self, Document};
 use super::read_file;
 use super::secrets::{self, SecretArgs};
@@ -28,6 +29,9 @@ pub(in crate::cli) struct SubmitArgs {
     /// Of several, take in those that can be; else it is all or none
     #[arg(long)]
     partial: bool,
+    /// A place that the jobs may reach, beside those of their specs, such as pypi.org:443; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<String>,
 }
 
 pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure> {
@@ -42,6 +46,7 @@ pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure
     }
     // One document goes as it is: the API reads it, and says what is wrong with it.
     if args.secrets.is_empty()
+        && args.allow.is_empty()
         && let [(name, text)] = &texts[..]
         && !args.partial
         && !many::has_several(name, text)
@@ -54,7 +59,10 @@ pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure
     for (name, text) in &texts {
         documents.extend(many::documents(name, text)?);
     }
-    documents.iter_mut().for_each(|document| secrets::put(&mut document.spec, &given));
+    for document in &mut documents {
+        secrets::put(&mut document.spec, &given);
+        allow::add(&mut document.spec, &args.allow);
+    }
     if let [document] = &documents[..]
         && !args.partial
     {

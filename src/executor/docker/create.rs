@@ -61,6 +61,8 @@ pub struct Shape {
     pub nofile: u64,
     /// Output of a job that does not say.
     pub output: ByteSize,
+    /// Connections at a time of a job that may go out.
+    pub egress_connections: u16,
 }
 
 impl Shape {
@@ -277,6 +279,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         output_limit: limits.output,
         cut_output: spec.output_excess() == OutputExcess::Cut,
         secrets: order.secrets.clone(),
+        egress_connections: if spec.egress().is_none() { 0 } else { shape.egress_connections },
     }
 }
 

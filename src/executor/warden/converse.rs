@@ -6,10 +6,11 @@
 use super::pace::Pace;
 use super::session::{Action, Input, Over, Session, StopReason};
 use super::verdict;
+use crate::egress::{Door, Out, Outside};
 use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{Cause, LogTotals, UnixMillis, Usage};
 use crate::logstore::{FrameRef, Full, LogError, LogWriter};
-use crate::protocol::wire::{Decoder, FromWarden, MARKER, ToWarden};
+use crate::protocol::wire::{Decoder, EGRESS_WINDOW, FromWarden, MARKER, ToWarden, egress_data, seal};
 use crate::supervise;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -29,6 +30,10 @@ const FAIR_SHARE: u32 = 250;
 const FRAME_COST: usize = 64;
 /// Payload of one spec chunk.
 const CHUNK_BYTES: usize = 32 * 1024;
+/// With more on its way to the warden, nothing of the job's connections is added: an order would wait behind it.
+const EGRESS_BACKLOG: usize = 64 * 1024;
+/// Written bytes that are kept in memory because more stand behind them.
+const WRITTEN_MAX: usize = 64 * 1024;
 /// For a warden to take its leave.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// Each process that talks to a warden has so many session numbers to itself, above those of the processes before it.
@@ -126,6 +131,8 @@ pub struct Conversation<'a> {
     pub generation: u32,
     /// Bytes of output that are taken in a second while other jobs' output is written here too.
     pub output_share: u64,
+    /// Where a job goes that may go out.
+    pub outside: &'a Outside,
 }
 
 enum Done {
@@ -179,6 +186,8 @@ struct Talk<'a, C: Cell> {
     started_at: Option<UnixMillis>,
     /// What the warden was told of the lease with its job.
     lease_ms: Option<u64>,
+    /// The way out, for a job that asked for one.
+    door: Option<Door>,
     over: Option<Over>,
 }
 
@@ -190,7 +199,8 @@ pub async fn converse<C: Cell + Sync>(
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect, generation, output_share } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation, output_share, outside } = conversation;
+    let door = Door::of(order.attempt, &order.spec, outside);
     let began = Instant::now();
     let mut session = Session::new(
         order.attempt.to_string(),
@@ -199,6 +209,9 @@ pub async fn converse<C: Cell + Sync>(
         order.spec.timeout().as_u64(),
     );
     session = session.starved(order.spec.resources().cpu.as_milli() < FAIR_SHARE);
+    if door.is_some() {
+        session = session.sharing(EGRESS_WINDOW);
+    }
     session = session.cleaning_up(order.spec.on_cancel().map_or(0, |after| after.timeout.as_u64()));
     if let Some(until) = *orders.lease.borrow_and_update() {
         session = session.leased(left(until));
@@ -230,6 +243,7 @@ pub async fn converse<C: Cell + Sync>(
         killing: false,
         started_at: None,
         lease_ms: None,
+        door,
         over: None,
     };
     match first {
@@ -266,6 +280,9 @@ pub async fn converse<C: Cell + Sync>(
                 Ok(count) => talk.wrote(count),
                 Err(error) => talk.cut(error.to_string(), &mut progress),
             },
+            out = next_out(&mut talk.door), if talk.input.is_some() && talk.to_send.len() - talk.sent < EGRESS_BACKLOG => {
+                talk.send_out(&out);
+            }
             chunk = next_chunk(&mut talk.output) => match chunk {
                 Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
                 Some(Err(reason)) => talk.cut(reason, &mut progress),
@@ -284,6 +301,13 @@ fn left(until: Instant) -> u64 {
 async fn next_chunk(output: &mut Option<LinkOutput>) -> Option<Result<Bytes, String>> {
     match output {
         Some(output) => output.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_out(door: &mut Option<Door>) -> Out {
+    match door {
+        Some(door) => door.next().await,
         None => std::future::pending().await,
     }
 }
@@ -343,6 +367,9 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         self.input = None;
         self.to_send.clear();
         self.sent = 0;
+        if let Some(door) = &mut self.door {
+            door.reset();
+        }
         self.skipped += self.decoder.skipped();
         self.decoder = Decoder::new();
     }
@@ -378,6 +405,16 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             // The first of what is sent is the spec.
             self.may_have_run = true;
             crash_point!("after-spec-sent");
+        } else if self.sent > WRITTEN_MAX {
+            self.to_send.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    fn send_out(&mut self, out: &Out) {
+        match out {
+            Out::Word(word) => ToWarden::Egress(word.clone()).encode(self.epoch, &mut self.to_send),
+            Out::Data(stream, bytes) => egress_data(false, *stream, bytes, self.epoch, seal, &mut self.to_send),
         }
     }
 
@@ -403,6 +440,15 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                             let text = format!("output that cannot be read: {what}");
                             self.on(Input::Message(FromWarden::Fault { text }), progress);
                         }
+                    }
+                }
+                Ok(FromWarden::Egress(message)) => {
+                    let taken = match &mut self.door {
+                        Some(door) => door.take(message),
+                        None => Err("it speaks of connections, and the job has none"),
+                    };
+                    if let Err(what) = taken {
+                        self.on(Input::Message(FromWarden::Fault { text: what.to_owned() }), progress);
                     }
                 }
                 Ok(message) => self.on(Input::Message(message), progress),
@@ -532,6 +578,15 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         let mut close = self.to_send.split_off(self.sent);
         ToWarden::Close.encode(self.epoch, &mut close);
         let farewell = Farewell { input: self.input.take(), close };
+        let went_out = match &mut self.door {
+            Some(door) => {
+                if matches!(self.over, Some(Over::Exited(_))) {
+                    door.close().await;
+                }
+                Some(door.told())
+            }
+            None => None,
+        };
         self.unlink();
         // What runs in the cell is ended before its end is told, since another try may follow at once. What is asked of the engine has a
         // deadline; while it is away, the warden ends its job when its lease is over, and that is waited for.
@@ -583,7 +638,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     && log.stdout.bytes == exit.stdout_bytes
                     && log.stderr.bytes == exit.stderr_bytes;
                 let argv0 = self.order.argv.first().map(String::as_str).unwrap_or_default();
-                (verdict::cause(exit, spec, argv0), Some(verdict::usage(exit, spec)))
+                let usage = Usage { egress: went_out, ..verdict::usage(exit, spec) };
+                (verdict::cause(exit, spec, argv0), Some(usage))
             }
             Over::Broken(cause) => {
                 // Nothing can be missing where nothing ever ran.

@@ -166,6 +166,8 @@ pub(super) struct Session {
     /// For the command that runs after a stop.
     clean_up_ms: u64,
     nonce: u64,
+    /// Bytes of unacknowledged output that the warden may have in flight.
+    window: u32,
     receipt: Vec<(String, String)>,
 }
 
@@ -195,6 +197,7 @@ impl Session {
             stop_answer_ms: STOP_ANSWER_MS,
             clean_up_ms: 0,
             nonce: 0,
+            window: WINDOW_BYTES,
             receipt: Vec::new(),
         }
     }
@@ -208,6 +211,12 @@ impl Session {
     /// The cell has so little of a processor that its warden may not get a turn within a second.
     pub(super) fn starved(mut self, starved: bool) -> Self {
         self.stop_answer_ms = if starved { SLOW_ANSWER_MS } else { STOP_ANSWER_MS };
+        self
+    }
+
+    /// So many bytes of what may be in flight are for something else than output.
+    pub(super) fn sharing(mut self, bytes: u32) -> Self {
+        self.window = WINDOW_BYTES - bytes.min(WINDOW_BYTES / 2);
         self
     }
 
@@ -308,7 +317,7 @@ impl Session {
             max_version: crate::protocol::wire::VERSION,
             attempt: self.attempt.clone(),
             stored: self.stored,
-            window: WINDOW_BYTES,
+            window: self.window,
         };
         self.send(attach, actions);
         if let State::Greeting { until } = &mut self.state {
@@ -447,6 +456,8 @@ impl Session {
             }
             // Told by Input::Output; here only if a caller mixes the two up.
             FromWarden::Output { .. } => {}
+            // Of a stream of the cell's proxy: somebody else's, and it shows that the warden lives.
+            FromWarden::Egress(_) => {}
         }
     }
 

@@ -1,8 +1,8 @@
 //! From a document to a [`JobSpec`], or to the list of everything that is wrong with it.
 
 use super::{
-    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, image,
-    requires, retry, seccomp, secrets, stop,
+    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, egress,
+    image, requires, retry, seccomp, secrets, stop,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -99,6 +99,8 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
     let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
     let network = network(&mut fields, p);
     let seccomp = seccomp::check(&mut fields, p);
+    let egress = fields.map("egress", p).map(|map| egress::check(map, p)).unwrap_or_default();
+    egress::fits(&egress, network, seccomp, p);
     let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
     let requires = fields.map("requires", p).map(|map| requires::check(map, p)).unwrap_or_default();
     let retry = fields.map("retry", p).map(|map| retry::check(map, p)).unwrap_or_default();
@@ -127,6 +129,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
             lost_after,
             resources,
             network,
+            egress,
             seccomp,
             labels,
             requires,
@@ -366,7 +369,7 @@ fn resources(map: &Map<String, Value>, p: &mut Problems) -> Resources {
     resources
 }
 
-fn size(
+pub(super) fn size(
     fields: &mut Fields<'_>,
     key: &'static str,
     example: &str,
@@ -381,7 +384,7 @@ fn size(
     Some(size)
 }
 
-fn number(
+pub(super) fn number(
     fields: &mut Fields<'_>,
     key: &'static str,
     what: &str,

@@ -146,6 +146,36 @@ pub(crate) struct Usage {
     /// Limits that were in its way, whatever became of it; left out when there were none.
     #[schema(nullable = false)]
     limits_met: Option<Vec<LimitMet>>,
+    /// What went through its proxy; left out for a job that asked for no way out.
+    #[schema(nullable = false)]
+    egress: Option<EgressUse>,
+}
+
+/// What a job sent and got through its proxy since its agent was last started, and what it was refused.
+#[derive(ToSchema)]
+pub(crate) struct EgressUse {
+    /// Connections that were made.
+    connections: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// Connections that were refused, came to nothing or were cut off.
+    refused: u64,
+    /// The first of these, each place and code once; left out when there were none.
+    #[schema(nullable = false)]
+    refusals: Option<Vec<EgressRefusal>>,
+}
+
+/// A place that a job did not reach.
+#[derive(ToSchema)]
+pub(crate) struct EgressRefusal {
+    /// As it was asked for.
+    host: String,
+    port: u16,
+    /// docs/egress.md lists them.
+    code: String,
+    /// The same in words.
+    reason: String,
+    times: u64,
 }
 
 /// A limit that was in a job's way.
@@ -514,6 +544,8 @@ pub(crate) struct JobSpec {
     resources: Resources,
     network: Network,
     #[schema(nullable = false)]
+    egress: Option<Egress>,
+    #[schema(nullable = false)]
     seccomp: Option<Seccomp>,
     labels: BTreeMap<String, String>,
     #[schema(nullable = false)]
@@ -642,6 +674,30 @@ pub(crate) enum Interpreter {
 }
 
 /// Limits; what is left out has its default.
+/// What a job asks to reach by the proxy in its cell.
+#[derive(ToSchema)]
+pub(crate) struct NewEgress {
+    /// Such as `pypi.org:443`, `*.example.com:80,443` or `10.1.2.0/24:8000-8100`; without a port, 80 and 443.
+    #[schema(min_items = 1, max_items = 256)]
+    allow: Vec<String>,
+    /// Connections in all, those that are refused included; default and most: the agent's `egress.connections`.
+    #[schema(minimum = 1, maximum = 1_000_000_000)]
+    connections: Option<u64>,
+    /// Bytes in both directions together; default and most: the agent's `egress.bytes`.
+    bytes: Option<TextOrNumber>,
+}
+
+/// What a job may reach by the proxy in its cell.
+#[derive(ToSchema)]
+pub(crate) struct Egress {
+    /// Each place, in its one form.
+    allow: Vec<String>,
+    #[schema(nullable = false)]
+    connections: Option<u64>,
+    #[schema(nullable = false)]
+    bytes: Option<Size>,
+}
+
 #[derive(ToSchema)]
 pub(crate) struct NewResources {
     /// Default `1`.
@@ -693,6 +749,7 @@ pub(crate) struct NewJob {
     lost_after: Option<TextOrNumber>,
     resources: Option<NewResources>,
     network: Option<Network>,
+    egress: Option<NewEgress>,
     /// Default: the agent's `docker.seccomp`, and nothing weaker than that is ever in force.
     seccomp: Option<Seccomp>,
     labels: Option<BTreeMap<String, TextOrNumber>>,

@@ -157,10 +157,14 @@ pub struct CellSpec {
     pub cut_output: bool,
     /// What the job is given that nobody else may see.
     pub secrets: Vec<Secret>,
+    /// Connections at a time of the proxy in the cell; 0 for no proxy.
+    pub egress_connections: u16,
 }
 
 /// Number of the part with [`CellSpec::secrets`].
 const SECRETS: u8 = 3;
+/// Number of the part with [`CellSpec::egress_connections`].
+const EGRESS: u8 = 4;
 
 impl CellSpec {
     /// Appends the encoded form.
@@ -186,6 +190,8 @@ impl CellSpec {
             .u64(self.output_limit);
         let secrets = Some(self.secrets.as_slice()).filter(|all| !all.is_empty());
         let writer = parts::write(writer, SECRETS, secrets.as_ref(), |all, w| Secret::write_all(all, w));
+        let egress = Some(self.egress_connections).filter(|most| *most > 0);
+        let writer = parts::write(writer, EGRESS, egress.as_ref(), |most, w| w.u32(u32::from(*most)));
         out.extend_from_slice(&writer.0);
     }
 
@@ -217,16 +223,20 @@ impl CellSpec {
             cut_output: false,
             output_limit: 0,
             secrets: Vec::new(),
+            egress_connections: 0,
         };
         let bits = r.u8()?;
         (spec.drop_output, spec.tripwire, spec.cut_output) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         spec.output_limit = r.u64()?;
-        let mut secrets = None;
+        let (mut secrets, mut egress) = (None, None);
         parts::read(&mut r, |tag, r| match tag {
             SECRETS => parts::once(&mut secrets, Secret::read_all(r)?),
+            EGRESS => parts::once(&mut egress, r.u32()?),
             _ => Err(parts::UNKNOWN),
         })?;
         spec.secrets = secrets.unwrap_or_default();
+        let most = u16::try_from(egress.unwrap_or_default());
+        spec.egress_connections = most.map_err(|_| BadPayload("too many connections"))?;
         Ok(spec)
     }
 }

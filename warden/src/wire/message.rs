@@ -1,8 +1,9 @@
 //! The messages of both sides.
 
 use super::cell::{Fact, Mismatch};
+use super::egress::{EGRESS_DATA, Egress};
 use super::fields::{BadPayload, Reader, Writer};
-use super::frame::{Frame, crc32c, encode};
+use super::frame::{Frame, crc32c, encode, encode_by};
 
 /// What the agent says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +64,16 @@ pub enum ToWarden {
     },
     /// The end is known and stored: go.
     Close,
+    /// Of a stream of the cell's proxy. Only for a cell whose spec asked for one.
+    Egress(Egress),
 }
+
+/// Kinds of [`ToWarden::Egress`] begin here.
+const EGRESS_TO: u8 = 24;
+/// Kinds of [`FromWarden::Egress`] begin here.
+const EGRESS_FROM: u8 = 88;
+/// Kinds in each direction.
+const EGRESS_KINDS: u8 = 7;
 
 impl ToWarden {
     /// The commit for these sections.
@@ -89,6 +99,10 @@ impl ToWarden {
             Self::Ping { nonce } => (6, w.u64(*nonce)),
             Self::Lease { remaining_ms } => (7, w.u64(*remaining_ms)),
             Self::Close => (8, w),
+            Self::Egress(egress) => {
+                let (number, w) = egress.write(w);
+                (EGRESS_TO + number, w)
+            }
         };
         encode(kind, 0, epoch, 0, &[&w.0], out);
     }
@@ -111,6 +125,9 @@ impl ToWarden {
             6 => Self::Ping { nonce: r.u64()? },
             7 => Self::Lease { remaining_ms: r.u64()? },
             8 => Self::Close,
+            kind if (EGRESS_TO..EGRESS_TO + EGRESS_KINDS).contains(&kind) => {
+                Self::Egress(Egress::read(kind - EGRESS_TO, &mut r)?)
+            }
             _ => return Err(BadPayload("an unknown kind")),
         };
         r.end()?;
@@ -260,6 +277,8 @@ pub enum FromWarden {
         /// What.
         text: String,
     },
+    /// Of a stream of the cell's proxy.
+    Egress(Egress),
 }
 
 /// Kind number of an output frame, for those who take it apart themselves.
@@ -296,6 +315,10 @@ impl FromWarden {
             Self::Exit(exit) => (68, exit.write(w)),
             Self::Pong { nonce, stalled } => (69, w.u64(*nonce).u8(*stalled)),
             Self::Fault { text } => (70, w.text(text)),
+            Self::Egress(egress) => {
+                let (number, w) = egress.write(w);
+                (EGRESS_FROM + number, w)
+            }
         };
         encode(kind, 0, epoch, seq, &[&w.0], out);
     }
@@ -328,11 +351,20 @@ impl FromWarden {
             68 => Self::Exit(Exit::read(&mut r)?),
             69 => Self::Pong { nonce: r.u64()?, stalled: r.u8()? },
             70 => Self::Fault { text: r.text()? },
+            kind if (EGRESS_FROM..EGRESS_FROM + EGRESS_KINDS).contains(&kind) => {
+                Self::Egress(Egress::read(kind - EGRESS_FROM, &mut r)?)
+            }
             _ => return Err(BadPayload("an unknown kind")),
         };
         r.end()?;
         Ok(message)
     }
+}
+
+/// Appends a piece of a stream as a frame, without a copy of it on the way; `seal` writes the checksum.
+pub fn egress_data(from_warden: bool, stream: u32, bytes: &[u8], epoch: u32, seal: fn(&mut [u8]), out: &mut Vec<u8>) {
+    let kind = EGRESS_DATA + if from_warden { EGRESS_FROM } else { EGRESS_TO };
+    encode_by(kind, 0, epoch, 0, &[&stream.to_le_bytes(), bytes], seal, out);
 }
 
 /// In place of how the command after a stop ended: none ran, and something follows.
