@@ -9,6 +9,9 @@ use std::path::Path;
 use std::process::Stdio;
 
 /// Where the values come from, and what they are. Nothing else in the world looks like them.
+/// The one test's agent is, to the other, a process in whose variables nothing may be.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 const FROM_VARIABLE: &str = "canary-of-a-variable-7f3a91";
 const FROM_FILE: &str = "canary-of-a-file-line-one-5b20c4\ncanary-of-a-file-line-two-e88d13\n";
 const INLINE: &str = "canary-that-came-along-\"quoted\"-0c47aa";
@@ -253,6 +256,7 @@ async fn look(up: &Up, job: &Value, moment: &str, cell_name: Option<&str>) -> us
 #[tokio::test]
 async fn no_value_is_found_anywhere_while_a_job_has_it_after_its_agent_was_killed_and_when_all_is_over() {
     let Some(host) = engine() else { return };
+    let _alone = ONE_AT_A_TIME.lock().await;
     let dir = tempfile::tempdir().expect("a folder");
     let (file, tmp) = (dir.path().join("operators-file"), dir.path().join("tmp"));
     std::fs::write(&file, FROM_FILE).expect("writes");
@@ -317,6 +321,7 @@ fn process(dir: &Path, name: &str, verb: &[&str], config: &str, env: &[(&str, &s
 #[tokio::test]
 async fn between_a_server_and_its_agent_values_and_keys_are_in_no_file_and_no_log() {
     let Some(host) = engine() else { return };
+    let _alone = ONE_AT_A_TIME.lock().await;
     let dir = tempfile::tempdir().expect("a folder");
     let at = |name: &str| dir.path().join(name);
     std::fs::create_dir(at("tmp")).expect("a folder");
