@@ -2,7 +2,7 @@
 
 use super::policy::{Defaults, Facts, Filter, Judgement, LivePolicy};
 use super::{Presets, resolve};
-use crate::job::{Cause, JobSpec};
+use crate::job::{Cause, JobSpec, Pull};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
@@ -15,6 +15,8 @@ pub struct Gate {
     pub presets: Presets,
     /// Secrets that the agent has, by name.
     pub secrets: BTreeSet<String>,
+    /// When a registry is asked for the image of a job that does not say.
+    pub pull: Pull,
     /// The OCI runtime of cells; empty for the engine's own.
     pub oci_runtime: String,
     /// First and last user id of cells.
@@ -34,6 +36,7 @@ impl Gate {
             submitter,
             image: &image,
             secrets: &self.secrets,
+            pull: self.pull,
             oci_runtime: &self.oci_runtime,
             uids: self.uids,
             defaults: self.defaults,

@@ -208,7 +208,7 @@ async fn run_here(file: &Path, allow: &[String], config: Config, global: &Global
     let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0)?;
     let stop = CancellationToken::new();
     let owner = OwnerId::random();
-    let executor = Arc::new(node::executor(&config, engine, seccomp, owner.clone(), stop.clone()));
+    let executor = Arc::new(node::executor(&config, engine, seccomp, &config.data_dir, owner.clone(), stop.clone()));
     let local: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&backend), &config.agent.name))];
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
     let agent = node::agent(

@@ -9,9 +9,10 @@ use crate::config::Config;
 use crate::egress::{EgressSettings, Outside};
 use crate::executor::Arriving;
 use crate::executor::docker::{
-    DockerExecutor, DockerSettings, Engine, EngineError, Profiles, Shape, answers_calls_itself,
+    Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
+    Shape, answers_calls_itself,
 };
-use crate::job::{Capacity, OwnerId, Seccomp, SpecRules};
+use crate::job::{Capacity, ImageName, OwnerId, Seccomp, SpecRules};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
@@ -92,7 +93,16 @@ pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
         none: answers_calls_itself(&docker.oci_runtime),
     };
     let secrets = config.secrets.keys().cloned().collect();
-    Gate { policy, presets, secrets, oci_runtime: docker.oci_runtime.clone(), uids, defaults, filter }
+    Gate {
+        policy,
+        presets,
+        secrets,
+        pull: config.images.pull,
+        oci_runtime: docker.oci_runtime.clone(),
+        uids,
+        defaults,
+        filter,
+    }
 }
 
 /// Connects to the engine.
@@ -106,6 +116,7 @@ pub(crate) fn executor(
     config: &Config,
     engine: Engine,
     seccomp: Profiles,
+    ledger: &Path,
     owner: OwnerId,
     stop: CancellationToken,
 ) -> DockerExecutor {
@@ -117,7 +128,27 @@ pub(crate) fn executor(
         concurrent_starts: docker.concurrent_starts as usize,
         start_timeout: docker.start_timeout.as_duration(),
     };
-    DockerExecutor::new(engine, settings, owner, stop)
+    let images = images(config, engine.clone(), ledger);
+    DockerExecutor::new(engine, settings, images, owner, stop)
+}
+
+/// Images on `engine`; what is known of them lies below `ledger`.
+pub(crate) fn images(config: &Config, engine: Engine, ledger: &Path) -> Images {
+    let images = &config.images;
+    let presets = config.presets.values().filter_map(|preset| ImageName::parse(&preset.image));
+    let settings = ImageSettings {
+        pull: images.pull,
+        timeout: images.pull_timeout.as_duration(),
+        logins: Logins { registries: images.registries.clone(), file: images.auth_file.clone() },
+        bounds: Bounds {
+            free_low: images.free_low,
+            free_high: images.free_high,
+            size_max: images.size_max,
+            keep: images.keep.iter().cloned().chain(presets).collect(),
+            remove_others: images.remove_others,
+        },
+    };
+    Images::new(engine, settings, Ledger::new(ledger))
 }
 
 fn shape(config: &Config, seccomp: Profiles) -> Shape {

@@ -216,6 +216,11 @@ pub(super) fn job(job: &Value) -> String {
         line("try", format!("of attempt {}: {}", text(&past["attempt"]), text(&past["message"])));
     }
     line("agent", text(&job["agent"]));
+    if !job["image"].is_null() {
+        let (image, id) = (&job["image"], text(&job["image"]["id"]));
+        let pulled = if image["pulled"] == true { ", pulled for it" } else { "" };
+        line("image", format!("{}: {}{pulled}", text(&image["reference"]), image["digest"].as_str().unwrap_or(&id)));
+    }
     for clamp in job["clamped"].as_array().into_iter().flatten() {
         let (path, asked, given) = (text(&clamp["path"]), text(&clamp["asked"]), text(&clamp["given"]));
         line("less", printable(&format!("{path}: {given} by the operator's policy, asked for {asked}")));

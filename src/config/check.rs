@@ -1,8 +1,8 @@
 //! From the merged document to settings that hold, or to everything that is wrong.
 
 use super::keys::{Kind, kind};
-use super::maps::{BackendConfig, CheckLevel, PresetConfig, SecretConfig};
-use crate::job::{BadUnit, ByteSize, Cpus, Millis, Problems, Seccomp};
+use super::maps::{BackendConfig, CheckLevel, PresetConfig, RegistryLogin, SecretConfig};
+use crate::job::{BadUnit, ByteSize, Cpus, ImageName, Millis, Problems, Pull, Seccomp};
 use crate::telemetry::{LogFormat, check_filter};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -27,6 +27,8 @@ pub struct Config {
     pub secrets: BTreeMap<String, SecretConfig>,
     /// Cells on a Docker engine.
     pub docker: DockerConfig,
+    /// Images of cells.
+    pub images: ImagesConfig,
     /// What says what jobs may have.
     pub policy_file: Option<PathBuf>,
     /// The way out of cells.
@@ -145,6 +147,29 @@ pub struct EgressConfig {
     pub lookups: u64,
 }
 
+/// Images of cells.
+#[derive(Debug, Clone)]
+pub struct ImagesConfig {
+    /// For jobs that do not say.
+    pub pull: Pull,
+    /// Deadline of a pull.
+    pub pull_timeout: Millis,
+    /// A file with logins as `docker login` writes it.
+    pub auth_file: Option<PathBuf>,
+    /// Logins by host.
+    pub registries: BTreeMap<String, RegistryLogin>,
+    /// With less free, images are removed.
+    pub free_low: ByteSize,
+    /// Until so much is free.
+    pub free_high: ByteSize,
+    /// Most bytes of images that were pulled; 0 for no bound.
+    pub size_max: ByteSize,
+    /// Never removed.
+    pub keep: Vec<ImageName>,
+    /// Others' images may be removed too.
+    pub remove_others: bool,
+}
+
 /// Log lines.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
@@ -213,6 +238,7 @@ pub(super) fn check(
         backends: r.backends(),
         secrets: r.secrets(),
         docker: r.docker(env),
+        images: r.images_section(),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         egress: r.egress(),
         logs_sync_every: r.size("logs.sync_every"),
@@ -228,6 +254,9 @@ pub(super) fn check(
             "is not the default, and docker.seccomp_profile replaces only that one",
             "leave one of the two out",
         );
+    }
+    if config.images.free_high < config.images.free_low {
+        r.bad("images.free_high", "is below images.free_low", "raise it, or lower the other");
     }
     if config.docker.uid_count < config.agent.slots {
         r.bad(
@@ -257,7 +286,16 @@ impl Reader<'_> {
             self.sections = false;
             return self.bad(prefix, "is not a map", "write `key: value` lines below it, or leave it out");
         };
-        if matches!(prefix, "presets" | "backends" | "secrets" | "agent.labels" | "queue.groups" | "doctor.checks") {
+        if matches!(
+            prefix,
+            "presets"
+                | "backends"
+                | "secrets"
+                | "images.registries"
+                | "agent.labels"
+                | "queue.groups"
+                | "doctor.checks"
+        ) {
             return;
         }
         let names: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -434,6 +472,26 @@ impl Reader<'_> {
             }
             Seccomp::Default
         })
+    }
+
+    fn images_section(&mut self) -> ImagesConfig {
+        let text = self.text("images.pull");
+        let pull = Pull::named(&text).unwrap_or_else(|| {
+            let reason = format!("`{}` is no way to get an image", crate::job::shown(&text));
+            self.bad("images.pull", reason, "write if_absent, always or never");
+            Pull::Never
+        });
+        ImagesConfig {
+            pull,
+            pull_timeout: self.duration("images.pull_timeout"),
+            auth_file: Some(self.text("images.auth_file")).filter(|file| !file.is_empty()).map(PathBuf::from),
+            registries: self.registries("images.registries"),
+            free_low: self.size("images.free_low"),
+            free_high: self.size("images.free_high"),
+            size_max: self.size("images.size_max"),
+            keep: self.images("images.keep"),
+            remove_others: self.flag("images.remove_others"),
+        }
     }
 
     fn docker(&mut self, env: &BTreeMap<String, String>) -> DockerConfig {

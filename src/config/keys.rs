@@ -2,7 +2,7 @@
 //! test, the example file are all made from this table. `""` stands for a default that the check fills in.
 
 use super::HostFacts;
-use crate::job::{ByteSize, Cpus, Millis, Seccomp};
+use crate::job::{ByteSize, Cpus, Millis, Pull, Seccomp};
 use serde_json::{Map, Value, json};
 
 /// One key.
@@ -46,6 +46,10 @@ pub(super) enum Kind {
     Secrets,
     /// Names of doctor's checks to levels.
     Checks,
+    /// Names of images.
+    Images,
+    /// Hosts to credentials.
+    Registries,
 }
 
 /// What each section is about.
@@ -55,6 +59,7 @@ pub(super) const SECTIONS: [(&str, &str); 10] = [
     ("agent", "What claims and runs jobs."),
     ("docker", "Cells on a Docker engine."),
     ("docker.uid_range", "Each live cell has a user id of its own from this range."),
+    ("images", "Images of cells: how they come, and when they go."),
     ("policy", "What jobs may have on this host."),
     ("egress", "The way out of cells, for jobs that may go out. docs/egress.md tells more."),
     ("logs", "The output of jobs."),
@@ -301,6 +306,60 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Text,
         |_| json!(""),
         "A file with a seccomp profile in Docker's JSON form, in place of the profile `default`. Empty: the built-in one, seccomp/default.json. The receipt's tests of calls still apply: a profile that lets through what they try runs no job.",
+    ),
+    key(
+        "images.pull",
+        Kind::Choice(&Pull::NAMES),
+        |_| json!("if_absent"),
+        "When a registry is asked for the image of a job that does not say (pull): if_absent, always (a tag that was moved is followed), or never.",
+    ),
+    key(
+        "images.pull_timeout",
+        Kind::Duration(SECOND, DAY),
+        |_| json!("5m"),
+        "An image that is not there after so long ends the job as pull_timeout.",
+    ),
+    key(
+        "images.auth_file",
+        Kind::Text,
+        |_| json!(""),
+        "A file with logins as `docker login` writes it, such as /root/.docker/config.json: its auths, credHelpers and credsStore are used for registries that images.registries does not name. Empty: none.",
+    ),
+    key(
+        "images.registries",
+        Kind::Registries,
+        |_| json!({}),
+        "Logins by the registry's host, such as {\"registry.example:5000\": {username: ci, password_file: /etc/jobcell/registry.password}}. In place of password_file: password_env (a variable, or NAME_FILE), password_credential (of systemd), or, without a username, helper (NAME for docker-credential-NAME). Read again for each pull.",
+    ),
+    key(
+        "images.free_low",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1 << 30)),
+        |_| json!("2GiB"),
+        "With fewer bytes free where the engine keeps images, those that this agent pulled and nothing uses are removed, the longest unused first, until images.free_high. 0: never. Needs an engine on this host.",
+    ),
+    key(
+        "images.free_high",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1 << 30)),
+        |_| json!("4GiB"),
+        "So many are free again when removing ends; not below images.free_low.",
+    ),
+    key(
+        "images.size_max",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1 << 30)),
+        |_| json!("0"),
+        "Most bytes of images that this agent pulled (of all with images.remove_others), each counted whole; with more, the longest unused are removed. 0: no bound.",
+    ),
+    key(
+        "images.keep",
+        Kind::Images,
+        |_| json!([]),
+        "Names of images that are never removed, such as [registry.example/base:1]; those of presets are kept in any case.",
+    ),
+    key(
+        "images.remove_others",
+        Kind::Flag,
+        |_| json!(false),
+        "True: images that somebody else brought to the engine may be removed too. Only for an engine that has no other user.",
     ),
     key(
         "policy.file",

@@ -8,6 +8,7 @@ pub mod egress;
 mod ending;
 mod fields;
 mod id;
+mod image;
 mod limits;
 mod moment;
 mod phase;
@@ -22,15 +23,16 @@ pub use ending::{Cause, Ending, MismatchLine, PolicyRefusal, Verdict};
 pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
+pub use image::{DEFAULT_REGISTRY, ImageName, UsedImage};
 pub use limits::LimitMet;
-pub use phase::{IllegalStep, Phase, PhaseEvent};
+pub use phase::{IllegalStep, PULL_NOTE, Phase, PhaseEvent};
 pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{
     Beside, Capacity, Clamp, Egress, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode,
-    NoCommonProfile, OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, SecretAsk,
-    SecretSource, Source, SpecRules, UNBOUNDED, WORKDIR, Wanted, parse_json,
+    NoCommonProfile, OnCancel, OutputExcess, OutputOverflow, Program, Pull, Requires, Resources, Retry, Seccomp,
+    SecretAsk, SecretSource, Source, SpecRules, UNBOUNDED, WORKDIR, Wanted, parse_json,
 };
 pub(crate) use spec::{check_labels, is_secret_name};
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

@@ -3,6 +3,7 @@
 use super::egress::EgressUse;
 use super::{
     AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis,
+    UsedImage,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -97,6 +98,9 @@ pub struct Report {
     /// The limits that it ran with, by path; empty when it never ran, and from agents that do not say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub given: BTreeMap<String, String>,
+    /// What it ran in; absent when there was no cell, and from agents that do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<UsedImage>,
     /// What the log holds.
     pub log: LogTotals,
 }
@@ -155,6 +159,8 @@ pub struct Job {
     pub receipt: Vec<(String, String)>,
     /// What the last try was given less of than the job asks for, by its operator's policy.
     pub clamped: Vec<Clamp>,
+    /// What the last try ran in.
+    pub image: Option<UsedImage>,
     /// What the last try's log holds.
     pub log: LogTotals,
 }

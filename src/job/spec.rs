@@ -8,6 +8,7 @@ mod egress;
 mod image;
 mod json;
 mod limits;
+mod pull;
 mod requires;
 mod retry;
 mod seccomp;
@@ -16,8 +17,10 @@ mod stop;
 
 pub(crate) use check::labels as check_labels;
 pub use egress::Egress;
+pub(super) use image::fault as image_fault;
 pub use json::parse_json;
 pub use limits::{Clamp, LIMITS, Limit, UNBOUNDED};
+pub use pull::Pull;
 pub use requires::{Requires, Wanted};
 pub use retry::Retry;
 pub use seccomp::{NoCommonProfile, Seccomp};
@@ -194,6 +197,8 @@ pub struct JobSpec {
     name: Option<String>,
     #[serde(flatten)]
     source: Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pull: Option<Pull>,
     #[serde(flatten, serialize_with = "program_fields")]
     program: Program,
     workdir: String,
@@ -281,6 +286,10 @@ impl JobSpec {
     /// Where the root file system comes from.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+    /// When a registry is asked for its image; without it, the operator's choice.
+    pub fn pull(&self) -> Option<Pull> {
+        self.pull
     }
     /// What runs.
     pub fn program(&self) -> &Program {

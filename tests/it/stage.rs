@@ -237,6 +237,15 @@ impl Up {
         assert_eq!(self.containers(), Vec::<String>::new());
     }
 
+    /// The same, and gives what it leaves.
+    pub(crate) async fn retire(mut self) -> tempfile::TempDir {
+        self.signal("-TERM");
+        let code = self.exit_code().await;
+        assert_eq!(code, Some(0), "{}", self.log());
+        assert_eq!(self.containers(), Vec::<String>::new());
+        self.dir
+    }
+
     /// Starts a command of the command line against this one, with pipes.
     pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         let mut command = Command::new(JOBCELL);

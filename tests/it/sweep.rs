@@ -6,7 +6,9 @@ use super::private::Private;
 use super::stage::{JOBCELL, Up, cause, docker, engine, id, said, until};
 use jobcell::agent::{Agent, AgentSettings, Drained, SweepTimes};
 use jobcell::backend::{Backend, Embedded, Local, QueueSettings};
-use jobcell::executor::docker::{DockerExecutor, DockerSettings, Engine, Profiles, Shape};
+use jobcell::executor::docker::{
+    DockerExecutor, DockerSettings, Engine, ImageSettings, Images, Ledger, Profiles, Shape,
+};
 use jobcell::job::{ByteSize, Capacity, Cpus, JobSpec, Millis, OwnerId, Phase, Seccomp, SpecRules};
 use jobcell::journal::MemoryJournal;
 use jobcell::logstore::LogStore;
@@ -282,7 +284,8 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
     let settings =
         DockerSettings { shape, uid_start: 300_000, uid_count: 4, concurrent_starts: 2, start_timeout: limit };
     let stop = CancellationToken::new();
-    let executor = Arc::new(DockerExecutor::new(engine, settings, owner.clone(), stop.clone()));
+    let images = Images::new(engine.clone(), ImageSettings::default(), Ledger::new(dir.path()));
+    let executor = Arc::new(DockerExecutor::new(engine, settings, images, owner.clone(), stop.clone()));
     let capacity =
         Capacity { slots: 2, cpu: Cpus::from_milli(2000), memory: ByteSize::from_mib(1024), ..Capacity::default() };
     let settings = AgentSettings {

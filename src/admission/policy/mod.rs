@@ -15,7 +15,7 @@ pub use live::{LivePolicy, Looked};
 
 use crate::job::egress::{EgressRule, uncovered};
 use crate::job::{
-    ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Seccomp, SecretSource, Source,
+    ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Pull, Seccomp, SecretSource, Source,
     WORKDIR,
 };
 use pattern::{Argv, Glob, ImagePattern, has_digest, may_be_id};
@@ -65,6 +65,7 @@ enum Then {
 struct Allowances {
     images: Option<Vec<ImagePattern>>,
     digest_required: bool,
+    pulls: Option<Vec<Pull>>,
     presets: Option<Vec<Glob>>,
     oci_runtimes: Option<Vec<String>>,
     /// Without a word only `none`: a way out of the cell is opened by an operator.
@@ -124,6 +125,8 @@ pub struct Facts<'a> {
     pub image: &'a str,
     /// Secrets that the agent has, by name.
     pub secrets: &'a BTreeSet<String>,
+    /// When a registry is asked for the image of a job that does not say.
+    pub pull: Pull,
     /// The OCI runtime of cells here; empty for the engine's own.
     pub oci_runtime: &'a str,
     /// First and last user id of cells here.
@@ -270,6 +273,7 @@ impl Policy {
         };
         let mut checks = Checks(Vec::new());
         allow.source(spec, facts, &mut checks);
+        allow.pull(spec, facts, &mut checks);
         allow.place(spec, facts, &mut checks);
         allow.egress(spec, facts, &mut checks);
         filter(spec, facts, &mut checks);
@@ -364,6 +368,15 @@ impl Allowances {
             let allowed = has_digest(image).then(|| "it has a digest".to_owned());
             checks.item("image", image, allowed.ok_or_else(why));
         }
+    }
+
+    /// When a registry may be asked.
+    fn pull(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+        let Some(pulls) = &self.pulls else { return };
+        let pull = spec.pull().unwrap_or(facts.pull).name();
+        let names: Vec<&str> = pulls.iter().map(|pull| pull.name()).collect();
+        let why = || ("pull_not_allowed", format!("`pull: {pull}` is not on the list; {}", all(Some(&names))));
+        checks.item("pull", pull, listed(Some(&names), "pulls", |name| **name == *pull).ok_or_else(why));
     }
 
     /// What is the host's, and what the cell may reach.

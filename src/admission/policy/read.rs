@@ -3,7 +3,7 @@
 use super::pattern::{Argv, Glob, ImagePattern};
 use super::{Allowances, Allowed, Maximum, NO_RULE, Over, Policy, Rule, Runs, Then, When};
 use crate::job::egress::EgressRule;
-use crate::job::{Fields, LIMITS, Limit, NetworkMode, Problems, shown, suggestion, type_name};
+use crate::job::{Fields, LIMITS, Limit, NetworkMode, Problems, Pull, shown, suggestion, type_name};
 use serde_json::{Map, Value};
 
 /// The version of the document.
@@ -195,6 +195,12 @@ fn allowances(path: &str, map: &Map<String, Value>, base: &Allowances, p: &mut P
         Some(Value::String(text)) if text == "required" => allow.digest_required = true,
         Some(Value::String(text)) if text == "optional" => allow.digest_required = false,
         Some(_) => p.add(fields.path("image_digest"), "is no word that is known", "write required or optional"),
+    }
+    let pull = |text: &str| {
+        Pull::named(text).ok_or_else(|| format!("is no way to get an image; there are {}", Pull::NAMES.join(", ")))
+    };
+    if let Some(pulls) = listed(&mut fields, "pulls", p, pull) {
+        allow.pulls = Some(pulls);
     }
     if let Some(presets) = listed(&mut fields, "presets", p, glob) {
         allow.presets = Some(presets);

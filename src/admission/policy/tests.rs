@@ -1,7 +1,7 @@
 //! What is judged how; and for any policy and any job: nothing above a maximum is given, and what is given is allowed.
 
 use super::*;
-use crate::job::{Limit, SpecRules};
+use crate::job::{Limit, Pull, SpecRules};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -26,6 +26,7 @@ fn facts<'a>() -> Facts<'a> {
         backend: "main",
         submitter: None,
         image: "jobcell/bash:1",
+        pull: Pull::IfAbsent,
         oci_runtime: "",
         uids: (200_000, 209_999),
         defaults: DEFAULTS,
@@ -122,6 +123,12 @@ fn each_list_allows_what_is_on_it() {
         assert_eq!(codes_with(&policy, &job(), &bad), [code], "{policy}");
     }
     assert_eq!(codes("{version: 1, allow: {presets: [python]}}", &job()), ["preset_not_allowed"]);
+    // What a job does not say is the settings'.
+    let always = json!({"preset": "bash", "script": "true", "pull": "always"});
+    let policy = "{version: 1, allow: {pulls: [never, if_absent]}}";
+    assert_eq!((codes(policy, &job()), codes(policy, &always)), (NONE.into(), vec!["pull_not_allowed".to_owned()]));
+    let eager = Facts { pull: Pull::Always, ..facts() };
+    assert_eq!(codes_with(policy, &job(), &eager), ["pull_not_allowed"]);
     assert_eq!(codes("{version: 1, allow: {networks: []}}", &job()), ["network_not_allowed"]);
 }
 

@@ -6,7 +6,7 @@
 
 use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
-use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp};
+use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp, UsedImage};
 use crate::job::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST};
 use crate::protocol::wire::{self, CellSpec, Expect, Rlimit, SECRETS_DIR};
 use bollard::models::{
@@ -17,6 +17,12 @@ use std::collections::HashMap;
 
 /// Behind it, in the warden's arguments, is whose cell it is.
 pub(super) const OWNER_ARGUMENT: &str = "--owner";
+
+/// What a cell was made of.
+const IMAGE_LABEL: &str = "jobcell.image";
+const IMAGE_ID_LABEL: &str = "jobcell.image.id";
+const IMAGE_DIGEST_LABEL: &str = "jobcell.image.digest";
+const IMAGE_PULLED_LABEL: &str = "jobcell.image.pulled";
 
 /// What the warden needs beside the job: its ring, and its own pages.
 const WARDEN_RESERVE: ByteSize = ByteSize::from_mib(8);
@@ -82,9 +88,19 @@ pub(super) struct Plan {
 }
 
 /// Plans the cell of `order` under `profile` for user `uid`.
-pub(super) fn plan(order: &CellOrder, shape: &Shape, profile: Seccomp, uid: u32, owner: &OwnerId) -> Plan {
+pub(super) fn plan(
+    order: &CellOrder,
+    image: Option<&UsedImage>,
+    shape: &Shape,
+    profile: Seccomp,
+    uid: u32,
+    owner: &OwnerId,
+) -> Plan {
     let limits = limits(order, shape);
     let mut container = container(order, shape, uid, owner, limits);
+    if let Some(image) = image {
+        of_image(&mut container, image);
+    }
     if let Some(host) = &mut container.host_config {
         let filter = format!("seccomp={}", shape.seccomp.text(profile));
         host.security_opt = Some(vec!["no-new-privileges".to_owned(), filter]);
@@ -96,6 +112,28 @@ pub(super) fn plan(order: &CellOrder, shape: &Shape, profile: Seccomp, uid: u32,
     // It was asked for by name, so a kernel that answers calls by itself has to show it too.
     cell_spec.expect.extend(own_calls(profile));
     Plan { container, cell_spec }
+}
+
+/// Made of the image that was looked at, whatever its name stands for by now; with what a later process has to know of it.
+fn of_image(container: &mut ContainerCreateBody, image: &UsedImage) {
+    container.image = Some(image.id.clone());
+    let labels = container.labels.get_or_insert_default();
+    labels.insert(IMAGE_LABEL.to_owned(), image.reference.clone());
+    labels.insert(IMAGE_ID_LABEL.to_owned(), image.id.clone());
+    labels.insert(IMAGE_PULLED_LABEL.to_owned(), image.pulled.to_string());
+    if let Some(digest) = &image.digest {
+        labels.insert(IMAGE_DIGEST_LABEL.to_owned(), digest.clone());
+    }
+}
+
+/// What the labels say that a cell was made of.
+pub(super) fn image_of(labels: &HashMap<String, String>) -> Option<UsedImage> {
+    Some(UsedImage {
+        reference: labels.get(IMAGE_LABEL)?.clone(),
+        id: labels.get(IMAGE_ID_LABEL)?.clone(),
+        digest: labels.get(IMAGE_DIGEST_LABEL).cloned(),
+        pulled: labels.get(IMAGE_PULLED_LABEL).is_some_and(|pulled| pulled == "true"),
+    })
 }
 
 /// What binds this cell.

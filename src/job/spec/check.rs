@@ -2,7 +2,7 @@
 
 use super::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, egress,
-    image, requires, retry, seccomp, secrets, stop,
+    image, pull, requires, retry, seccomp, secrets, stop,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -53,6 +53,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
         name_rules("name", name, p);
     }
     let source = source(&mut fields, rules, p);
+    let pull = pull::check(&mut fields, p);
     let program = program(&mut fields, source.as_ref(), p);
     let workdir = fields.text("workdir", p).unwrap_or(WORKDIR).to_owned();
     path_rules("workdir", &workdir, p);
@@ -116,6 +117,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
         (Some(source), Some(program)) if problems.is_empty() => Ok(JobSpec {
             name,
             source,
+            pull,
             program,
             workdir,
             env,

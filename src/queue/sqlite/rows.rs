@@ -7,7 +7,7 @@
 use super::shapes;
 use crate::job::{
     Cause, Clamp, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase,
-    PhaseEvent, UnixMillis, Usage,
+    PhaseEvent, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
@@ -43,6 +43,8 @@ struct State {
     receipt: Vec<(String, String)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     clamped: Vec<Clamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<UsedImage>,
     log: LogTotals,
 }
 
@@ -67,6 +69,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         usage: job.usage.clone(),
         receipt: job.receipt.clone(),
         clamped: job.clamped.clone(),
+        image: job.image.clone(),
         log: job.log.clone(),
     };
     json(&state)
@@ -124,6 +127,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         usage: state.usage,
         receipt: state.receipt,
         clamped: state.clamped,
+        image: state.image,
         log: state.log,
     };
     Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, told: state.told, lease })

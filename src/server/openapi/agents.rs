@@ -2,7 +2,7 @@
 
 #![expect(dead_code, reason = "the types are read by a derive only")]
 
-use super::jobs::{Cause, Cpus, LogTotals, Moment, Phase, Size, Span, Usage};
+use super::jobs::{Cause, Cpus, LogTotals, Moment, Phase, Size, Span, Usage, UsedImage};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -290,6 +290,9 @@ pub(crate) struct AttemptReport {
     /// The limits that it ran with, by their paths in the spec.
     #[schema(required = false)]
     given: BTreeMap<String, String>,
+    /// What it ran in.
+    #[schema(nullable = false)]
+    image: Option<UsedImage>,
     log: LogTotals,
 }
 

@@ -83,6 +83,29 @@ pub(crate) struct Clamp {
     given: String,
 }
 
+/// When a registry is asked for an image.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Pull {
+    IfAbsent,
+    Always,
+    Never,
+}
+
+/// What the image's name stood for.
+#[derive(ToSchema)]
+pub(crate) struct UsedImage {
+    /// As the job or its preset has it.
+    reference: String,
+    /// The engine's id of the image that the cell was made of.
+    id: String,
+    /// `repository@sha256:…`; absent for an image that never was in a registry.
+    #[schema(nullable = false)]
+    digest: Option<String>,
+    /// A registry was asked for it.
+    pulled: bool,
+}
+
 /// Why an attempt ended: a stable code with its facts. docs/errors.md says what each one means.
 #[derive(ToSchema)]
 #[serde(tag = "code", rename_all = "snake_case")]
@@ -100,6 +123,11 @@ pub(crate) enum Cause {
     Canceled,
     AgentStopped,
     ImageMissing { image: String, reason: String },
+    ImageDenied { image: String, reason: String },
+    ImageCorrupt { image: String, reason: String },
+    RegistryUnreachable { image: String, reason: String },
+    RegistryLimited { image: String, reason: String },
+    PullTimeout { image: String, limit: Span, reached: String },
     PresetMissing { preset: String },
     SecretMissing { secret: String, reason: String },
     TooLarge { resource: String, asked: String, capacity: String },
@@ -519,6 +547,8 @@ pub(crate) struct JobSpec {
     #[schema(nullable = false)]
     preset: Option<String>,
     #[schema(nullable = false)]
+    pull: Option<Pull>,
+    #[schema(nullable = false)]
     script: Option<String>,
     #[schema(nullable = false)]
     interpreter: Option<Vec<String>>,
@@ -600,6 +630,9 @@ pub(crate) struct Job {
     receipt: Vec<Vec<String>>,
     /// What its last try was given less of than it asks for, by its operator's policy.
     clamped: Vec<Clamp>,
+    /// What its last try ran in.
+    #[schema(required)]
+    image: Option<UsedImage>,
     log: LogTotals,
 }
 
@@ -728,6 +761,8 @@ pub(crate) struct NewJob {
     name: Option<String>,
     image: Option<String>,
     preset: Option<String>,
+    /// Default: the agent's `images.pull`.
+    pull: Option<Pull>,
     script: Option<String>,
     interpreter: Option<Interpreter>,
     #[schema(min_items = 1)]
