@@ -170,19 +170,19 @@ open(deep + "/f", "w").write("5")
     assert!(code == 0 && out.contains("two\\nlines") && !out.contains('\u{1b}'), "{out}");
     let to = up.dir.path().join("fetched");
     let to = to.to_str().expect("text");
-    let (code, _, err) = said(&up.command(&["job", "artifacts", "get", id(&done), "-o", to]).await);
+    let (code, _, err) = said(&up.command(&["job", "artifacts", "get", id(&done), "--to", to]).await);
     assert_eq!(code, 0, "{err}");
     assert_eq!(std::fs::read(format!("{to}/d/..hidden")).expect("is there"), b"3");
-    let (code, _, err) = said(&up.command(&["job", "artifacts", "get", id(&done), "-o", to]).await);
+    let (code, _, err) = said(&up.command(&["job", "artifacts", "get", id(&done), "--to", to]).await);
     assert!(code == 2 && err.contains("--force"), "{err}");
     // A link in the folder leads nowhere else.
     let outside = up.dir.path().join("outside");
     std::fs::create_dir(&outside).expect("made");
     std::fs::remove_dir_all(format!("{to}/d")).expect("removed");
     std::os::unix::fs::symlink(&outside, format!("{to}/d")).expect("a link");
-    let (code, _, _) = said(&up.command(&["job", "artifacts", "get", id(&done), "-o", to, "--force"]).await);
+    let (code, _, _) = said(&up.command(&["job", "artifacts", "get", id(&done), "--to", to, "--force"]).await);
     assert_eq!((code != 0, std::fs::read_dir(&outside).expect("a folder").count()), (true, 0));
-    let (code, out, _) = said(&up.command(&["job", "artifacts", "get", id(&done), "d/..hidden", "-o", "-"]).await);
+    let (code, out, _) = said(&up.command(&["job", "artifacts", "get", id(&done), "d/..hidden", "--to", "-"]).await);
     assert_eq!((code, out.as_str()), (0, "3"));
     up.stop().await;
 }

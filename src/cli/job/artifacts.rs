@@ -26,9 +26,9 @@ pub(in crate::cli) enum ArtifactsCommand {
         id: String,
         /// The file's path, as the list has it; without one, all of them
         path: Option<String>,
-        /// Where to: a folder, which is made; a single file may go to standard output with `-`
-        #[arg(short, long, default_value = ".", value_name = "FOLDER")]
-        out: PathBuf,
+        /// A folder, which is made; a single file may go to standard output with `-`
+        #[arg(long, default_value = ".", value_name = "FOLDER")]
+        to: PathBuf,
         /// Write over files that are there
         #[arg(long)]
         force: bool,
@@ -42,7 +42,7 @@ pub(super) async fn run(command: ArtifactsCommand, global: &Global) -> Result<u8
             let list = json!({ "artifacts": all(&client, &id).await? });
             global.output.print(&list, || table(&list))?;
         }
-        ArtifactsCommand::Get { id, path, out, force } => get(&client, &id, path, &out, force, global).await?,
+        ArtifactsCommand::Get { id, path, to, force } => get(&client, &id, path, &to, force, global).await?,
     }
     Ok(0)
 }
@@ -91,7 +91,7 @@ async fn get(
     }
     if out == Path::new("-") {
         let [file] = files.as_slice() else {
-            return Err(Failure::usage("-o -: name one file; several do not go to one output"));
+            return Err(Failure::usage("--to -: name one file; several do not go to one output"));
         };
         return fetch(client, id, file, &mut std::io::stdout().lock()).await;
     }
