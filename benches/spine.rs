@@ -197,6 +197,7 @@ async fn whole(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
         usage: None,
         receipt: Vec::new(),
         given: std::collections::BTreeMap::new(),
+        image: None,
         log: LogTotals::default(),
     };
     store.complete(AGENT, &report, claim.token, UnixMillis::now(), 3).await?;

@@ -15,6 +15,8 @@ export DOCKER_HOST
 "$here/images.sh"
 # For the tests under gVisor. Where it cannot be had they are skipped, loudly, and fail in CI.
 if ! have runsc && have apt-get && is_root; then apt_install runsc || say "runsc could not be installed"; fi
+# And the registry that images are pulled from.
+if ! have docker-registry && have apt-get && is_root; then apt_install docker-registry || say "docker-registry could not be installed"; fi
 cd "$(project_root)"
 report=$(mktemp)
 trap 'print_chaos "$report"; rm -f "$report"' EXIT

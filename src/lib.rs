@@ -7,8 +7,9 @@
 //! |---|---|---|
 //! | 0 | [`job`] | pure values: ids, units, the checked spec, phases, endings |
 //! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`], [`net`], [`database`], [`crash`] | settings, wires, metrics and health, named tasks, retries and breakers, SQLite files, where tests may kill it |
-//! | 2 | [`queue`], [`logstore`], [`journal`], [`blobs`] | the durable queue, the append-only logs, what an agent remembers, contents by their digests |
+//! | 2 | [`queue`], [`logstore`], [`journal`], [`blobs`], [`secrets`] | the durable queue, the append-only logs, what an agent remembers, contents by their digests, where secrets come from and how they lie |
 //! | 3 | [`backend`] | where jobs come from and results go |
+//! | 4 | [`egress`] | the way out of a cell: judged, dialled, carried |
 //! | 5 | [`executor`], [`admission`] | cells and the talk with their wardens; what fits |
 //! | 6 | [`agent`], [`server`] | claims and runs jobs; the HTTP API |
 //! | 7 | [`cli`] | the command line |
@@ -34,6 +35,7 @@ pub mod blobs;
 pub mod cli;
 pub mod config;
 pub mod database;
+pub mod egress;
 pub mod executor;
 pub mod job;
 pub mod journal;
@@ -41,6 +43,7 @@ pub mod logstore;
 pub mod net;
 pub mod protocol;
 pub mod queue;
+pub mod secrets;
 #[cfg(test)]
 pub(crate) mod seeded;
 pub mod server;

@@ -2,8 +2,9 @@
 
 use super::policy::{Defaults, Facts, Filter, Judgement, LivePolicy};
 use super::{Presets, resolve};
-use crate::job::{Cause, JobSpec};
+use crate::job::{Cause, JobSpec, Pull};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 /// Asks the policy about jobs.
 #[derive(Debug, Clone, Default)]
@@ -12,6 +13,10 @@ pub struct Gate {
     pub policy: LivePolicy,
     /// Language environments: it is their images that are judged.
     pub presets: Presets,
+    /// Secrets that the agent has, by name.
+    pub secrets: BTreeSet<String>,
+    /// When a registry is asked for the image of a job that does not say.
+    pub pull: Pull,
     /// The OCI runtime of cells; empty for the engine's own.
     pub oci_runtime: String,
     /// First and last user id of cells.
@@ -30,6 +35,8 @@ impl Gate {
             backend,
             submitter,
             image: &image,
+            secrets: &self.secrets,
+            pull: self.pull,
             oci_runtime: &self.oci_runtime,
             uids: self.uids,
             defaults: self.defaults,

@@ -479,6 +479,8 @@ impl<E: Executor> Table<E> {
                 spec: Arc::new(entry.spec.clone()),
                 image,
                 argv,
+                // Its runner gets them, when it begins.
+                secrets: Vec::new(),
                 grace: grace.into(),
                 lease: if mutant!(WardenWithoutLease) { Duration::ZERO } else { usable }.into(),
             };
@@ -492,8 +494,11 @@ impl<E: Executor> Table<E> {
             logs: self.agent.logs.clone(),
             metrics: Arc::clone(&self.agent.metrics),
             entry,
+            secrets: settings.secrets.clone(),
             reconnect: settings.reconnect,
             keep: settings.keep.clone(),
+            output_share: settings.output_share.as_u64(),
+            outside: settings.outside.clone(),
             ends: self.ends.0.clone(),
         };
         let task = self.runners.spawn(supervise::of_this_process(runner.run(attempt, orders)));

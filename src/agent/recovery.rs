@@ -87,6 +87,7 @@ mod tests {
             usage: None,
             receipt: vec![],
             given: BTreeMap::new(),
+            image: None,
             log: LogTotals::default(),
             results: crate::job::Results::default(),
         };
@@ -115,16 +116,16 @@ mod tests {
                 if *cell > 0 {
                     let name = format!("cell-{number}");
                     let running = *cell == 2;
-                    present.push(Present { name, attempt: Some(attempt(number)), cell: true, running, busy: false });
+                    present.push(Present { name, attempt: Some(attempt(number)), cell: true, running, busy: false, image: None });
                 }
                 if *beside {
                     let (name, attempt) = (format!("beside-{number}"), Some(attempt(number)));
-                    present.push(Present { name, attempt, cell: false, running: false, busy: false });
+                    present.push(Present { name, attempt, cell: false, running: false, busy: false, image: None });
                 }
             }
             for stray in 0..strays {
                 let name = format!("stray-{stray}");
-                present.push(Present { name, attempt: None, cell: true, running: true, busy: false });
+                present.push(Present { name, attempt: None, cell: true, running: true, busy: false, image: None });
             }
             let plan = plan(entries, present);
             for (number, (stage, cell, beside)) in all.iter().enumerate() {

@@ -6,13 +6,15 @@
 use super::delivery::{Delivery, forget};
 use crate::admission::Permit;
 use crate::backend::Backend;
+use crate::egress::Outside;
 use crate::executor::warden::{Conversation, Finished, Keep, Orders, Progress, Stop, StopReason, converse};
-use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Present};
-use crate::job::{Cause, Ending, LogTotals, Phase, Report, Results, UnixMillis};
+use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present};
+use crate::job::{Cause, Ending, LogTotals, PULL_NOTE, Phase, Report, Results, UnixMillis, UsedImage};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
 use crate::protocol::agent::Step;
+use crate::secrets::Providers;
 use crate::supervise;
 use crate::telemetry::Metrics;
 use std::collections::BTreeMap;
@@ -34,6 +36,8 @@ const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration:
 const UNSURE: Duration = Duration::from_secs(30);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
+/// How far a preparation is, is told at most so often.
+const PREPARING_EVERY: Duration = Duration::from_secs(2);
 /// First and longest pause between tries to bring one there.
 const NOTE_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
@@ -44,8 +48,11 @@ pub(super) struct Runner<E: Executor> {
     pub(super) logs: LogStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) entry: Entry,
+    pub(super) secrets: Providers,
     pub(super) reconnect: Duration,
     pub(super) keep: Option<Keep>,
+    pub(super) output_share: u64,
+    pub(super) outside: Outside,
     /// Takes the end, for its delivery. Full: the runner waits with its cell, and nothing else does.
     pub(super) ends: mpsc::Sender<End>,
 }
@@ -130,19 +137,42 @@ impl<E: Executor> Runner<E> {
         if let Ok(Stop { reason, .. }) = orders.stops.try_recv() {
             return self.end(never_ran(&self.entry, stopped(reason)), None).await;
         }
-        let asked = Instant::now();
-        // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
-        let mut stop = None;
-        let acquired = {
-            let mut acquire = std::pin::pin!(self.executor.acquire(&order));
-            loop {
-                tokio::select! {
-                    // A stop that is there counts; nothing runs yet that a grace could be for.
-                    biased;
-                    Some(Stop { reason, .. }) = orders.stops.recv() => stop = stop.max(Some(reason)),
-                    acquired = &mut acquire => break acquired,
+        // Nothing is made for a job that cannot have what it needs.
+        let order = match self.secrets.fetch(&order.spec).await {
+            Ok(secrets) => CellOrder { secrets, ..order },
+            Err(cause) => return self.end(never_ran(&self.entry, cause), None).await,
+        };
+        let (mut asked, mut stop, mut again) = (Instant::now(), None, true);
+        let (acquired, image) = loop {
+            let prepared = tokio::select! {
+                // A stop that is there counts; nothing runs yet that a grace could be for, and nothing is left behind.
+                biased;
+                Some(Stop { reason, .. }) = orders.stops.recv() => return self.end(never_ran(&self.entry, stopped(reason)), None).await,
+                prepared = self.prepare(&order) => prepared,
+            };
+            let prepared = match prepared {
+                Ok(prepared) => prepared,
+                Err(refused) => break (Err(refused), None),
+            };
+            asked = Instant::now();
+            // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
+            let acquired = {
+                let mut acquire = std::pin::pin!(self.executor.acquire(&order, &prepared));
+                loop {
+                    tokio::select! {
+                        biased;
+                        Some(Stop { reason, .. }) = orders.stops.recv() => stop = stop.max(Some(reason)),
+                        acquired = &mut acquire => break acquired,
+                    }
                 }
+            };
+            // Somebody took it away between the two; who does so twice has the word.
+            if again && stop.is_none() && matches!(acquired, Err(NoCell::Vanished(_))) {
+                again = false;
+                tracing::warn!("what was prepared for its cell is gone; it is prepared again");
+                continue;
             }
+            break (acquired, prepared.image);
         };
         let sure = acquired.is_err() || stop.is_some() || lasts(&mut orders.lease).await;
         if let Some(reason) = stop {
@@ -151,7 +181,9 @@ impl<E: Executor> Runner<E> {
         }
         let (cell, link) = match acquired {
             Ok(made) => made,
-            Err(NoCell::Failed(cause)) => return self.end(never_ran(&self.entry, cause), None).await,
+            Err(NoCell::Failed(cause) | NoCell::Vanished(cause)) => {
+                return self.end(never_ran(&self.entry, cause), None).await;
+            }
             Err(NoCell::Unavailable(reason)) => return self.unable("no_cell", reason).await,
             Err(NoCell::Later(reason)) => return self.later(&reason, &mut orders).await,
         };
@@ -183,7 +215,41 @@ impl<E: Executor> Runner<E> {
             return self.unable("start_not_journaled", error.to_string()).await;
         }
         crash_point!("after-commit");
-        self.talk(order, (cell, Some(link)), orders).await
+        self.talk(order, (cell, Some(link)), image, orders).await
+    }
+
+    /// Sees to it that what the cell needs is there, and tells the backend meanwhile how far that is.
+    async fn prepare(&self, order: &CellOrder) -> Result<Prepared, NoCell> {
+        // The latest word counts; what nobody has told yet is forgotten.
+        let (say, mut said) = watch::channel(String::new());
+        let hear = |words: String| drop(say.send_replace(words));
+        let (attempt, token) = (self.entry.key.attempt, self.entry.token);
+        let tell = async |words: &str| {
+            let note = format!("{PULL_NOTE}{words}");
+            self.backend.advance(attempt, token, Phase::Preparing, UnixMillis::now(), &note).await
+        };
+        let telling = async {
+            while said.changed().await.is_ok() {
+                let words = said.borrow_and_update().clone();
+                // A word that does not arrive is followed by another one.
+                let _ = tell(&words).await;
+                sleep(PREPARING_EVERY).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let began = Instant::now();
+        let prepared = tokio::select! {
+            biased;
+            prepared = self.executor.prepare(order, &hear) => prepared,
+            () = telling => unreachable!("it never ends"),
+        };
+        if let Ok(Prepared { image: Some(image), .. }) = &prepared
+            && image.pulled
+        {
+            let words = format!("it is there after {:.1} s", began.elapsed().as_secs_f64());
+            let _ = timeout(REPORT_FIRST, tell(&words)).await;
+        }
+        prepared
     }
 
     /// Goes on where an earlier process was.
@@ -200,7 +266,8 @@ impl<E: Executor> Runner<E> {
             match self.executor.adopt(&order).await {
                 Ok(cell) => {
                     tracing::info!("its cell runs: going on where the last process was");
-                    return self.talk(order, (cell, None), orders).await;
+                    let image = present.image.clone();
+                    return self.talk(order, (cell, None), image, orders).await;
                 }
                 Err(reason) => {
                     let pause = pauses.next().unwrap_or(ADOPT_PAUSES.1);
@@ -217,7 +284,13 @@ impl<E: Executor> Runner<E> {
         self.end(report, None).await
     }
 
-    async fn talk(self, order: CellOrder, (cell, link): Made<E::Cell>, orders: Orders) -> Outcome {
+    async fn talk(
+        self,
+        order: CellOrder,
+        (cell, link): Made<E::Cell>,
+        image: Option<UsedImage>,
+        orders: Orders,
+    ) -> Outcome {
         let (logs, id) = (self.logs.clone(), self.entry.key.attempt);
         if mutant!(LogBegunAnew) {
             let _ = logs.remove_attempt(id);
@@ -234,9 +307,10 @@ impl<E: Executor> Runner<E> {
         self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
-        let keep = self.keep.as_ref();
+        let (keep, output_share, outside) = (self.keep.as_ref(), self.output_share, &self.outside);
         let (backend, token) = (Arc::clone(&self.backend), self.entry.token);
-        let conversation = Conversation { order: &order, log, orders, reconnect, generation, keep };
+        let conversation =
+            Conversation { order: &order, log, orders, reconnect, generation, keep, output_share, outside };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {
@@ -285,6 +359,7 @@ impl<E: Executor> Runner<E> {
             usage: finished.usage,
             receipt: finished.receipt,
             given: self.entry.spec.limits(),
+            image,
             log: finished.log,
             results: finished.results,
         };
@@ -394,6 +469,7 @@ fn never_ran(entry: &Entry, cause: Cause) -> Report {
         usage: None,
         receipt: Vec::new(),
         given: BTreeMap::new(),
+        image: None,
         log: LogTotals { complete: true, ..LogTotals::default() },
         results: Results::default(),
     }

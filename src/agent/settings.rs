@@ -3,9 +3,11 @@
 use super::claims::BackendState;
 use super::sweeper::SweepTimes;
 use crate::admission::Gate;
+use crate::egress::Outside;
 use crate::executor::warden::Keep;
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
+use crate::secrets::Providers;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -26,8 +28,12 @@ pub struct AgentSettings {
     pub drain_timeout: Duration,
     /// How long whoever runs a cell may be away before the cell is given up.
     pub reconnect: Duration,
+    /// Of a job's output, what is taken in a second while others run here.
+    pub output_share: ByteSize,
     /// What may run here, and in which language environments.
     pub gate: Gate,
+    /// What jobs can ask for that nobody else may see.
+    pub secrets: Providers,
     /// Where everything is written, and how many bytes are to stay free there: with fewer no jobs are claimed, and with fewer than a quarter
     /// of it running jobs wait when they write. 0: nobody looks.
     pub disk: (PathBuf, ByteSize),
@@ -35,6 +41,8 @@ pub struct AgentSettings {
     pub keep: Option<Keep>,
     /// When it looks for cells that nobody wants.
     pub sweep: SweepTimes,
+    /// Where jobs go that may go out.
+    pub outside: Outside,
 }
 
 /// What an agent is doing, for health and status.

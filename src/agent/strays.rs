@@ -37,7 +37,14 @@ mod tests {
     fn cell(number: u64, busy: bool) -> Present {
         // Every fifth is no attempt's.
         let of = (number % 5 != 4).then(|| attempt(number));
-        Present { name: format!("cell-{number}"), attempt: of, cell: true, running: number.is_multiple_of(2), busy }
+        Present {
+            name: format!("cell-{number}"),
+            attempt: of,
+            cell: true,
+            running: number.is_multiple_of(2),
+            busy,
+            image: None,
+        }
     }
 
     fn names(cells: &[Present]) -> Vec<&str> {

@@ -89,9 +89,12 @@ fn start(
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         keep: None,
+        output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
+        outside: crate::egress::Outside::default(),
     };
     let local: Arc<dyn Backend> = Arc::new(Local::new(Arc::clone(backend), "a"));
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
@@ -460,9 +463,12 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         keep: None,
+        output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
+        outside: crate::egress::Outside::default(),
     };
     let seen = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
     let journal = Arc::new(MemoryJournal::default());
@@ -513,9 +519,12 @@ async fn a_policy_that_is_loosened_holds_for_what_waits() {
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         keep: None,
+        output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate { policy: policy.clone(), ..crate::admission::Gate::default() },
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
+        outside: crate::egress::Outside::default(),
     };
     // One at a time fits.
     for labels in [json!({}), json!({"b": "1"})] {

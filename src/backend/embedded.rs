@@ -12,6 +12,7 @@ use crate::queue::{
     AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Day,
     Expired, ListFilter, NewJob, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
+use crate::secrets::Keyring;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -88,6 +89,7 @@ pub enum Waited {
 #[derive(Debug)]
 pub struct Embedded {
     pub(super) store: AnyStore,
+    keys: Keyring,
     logs: LogStore,
     settings: QueueSettings,
     intake: Arc<Intake>,
@@ -111,14 +113,20 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// On these stores.
+    /// On these stores, with keys that end with the process.
     pub fn new(store: AnyStore, logs: LogStore, settings: QueueSettings) -> Arc<Self> {
+        Self::with_keys(store, logs, settings, Keyring::random())
+    }
+
+    /// On these stores. `keys` seal the secrets that come with jobs: who opens the store another time needs the same.
+    pub fn with_keys(store: AnyStore, logs: LogStore, settings: QueueSettings, keys: Keyring) -> Arc<Self> {
         let (changes, _) = broadcast::channel(CHANGES);
         let (orders, _) = broadcast::channel(ORDERS);
         let intake = Arc::new(Intake::new(logs.clone()));
         let (roster, waiting, held_back) = (Roster::default(), Waiting::default(), AtomicBool::new(false));
         Arc::new(Self {
             store,
+            keys,
             logs,
             settings,
             intake,
@@ -188,7 +196,7 @@ impl Embedded {
     ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
-            let job = NewJob { id: JobId::new(at), spec, at, retry_of, submitter };
+            let job = backend.new_job(spec, at, retry_of, submitter);
             let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
             if let Submitted::Created(job) = &submitted {
                 backend.waiting.wake_for(&job.spec);
@@ -196,6 +204,26 @@ impl Embedded {
             Ok(submitted)
         });
         task.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    /// A job as it is kept.
+    fn new_job(&self, spec: JobSpec, at: UnixMillis, retry_of: Option<JobId>, submitter: Option<String>) -> NewJob {
+        let id = JobId::new(at);
+        let spec = spec.sealed(|name, secret| self.keys.seal(id, name, secret));
+        NewJob { id, spec, at, retry_of, submitter }
+    }
+
+    /// A job as its agent gets it. A value that cannot be opened is missing, and the agent says so.
+    fn opened(&self, claim: Claim) -> Claim {
+        let job = claim.attempt.job;
+        let open = |name: &str, sealed: &[u8]| match self.keys.open(job, name, sealed) {
+            Ok(secret) => Some(secret),
+            Err(reason) => {
+                tracing::error!(%job, secret = name, %reason, "a secret that came with a job cannot be opened");
+                None
+            }
+        };
+        Claim { spec: claim.spec.opened(open), ..claim }
     }
 
     /// Takes many jobs in, in one transaction; with `partial`, those that can be.
@@ -208,7 +236,7 @@ impl Embedded {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit_all", async move {
             let at = UnixMillis::now();
-            let new = |spec| NewJob { id: JobId::new(at), spec, at, retry_of: None, submitter: submitter.clone() };
+            let new = |spec| backend.new_job(spec, at, None, submitter.clone());
             let jobs = specs.into_iter().map(new).collect();
             let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await?;
             backend.waiting.wake_all();
@@ -412,7 +440,7 @@ impl Embedded {
                     // There may be more than was taken; whoever else waits looks too.
                     self.waiting.wake_all();
                 }
-                return Ok(claims);
+                return Ok(claims.into_iter().map(|claim| self.opened(claim)).collect());
             }
             let ended = held_back && self.ends.load(Ordering::SeqCst) != ends;
             let left = reserves.is_some() && self.departures.load(Ordering::SeqCst) != departures;

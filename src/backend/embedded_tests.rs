@@ -79,6 +79,7 @@ fn report(attempt: AttemptId) -> Report {
         usage: None,
         receipt: Vec::new(),
         given: std::collections::BTreeMap::new(),
+        image: None,
         log: LogTotals { complete: true, ..writer.finish() },
         results: crate::job::Results::default(),
     }

@@ -17,6 +17,7 @@ fn report(attempt: AttemptId, cause: Cause) -> Report {
         usage: None,
         receipt: Vec::new(),
         given: std::collections::BTreeMap::new(),
+        image: None,
         log: LogTotals::default(),
         results: crate::job::Results::default(),
     }

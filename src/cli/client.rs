@@ -91,6 +91,16 @@ impl Client {
         self.json(self.request(Method::POST, "/v1/jobs").json(spec)).await
     }
 
+    /// Submits a document under a key; with `dedupe`, an equal one that is there already is answered in its place.
+    pub(super) async fn submit_keyed(&self, spec: &Value, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
+        let path = if dedupe { "/v1/jobs?dedupe=content" } else { "/v1/jobs" };
+        let mut request = self.request(Method::POST, path).json(spec);
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        self.json(request).await
+    }
+
     /// Submits a text in YAML; with `dedupe`, an equal one that is there already is answered in its place.
     pub(super) async fn submit_yaml(&self, yaml: String, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
         let path = if dedupe { "/v1/jobs?dedupe=content" } else { "/v1/jobs" };

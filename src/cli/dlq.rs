@@ -119,9 +119,13 @@ fn lines(answer: &Value) -> Vec<String> {
 /// Says which of them were not.
 fn left(answer: &Value) -> Result<u8, Failure> {
     let mut said = Vec::new();
-    for (group, says) in
-        [("not_dead", "no dead letter"), ("unknown", "no job at all"), ("queue_full", "left, as the queue is full")]
-    {
+    let groups = [
+        ("not_dead", "no dead letter"),
+        ("secrets_gone", "to be submitted again: values of secrets came with it, and went with its end"),
+        ("unknown", "no job at all"),
+        ("queue_full", "left, as the queue is full"),
+    ];
+    for (group, says) in groups {
         for id in answer[group]["ids"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             said.push(format!("{} is {says}", show::printable(id)));
         }

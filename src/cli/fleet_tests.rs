@@ -117,9 +117,12 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
         keep: None,
+        output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate::default(),
+        secrets: crate::secrets::Providers::default(),
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: crate::agent::SweepTimes::default(),
+        outside: crate::egress::Outside::default(),
     };
     let journal = Arc::new(MemoryJournal::default());
     let agent =

@@ -1,10 +1,12 @@
 //! `jobcell job …`
 
+mod allow;
 mod artifacts;
 mod cancel;
 pub(super) mod exec;
 mod list;
 mod many;
+mod secrets;
 mod stay;
 mod submit;
 
@@ -43,6 +45,9 @@ pub(super) enum JobCommand {
     Run {
         /// The spec, YAML or JSON; - reads standard input
         file: PathBuf,
+        /// A place that the job may reach, beside those of its spec, such as pypi.org:443; may be given several times
+        #[arg(long, value_name = "HOST:PORT")]
+        allow: Vec<String>,
     },
     /// List jobs, newest first
     List(list::ListArgs),
@@ -97,7 +102,7 @@ pub(super) enum StreamName {
 
 pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
     match command {
-        JobCommand::Run { file } => run_here(&file, settings(global, &[], super::QUIET)?, global).await,
+        JobCommand::Run { file, allow } => run_here(&file, &allow, settings(global, &[], super::QUIET)?, global).await,
         JobCommand::Submit(args) => submit::run(args, global).await,
         JobCommand::Exec(args) => exec::run(args, global).await,
         JobCommand::List(args) => list::run(args, global).await,
@@ -186,8 +191,9 @@ pub(super) fn read_file(file: &Path) -> Result<String, Failure> {
 }
 
 /// One job through the agent's own code, with a queue in memory and a log in a folder that goes away.
-async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Failure> {
-    let spec = JobSpec::from_yaml(&read_file(file)?, &node::rules(&config)).map_err(|problems| {
+async fn run_here(file: &Path, allow: &[String], config: Config, global: &Global) -> Result<u8, Failure> {
+    let text = allow::add_to(&file.display().to_string(), read_file(file)?, allow)?;
+    let spec = JobSpec::from_yaml(&text, &node::rules(&config)).map_err(|problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
         Failure::usage(format!(
             "the job spec has problems; nothing was created\n{}",
@@ -209,7 +215,7 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
     backend.keep_artifacts(artifacts.clone(), config.artifacts.keep);
     let stop = CancellationToken::new();
     let owner = OwnerId::random();
-    let executor = Arc::new(node::executor(&config, engine, seccomp, owner.clone(), stop.clone()));
+    let executor = Arc::new(node::executor(&config, engine, seccomp, &config.data_dir, owner.clone(), stop.clone()));
     let local: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&backend), &config.agent.name))];
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
     let agent = node::agent(
@@ -254,6 +260,11 @@ async fn run_here(file: &Path, config: Config, global: &Global) -> Result<u8, Fa
     let job = watched?;
     let ending = job.ending.clone().unwrap_or_else(|| Ending::from(Cause::AgentStopped));
     let shown = serde_json::to_value(&job).map_err(|error| Failure::new(error.to_string()))?;
+    if let Some(count) = job.results.artifacts.as_ref().map(|kept| kept.count).filter(|count| *count > 0) {
+        global.note(&format!(
+            "{count} files of it were fetched, and go with this run; a server keeps them (`jobcell up`, `job submit`)"
+        ));
+    }
     match global.output {
         Output::Table => tell(global, &shown),
         output => output.print(&shown, String::new)?,

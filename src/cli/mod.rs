@@ -14,6 +14,7 @@ mod drain;
 mod exit;
 mod follow;
 mod home;
+mod image;
 mod job;
 mod keys;
 mod man;
@@ -176,6 +177,9 @@ enum Command {
     /// Look at jobs that were given up, and run them again
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Look at the images of this host's engine, get them and remove them
+    #[command(subcommand)]
+    Image(image::ImageCommand),
     /// Run one command as a job; the same as `job exec`
     Exec(job::exec::ExecArgs),
     /// Show how many jobs stand where, which one waits longest and why
@@ -261,6 +265,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Job(command) => job::run(command, &global).await,
         Command::Dlq(command) => dlq::run(command, &global).await,
+        Command::Image(command) => image::run(command, &global).await,
         Command::Exec(args) => job::exec::run(args, &global).await,
         Command::Queue => queue::run(&global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,

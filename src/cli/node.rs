@@ -7,16 +7,19 @@ use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::blobs::{BlobError, BlobSettings, BlobStore};
 use crate::config::Config;
+use crate::egress::{EgressSettings, Outside};
 use crate::executor::Arriving;
 use crate::executor::docker::{
-    DockerExecutor, DockerSettings, Engine, EngineError, Profiles, Shape, answers_calls_itself,
+    Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
+    Shape, answers_calls_itself,
 };
 use crate::executor::warden::{CollectLimits, Keep};
-use crate::job::{Capacity, Millis, OwnerId, Seccomp, SpecRules, UnixMillis};
+use crate::job::{Capacity, ImageName, Millis, OwnerId, Seccomp, SpecRules, UnixMillis};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
+use crate::secrets::{Keyring, Providers};
 use crate::telemetry::Metrics;
 use std::collections::HashSet;
 use std::path::Path;
@@ -35,7 +38,13 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
         max_attempts: config.queue.max_attempts,
         stuck_after: config.queue.stuck_after,
     };
-    Ok(Embedded::new(store, logs, settings))
+    // What lies in memory goes with the process, and so may the keys.
+    let keys = match &store {
+        AnyStore::Memory(_) => Keyring::random(),
+        AnyStore::Sqlite(_) => Keyring::load_or_make(&config.queue.secrets_key_file)
+            .map_err(|error| Failure::config(format!("queue.secrets_key_file: {error}")))?,
+    };
+    Ok(Embedded::with_keys(store, logs, settings, keys))
 }
 
 /// Beside the time that fetching may take: a file that nobody refers to so long is one whose list was never written, or that was passed on.
@@ -140,7 +149,17 @@ pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
         own: docker.seccomp_profile.is_some(),
         none: answers_calls_itself(&docker.oci_runtime),
     };
-    Gate { policy, presets, oci_runtime: docker.oci_runtime.clone(), uids, defaults, filter }
+    let secrets = config.secrets.keys().cloned().collect();
+    Gate {
+        policy,
+        presets,
+        secrets,
+        pull: config.images.pull,
+        oci_runtime: docker.oci_runtime.clone(),
+        uids,
+        defaults,
+        filter,
+    }
 }
 
 /// Connects to the engine.
@@ -154,6 +173,7 @@ pub(crate) fn executor(
     config: &Config,
     engine: Engine,
     seccomp: Profiles,
+    ledger: &Path,
     owner: OwnerId,
     stop: CancellationToken,
 ) -> DockerExecutor {
@@ -165,7 +185,27 @@ pub(crate) fn executor(
         concurrent_starts: docker.concurrent_starts as usize,
         start_timeout: docker.start_timeout.as_duration(),
     };
-    DockerExecutor::new(engine, settings, owner, stop)
+    let images = images(config, engine.clone(), ledger);
+    DockerExecutor::new(engine, settings, images, owner, stop)
+}
+
+/// Images on `engine`; what is known of them lies below `ledger`.
+pub(crate) fn images(config: &Config, engine: Engine, ledger: &Path) -> Images {
+    let images = &config.images;
+    let presets = config.presets.values().filter_map(|preset| ImageName::parse(&preset.image));
+    let settings = ImageSettings {
+        pull: images.pull,
+        timeout: images.pull_timeout.as_duration(),
+        logins: Logins { registries: images.registries.clone(), file: images.auth_file.clone() },
+        bounds: Bounds {
+            free_low: images.free_low,
+            free_high: images.free_high,
+            size_max: images.size_max,
+            keep: images.keep.iter().cloned().chain(presets).collect(),
+            remove_others: images.remove_others,
+        },
+    };
+    Images::new(engine, settings, Ledger::new(ledger))
 }
 
 fn shape(config: &Config, seccomp: Profiles) -> Shape {
@@ -179,7 +219,22 @@ fn shape(config: &Config, seccomp: Profiles) -> Shape {
         workspace_inodes: docker.workspace_inodes,
         nofile: docker.nofile,
         output: config.logs_output,
+        egress_connections: config.egress.concurrent,
     }
+}
+
+/// Where jobs go that may go out.
+fn outside(config: &Config) -> Outside {
+    let egress = &config.egress;
+    Outside::new(EgressSettings {
+        resolver: egress.resolver,
+        connect_timeout: egress.connect_timeout.as_duration(),
+        idle_timeout: egress.idle_timeout.as_duration(),
+        concurrent: egress.concurrent,
+        connections: egress.connections,
+        bytes: egress.bytes,
+        lookups: egress.lookups,
+    })
 }
 
 /// The agent.
@@ -213,10 +268,13 @@ pub(crate) fn agent(
         handover: config.agent.handover,
         drain_timeout: config.agent.drain_timeout.as_duration(),
         reconnect: config.docker.reconnect_timeout.as_duration(),
+        output_share: config.logs_share,
         gate,
         keep: Some(keep(config, artifacts)),
+        secrets: Providers::of(&config.secrets),
         disk: (config.data_dir.clone(), config.agent.disk_floor),
         sweep: SweepTimes::default(),
+        outside: outside(config),
     };
     metrics.slots.set(i64::from(config.agent.slots));
     Agent::new(backends, Arc::new(executor), journal, logs, settings, metrics)

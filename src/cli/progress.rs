@@ -2,6 +2,7 @@
 //! the end, and is never there when standard error is not a terminal or quiet was asked for.
 
 use super::{Global, show};
+use crate::job::PULL_NOTE;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 use std::io::IsTerminal;
@@ -71,6 +72,11 @@ fn line(job: &Value) -> String {
     if let Some(attempt) = job["attempt"].as_u64().filter(|attempt| *attempt > 1) {
         line.push_str(&format!(", try {attempt}"));
     }
+    let last = job["history"].as_array().and_then(|history| history.last());
+    let pull = last.and_then(|event| event["reason"].as_str()?.strip_prefix(PULL_NOTE));
+    if let Some(words) = pull.filter(|_| job["phase"] == "preparing") {
+        line.push_str(&format!(", image: {}", show::printable(words)));
+    }
     if !job["agent"].is_null() {
         line.push_str(&format!(" on {}", said(&job["agent"])));
     }
@@ -88,6 +94,9 @@ mod tests {
     #[test]
     fn the_line_says_what_is_known() {
         assert_eq!(line(&json!({"id": "a", "phase": "queued", "attempt": 0, "agent": null})), "a queued");
+        let history = json!([{"reason": "image_pull: 1.0 of 2.0 MiB"}]);
+        let pulls = json!({"id": "a", "phase": "preparing", "attempt": 1, "agent": "h", "history": history});
+        assert_eq!(line(&pulls), "a preparing, image: 1.0 of 2.0 MiB on h");
         let lost_once = json!({"id": "a", "phase": "running", "attempt": 2, "agent": "h\u{1b}[2J"});
         assert_eq!(line(&lost_once), "a running, try 2 on h\\u{1b}[2J");
         let told = json!({"id": "a", "phase": "running", "progress": {"percent": 40, "message": "b\u{1b}", "at": 0, "eta": 5000}});

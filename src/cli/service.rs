@@ -171,7 +171,14 @@ async fn reach_engine(
                 None => {
                     let lock = id.map(|id| lock_engine(&id)).transpose()?;
                     tracing::info!(host = %config.docker.host, "engine answers");
-                    arriving.arrive(Arc::new(node::executor(config, engine, seccomp, home.owner.clone(), stop)));
+                    arriving.arrive(Arc::new(node::executor(
+                        config,
+                        engine,
+                        seccomp,
+                        &home.path(""),
+                        home.owner.clone(),
+                        stop,
+                    )));
                     return Ok(lock);
                 }
                 Some(reason) => reason,

@@ -263,6 +263,11 @@ pub(super) fn job(job: &Value) -> String {
         line("try", format!("of attempt {}: {}", text(&past["attempt"]), text(&past["message"])));
     }
     line("agent", text(&job["agent"]));
+    if !job["image"].is_null() {
+        let (image, id) = (&job["image"], text(&job["image"]["id"]));
+        let pulled = if image["pulled"] == true { ", pulled for it" } else { "" };
+        line("image", format!("{}: {}{pulled}", text(&image["reference"]), image["digest"].as_str().unwrap_or(&id)));
+    }
     for clamp in job["clamped"].as_array().into_iter().flatten() {
         let (path, asked, given) = (text(&clamp["path"]), text(&clamp["asked"]), text(&clamp["given"]));
         line("less", printable(&format!("{path}: {given} by the operator's policy, asked for {asked}")));
@@ -298,6 +303,20 @@ pub(super) fn job(job: &Value) -> String {
     }
     for met in limits_met(job) {
         line("limit", format!("{met}; {}", met.hint()));
+    }
+    let out_by = &job["usage"]["egress"];
+    if !out_by.is_null() {
+        let connections = out_by["connections"].as_u64().unwrap_or_default();
+        let s = if connections == 1 { "" } else { "s" };
+        let (came, went, refused) = (text(&out_by["bytes_in"]), text(&out_by["bytes_out"]), text(&out_by["refused"]));
+        line("egress", format!("{connections} connection{s}, {came} bytes in, {went} bytes out, {refused} refused"));
+    }
+    for refusal in out_by["refusals"].as_array().into_iter().flatten() {
+        let (host, port, reason) = (text(&refusal["host"]), text(&refusal["port"]), text(&refusal["reason"]));
+        line(
+            "refused",
+            format!("{host}:{port}: {reason} ({}, {} times)", text(&refusal["code"]), text(&refusal["times"])),
+        );
     }
     if let Some(usage) = job["usage"].as_object() {
         let seconds = |key: &str| usage.get(key).and_then(Value::as_f64).unwrap_or_default() / 1e6;

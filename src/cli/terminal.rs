@@ -7,11 +7,18 @@
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
+use unicode_width::UnicodeWidthChar;
+
+/// Ends all styles.
+const RESET: &str = "\u{1b}[0m";
 
 static RAW: OnceLock<bool> = OnceLock::new();
 
 /// A sequence for styles that is longer is none.
 const LONGEST: usize = 64;
+/// Marks on one letter, and what joins letters, that pass in a row. Writing and pictures need up to four; a pile of them covers the lines around
+/// it, and a long row is a text that is not seen.
+const MOST_MARKS: u8 = 4;
 
 /// Settles for the whole process whether terminals get what others wrote as it is.
 pub(super) fn decide(raw: bool) {
@@ -41,21 +48,21 @@ pub(super) fn is_unsafe(c: char) -> bool {
 
 /// Text of one line or of many, without anything that a terminal obeys but the line's end.
 pub(super) fn lines(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut clean, c| {
+    let (mut clean, mut marks) = (String::with_capacity(text.len()), 0);
+    for c in text.chars() {
         match c {
             '\n' => clean.push(c),
-            c => show(c, &mut clean),
+            c => show(c, &mut marks, &mut clean),
         }
-        clean
-    })
+    }
+    clean
 }
 
 /// Text of one line.
 pub(super) fn line(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut clean, c| {
-        show(c, &mut clean);
-        clean
-    })
+    let (mut clean, mut marks) = (String::with_capacity(text.len()), 0);
+    text.chars().for_each(|c| show(c, &mut marks, &mut clean));
+    clean
 }
 
 /// A JSON document that means the same.
@@ -74,8 +81,10 @@ pub(super) fn json(document: &str) -> String {
     clean
 }
 
-fn show(c: char, clean: &mut String) {
-    if is_unsafe(c) { clean.extend(c.escape_default()) } else { clean.push(c) }
+/// Shows a character behind `marks` of those that take no room.
+fn show(c: char, marks: &mut u8, clean: &mut String) {
+    *marks = if c.width() == Some(0) { marks.saturating_add(1) } else { 0 };
+    if is_unsafe(c) || *marks > MOST_MARKS { clean.extend(c.escape_default()) } else { clean.push(c) }
 }
 
 /// Cleans a stream of bytes that comes in pieces of any size.
@@ -85,8 +94,10 @@ pub(super) struct Cleaner {
     pending: Vec<u8>,
     /// Styles pass.
     styles: bool,
-    /// One is in force.
-    styled: bool,
+    /// Those in force. They end with each piece and begin again with the next: whoever is interrupted between leaves a terminal as it was.
+    style: Vec<String>,
+    /// What takes no room, in a row.
+    marks: u8,
 }
 
 /// What begins with ESC.
@@ -105,25 +116,49 @@ impl Cleaner {
         let mut bytes = std::mem::take(&mut self.pending);
         bytes.extend_from_slice(piece);
         let (mut clean, mut at) = (String::with_capacity(bytes.len()), 0);
+        if !self.style.is_empty() {
+            let _ = write!(clean, "\u{1b}[{}m", self.style.join(";"));
+        }
         while let Some(used) = self.step(&bytes[at..], &mut clean) {
             at += used;
         }
         self.pending = bytes.split_off(at);
+        if !self.style.is_empty() {
+            clean.push_str(RESET);
+        }
         clean
     }
 
-    /// What is left at the end, and the end of any style.
+    /// What is left at the end.
     pub(super) fn end(&mut self) -> String {
         let pending = std::mem::take(&mut self.pending);
         let mut clean = String::new();
         // A return at the very end does nothing.
         for byte in pending.iter().filter(|byte| **byte != b'\r') {
-            byte_as_text(*byte, &mut clean);
+            byte_as_text(*byte, &mut self.marks, &mut clean);
         }
-        if std::mem::take(&mut self.styled) {
-            clean.push_str("\u{1b}[0m");
-        }
+        self.style.clear();
         clean
+    }
+
+    /// Keeps what is in force after a sequence: of bold, italic, underline and colour one each, so that it stays short.
+    fn wear(&mut self, style: &str) {
+        let kind = |number: &str| match number {
+            "1" | "22" => 1,
+            "3" | "23" => 3,
+            "4" | "24" => 4,
+            _ => 39,
+        };
+        for number in style.split(';') {
+            if number == "0" {
+                self.style.clear();
+                continue;
+            }
+            self.style.retain(|worn| kind(worn) != kind(number));
+            if !matches!(number, "22" | "23" | "24" | "39") {
+                self.style.push(number.to_owned());
+            }
+        }
     }
 
     /// Takes the first of `bytes`; `None` when there is none, or the next piece decides what it is.
@@ -139,23 +174,24 @@ impl Cleaner {
             0x1b => match escape(bytes) {
                 Escape::Style(length, style) => {
                     if self.styles && !style.is_empty() {
-                        self.styled = style != "0";
                         let _ = write!(clean, "\u{1b}[{style}m");
+                        self.wear(&style);
                     }
                     Some(length)
                 }
                 Escape::Unfinished => None,
                 Escape::Other => {
-                    show('\u{1b}', clean);
+                    show('\u{1b}', &mut self.marks, clean);
                     Some(1)
                 }
             },
             byte @ (b'\n' | b'\t') => {
+                self.marks = 0;
                 clean.push(char::from(byte));
                 Some(1)
             }
             byte if byte.is_ascii() => {
-                show(char::from(byte), clean);
+                show(char::from(byte), &mut self.marks, clean);
                 Some(1)
             }
             first => {
@@ -169,12 +205,12 @@ impl Cleaner {
                 };
                 match (valid.chars().next(), wrong) {
                     (Some(c), _) => {
-                        show(c, clean);
+                        show(c, &mut self.marks, clean);
                         Some(c.len_utf8())
                     }
                     (None, Some(None)) if bytes.len() < 4 => None,
                     (None, _) => {
-                        byte_as_text(first, clean);
+                        byte_as_text(first, &mut self.marks, clean);
                         Some(1)
                     }
                 }
@@ -183,10 +219,11 @@ impl Cleaner {
     }
 }
 
-fn byte_as_text(byte: u8, clean: &mut String) {
+fn byte_as_text(byte: u8, marks: &mut u8, clean: &mut String) {
     if byte.is_ascii() {
-        show(char::from(byte), clean);
+        show(char::from(byte), marks, clean);
     } else {
+        *marks = 0;
         let _ = write!(clean, "\\x{byte:02x}");
     }
 }
@@ -241,8 +278,20 @@ mod tests {
 
     fn shown(styles: bool, pieces: &[&[u8]]) -> String {
         let mut cleaner = Cleaner { styles, ..Cleaner::default() };
-        let mut all: String = pieces.iter().map(|piece| cleaner.clean(piece)).collect();
+        let mut all = String::new();
+        let begin =
+            |style: &[String]| if style.is_empty() { String::new() } else { format!("\u{1b}[{}m", style.join(";")) };
+        for piece in pieces {
+            // What is in force ends with each piece and begins again with the next, which is left out here.
+            let again = begin(&cleaner.style);
+            let clean = cleaner.clean(piece);
+            let clean = clean.strip_prefix(&again).expect("it begins again");
+            let over = if cleaner.style.is_empty() { "" } else { RESET };
+            all.push_str(clean.strip_suffix(over).expect("it ends"));
+        }
+        let over = if cleaner.style.is_empty() { "" } else { RESET };
         all.push_str(&cleaner.end());
+        all.push_str(over);
         all
     }
 
@@ -288,6 +337,36 @@ mod tests {
         assert_eq!(shown(false, &[b"\x1b[31mred\x1b[0m"]), "red");
         let long = [&b"\x1b["[..], &[b'1'; 100], b"m"].concat();
         assert!(shown(true, &[&long]).starts_with("\\u{1b}[111"));
+    }
+
+    #[test]
+    fn a_style_ends_with_each_piece_and_begins_again_with_the_next() {
+        let mut cleaner = Cleaner { styles: true, ..Cleaner::default() };
+        assert_eq!(cleaner.clean(b"\x1b[31mred \x1b[1mand"), "\u{1b}[31mred \u{1b}[1mand\u{1b}[0m");
+        assert_eq!(cleaner.clean(b"bold\x1b[32m"), "\u{1b}[31;1mbold\u{1b}[32m\u{1b}[0m");
+        assert_eq!(cleaner.clean(b"x\x1b[39;22my"), "\u{1b}[1;32mx\u{1b}[39;22my");
+        assert_eq!((cleaner.clean(b"z"), cleaner.end()), ("z".to_owned(), String::new()));
+    }
+
+    #[test]
+    fn a_few_marks_on_a_letter_pass_and_a_pile_of_them_is_spelled() {
+        // Thai, Devanagari, a family.
+        for text in ["ที่นี่", "क्षि", "👩\u{200d}❤\u{fe0f}\u{200d}👩", "e\u{301}\u{323}\u{302}\u{303}x"]
+        {
+            assert_eq!(shown(true, &[text.as_bytes()]), text);
+            assert_eq!(line(text), text);
+        }
+        let pile = format!("a{}b", "\u{336}".repeat(6));
+        let seen = "a\u{336}\u{336}\u{336}\u{336}\\u{336}\\u{336}b";
+        assert_eq!(
+            (line(&pile), lines(&pile), shown(true, &[pile.as_bytes()])),
+            (seen.into(), seen.into(), seen.into())
+        );
+        // Also when it comes mark by mark.
+        let marks: Vec<&[u8]> = pile.split_inclusive(|_| true).map(str::as_bytes).collect();
+        assert_eq!(shown(true, &marks), seen);
+        let unseen = "\u{200c}\u{200d}".repeat(20);
+        assert!(line(&unseen).ends_with("\\u{200c}\\u{200d}"));
     }
 
     #[test]

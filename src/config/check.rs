@@ -1,8 +1,8 @@
 //! From the merged document to settings that hold, or to everything that is wrong.
 
 use super::keys::{Kind, kind};
-use super::maps::{BackendConfig, CheckLevel, PresetConfig};
-use crate::job::{BadUnit, ByteSize, Cpus, Millis, Problems, Seccomp};
+use super::maps::{BackendConfig, CheckLevel, PresetConfig, RegistryLogin, SecretConfig};
+use crate::job::{BadUnit, ByteSize, Cpus, ImageName, Millis, Problems, Pull, Seccomp};
 use crate::telemetry::{LogFormat, check_filter};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -23,16 +23,24 @@ pub struct Config {
     pub agent: AgentConfig,
     /// Where `jobcell agent` gets its jobs from, by name.
     pub backends: BTreeMap<String, BackendConfig>,
+    /// Secrets that jobs can ask for, by name.
+    pub secrets: BTreeMap<String, SecretConfig>,
     /// Cells on a Docker engine.
     pub docker: DockerConfig,
+    /// Images of cells.
+    pub images: ImagesConfig,
     /// What says what jobs may have.
     pub policy_file: Option<PathBuf>,
+    /// The way out of cells.
+    pub egress: EgressConfig,
     /// Bytes of a log after which it is synced to disk.
     pub logs_sync_every: ByteSize,
     /// Most output of a job that does not say how much.
     pub logs_output: ByteSize,
     /// Files that jobs leave to be kept.
     pub artifacts: ArtifactsConfig,
+    /// What of a job's output is taken in a second while others run.
+    pub logs_share: ByteSize,
     /// Language environments.
     pub presets: BTreeMap<String, PresetConfig>,
     /// Log lines.
@@ -88,6 +96,8 @@ pub struct QueueConfig {
     pub claim_batch: u32,
     /// Most jobs at the same time with one value of a label.
     pub groups: BTreeMap<String, u32>,
+    /// Keys that seal secrets which came with a job.
+    pub secrets_key_file: PathBuf,
 }
 
 /// The agent.
@@ -143,6 +153,42 @@ pub struct DockerConfig {
     pub seccomp: Seccomp,
 }
 
+/// The way out of cells.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "config/jobcell.example.yaml describes each key")]
+pub struct EgressConfig {
+    pub resolver: Option<SocketAddr>,
+    pub connect_timeout: Millis,
+    pub idle_timeout: Millis,
+    pub concurrent: u16,
+    pub connections: u64,
+    pub bytes: ByteSize,
+    pub lookups: u64,
+}
+
+/// Images of cells.
+#[derive(Debug, Clone)]
+pub struct ImagesConfig {
+    /// For jobs that do not say.
+    pub pull: Pull,
+    /// Deadline of a pull.
+    pub pull_timeout: Millis,
+    /// A file with logins as `docker login` writes it.
+    pub auth_file: Option<PathBuf>,
+    /// Logins by host.
+    pub registries: BTreeMap<String, RegistryLogin>,
+    /// With less free, images are removed.
+    pub free_low: ByteSize,
+    /// Until so much is free.
+    pub free_high: ByteSize,
+    /// Most bytes of images that were pulled; 0 for no bound.
+    pub size_max: ByteSize,
+    /// Never removed.
+    pub keep: Vec<ImageName>,
+    /// Others' images may be removed too.
+    pub remove_others: bool,
+}
+
 /// Log lines.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
@@ -190,6 +236,10 @@ pub(super) fn check(
             stuck_after: r.duration("queue.stuck_after"),
             claim_batch: r.number("queue.claim_batch"),
             groups: r.groups("queue.groups"),
+            secrets_key_file: match r.text("queue.secrets_key_file") {
+                none if none.is_empty() => PathBuf::from(r.text("data_dir")).join("secrets.key"),
+                file => PathBuf::from(file),
+            },
         },
         agent: AgentConfig {
             name: r.name("agent.name"),
@@ -205,8 +255,11 @@ pub(super) fn check(
             spool_max: r.size("agent.spool_max"),
         },
         backends: r.backends(),
+        secrets: r.secrets(),
         docker: r.docker(env),
+        images: r.images_section(),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
+        egress: r.egress(),
         logs_sync_every: r.size("logs.sync_every"),
         logs_output: r.size("logs.output_limit"),
         artifacts: ArtifactsConfig {
@@ -217,6 +270,7 @@ pub(super) fn check(
             quota: r.size("artifacts.quota"),
             keep: r.duration("artifacts.keep"),
         },
+        logs_share: r.size("logs.output_share"),
         presets: r.presets(),
         telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
         doctor: r.checks("doctor.checks"),
@@ -227,6 +281,9 @@ pub(super) fn check(
             "is not the default, and docker.seccomp_profile replaces only that one",
             "leave one of the two out",
         );
+    }
+    if config.images.free_high < config.images.free_low {
+        r.bad("images.free_high", "is below images.free_low", "raise it, or lower the other");
     }
     if config.docker.uid_count < config.agent.slots {
         r.bad(
@@ -256,7 +313,16 @@ impl Reader<'_> {
             self.sections = false;
             return self.bad(prefix, "is not a map", "write `key: value` lines below it, or leave it out");
         };
-        if matches!(prefix, "presets" | "backends" | "agent.labels" | "queue.groups" | "doctor.checks") {
+        if matches!(
+            prefix,
+            "presets"
+                | "backends"
+                | "secrets"
+                | "images.registries"
+                | "agent.labels"
+                | "queue.groups"
+                | "doctor.checks"
+        ) {
             return;
         }
         let names: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -406,6 +472,24 @@ impl Reader<'_> {
         })
     }
 
+    fn egress(&mut self) -> EgressConfig {
+        let text = self.text("egress.resolver");
+        let resolver = text.parse().ok();
+        if resolver.is_none() && !text.is_empty() {
+            let reason = format!("`{}` is no address and port", crate::job::shown(&text));
+            self.bad("egress.resolver", reason, "write an address such as 10.0.0.53:53, or leave it empty");
+        }
+        EgressConfig {
+            resolver,
+            connect_timeout: self.duration("egress.connect_timeout"),
+            idle_timeout: self.duration("egress.idle_timeout"),
+            concurrent: self.number("egress.concurrent"),
+            connections: self.number("egress.connections"),
+            bytes: self.size("egress.bytes"),
+            lookups: self.number("egress.lookups"),
+        }
+    }
+
     fn seccomp(&mut self) -> Seccomp {
         let text = self.text("docker.seccomp");
         Seccomp::named(&text).unwrap_or_else(|| {
@@ -415,6 +499,26 @@ impl Reader<'_> {
             }
             Seccomp::Default
         })
+    }
+
+    fn images_section(&mut self) -> ImagesConfig {
+        let text = self.text("images.pull");
+        let pull = Pull::named(&text).unwrap_or_else(|| {
+            let reason = format!("`{}` is no way to get an image", crate::job::shown(&text));
+            self.bad("images.pull", reason, "write if_absent, always or never");
+            Pull::Never
+        });
+        ImagesConfig {
+            pull,
+            pull_timeout: self.duration("images.pull_timeout"),
+            auth_file: Some(self.text("images.auth_file")).filter(|file| !file.is_empty()).map(PathBuf::from),
+            registries: self.registries("images.registries"),
+            free_low: self.size("images.free_low"),
+            free_high: self.size("images.free_high"),
+            size_max: self.size("images.size_max"),
+            keep: self.images("images.keep"),
+            remove_others: self.flag("images.remove_others"),
+        }
     }
 
     fn docker(&mut self, env: &BTreeMap<String, String>) -> DockerConfig {

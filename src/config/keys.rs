@@ -2,7 +2,7 @@
 //! test, the example file are all made from this table. `""` stands for a default that the check fills in.
 
 use super::HostFacts;
-use crate::job::{ByteSize, Cpus, Millis, Seccomp};
+use crate::job::{ByteSize, Cpus, Millis, Pull, Seccomp};
 use serde_json::{Map, Value, json};
 
 /// One key.
@@ -42,18 +42,26 @@ pub(super) enum Kind {
     Groups,
     /// Names to servers.
     Backends,
+    /// Names to what has a secret.
+    Secrets,
     /// Names of doctor's checks to levels.
     Checks,
+    /// Names of images.
+    Images,
+    /// Hosts to credentials.
+    Registries,
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 10] = [
+pub(super) const SECTIONS: [(&str, &str); 12] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
     ("docker", "Cells on a Docker engine."),
     ("docker.uid_range", "Each live cell has a user id of its own from this range."),
+    ("images", "Images of cells: how they come, and when they go."),
     ("policy", "What jobs may have on this host."),
+    ("egress", "The way out of cells, for jobs that may go out. docs/egress.md tells more."),
     ("logs", "The output of jobs."),
     ("artifacts", "The files that jobs leave to be kept."),
     ("telemetry", "Log lines of this process."),
@@ -139,6 +147,12 @@ pub(super) static KEYS: &[Key] = &[
         "Most jobs that run at the same time with one value of a label, such as {deploy: 1}: jobs labelled deploy=web wait for each other, and not for deploy=api.",
     ),
     key(
+        "queue.secrets_key_file",
+        Kind::Text,
+        |_| json!(""),
+        "The file with the keys that seal secrets which came with a job while it waits. Empty: <data_dir>/secrets.key. One that is not there is made.",
+    ),
+    key(
         "agent.name",
         Kind::Name,
         |host| json!(host.hostname),
@@ -210,6 +224,12 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Backends,
         |_| json!({}),
         "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"http://jobs.example:7807\", key_file: /etc/jobcell/agent.key, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY. `rate` is the most calls in a second.",
+    ),
+    key(
+        "secrets",
+        Kind::Secrets,
+        |_| json!({}),
+        "Secrets that jobs can ask this agent for, by a name of your choice: env:NAME is a variable of the agent, file:/PATH a file, credential:NAME one of systemd's (LoadCredential=). Such as {deploy-token: \"file:/etc/jobcell/deploy-token\"}. Each is read when a job needs it. A policy says which jobs may have which.",
     ),
     key(
         "docker.host",
@@ -289,11 +309,102 @@ pub(super) static KEYS: &[Key] = &[
         "A file with a seccomp profile in Docker's JSON form, in place of the profile `default`. Empty: the built-in one, seccomp/default.json. The receipt's tests of calls still apply: a profile that lets through what they try runs no job.",
     ),
     key(
+        "images.pull",
+        Kind::Choice(&Pull::NAMES),
+        |_| json!("if_absent"),
+        "When a registry is asked for the image of a job that does not say (pull): if_absent, always (a tag that was moved is followed), or never.",
+    ),
+    key(
+        "images.pull_timeout",
+        Kind::Duration(SECOND, DAY),
+        |_| json!("5m"),
+        "An image that is not there after so long ends the job as pull_timeout.",
+    ),
+    key(
+        "images.auth_file",
+        Kind::Text,
+        |_| json!(""),
+        "A file with logins as `docker login` writes it, such as /root/.docker/config.json: its auths, credHelpers and credsStore are used for registries that images.registries does not name. Empty: none.",
+    ),
+    key(
+        "images.registries",
+        Kind::Registries,
+        |_| json!({}),
+        "Logins by the registry's host, such as {\"registry.example:5000\": {username: ci, password_file: /etc/jobcell/registry.password}}. In place of password_file: password_env (a variable, or NAME_FILE), password_credential (of systemd), or, without a username, helper (NAME for docker-credential-NAME). Read again for each pull.",
+    ),
+    key(
+        "images.free_low",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1 << 30)),
+        |_| json!("2GiB"),
+        "With fewer bytes free where the engine keeps images, those that this agent pulled and nothing uses are removed, the longest unused first, until images.free_high. 0: never. Needs an engine on this host.",
+    ),
+    key(
+        "images.free_high",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1 << 30)),
+        |_| json!("4GiB"),
+        "So many are free again when removing ends; not below images.free_low.",
+    ),
+    key(
+        "images.size_max",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1 << 30)),
+        |_| json!("0"),
+        "Most bytes of images that this agent pulled (of all with images.remove_others), each counted whole; with more, the longest unused are removed. 0: no bound.",
+    ),
+    key(
+        "images.keep",
+        Kind::Images,
+        |_| json!([]),
+        "Names of images that are never removed, such as [registry.example/base:1]; those of presets are kept in any case.",
+    ),
+    key(
+        "images.remove_others",
+        Kind::Flag,
+        |_| json!(false),
+        "True: images that somebody else brought to the engine may be removed too. Only for an engine that has no other user.",
+    ),
+    key(
         "policy.file",
         Kind::Text,
         |_| json!(""),
         "A file that says which images, programs, networks and limits jobs may have, as docs/policy.md describes; config/policy.example.yaml is one. Read again when it changes, and on SIGHUP. Empty: no bounds but those of the settings, and no network.",
     ),
+    key(
+        "egress.resolver",
+        Kind::Text,
+        |_| json!(""),
+        "Address and port of the name server that is asked where names lead, such as 10.0.0.53:53. Empty: the system's resolver.",
+    ),
+    key(
+        "egress.connect_timeout",
+        Kind::Duration(Millis::new(100), HOUR),
+        |_| json!("10s"),
+        "For a name to be looked up, and then for somebody to answer.",
+    ),
+    key(
+        "egress.idle_timeout",
+        Kind::Duration(SECOND, DAY),
+        |_| json!("5m"),
+        "A connection on which nothing moves for so long is cut off.",
+    ),
+    key(
+        "egress.concurrent",
+        Kind::Number(1, 256),
+        |_| json!(64),
+        "Connections of one job at a time. More wait until one of these ends.",
+    ),
+    key(
+        "egress.connections",
+        Kind::Number(1, 1_000_000_000),
+        |_| json!(100_000),
+        "Connections of one job in all, those that are refused included. A job can ask for fewer (egress.connections).",
+    ),
+    key(
+        "egress.bytes",
+        Kind::Size(ByteSize::new(1024), ByteSize::from_mib(1 << 30)),
+        |_| json!("100GiB"),
+        "Bytes of one job in both directions together. A job can ask for fewer (egress.bytes).",
+    ),
+    key("egress.lookups", Kind::Number(1, 1_000_000_000), |_| json!(10_000), "Names that one job may have looked up."),
     key(
         "logs.sync_every",
         Kind::Size(MIB, ByteSize::from_mib(4096)),
@@ -305,6 +416,12 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Size(ByteSize::new(1024), ByteSize::from_mib(1 << 30)),
         |_| json!("1GiB"),
         "Most output of a job that does not say how much (resources.output): one that writes more is ended, or what it writes beyond is dropped where it said so (output_excess).",
+    ),
+    key(
+        "logs.output_share",
+        Kind::Size(MIB, ByteSize::from_mib(1 << 20)),
+        |_| json!("32MiB"),
+        "What of a job's output is taken in a second while others run here too: one that writes faster waits, and loses nothing. Carrying a flood costs processor time outside of its cell, and that would be the others'. A job alone has no such bound.",
     ),
     key(
         "artifacts.max_size",

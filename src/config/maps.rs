@@ -1,7 +1,7 @@
 //! The maps whose names the operator chooses: presets, backends, labels.
 
 use super::check::Reader;
-use crate::job::Problems;
+use crate::job::{ImageName, Problems};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -31,6 +31,57 @@ pub struct BackendConfig {
     pub key_file: Option<PathBuf>,
     /// Most calls in a second.
     pub rate: NonZeroU32,
+}
+
+/// What has a secret that jobs can ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SecretConfig {
+    /// A variable of the agent.
+    Env(String),
+    /// A file.
+    File(PathBuf),
+    /// A credential of systemd's.
+    Credential(String),
+}
+
+impl SecretConfig {
+    /// Reads `env:NAME`, `file:/PATH` or `credential:NAME`.
+    fn read(text: &str) -> Option<Self> {
+        let (kind, what) = text.split_once(':').filter(|(_, what)| !what.is_empty() && !what.contains('\0'))?;
+        match kind {
+            "env" if !what.contains('=') => Some(Self::Env(what.to_owned())),
+            "file" if what.starts_with('/') => Some(Self::File(PathBuf::from(what))),
+            "credential" if !what.contains('/') && what != "." && what != ".." => {
+                Some(Self::Credential(what.to_owned()))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Where a registry's password is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PasswordSource {
+    /// In a file.
+    File(PathBuf),
+    /// In this variable, or in the file that NAME_FILE names.
+    Variable(String),
+    /// In a credential that systemd gives.
+    Credential(String),
+}
+
+/// A login at a registry; the password itself is read when it is needed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RegistryLogin {
+    /// A user with a password.
+    Password {
+        /// The user.
+        username: String,
+        /// Where the password is.
+        password: PasswordSource,
+    },
+    /// `docker-credential-NAME` knows it.
+    Helper(String),
 }
 
 /// The checks of `jobcell doctor`, whose levels can be set.
@@ -170,6 +221,95 @@ impl Reader<'_> {
             let rate = rate.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
             let key_file = Some(text("key_file")).filter(|file| !file.is_empty()).map(PathBuf::from);
             all.insert(name.clone(), BackendConfig { url, key_file, rate });
+        }
+        all
+    }
+
+    pub(super) fn secrets(&mut self) -> BTreeMap<String, SecretConfig> {
+        let Value::Object(secrets) = self.get("secrets").clone() else { return BTreeMap::new() };
+        let mut all = BTreeMap::new();
+        for (name, source) in &secrets {
+            let path = format!("secrets.{name}");
+            if !crate::job::is_secret_name(name) {
+                let fix = "use up to 64 letters, digits and - _ .";
+                self.bad(&format!("secrets.{}", crate::job::shown(name)), "is no name that a job can ask for", fix);
+                continue;
+            }
+            match source.as_str().and_then(SecretConfig::read) {
+                Some(secret) => drop(all.insert(name.clone(), secret)),
+                // It may be a secret in the wrong place, so it is not shown.
+                None => self.bad(&path, "does not say where it is", "write env:NAME, file:/PATH or credential:NAME"),
+            }
+        }
+        all
+    }
+
+    /// Names of images. From the environment, with commas between them.
+    pub(super) fn images(&mut self, path: &str) -> Vec<ImageName> {
+        let texts: Option<Vec<String>> = match self.get(path) {
+            Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
+            Value::String(text) => {
+                Some(text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect())
+            }
+            _ => None,
+        };
+        let Some(texts) = texts else {
+            self.bad(path, "is not a list of names", "write [name:tag, name@sha256:…]");
+            return Vec::new();
+        };
+        let mut all = Vec::new();
+        for (at, text) in texts.iter().enumerate() {
+            match ImageName::parse(text) {
+                Some(name) => all.push(name),
+                None => {
+                    let reason = format!("`{}` is not an image's name", crate::job::shown(text));
+                    self.bad(&format!("{path}[{at}]"), reason, "write name:tag or name@sha256:…");
+                }
+            }
+        }
+        all
+    }
+
+    pub(super) fn registries(&mut self, path: &str) -> BTreeMap<String, RegistryLogin> {
+        let Value::Object(registries) = self.get(path).clone() else { return BTreeMap::new() };
+        let known = json!({"username": null, "password_file": null, "password_env": null, "password_credential": null, "helper": null});
+        let mut all = BTreeMap::new();
+        for (host, login) in &registries {
+            let at = format!("{path}.{host}");
+            // What an image's name has before its first slash.
+            let of = ImageName::parse(&format!("{host}/x")).filter(|name| name.registry() == host);
+            if of.is_none() {
+                let reason = format!("`{}` is not a registry's host", crate::job::shown(host));
+                self.bad(&at, reason, "write host or host:port as images name it, without https:// and without a path");
+                continue;
+            }
+            if !login.is_object() {
+                self.bad(&at, "is not a map", "give `username` and `password_file`, or `helper`");
+                continue;
+            }
+            self.unknown(&at, login, &known);
+            let text = |key: &str| login.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+            let mut passwords = Vec::new();
+            passwords.extend(text("password_file").map(|file| PasswordSource::File(file.into())));
+            passwords.extend(text("password_env").map(|name| PasswordSource::Variable(name.to_owned())));
+            passwords.extend(text("password_credential").map(|name| PasswordSource::Credential(name.to_owned())));
+            let plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+            let login = match (text("username"), text("helper"), passwords.len()) {
+                (None, Some(helper), 0) if plain(helper) => Some(RegistryLogin::Helper(helper.to_owned())),
+                (Some(username), None, 1) => passwords
+                    .pop()
+                    .filter(|source| !matches!(source, PasswordSource::Credential(name) if !plain(name)))
+                    .map(|password| RegistryLogin::Password { username: username.to_owned(), password }),
+                _ => None,
+            };
+            match login {
+                Some(login) => drop(all.insert(host.clone(), login)),
+                None => self.bad(
+                    &at,
+                    "is no login",
+                    "give `username` and one of password_file, password_env and password_credential, or `helper: NAME` alone",
+                ),
+            }
         }
         all
     }

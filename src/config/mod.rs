@@ -13,11 +13,13 @@ mod layers;
 mod maps;
 mod schema;
 
-pub use check::{AgentConfig, Config, DockerConfig, QueueConfig, ServerConfig, TelemetryConfig};
+pub use check::{
+    AgentConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig, TelemetryConfig,
+};
 pub use effective::{Loaded, Setting};
 pub use host::HostFacts;
 pub use layers::{LoadInput, inspect, load};
-pub use maps::{BackendConfig, CHECKS, CheckLevel, PresetConfig};
+pub use maps::{BackendConfig, CHECKS, CheckLevel, PasswordSource, PresetConfig, RegistryLogin, SecretConfig};
 pub use schema::schema;
 
 /// The file that is read when none is named.

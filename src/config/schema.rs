@@ -82,6 +82,12 @@ fn value(kind: Kind, about: &str, default: Value) -> Value {
             let named: Map<String, Value> = CHECKS.iter().map(|name| ((*name).to_owned(), levels.clone())).collect();
             json!({ "type": "object", "additionalProperties": false, "properties": named })
         }
+        Kind::Secrets => {
+            let source = json!({ "type": "string", "pattern": "^(env:.+|file:/.+|credential:.+)$" });
+            json!({ "type": "object", "additionalProperties": source })
+        }
+        Kind::Images => json!({ "type": "array", "items": { "type": "string" } }),
+        Kind::Registries => json!({ "type": "object", "additionalProperties": registry() }),
         Kind::Backends => json!({ "type": "object", "additionalProperties": backend() }),
     };
     rules["description"] = Value::from(text);
@@ -98,6 +104,22 @@ fn backend() -> Value {
             "url": { "type": "string", "pattern": "^http://", "description": "Its address." },
             "key_file": { "type": "string", "description": "The file with this agent's key." },
             "rate": { "type": "integer", "minimum": 1, "maximum": 100_000, "description": "Most calls in a second." },
+        },
+    })
+}
+
+fn registry() -> Value {
+    let text = |about: &str| json!({ "type": "string", "description": about });
+    json!({
+        "description": "A login at a registry.",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "username": text("Its user."),
+            "password_file": text("The file with the password."),
+            "password_env": text("The variable with the password, or NAME_FILE with the file."),
+            "password_credential": text("The name of a credential that systemd gives."),
+            "helper": text("NAME of a program docker-credential-NAME that gives both."),
         },
     })
 }

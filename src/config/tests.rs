@@ -159,10 +159,17 @@ fn what_is_empty_changes_nothing_and_what_is_no_section_is_told_once() {
         ("server: {listen: {}}", "server.listen: is not a text"),
         ("presets: [a]", "presets: is not a map"),
         ("presets: {a: b}", "presets.a: is not a map"),
+        ("secrets: [a]", "secrets: is not a map"),
+        ("secrets: {a: hunter2}", "secrets.a: does not say where it is"),
+        ("secrets: {a: 'file:relative'}", "secrets.a: does not say where it is"),
+        ("secrets: {a: 'credential:../b'}", "secrets.a: does not say where it is"),
+        ("secrets: {a: 'env:'}", "secrets.a: does not say where it is"),
+        ("secrets: {'a b': 'env:X'}", "secrets.a b: is no name that a job can ask for"),
     ] {
         let (_dir, input) = with_file(text);
         let problems = load(&input).expect_err("is bad").to_string();
         assert!(problems.starts_with(wanted) && problems.lines().count() == 1, "{text}: {problems}");
+        assert!(!problems.contains("hunter2"), "{problems}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! An executor that comes later: an agent whose engine is away at its start delivers what has ended and keeps its leases meanwhile.
 
-use super::{CellOrder, Executor, Link, NoCell, Present};
+use super::{CellOrder, Executor, Link, NoCell, Prepared, Present, Tell};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Says why there are no cells until there is an executor, and is that executor from then on. Clones are the same one.
@@ -50,8 +50,12 @@ impl<E: Executor> Executor for Arriving<E> {
         self.get()?.probe().await
     }
 
-    async fn acquire(&self, order: &CellOrder) -> Result<(E::Cell, Link), NoCell> {
-        self.get().map_err(NoCell::Unavailable)?.acquire(order).await
+    async fn prepare(&self, order: &CellOrder, tell: Tell<'_>) -> Result<Prepared, NoCell> {
+        self.get().map_err(NoCell::Unavailable)?.prepare(order, tell).await
+    }
+
+    async fn acquire(&self, order: &CellOrder, prepared: &Prepared) -> Result<(E::Cell, Link), NoCell> {
+        self.get().map_err(NoCell::Unavailable)?.acquire(order, prepared).await
     }
 
     async fn present(&self) -> Result<Vec<Present>, String> {

@@ -11,9 +11,10 @@ pub mod warden;
 
 pub use arriving::Arriving;
 
-use crate::job::{AttemptId, Cause, JobSpec, Millis};
+use crate::job::{AttemptId, Cause, JobSpec, Millis, UsedImage};
 use crate::protocol::wire;
 use futures_util::Stream;
+use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ pub struct CellOrder {
     pub argv: Vec<String>,
     /// Between TERM and KILL.
     pub grace: Millis,
+    /// What the job is given that nobody else may see; none in an order for a cell that has its job.
+    pub secrets: Vec<wire::Secret>,
     /// The first term of the lease; the warden ends the job by itself when it runs out unrenewed.
     pub lease: Millis,
 }
@@ -71,6 +74,8 @@ pub struct Present {
     pub running: bool,
     /// This process makes or removes it at the moment, apart from any attempt.
     pub busy: bool,
+    /// What it was made of, as far as it says.
+    pub image: Option<UsedImage>,
 }
 
 /// Why there is no cell.
@@ -80,9 +85,23 @@ pub enum NoCell {
     Unavailable(String),
     /// This one cannot be made at the moment, and others can: it goes back to the queue after a while, and nothing else waits.
     Later(String),
+    /// What was prepared for it is gone again: it may be prepared anew, or the attempt ends with this cause.
+    Vanished(Cause),
     /// It cannot be made for this job: the attempt ends with this cause.
     Failed(Cause),
 }
+
+/// What a cell needs before it is made; kept there for as long as this lives.
+#[derive(Default)]
+pub struct Prepared {
+    /// What it will run in.
+    pub image: Option<UsedImage>,
+    /// Whatever keeps it there.
+    pub hold: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// Hears, in words, how a preparation gets on. May be called often.
+pub type Tell<'a> = &'a (dyn Fn(String) + Send + Sync);
 
 /// Makes cells.
 pub trait Executor: Send + Sync + 'static {
@@ -92,9 +111,19 @@ pub trait Executor: Send + Sync + 'static {
     /// Whether cells can be made at the moment. Errors: a sentence that says why not.
     fn probe(&self) -> impl Future<Output = Result<(), String>> + Send;
 
+    /// Sees to it that what the cell is made of is there, which can take minutes. May be dropped at any moment, and leaves nothing behind then.
+    /// Errors: why it cannot be had.
+    fn prepare(&self, _order: &CellOrder, _tell: Tell<'_>) -> impl Future<Output = Result<Prepared, NoCell>> + Send {
+        std::future::ready(Ok(Prepared::default()))
+    }
+
     /// Makes a cell in which a warden waits for its spec, and the first link to it. Errors: why not; nothing is left
     /// behind then.
-    fn acquire(&self, order: &CellOrder) -> impl Future<Output = Result<(Self::Cell, Link), NoCell>> + Send;
+    fn acquire(
+        &self,
+        order: &CellOrder,
+        prepared: &Prepared,
+    ) -> impl Future<Output = Result<(Self::Cell, Link), NoCell>> + Send;
 
     /// What there is of this installation. Errors: whoever runs the cells does not answer.
     fn present(&self) -> impl Future<Output = Result<Vec<Present>, String>> + Send;

@@ -155,10 +155,54 @@ pub enum Cause {
         /// What the engine said.
         reason: String,
     },
+    /// The registry does not give the image to whoever asks with these credentials, or with none.
+    ImageDenied {
+        /// The reference.
+        image: String,
+        /// What was said.
+        reason: String,
+    },
+    /// What the registry gave is not what it said it would give.
+    ImageCorrupt {
+        /// The reference.
+        image: String,
+        /// What was said.
+        reason: String,
+    },
+    /// The image's registry does not answer, or not as a registry does.
+    RegistryUnreachable {
+        /// The reference.
+        image: String,
+        /// What was said.
+        reason: String,
+    },
+    /// The image's registry wants fewer requests.
+    RegistryLimited {
+        /// The reference.
+        image: String,
+        /// What was said.
+        reason: String,
+    },
+    /// The image was not there in time.
+    PullTimeout {
+        /// The reference.
+        image: String,
+        /// The limit.
+        limit: Millis,
+        /// How far it was.
+        reached: String,
+    },
     /// The preset does not exist on the agent.
     PresetMissing {
         /// Its name.
         preset: String,
+    },
+    /// A secret that the job asks for cannot be had; nothing was made for it.
+    SecretMissing {
+        /// The variable that it would be.
+        secret: String,
+        /// Why, without a word of it.
+        reason: String,
     },
     /// The job asks for more than the agent has in all.
     TooLarge {
@@ -236,7 +280,13 @@ impl Cause {
             Self::Canceled => "canceled",
             Self::AgentStopped => "agent_stopped",
             Self::ImageMissing { .. } => "image_missing",
+            Self::ImageDenied { .. } => "image_denied",
+            Self::ImageCorrupt { .. } => "image_corrupt",
+            Self::RegistryUnreachable { .. } => "registry_unreachable",
+            Self::RegistryLimited { .. } => "registry_limited",
+            Self::PullTimeout { .. } => "pull_timeout",
             Self::PresetMissing { .. } => "preset_missing",
+            Self::SecretMissing { .. } => "secret_missing",
             Self::TooLarge { .. } => "too_large",
             Self::PolicyRefused { .. } => "policy_refused",
             Self::CellWeaker { .. } => "cell_weaker",
@@ -269,7 +319,13 @@ impl Cause {
             Self::Canceled => Verdict::Canceled,
             Self::AgentStopped
             | Self::ImageMissing { .. }
+            | Self::ImageDenied { .. }
+            | Self::ImageCorrupt { .. }
+            | Self::RegistryUnreachable { .. }
+            | Self::RegistryLimited { .. }
+            | Self::PullTimeout { .. }
             | Self::PresetMissing { .. }
+            | Self::SecretMissing { .. }
             | Self::TooLarge { .. }
             | Self::PolicyRefused { .. }
             | Self::CellWeaker { .. }
@@ -297,7 +353,13 @@ impl Cause {
             | Self::Silence { .. }
             | Self::ArtifactsMissing { .. }
             | Self::OutputLimit { .. } => Class::Failure,
-            Self::AgentStopped
+            // Another agent may have it, or this one by then.
+            Self::SecretMissing { .. }
+            | Self::AgentStopped
+            | Self::ImageCorrupt { .. }
+            | Self::RegistryUnreachable { .. }
+            | Self::RegistryLimited { .. }
+            | Self::PullTimeout { .. }
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
             | Self::WardenFault { .. }
@@ -310,6 +372,7 @@ impl Cause {
             Self::PolicyViolation { .. }
             | Self::Canceled
             | Self::ImageMissing { .. }
+            | Self::ImageDenied { .. }
             | Self::PresetMissing { .. }
             | Self::TooLarge { .. }
             | Self::PolicyRefused { .. }
@@ -381,9 +444,29 @@ impl Cause {
                 )
             }
             Self::ImageMissing { image, .. } => {
-                format!("make or pull `{image}` on the agent's engine (`scripts/images.sh` makes the jobcell/* images)")
+                format!(
+                    "correct the name, or see to it that the agent's engine has `{image}` (`scripts/images.sh` makes the jobcell/* images)"
+                )
+            }
+            Self::ImageDenied { .. } => {
+                "correct the name, or give the agent credentials for its registry: `images.registries` or `images.auth_file`".into()
+            }
+            Self::ImageCorrupt { .. } => {
+                "push it again: its registry, or what stands before it, gives other bytes than it promises".into()
+            }
+            Self::RegistryUnreachable { .. } => {
+                "check the registry, and the way to it from the engine's host; more tries: `retry.infrastructure`".into()
+            }
+            Self::RegistryLimited { .. } => {
+                "wait, give the agent credentials with a higher limit, or use `pull: if_absent` in place of `always`".into()
+            }
+            Self::PullTimeout { limit, .. } => {
+                format!("raise `images.pull_timeout` above {limit}, make the image smaller, or pull it before: `jobcell image pull`")
             }
             Self::PresetMissing { .. } => "add the preset to the agent's configuration under `presets`".into(),
+            Self::SecretMissing { .. } => {
+                "see what the agent's settings say under `secrets`, and that what they name is there".into()
+            }
             Self::TooLarge { resource, .. } => {
                 let disk = if resource == "memory" { " or resources.disk" } else { "" };
                 format!("lower resources.{resource}{disk}, or raise agent.{resource} in the configuration")
@@ -448,7 +531,21 @@ impl fmt::Display for Cause {
             Self::Canceled => f.write_str("canceled"),
             Self::AgentStopped => f.write_str("the agent was stopped while the job ran"),
             Self::ImageMissing { image, reason } => write!(f, "image `{image}` is not available: {reason}"),
+            Self::ImageDenied { image, reason } => write!(f, "the registry does not give image `{image}`: {reason}"),
+            Self::ImageCorrupt { image, reason } => {
+                write!(f, "what the registry gave for image `{image}` is damaged: {reason}")
+            }
+            Self::RegistryUnreachable { image, reason } => {
+                write!(f, "the registry of image `{image}` cannot be reached: {reason}")
+            }
+            Self::RegistryLimited { image, reason } => {
+                write!(f, "the registry of image `{image}` wants fewer requests: {reason}")
+            }
+            Self::PullTimeout { image, limit, reached } => {
+                write!(f, "image `{image}` was not there within {limit}; {reached}")
+            }
             Self::PresetMissing { preset } => write!(f, "the agent has no preset `{preset}`"),
+            Self::SecretMissing { secret, reason } => write!(f, "secret `{secret}` cannot be had: {reason}"),
             Self::TooLarge { resource, asked, capacity } => {
                 write!(f, "asks for {asked} of {resource}, and the agent has {capacity} in all")
             }

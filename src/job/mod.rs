@@ -4,9 +4,11 @@
 //! this is rank 0, and every value here can be built, compared and printed in a test without a runtime.
 
 mod digest;
+pub mod egress;
 mod ending;
 mod fields;
 mod id;
+mod image;
 mod limits;
 mod moment;
 mod outputs;
@@ -14,6 +16,7 @@ mod phase;
 mod record;
 mod results;
 mod retry;
+mod secret;
 mod spec;
 mod units;
 
@@ -22,16 +25,18 @@ pub use ending::{Cause, Ending, MismatchLine, PolicyRefusal, Verdict};
 pub(crate) use fields::{Fields, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
+pub use image::{DEFAULT_REGISTRY, ImageName, UsedImage};
 pub use limits::LimitMet;
 pub use outputs::read_outputs;
-pub use phase::{IllegalStep, Phase, PhaseEvent};
+pub use phase::{IllegalStep, PULL_NOTE, Phase, PhaseEvent};
 pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
 pub use results::{Artifact, ArtifactProblem, Artifacts, FILES_SHOWN, JobStep, Progress, Results, is_artifact_path};
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
-pub(crate) use spec::check_labels;
+pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{
-    ArtifactRule, Beside, Capacity, Clamp, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode,
-    NoCommonProfile, OnCancel, OutputExcess, OutputOverflow, Program, Requires, Resources, Retry, Seccomp, Source,
-    SpecRules, UNBOUNDED, WORKDIR, Wanted, parse_json,
+    ArtifactRule, Beside, Capacity, Clamp, Egress, JobSpec, LIMITS, Limit, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES,
+    NetworkMode, NoCommonProfile, OnCancel, OutputExcess, OutputOverflow, Program, Pull, Requires, Resources, Retry,
+    Seccomp, SecretAsk, SecretSource, Source, SpecRules, UNBOUNDED, WORKDIR, Wanted, parse_json,
 };
+pub(crate) use spec::{check_labels, is_secret_name};
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

@@ -10,6 +10,9 @@ use super::UnixMillis;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// What the reason of a note begins with that says how far the pull of an image is; words follow. A note takes the place of the one before.
+pub const PULL_NOTE: &str = "image_pull: ";
+
 /// Where an attempt stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -1,8 +1,9 @@
 //! What is known of a job, and what an agent reports at its end.
 
+use super::egress::EgressUse;
 use super::{
     AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, Results,
-    UnixMillis,
+    UnixMillis, UsedImage,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,6 +32,9 @@ pub struct Usage {
     /// Limits that were in its way, whatever became of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub limits_met: Vec<LimitMet>,
+    /// What went through its proxy; absent for a job that asked for no way out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<EgressUse>,
 }
 
 /// One stream's totals.
@@ -94,6 +98,9 @@ pub struct Report {
     /// The limits that it ran with, by path; empty when it never ran, and from agents that do not say.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub given: BTreeMap<String, String>,
+    /// What it ran in; absent when there was no cell, and from agents that do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<UsedImage>,
     /// What the log holds.
     pub log: LogTotals,
     /// What it has given back; empty from agents that do not say.
@@ -155,6 +162,8 @@ pub struct Job {
     pub receipt: Vec<(String, String)>,
     /// What the last try was given less of than the job asks for, by its operator's policy.
     pub clamped: Vec<Clamp>,
+    /// What the last try ran in.
+    pub image: Option<UsedImage>,
     /// What the last try's log holds.
     pub log: LogTotals,
     /// What the last try has given back, or says of itself while it runs.

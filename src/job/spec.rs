@@ -5,21 +5,29 @@
 
 mod artifacts;
 mod check;
+mod egress;
 mod image;
 mod json;
 mod limits;
+mod pull;
 mod requires;
 mod retry;
 mod seccomp;
+mod secrets;
 mod stop;
 
 pub use artifacts::ArtifactRule;
 pub(crate) use check::labels as check_labels;
+pub use egress::Egress;
+pub(super) use image::fault as image_fault;
 pub use json::parse_json;
 pub use limits::{Clamp, LIMITS, Limit, UNBOUNDED};
+pub use pull::Pull;
 pub use requires::{Requires, Wanted};
 pub use retry::Retry;
 pub use seccomp::{NoCommonProfile, Seccomp};
+pub(crate) use secrets::is_secret_name;
+pub use secrets::{SecretAsk, SecretSource};
 pub use stop::{OnCancel, OutputExcess, OutputOverflow};
 
 use super::{ByteSize, Cpus, Millis, Problems};
@@ -191,10 +199,14 @@ pub struct JobSpec {
     name: Option<String>,
     #[serde(flatten)]
     source: Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pull: Option<Pull>,
     #[serde(flatten, serialize_with = "program_fields")]
     program: Program,
     workdir: String,
     env: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "secrets::Secrets::is_empty")]
+    secrets: secrets::Secrets,
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<String>,
     timeout: Millis,
@@ -212,6 +224,8 @@ pub struct JobSpec {
     lost_after: Option<Millis>,
     resources: Resources,
     network: NetworkMode,
+    #[serde(skip_serializing_if = "Egress::is_none")]
+    egress: Egress,
     #[serde(skip_serializing_if = "Option::is_none")]
     seccomp: Option<Seccomp>,
     labels: BTreeMap<String, String>,
@@ -254,6 +268,12 @@ impl JobSpec {
         check::check(document, rules)
     }
 
+    /// Checks a document that a spec was written as: one that says of a secret that its value came with the job, without the value.
+    /// Errors: as of [`check`](Self::check).
+    pub fn check_stored(document: &Value) -> Result<Self, Problems> {
+        check::read(document, &SpecRules::default(), true)
+    }
+
     /// Reads YAML (of which JSON is a part) and checks it.
     pub fn from_yaml(text: &str, rules: &SpecRules) -> Result<Self, Problems> {
         // A spec is at most two half-megabyte texts and some fields; the reader has its own budgets against bombs.
@@ -270,6 +290,10 @@ impl JobSpec {
     /// Where the root file system comes from.
     pub fn source(&self) -> &Source {
         &self.source
+    }
+    /// When a registry is asked for its image; without it, the operator's choice.
+    pub fn pull(&self) -> Option<Pull> {
+        self.pull
     }
     /// What runs.
     pub fn program(&self) -> &Program {
@@ -323,6 +347,10 @@ impl JobSpec {
     /// What the cell may reach.
     pub fn network(&self) -> NetworkMode {
         self.network
+    }
+    /// What it may reach by its proxy.
+    pub fn egress(&self) -> &Egress {
+        &self.egress
     }
     /// Which system calls it may make; without it, the operator's choice.
     pub fn seccomp(&self) -> Option<Seccomp> {
@@ -389,7 +417,7 @@ impl<'de> Deserialize<'de> for JobSpec {
     /// Reads the canonical document back, checking again: a stored spec that an older version wrote is not trusted.
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let document = Value::deserialize(from)?;
-        Self::check(&document, &SpecRules::default()).map_err(serde::de::Error::custom)
+        Self::check_stored(&document).map_err(serde::de::Error::custom)
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) fn ended(entry: &Entry) -> Entry {
         usage: None,
         receipt: vec![("uid".into(), "20001".into())],
         given: std::collections::BTreeMap::new(),
+        image: None,
         log: LogTotals::default(),
         results: crate::job::Results::default(),
     };

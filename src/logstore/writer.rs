@@ -79,6 +79,11 @@ impl LogWriter {
         self.room.clone()
     }
 
+    /// No other log of the store is being written at the moment.
+    pub fn is_alone(&self) -> bool {
+        self.registration.live.map().len() <= 1
+    }
+
     /// Appends frames in order. One that is there already is passed over; a hole is an error, and nothing of the batch is
     /// kept then. What was appended survives the process; [`sync`](Self::sync) makes it survive the power.
     pub fn append(&mut self, frames: &[FrameRef<'_>]) -> Result<Appended, LogError> {

@@ -5,7 +5,7 @@
 //! cannot be done that way is a new version: both sides speak N and N−1, and the registration settles which.
 
 use crate::job::{
-    AttemptId, Capacity, Digest, JobId, JobStep, LeaseToken, Millis, Phase, Progress, Report, UnixMillis,
+    AttemptId, Capacity, Digest, JobId, JobStep, LeaseToken, Millis, Phase, Progress, Report, Secret, UnixMillis,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -157,6 +157,9 @@ pub struct Claimed {
     pub submitter: Option<String>,
     /// Until when the attempt is the agent's, by the backend's clock.
     pub lease_until: UnixMillis,
+    /// Values of secrets that came with the job, by their names. Here and nowhere else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "exposed")]
+    pub secrets: BTreeMap<String, Secret>,
 }
 
 /// An attempt with the proof that it is the agent's.
@@ -401,6 +404,21 @@ pub enum ToAgent {
     /// What a later version says; passed over.
     #[serde(other)]
     Other,
+}
+
+/// Secrets on their way. What came with a job in a document is text.
+mod exposed {
+    use super::{BTreeMap, Secret};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(secrets: &BTreeMap<String, Secret>, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(secrets.iter().map(|(name, secret)| (name, String::from_utf8_lossy(secret.expose()))))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Secret>, D::Error> {
+        let texts = BTreeMap::<String, String>::deserialize(from)?;
+        Ok(texts.into_iter().map(|(name, text)| (name, Secret::new(text.into_bytes()))).collect())
+    }
 }
 
 /// What is not said is not written: an older program reads what it always read.

@@ -40,6 +40,8 @@ pub enum Replay {
     Already(JobId),
     /// It is no dead letter.
     NotDead,
+    /// Values of secrets came with it, and they went with its end.
+    SecretsGone,
     /// Too many jobs wait; nothing was done.
     QueueFull,
     /// There is no such job.

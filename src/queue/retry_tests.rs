@@ -269,3 +269,34 @@ async fn a_job_that_does_not_get_on_is_ended_and_then_taken_and_tried_again() {
         assert_eq!(job.ending.as_ref().map(|ending| &ending.cause), Some(&Cause::Canceled));
     }
 }
+
+#[tokio::test]
+async fn sealed_values_go_with_each_try_and_are_gone_with_the_end() {
+    let (_dir, stores) = both();
+    for store in stores {
+        let document = json!({"image": "x", "command": ["x"], "retry": {"failure": 1, "backoff": "0s"},
+            "secrets": {"A": {"value": "hunter2"}, "B": "named"}});
+        let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid").sealed(|_, _| b"sealed".to_vec());
+        let job = NewJob { id: JobId::new(at(0)), spec, at: at(0), retry_of: None, submitter: None };
+        store.submit(job, 10).await.expect("submits");
+        let sealed = |claim: &Claim| -> Vec<(String, Vec<u8>)> {
+            claim.spec.sealed_secrets().map(|(name, value)| (name.to_owned(), value.to_vec())).collect()
+        };
+        let wanted = vec![("A".to_owned(), b"sealed".to_vec())];
+        let first = claim(&store, 0).await.expect("there is one");
+        assert_eq!(sealed(&first), wanted);
+        // Given back, lost and tried again: whoever gets it next gets them too.
+        store.release("a", (first.attempt, first.token), at(1), "no_cell").await.expect("answers");
+        let second = claim(&store, 2).await.expect("it came back");
+        assert_eq!(sealed(&second), wanted);
+        ends(&store, &second, exit(1), 3).await;
+        store.ready(at(5000)).await.expect("answers");
+        let third = claim(&store, 5000).await.expect("it is tried again");
+        assert_eq!(sealed(&third), wanted);
+        ends(&store, &third, exit(1), 5001).await;
+        let job = store.get(third.attempt.job).await.expect("reads").expect("is there");
+        assert!(job.dead_letter && job.spec.sealed_secrets().next().is_none());
+        let dead = [(job.id, JobId::new(at(6000)))];
+        assert_eq!(store.replay(&dead, 10, at(6000)).await.expect("answers"), [Replay::SecretsGone]);
+    }
+}

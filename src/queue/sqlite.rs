@@ -178,8 +178,12 @@ impl Store for SqliteStore {
             let mut claims = Vec::with_capacity(chosen.len());
             for mut row in chosen {
                 let token = rows::next_token(db)?;
-                claims.push(row.claim(&ask.agent, token, ask.lease, ask.now));
+                let mut claim = row.claim(&ask.agent, token, ask.lease, ask.now);
                 rows::save(db, &row)?;
+                if claim.spec.has_inline_secrets() {
+                    claim.spec = claim.spec.with_sealed(rows::sealed(db, claim.attempt.job)?);
+                }
+                claims.push(claim);
             }
             let reserves = reserves.map(|seq| rows::id(db, seq)).transpose()?.flatten();
             Ok(Claims { claims, held_back, reserves })

@@ -52,6 +52,7 @@ pub(super) fn report(attempt: AttemptId) -> Report {
         usage: None,
         receipt: vec![("uid".into(), "1".into())],
         given: std::collections::BTreeMap::new(),
+        image: None,
         log: LogTotals::default(),
         results: crate::job::Results::default(),
     }

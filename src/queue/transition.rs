@@ -8,8 +8,8 @@
 
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
-    AttemptId, Cause, Class, Ending, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PastTry, Phase, PhaseEvent,
-    Report, Results, Then, Tried, UnixMillis, then,
+    AttemptId, Cause, Class, Ending, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PULL_NOTE, PastTry, Phase,
+    PhaseEvent, Report, Results, Then, Tried, UnixMillis, then,
 };
 
 use serde::{Deserialize, Serialize};
@@ -82,6 +82,7 @@ impl Row {
             usage: None,
             receipt: Vec::new(),
             clamped: Vec::new(),
+            image: None,
             log: LogTotals::default(),
             results: Results::default(),
         };
@@ -103,7 +104,20 @@ impl Row {
         self.job.history.push(PhaseEvent { attempt: self.job.attempt, phase, at, reason: reason.to_owned() });
     }
 
+    /// How far the pull of its image is, in place of what was said of it before: it gets on.
+    fn note_pull(&mut self, at: UnixMillis, reason: &str) {
+        self.job.revision += 1;
+        let attempt = self.job.attempt;
+        match self.job.history.last_mut() {
+            Some(last) if last.attempt == attempt && last.reason.starts_with(PULL_NOTE) => {
+                *last = PhaseEvent { at, reason: reason.to_owned(), ..last.clone() };
+            }
+            _ => self.note(Phase::Preparing, at, reason),
+        }
+    }
+
     fn end(&mut self, cause: Cause, at: UnixMillis) {
+        self.job.spec.forget_secrets();
         self.enter(Phase::Ended, at, cause.code());
         self.job.ended_at = Some(at);
         self.job.ending = Some(Ending::of(cause, self.job.usage.as_ref()));
@@ -211,6 +225,7 @@ impl Row {
         self.job.usage = None;
         self.job.receipt = Vec::new();
         self.job.clamped = Vec::new();
+        self.job.image = None;
         self.job.log = LogTotals::default();
         self.job.results = Results::default();
         self.enter(Phase::Claimed, now, CLAIMED);
@@ -249,6 +264,10 @@ impl Row {
         if !self.held_by(agent, attempt, token) || matches!(phase, Phase::Queued | Phase::Claimed | Phase::Ended) {
             return Applied::Refused;
         }
+        if self.job.phase == Phase::Preparing && phase == Phase::Preparing && reason.starts_with(PULL_NOTE) {
+            self.note_pull(at, reason);
+            return Applied::Applied;
+        }
         if self.job.phase >= phase {
             return Applied::AlreadyThere;
         }
@@ -278,6 +297,7 @@ impl Row {
         self.job.usage.clone_from(&report.usage);
         self.job.receipt.clone_from(&report.receipt);
         self.job.clamped = self.job.spec.clamped_to(&report.given);
+        self.job.image.clone_from(&report.image);
         self.job.log = report.log.clone();
         self.job.results = report.results.clone();
         if self.job.cancel_requested && !mutant!(RetriedWhileCanceled) {
@@ -324,6 +344,9 @@ impl Row {
         let Some(given_up) = &mut self.job.given_up else { return Err(Replay::NotDead) };
         if let Some(by) = given_up.replayed_by {
             return Err(Replay::Already(by));
+        }
+        if self.job.spec.has_inline_secrets() {
+            return Err(Replay::SecretsGone);
         }
         if !room {
             return Err(Replay::QueueFull);
@@ -424,7 +447,10 @@ impl Row {
             Phase::Claimed | Phase::Preparing if self.is_extended() => {
                 Some((claimed, self.job.spec.timeout().and(after)))
             }
-            Phase::Claimed | Phase::Preparing => Some((claimed, after)),
+            Phase::Claimed | Phase::Preparing => {
+                let pull = self.job.history.last().filter(|event| event.reason.starts_with(PULL_NOTE));
+                Some((pull.map_or(claimed, |event| event.at.max(claimed)), after))
+            }
             Phase::Running => {
                 let began = self.job.started_at.unwrap_or(claimed).max(claimed);
                 Some((began, self.job.spec.timeout().and(after)))

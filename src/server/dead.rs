@@ -41,6 +41,8 @@ pub(super) struct Replayed {
     already_replayed: Vec<Pair>,
     /// They are no dead letters.
     not_dead: Group,
+    /// Values of secrets came with them and went with their ends: submit them again.
+    secrets_gone: Group,
     /// queue.max_queued jobs wait: nothing was done about these, ask again later.
     queue_full: Group,
     /// There are no such jobs.
@@ -77,6 +79,7 @@ pub(super) async fn replay(State(app): State<App>, body: Result<Bytes, BytesReje
             Replay::Replayed(job) => answer.replayed.push(Pair { id, replayed_by: job.id }),
             Replay::Already(replayed_by) => answer.already_replayed.push(Pair { id, replayed_by }),
             Replay::NotDead => answer.not_dead.add(id),
+            Replay::SecretsGone => answer.secrets_gone.add(id),
             Replay::QueueFull => answer.queue_full.add(id),
             Replay::Unknown => answer.unknown.add(id),
         }

@@ -267,7 +267,7 @@ pub(super) async fn cancel(
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = inline(schema::JobId), Path, description = "The job")),
     responses((status = 201, description = "The new job", body = schema::Job,
         headers(("Location" = String, description = "Path of the job"), ("ETag" = String)))),
-    extensions(("x-problems" = json!(["bad_id", "job_not_found", "not_ended", "key_conflict", "queue_full", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_id", "job_not_found", "not_ended", "secrets_gone", "key_conflict", "queue_full", "unavailable"]))))]
 pub(super) async fn retry(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -279,6 +279,11 @@ pub(super) async fn retry(
     if job.ending.is_none() {
         let detail = format!("job {id} is {}; cancel it or wait for its end, and then retry it", job.phase);
         return Err(ProblemDocument::new("not_ended", detail));
+    }
+    if job.spec.has_inline_secrets() {
+        let detail =
+            format!("values of secrets came with job {id} and were forgotten at its end; submit it again with them");
+        return Err(ProblemDocument::new("secrets_gone", detail));
     }
     let (_, job) = taken_in(app.backend.retry(job, Some(caller.name)).await?)?;
     app.metrics.jobs_submitted_total.inc();

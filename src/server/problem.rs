@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 27] = [
+pub const ERROR_CODES: [(&str, u16, &str); 28] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("policy_refused", 403, "the operator's policy does not allow the job; `problems` says what of it"),
     ("bad_query", 400, "a query parameter cannot be read"),
@@ -33,6 +33,11 @@ pub const ERROR_CODES: [(&str, u16, &str); 27] = [
     ("session_unknown", 409, "the agent has to register (again)"),
     ("protocol_unsupported", 409, "agent and server have no version of the protocol in common"),
     ("not_ended", 409, "the job has not ended; only one that has can be retried, or have its output deleted"),
+    (
+        "secrets_gone",
+        409,
+        "values of secrets came with the job and went with its end; it has to be submitted again with them",
+    ),
     ("precondition_failed", 412, "the job has changed since it had the tag in If-Match"),
     ("queue_full", 429, "queue.max_queued jobs wait; Retry-After says when to try again"),
     ("not_held", 409, "the attempt is not the agent's, or has ended"),

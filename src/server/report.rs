@@ -209,6 +209,10 @@ impl Report {
             let (user, system) = (seconds(usage.cpu_user_us), seconds(usage.cpu_system_us));
             let peak = usage.peak_memory_bytes >> 20;
             line("use", format!("{} wall, {user} user, {system} system, {peak} MiB peak", usage.wall));
+            if let Some(out) = &usage.egress {
+                let (made, came, went, refused) = (out.connections, out.bytes_in, out.bytes_out, out.refused);
+                line("egress", format!("{made} connections, {came} bytes in, {went} bytes out, {refused} refused"));
+            }
             usage.limits_met.iter().for_each(|met| line("limit", format!("{met}; {}", met.hint())));
         }
         let log = &self.log;

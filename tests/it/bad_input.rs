@@ -53,7 +53,7 @@ async fn a_ten_mebibyte_script_is_refused_by_the_api_and_by_the_command() {
 async fn an_unknown_image_is_a_cell_error_with_a_remedy() {
     let Some(host) = engine() else { return };
     let up = Up::start(&host, "").await;
-    let job = up.run(&json!({"image": "jobcell/no-such-image:9", "command": ["true"]})).await;
+    let job = up.run(&json!({"image": "jobcell/no-such-image:9", "pull": "never", "command": ["true"]})).await;
     assert_eq!((cause(&job), job["ending"]["verdict"].as_str()), ("image_missing", Some("cell_error")));
     assert_eq!(job["ending"]["process_exit_code"], 125);
     assert!(job["ending"]["hint"].as_str().is_some_and(|hint| hint.contains("no-such-image")));

@@ -101,7 +101,7 @@ async fn a_cell_has_a_bridge_of_its_own_and_reaches_the_host_by_it() {
     assert_eq!(sealed["ending"]["process_exit_code"], 1);
 
     // A cell that cannot be made leaves its network no longer than itself.
-    let lost = up.run(&json!({"image": "no/such:1", "command": ["x"], "network": "bridge"})).await;
+    let lost = up.run(&json!({"image": "no/such:1", "pull": "never", "command": ["x"], "network": "bridge"})).await;
     assert_eq!(cause(&lost), "image_missing");
     no_networks(&host).await;
 

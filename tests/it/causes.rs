@@ -339,7 +339,7 @@ async fn a_cell_that_is_taken_away_is_never_the_jobs_failure() {
 }
 
 /// Where each cause is forced: file, and what it is called there.
-const FORCED: [(&str, &str, &str); 24] = [
+const FORCED: [(&str, &str, &str); 30] = [
     ("exit_code", "tests/it/causes.rs", "\"exit_code\""),
     ("signal", "tests/it/causes.rs", "\"signal\""),
     ("out_of_memory", "tests/it/causes.rs", "\"out_of_memory\""),
@@ -355,11 +355,17 @@ const FORCED: [(&str, &str, &str); 24] = [
     ("policy_refused", "tests/it/policy.rs", "\"policy_refused\""),
     ("cell_weaker", "tests/it/cells.rs", "\"cell_weaker\""),
     ("image_missing", "tests/it/bad_input.rs", "\"image_missing\""),
+    ("image_denied", "tests/it/images.rs", "\"image_denied\""),
+    ("image_corrupt", "tests/it/images.rs", "\"image_corrupt\""),
+    ("registry_unreachable", "tests/it/images.rs", "\"registry_unreachable\""),
+    ("registry_limited", "tests/it/images.rs", "\"registry_limited\""),
+    ("pull_timeout", "tests/it/images.rs", "\"pull_timeout\""),
     ("lease_expired", "tests/it/fleet.rs", "\"lease_expired\""),
     ("agent_lost", "tests/it/chaos/freeze.rs", "\"agent_lost\""),
     ("engine_failed", "tests/it/chaos/disks.rs", "\"engine_failed\""),
     ("log_store_failed", "tests/it/chaos/disks.rs", "\"log_store_failed\""),
     ("too_large", "src/admission/ledger.rs", "Cause::TooLarge"),
+    ("secret_missing", "tests/it/secrets.rs", "\"secret_missing\""),
     ("preset_missing", "src/admission/resolve.rs", "Cause::PresetMissing"),
     ("agent_stopped", "src/agent/tests.rs", "Cause::AgentStopped"),
     ("warden_fault", "src/agent/tests.rs", "Cause::WardenFault"),

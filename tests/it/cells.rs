@@ -182,3 +182,29 @@ async fn stdin_env_and_workdir_reach_the_job() {
     assert_eq!(up.text(&job, "stdout").await, wanted);
     up.stop().await;
 }
+
+#[tokio::test]
+async fn a_job_may_ask_for_more_processors_than_there_are_and_for_a_hundredth_of_one() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "agent: {cpu: 512}").await;
+    let job = up.run(&json!({"preset": "bash", "script": "true", "resources": {"cpu": 512}})).await;
+    assert_eq!(job["ending"]["verdict"], "succeeded", "{job:#}");
+    let quota = job["receipt"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|fact| fact[0] == "cpu_quota_us")
+        .map(|fact| fact[1].clone());
+    assert_eq!(quota, Some(json!("51200000")), "{job:#}");
+    let least = up.run(&json!({"preset": "bash", "script": "true", "resources": {"cpu": 0.01}})).await;
+    assert_eq!(least["ending"]["verdict"], "succeeded", "{least:#}");
+    let response = up
+        .call(
+            reqwest::Method::POST,
+            "/v1/jobs",
+            Some(&json!({"preset": "bash", "script": "true", "resources": {"cpu": 0.009}})),
+        )
+        .await;
+    assert_eq!(response.status().as_u16(), 422);
+    up.stop().await;
+}

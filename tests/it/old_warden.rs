@@ -126,6 +126,7 @@ async fn the_agent_of_today_takes_over_a_job_from_a_warden_of_the_first_version(
     // The agent of today.
     let document = json!({"image": "x", "interpreter": "/bin/bash", "script": script});
     let order = CellOrder {
+        secrets: Vec::new(),
         attempt,
         spec: Arc::new(JobSpec::check(&document, &SpecRules::default()).expect("a job")),
         image: "x".into(),
@@ -137,10 +138,12 @@ async fn the_agent_of_today_takes_over_a_job_from_a_warden_of_the_first_version(
     let (_stops, stops) = mpsc::channel(1);
     let (_lease, lease) = watch::channel(None);
     let conversation = Conversation {
+        outside: &jobcell::egress::Outside::default(),
         order: &order,
         log: logs.create(attempt).expect("creates"),
         orders: Orders { stops, lease },
         reconnect: Duration::from_secs(10),
+        output_share: 32 << 20,
         generation: 1,
         keep: None,
     };

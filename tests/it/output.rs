@@ -217,3 +217,27 @@ async fn a_terminal_is_shown_what_a_job_wrote_and_does_not_obey_it() {
     }
     up.stop().await;
 }
+
+/// While others run, a job that floods is held to its share, and loses nothing by it.
+#[tokio::test]
+async fn a_flood_beside_another_job_goes_at_its_share_and_keeps_each_byte() {
+    const BYTES: usize = 12 << 20;
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "agent: {slots: 2}\nlogs: {output_share: 2MiB}\n").await;
+    let flood = json!({"preset": "bash", "script": format!("head -c {BYTES} /dev/zero")});
+    let wall = |job: &Value| {
+        job["usage"]["wall"].as_str().map(|wall| wall.parse::<jobcell::job::Millis>().expect("a span").as_u64())
+    };
+    let other = up.submit(&json!({"preset": "bash", "script": "read -r never < <(sleep 1000)"})).await;
+    up.phase(&other, "running").await;
+    let beside = up.run(&flood).await;
+    assert_eq!(up.stream(&beside, "stdout").await.len(), BYTES);
+    assert!(beside["log"]["complete"] == json!(true) && beside["log"]["gaps"].is_null(), "{}", beside["log"]);
+    // Half a megabyte passes at once, and some two megabytes lie in pipes and the warden when the job has written its last.
+    assert!(wall(&beside) >= Some(3_000), "{}", beside["usage"]);
+    up.call(reqwest::Method::POST, &format!("/v1/jobs/{}/cancel", id(&other)), None).await;
+    up.ended(&other).await;
+    let alone = up.run(&flood).await;
+    assert!(wall(&alone) < wall(&beside), "{} {}", alone["usage"], beside["usage"]);
+    up.stop().await;
+}

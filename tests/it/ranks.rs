@@ -3,7 +3,7 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 18] = [
+const RANKS: [(&str, u8); 20] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
@@ -16,7 +16,9 @@ const RANKS: [(&str, u8); 18] = [
     ("journal", 2),
     ("logstore", 2),
     ("blobs", 2),
+    ("secrets", 2),
     ("backend", 3),
+    ("egress", 4),
     ("executor", 5),
     ("admission", 5),
     ("agent", 6),
@@ -25,8 +27,9 @@ const RANKS: [(&str, u8); 18] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 11] = [
+const CONFINED: [(&str, &[&str]); 13] = [
     ("bollard", &["src/executor/docker"]),
+    ("chacha20poly1305", &["src/secrets"]),
     ("figment", &["src/config"]),
     ("axum", &["src/server"]),
     ("rusqlite", &["src/database", "src/queue", "src/journal", "src/blobs"]),
@@ -34,6 +37,7 @@ const CONFINED: [(&str, &[&str]); 11] = [
     ("reqwest", &["src/cli", "src/backend/http"]),
     ("object_store", &["src/blobs"]),
     ("backon", &["src/net"]),
+    ("simple_dns", &["src/egress"]),
     ("clap", &["src/cli"]),
     ("cap_std", &["src/cli"]),
     ("utoipa", &["src/server"]),

@@ -64,6 +64,8 @@ pub(crate) struct Up {
     pub(crate) url: String,
     pub(crate) key: String,
     pub(crate) host: String,
+    /// More variables of its process.
+    env: Vec<(String, String)>,
     http: Client,
 }
 
@@ -82,14 +84,21 @@ impl Up {
 
     /// The same, with its data below `dir`.
     pub(crate) async fn start_in(dir: tempfile::TempDir, host: &str, settings: &str) -> Self {
+        Self::start_with(dir, host, settings, &[]).await
+    }
+
+    /// The same, with more variables of its process.
+    pub(crate) async fn start_with(dir: tempfile::TempDir, host: &str, settings: &str, env: &[(&str, &str)]) -> Self {
         let config = dir.path().join("config.yaml");
         std::fs::write(&config, settings).expect("writes");
-        let child = spawn_up(host, dir.path());
+        let env: Vec<(String, String)> =
+            env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let child = spawn_up(host, dir.path(), &env);
         let data = dir.path().join("data");
         let url = until("the endpoint file", || async { read(&data.join("endpoint")) }).await;
         let key = read(&data.join("admin.key")).expect("the key is there before the endpoint");
         let http = Client::builder().no_proxy().timeout(PATIENCE).build().expect("builds");
-        Self { child, dir, url, key, host: host.to_owned(), http }
+        Self { child, dir, url, key, host: host.to_owned(), env, http }
     }
 
     pub(crate) fn data(&self) -> PathBuf {
@@ -201,7 +210,7 @@ impl Up {
 
     /// Starts another one on the same data directory, and waits until its API answers.
     pub(crate) async fn revive(&mut self) {
-        self.child = spawn_up(&self.host, self.dir.path());
+        self.child = spawn_up(&self.host, self.dir.path(), &self.env);
         self.url = until("the endpoint file", || async { read(&self.data().join("endpoint")) }).await;
     }
 
@@ -226,6 +235,15 @@ impl Up {
         let code = self.exit_code().await;
         assert_eq!(code, Some(0), "{}", self.log());
         assert_eq!(self.containers(), Vec::<String>::new());
+    }
+
+    /// The same, and gives what it leaves.
+    pub(crate) async fn retire(mut self) -> tempfile::TempDir {
+        self.signal("-TERM");
+        let code = self.exit_code().await;
+        assert_eq!(code, Some(0), "{}", self.log());
+        assert_eq!(self.containers(), Vec::<String>::new());
+        self.dir
     }
 
     /// Starts a command of the command line against this one, with pipes.
@@ -257,7 +275,7 @@ impl Up {
     }
 }
 
-fn spawn_up(host: &str, dir: &Path) -> Child {
+fn spawn_up(host: &str, dir: &Path, env: &[(String, String)]) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("up.log")).expect("opens");
     Command::new(JOBCELL)
         .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -268,6 +286,7 @@ fn spawn_up(host: &str, dir: &Path) -> Child {
         // Many of them use one engine at the same time.
         .env("JOBCELL_DOCKER__SHARED", "true")
         .env("RUST_LOG", "info")
+        .envs(env.iter().cloned())
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("clones"))
         .stderr(log)

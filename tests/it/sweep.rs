@@ -6,7 +6,9 @@ use super::private::Private;
 use super::stage::{JOBCELL, Up, cause, docker, engine, id, said, until};
 use jobcell::agent::{Agent, AgentSettings, Drained, SweepTimes};
 use jobcell::backend::{Backend, Embedded, Local, QueueSettings};
-use jobcell::executor::docker::{DockerExecutor, DockerSettings, Engine, Profiles, Shape};
+use jobcell::executor::docker::{
+    DockerExecutor, DockerSettings, Engine, ImageSettings, Images, Ledger, Profiles, Shape,
+};
 use jobcell::job::{ByteSize, Capacity, Cpus, JobSpec, Millis, OwnerId, Phase, Seccomp, SpecRules};
 use jobcell::journal::MemoryJournal;
 use jobcell::logstore::LogStore;
@@ -277,11 +279,13 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         workspace_size: ByteSize::from_mib(16),
         workspace_inodes: 1000,
         nofile: 1024,
+        egress_connections: 64,
     };
     let settings =
         DockerSettings { shape, uid_start: 300_000, uid_count: 4, concurrent_starts: 2, start_timeout: limit };
     let stop = CancellationToken::new();
-    let executor = Arc::new(DockerExecutor::new(engine, settings, owner.clone(), stop.clone()));
+    let images = Images::new(engine.clone(), ImageSettings::default(), Ledger::new(dir.path()));
+    let executor = Arc::new(DockerExecutor::new(engine, settings, images, owner.clone(), stop.clone()));
     let capacity =
         Capacity { slots: 2, cpu: Cpus::from_milli(2000), memory: ByteSize::from_mib(1024), ..Capacity::default() };
     let settings = AgentSettings {
@@ -293,9 +297,12 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         drain_timeout: limit,
         reconnect: limit,
         keep: None,
+        output_share: ByteSize::from_mib(32),
         gate: jobcell::admission::Gate::default(),
+        secrets: jobcell::secrets::Providers::default(),
         disk: (dir.path().to_owned(), ByteSize::new(0)),
         sweep: SweepTimes { first: Duration::from_millis(50), every: Duration::from_millis(150) },
+        outside: jobcell::egress::Outside::default(),
     };
     let (local, metrics) =
         (Arc::new(Local::new(Arc::clone(&backend), "a")) as Arc<dyn Backend>, Arc::new(Metrics::new()));

@@ -3,6 +3,7 @@
 //! Owns what has arrived before the commit. Idempotent: what has arrived already is passed over, so that an agent that
 //! attaches again may send everything again. Must never start anything.
 
+use crate::mask::wipe;
 use crate::sys;
 use crate::wire::{CellSpec, crc32c_append};
 use std::fs::File;
@@ -135,6 +136,8 @@ impl Intake {
             file.rewind().map_err(|error| Failed::Step("stdin", code(&error)))?;
         }
         let spec = self.spec()?.clone();
+        // It has secrets in it.
+        wipe(&mut self.head);
         Ok(Complete { spec, stdin })
     }
 }

@@ -10,6 +10,7 @@
 
 use crate::cgroup::{self, Limits, Peaks};
 use crate::ladder::{self, Ladder, Level, Push};
+use crate::mask::Patterns;
 use crate::plan::Plan;
 use crate::ring::Ring;
 use crate::room::Room;
@@ -20,6 +21,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 /// At a high rate the pipes are read this often at most, so that reads are large: the same bytes in a tenth of the frames
 /// and wake-ups. Output that comes after a silence is read at once.
@@ -65,6 +67,8 @@ pub(crate) struct Job {
     tripwire: Option<OwnedFd>,
     /// What tripped it; empty when the kernel ended a process and nobody saw the call.
     tripped: Option<String>,
+    /// What is not to be seen of it.
+    patterns: Option<Rc<Patterns>>,
 }
 
 /// The command that runs after a stop.
@@ -101,6 +105,7 @@ impl Job {
         stdin: Option<File>,
         tripwire: Option<OwnedFd>,
         room: Room,
+        patterns: Option<&Rc<Patterns>>,
     ) -> Result<Self, (&'static str, i32)> {
         let step = |name: &'static str| move |error: io::Error| (name, error.raw_os_error().unwrap_or(sys::EIO));
         let stdin = OwnedFd::from(match stdin {
@@ -121,7 +126,7 @@ impl Job {
             main,
             report: Some(report),
             failed: None,
-            sources: [Source::new(out, 1, spec.drop_output), Source::new(err, 2, spec.drop_output)],
+            sources: [Source::new(out, 1, spec.drop_output, patterns), Source::new(err, 2, spec.drop_output, patterns)],
             allowance: Allowance::new(spec.output_limit),
             cuts: spec.cut_output,
             room,
@@ -144,6 +149,7 @@ impl Job {
             cleaned: None,
             tripwire,
             tripped: None,
+            patterns: patterns.cloned(),
         })
     }
 
@@ -172,14 +178,16 @@ impl Job {
 
     /// The next moment at which something is to be done without anybody asking.
     pub(crate) fn wake_at(&self, now: u64, reads: bool) -> Option<u64> {
+        let show_at = self.sources.iter().filter_map(Source::show_at).min().filter(|_| reads);
         if self.main_ended.is_some() {
             let until = self.cleaning.as_ref().and_then(|cleaning| cleaning.until);
-            return until.map(|until| self.lease_at.map_or(until, |lease| lease.min(until)));
+            let until = until.map(|until| self.lease_at.map_or(until, |lease| lease.min(until)));
+            return until.into_iter().chain(show_at).min();
         }
         // While no pipe is waited for, the pause does not matter.
         let read_at = Some(self.read_at).filter(|at| reads && now < *at);
         let silent_at = self.silent_at().filter(|_| !self.stalled);
-        [self.ladder.wake_at(), self.wall_at, self.lease_at, silent_at, read_at].into_iter().flatten().min()
+        [self.ladder.wake_at(), self.wall_at, self.lease_at, silent_at, read_at, show_at].into_iter().flatten().min()
     }
 
     /// When its silence is too long.
@@ -243,6 +251,8 @@ impl Job {
         let Some(fd) = self.tripwire_fd() else { return };
         let Some(caught) = sys::caught(fd) else { return };
         let name = std::fs::read_to_string(format!("/proc/{}/comm", caught.pid)).unwrap_or_default();
+        // It calls itself what it likes.
+        let name = self.patterns.as_ref().map_or_else(|| name.clone(), |patterns| patterns.text(&name));
         self.trip(caught.told(name.trim_end()));
     }
 
@@ -334,6 +344,7 @@ impl Job {
             let turn = source.turn(ring, &mut self.allowance);
             pause &= turn == Turn::Dry;
             stalled |= turn == Turn::Full;
+            source.settle(turn, ring, &mut self.allowance, now);
             if self.nobody_left {
                 source.close_if_dry(turn);
             }
@@ -425,6 +436,11 @@ impl Job {
         met.extend(self.room.met());
         met.extend((beyond > 0).then_some(output));
         met
+    }
+
+    /// Whether somebody or something ended it.
+    pub(crate) fn was_stopped(&self) -> bool {
+        self.ladder.reason() != 0 || self.tripped.is_some()
     }
 
     /// Its end, once it is [`over`](Self::over).

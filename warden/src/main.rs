@@ -6,7 +6,8 @@
 //!
 //! - `wire` frames and messages · `inbox`, `outbox` what is said · `ring` unacknowledged output · `ladder` how to stop
 //! - `procfs`, `cgroup` what the kernel says · `room` whether its file systems were full · `plan` from spec to exec
-//! - `tripwire` calls that end the job
+//! - `mask` secrets in what the job writes · `secrets` how it gets them
+//! - `tripwire` calls that end the job · `egress` the proxy of a job that may go out
 //! - `collect` the files that a job leaves to be kept · `progress` what it says of itself · `helper` a command for jobs
 //! - `receipt` the isolation in force · `intake` the spec's sections · `source` the job's pipes · `job` its processes
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
@@ -16,11 +17,14 @@
 
 mod cgroup;
 mod collect;
+mod egress;
 mod helper;
 mod inbox;
 mod intake;
 mod job;
 mod ladder;
+#[allow(clippy::cast_possible_truncation, reason = "forms of secrets are far fewer than numbers")]
+mod mask;
 mod outbox;
 mod plan;
 mod procfs;
@@ -28,6 +32,7 @@ mod progress;
 mod receipt;
 mod ring;
 mod room;
+mod secrets;
 mod serve;
 mod source;
 #[allow(clippy::cast_possible_truncation, reason = "numbers of system calls and C's int are what they are")]
@@ -93,6 +98,8 @@ fn prepare() -> std::io::Result<(receipt::Receipt, std::os::fd::OwnedFd)> {
     }
     // Fewer, larger hand-overs to whoever carries the transport. What lies in it is within the window like all the rest.
     sys::widen_pipe(1, TRANSPORT_PIPE_BYTES);
+    // Less the other way: an order waits behind what lies in it.
+    sys::widen_pipe(0, TRANSPORT_PIPE_BYTES / 4);
     Ok((receipt::Receipt::gather(), signals))
 }
 

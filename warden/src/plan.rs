@@ -1,5 +1,6 @@
 //! From a spec to what an exec needs. Pure: the warden's own environment is passed in.
 
+use crate::mask::wipe;
 use crate::sys::{self, Launch};
 use crate::wire::{CellSpec, Rlimit};
 use std::ffi::{CString, OsString};
@@ -29,6 +30,13 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Overwrites the variables of one that has been started.
+    pub(crate) fn forget(self) {
+        for variable in self.envp {
+            wipe(&mut variable.into_bytes());
+        }
+    }
+
     /// What the start needs, with these for standard input, output and error.
     pub(crate) fn launch(&self, stdio: [&OwnedFd; 3]) -> Launch<'_> {
         Launch {

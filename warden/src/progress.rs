@@ -28,6 +28,9 @@ const O_NOFOLLOW: i32 = 0o400_000;
 /// It has not said how far it is.
 const UNKNOWN: u8 = 255;
 
+/// Takes secrets out of a text.
+pub(crate) type Mask<'a> = &'a dyn Fn(String) -> String;
+
 pub(crate) struct Progress {
     pipe: Option<File>,
     lines: Lines,
@@ -61,12 +64,12 @@ impl Progress {
         [read, tell].into_iter().flatten().min()
     }
 
-    /// Reads what is there, once.
-    pub(crate) fn read(&mut self, now: u64) {
+    /// Reads what is there, once. Lines go through `mask` before anything else: nothing is cut in the middle of a secret.
+    pub(crate) fn read(&mut self, now: u64, mask: Mask<'_>) {
         let Some(pipe) = self.pipe.as_ref().filter(|_| now >= self.read_at) else { return };
         let mut buffer = [0; READ_BYTES];
         if let Ok(Some(count @ 1..)) = sys::read_some(pipe.as_raw_fd(), &mut buffer) {
-            self.changed |= self.lines.take(&buffer[..count], sys::unix_us());
+            self.changed |= self.lines.take(&buffer[..count], sys::unix_us(), mask);
             self.read_at = now.saturating_add(READ_PAUSE_NS);
         }
     }
@@ -90,12 +93,12 @@ impl Progress {
     }
 
     /// Everybody has gone: reads what is left, and gives the last word.
-    pub(crate) fn finish(&mut self) -> Advance {
+    pub(crate) fn finish(&mut self, mask: Mask<'_>) -> Advance {
         if let Some(pipe) = self.pipe.take() {
             let mut buffer = [0; READ_BYTES];
             for _ in 0..LAST_READS {
                 match sys::read_some(pipe.as_raw_fd(), &mut buffer) {
-                    Ok(Some(count @ 1..)) => drop(self.lines.take(&buffer[..count], sys::unix_us())),
+                    Ok(Some(count @ 1..)) => drop(self.lines.take(&buffer[..count], sys::unix_us(), mask)),
                     _ => break,
                 }
             }
@@ -121,7 +124,7 @@ impl Default for Lines {
 
 impl Lines {
     /// Says whether something has changed.
-    fn take(&mut self, mut bytes: &[u8], now_us: u64) -> bool {
+    fn take(&mut self, mut bytes: &[u8], now_us: u64, mask: Mask<'_>) -> bool {
         let mut changed = false;
         while let Some(end) = sys::find_byte(bytes, b'\n') {
             let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
@@ -132,7 +135,7 @@ impl Lines {
                 continue;
             }
             let whole = [part.as_slice(), line].concat();
-            match self.line(&String::from_utf8_lossy(&whole), now_us) {
+            match self.line(&mask(String::from_utf8_lossy(&whole).into_owned()), now_us) {
                 Some(()) => changed = true,
                 None => self.said.ignored = self.said.ignored.saturating_add(1),
             }
@@ -191,7 +194,7 @@ mod tests {
         let mut lines = Lines::default();
         // In parts of every size, which must make no difference.
         for (n, part) in text.as_bytes().chunks(7).enumerate() {
-            lines.take(part, n as u64 + 1);
+            lines.take(part, n as u64 + 1, &|text| text);
         }
         lines.said
     }
@@ -217,7 +220,7 @@ mod tests {
         assert_eq!((many.steps.len(), many.ignored), (MOST_STEPS, 500 - MOST_STEPS as u64));
         let mut lines = Lines::default();
         for _ in 0..1000 {
-            lines.take(&[b'x'; 4000], 1);
+            lines.take(&[b'x'; 4000], 1, &|text| text);
         }
         assert!(lines.part.len() <= MOST_LINE);
         let text = short(&"\u{e9}".repeat(150), MOST_PROGRESS_TEXT);

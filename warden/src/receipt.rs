@@ -12,7 +12,7 @@ use std::ffi::CString;
 /// Longer values are cut: a receipt must fit one frame.
 const VALUE_MAX: usize = 1024;
 /// Places whose mounts are described one by one, besides being in the list of writable ones.
-const DESCRIBED: [&str; 3] = ["/tmp", "/workspace", "/dev/shm"];
+const DESCRIBED: [&str; 4] = ["/tmp", "/workspace", "/dev/shm", crate::wire::SECRETS_DIR];
 
 const NAMESPACES: [&str; 7] = ["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"];
 

@@ -12,16 +12,19 @@
 //! ```
 
 use crate::collect::Collector;
+use crate::egress::Egress;
 use crate::inbox::Inbox;
 use crate::intake::{Failed, Intake};
 use crate::job::{self, Job};
 use crate::ladder::Level;
+use crate::mask::Masker;
 use crate::outbox::{Outbox, Say};
 use crate::plan;
 use crate::progress::Progress;
 use crate::receipt::{self, Receipt};
 use crate::ring::{RING_BYTES, Ring};
 use crate::room::Room;
+use crate::secrets::{self, Secrets};
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
 use crate::wire::{
@@ -31,6 +34,7 @@ use crate::wire::{
 use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 const STDIN: RawFd = 0;
 const STDOUT: RawFd = 1;
@@ -49,6 +53,10 @@ const LONGEST_SLEEP_NS: u64 = 1_000_000_000;
 /// A refusal must fit one frame; the first ones tell enough.
 const MISMATCHES_MAX: usize = 64;
 const TEXT_MAX: usize = 200;
+/// For what a job has sent before its end.
+const LINGER_NS: u64 = 2_000_000_000;
+/// What is waited for beside the clients of the proxy.
+const OWN_ENTRIES: usize = 8;
 
 enum Phase {
     Waiting(Box<Intake>),
@@ -62,6 +70,7 @@ pub(crate) struct Warden {
     outbox: Outbox,
     ring: Ring,
     receipt: Receipt,
+    secrets: Secrets,
     signals: OwnedFd,
     phase: Phase,
     /// What is asked for of the job's results, and what it says of itself until it is over.
@@ -83,6 +92,14 @@ pub(crate) struct Warden {
     last_input: u64,
     rescue_due: bool,
     reap_again: bool,
+    /// The proxy of a job that asked for a way out, while it runs.
+    egress: Option<Egress>,
+    /// It is the proxy's turn to send a frame, and not that of output.
+    egress_next: bool,
+    /// The job is over, and what it has sent is still being carried.
+    linger_until: Option<u64>,
+    /// What is waited for; kept, since the proxy has many.
+    polled: Vec<PollFd>,
 }
 
 impl Warden {
@@ -92,6 +109,7 @@ impl Warden {
             outbox: Outbox::default(),
             ring: Ring::new(RING_BYTES, sys::seal),
             receipt,
+            secrets: Secrets::default(),
             signals,
             phase: Phase::Waiting(Box::default()),
             results: None,
@@ -107,6 +125,10 @@ impl Warden {
             last_input: 0,
             rescue_due: false,
             reap_again: false,
+            egress: None,
+            egress_next: false,
+            linger_until: None,
+            polled: Vec::new(),
         }
     }
 
@@ -126,6 +148,9 @@ impl Warden {
             }
             self.look_after_job(&ready);
             self.look_after_results();
+            if let Some(egress) = &mut self.egress {
+                egress.turn(self.polled.get(OWN_ENTRIES..).unwrap_or_default(), sys::boot_ns());
+            }
             self.write_output();
             if !self.input_open && self.can_do_nothing() {
                 return EXIT_NO_TRANSPORT;
@@ -144,7 +169,7 @@ impl Warden {
         // What keeps nothing reads in any case.
         let reads = room || job.is_some_and(|job| job.needs_no_room());
         let source = |stream| job.filter(|_| reads).and_then(|job| job.source_fd(stream, now));
-        let mut fds = [
+        let own: [PollFd; OWN_ENTRIES] = [
             entry(self.input_open.then_some(STDIN), POLLIN),
             entry((self.blocked && self.output_open).then_some(STDOUT), POLLOUT),
             entry(Some(self.signals.as_raw_fd()), POLLIN),
@@ -157,8 +182,16 @@ impl Warden {
         let walks = self.collector.as_ref().is_some_and(Collector::walks);
         let at_once = walks || self.reap_again || job.is_some_and(|job| room && job.must_read());
         let wake_at = if at_once { Some(now) } else { self.wake_at(now, reads) };
+        let mut fds = std::mem::take(&mut self.polled);
+        fds.clear();
+        fds.extend(own);
+        if let Some(egress) = &mut self.egress {
+            egress.poll_entries(now, &mut fds);
+        }
         sys::poll(&mut fds, wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP_NS)));
-        let [input, output, signals, report, _, _, tripped, _] = fds.map(|fd| fd.ready());
+        let ready = |at: usize| fds[at].ready();
+        let (input, output, signals, report, tripped) = (ready(0), ready(1), ready(2), ready(3), ready(6));
+        self.polled = fds;
         self.blocked &= !output;
         if signals {
             sys::drain_signals(&self.signals);
@@ -174,7 +207,9 @@ impl Warden {
         };
         let rescue = self.rescue_due.then(|| self.last_input.saturating_add(RESCUE_AFTER_NS));
         let progress = self.results.as_ref().and_then(|(_, progress)| progress.wake_at(now));
-        [phase, rescue, progress].into_iter().flatten().min()
+        let egress = self.egress.as_ref().and_then(Egress::wake_at);
+        let linger = self.linger_until.filter(|_| self.egress.is_some());
+        [phase, rescue, progress, egress, linger].into_iter().flatten().min()
     }
 
     fn read_input(&mut self, buffer: &mut [u8]) -> Option<u8> {
@@ -232,6 +267,9 @@ impl Warden {
             // A cell that waits takes whoever comes, from the beginning.
             **intake = Intake::default();
             self.attempt = attempt.to_owned();
+        }
+        if let Some(egress) = &mut self.egress {
+            egress.begin();
         }
         self.stranger = attempt != self.attempt || !versions.contains(&VERSION);
         if !versions.contains(&VERSION) {
@@ -295,6 +333,11 @@ impl Warden {
                     self.outbox.fault = Some(text);
                 }
             }
+            (ToWarden::Egress(message), _) => {
+                if let Some(egress) = &mut self.egress {
+                    egress.obey(message);
+                }
+            }
             // A close while the job runs is a mistake: ending it is what stop is for.
             (ToWarden::Close, Phase::Waiting(_) | Phase::Ended(_) | Phase::Refused(_)) => return Some(EXIT_CLOSED),
             // Repeats after the start, and orders that came too late or too early, change nothing.
@@ -315,7 +358,7 @@ impl Warden {
     }
 
     fn committed(&mut self, intake: Intake, lengths: [u64; 3], sums: [u32; 3]) {
-        let complete = match intake.commit(lengths, sums) {
+        let mut complete = match intake.commit(lengths, sums) {
             Ok(complete) if complete.spec.attempt != self.attempt => {
                 return self.refuse_spec(&format!("it is for attempt {}", complete.spec.attempt));
             }
@@ -328,12 +371,29 @@ impl Warden {
         if !mismatches.is_empty() {
             return self.refuse(mismatches);
         }
+        self.secrets = match Secrets::give(&mut complete.spec) {
+            Ok(secrets) => secrets,
+            Err(Failed::Spec(text)) => return self.refuse_spec(&text),
+            Err(Failed::Step(step, error)) => return self.ended(job::never_started(step, error)),
+        };
+        if complete.spec.egress_connections > 0 {
+            match Egress::start(complete.spec.egress_connections) {
+                Ok(egress) => {
+                    let more = egress.variables(&complete.spec.env);
+                    complete.spec.env.extend(more);
+                    self.egress = Some(egress);
+                }
+                Err(error) => {
+                    return self.ended(job::never_started("egress", error.raw_os_error().unwrap_or(sys::EIO)));
+                }
+            }
+        }
         let own_env = plan::own_env();
         let plans =
             plan::plan(&complete.spec, &own_env).and_then(|plan| Ok((plan, plan::clean_up(&complete.spec, &own_env)?)));
         let (plan, clean_up) = match plans {
             Ok(plans) => plans,
-            Err(text) => return self.refuse_spec(&text),
+            Err(text) => return self.refuse_spec(&self.secrets.text(text)),
         };
         let room = Room::new(self.receipt.facts(), sys::space);
         let tripwire = match complete.spec.tripwire.then(|| sys::tripwire(&tripwire::program(tripwire::TRIPS))) {
@@ -349,7 +409,11 @@ impl Warden {
             let progress = Progress::new(&collect.root);
             (collect, progress)
         });
-        match Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room) {
+        let patterns = self.secrets.patterns.as_ref();
+        let started = Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room, patterns);
+        secrets::forget(&mut complete.spec);
+        plan.forget();
+        match started {
             Ok(job) => self.phase = Phase::Running(Box::new(job)),
             Err((step, error)) => self.ended(job::never_started(step, error)),
         }
@@ -372,6 +436,8 @@ impl Warden {
     }
 
     fn ended(&mut self, exit: Exit) {
+        self.secrets.take_away();
+        self.egress = None;
         self.phase = Phase::Ended(Box::new(exit));
         self.outbox.exit = true;
         // The end has the last word.
@@ -415,6 +481,14 @@ impl Warden {
         if job.over() && job.begin_clean_up(sys::boot_ns()) {
             return;
         }
+        if job.over() && self.egress.as_ref().is_some_and(|egress| !egress.is_quiet()) && !job.was_stopped() {
+            // What a program sent before it ended is on its way, as it would be without a proxy.
+            let now = sys::boot_ns();
+            let until = *self.linger_until.get_or_insert(now.saturating_add(LINGER_NS));
+            if now < until {
+                return;
+            }
+        }
         if job.over() {
             self.reap_again = false;
             let group = self.receipt.group.as_ref();
@@ -424,7 +498,7 @@ impl Warden {
             if let Some((collect, mut progress)) = self.results.take()
                 && exit.kind != ExitKind::StartFailed
             {
-                exit.results = Some(results(&collect.root, &mut progress));
+                exit.results = Some(results(&collect.root, &mut progress, &self.secrets));
                 self.collector = Some(Collector::new(collect));
             }
             // The start is told even when the end came in the same turn.
@@ -435,7 +509,8 @@ impl Warden {
     fn look_after_results(&mut self) {
         let now = sys::boot_ns();
         if let (Some((_, progress)), Phase::Running(_)) = (&mut self.results, &self.phase) {
-            progress.read(now);
+            let secrets = &self.secrets;
+            progress.read(now, &|text| secrets.text(text));
             // Told to the agent of this session only, and kept for the next one.
             if self.epoch > 0 && !self.stranger && progress.to_tell(now) {
                 self.outbox.advance = true;
@@ -460,7 +535,7 @@ impl Warden {
                 next_seq: self.ring.next_seq(),
                 receipt: self.receipt.facts().to_vec(),
             },
-            Say::Fault(text) => FromWarden::Fault { text },
+            Say::Fault(text) => FromWarden::Fault { text: self.secrets.text(text) },
             Say::Refused => match &self.phase {
                 Phase::Refused(mismatches) => FromWarden::Refused { mismatches: mismatches.clone() },
                 Phase::Waiting(_) | Phase::Running(_) | Phase::Ended(_) => unexpected("a refusal"),
@@ -493,10 +568,15 @@ impl Warden {
         if !line.is_empty() {
             return (true, line);
         }
-        if self.outbox.urgent() {
+        // Output and the proxy take turns, frame by frame.
+        if self.outbox.urgent() || (self.egress_next && self.egress_has_frame()) {
             return (false, self.ring.torn());
         }
         (false, if self.epoch == 0 || self.stranger { &[] } else { self.ring.sendable(self.window) })
+    }
+
+    fn egress_has_frame(&self) -> bool {
+        !self.stranger && self.egress.as_ref().is_some_and(Egress::has_frame)
     }
 
     /// Whether only an agent could move this on. Then, without a transport, nothing ever will.
@@ -513,14 +593,24 @@ impl Warden {
         while self.output_open && !self.blocked && self.epoch > 0 {
             let (control, bytes) = self.next_bytes();
             if bytes.is_empty() {
-                let message = match self.outbox.take(self.ring.all_sent()) {
-                    Some(say) => Some(self.message(say)),
-                    // Last, and only as much as was asked for: nothing waits behind more of it than the agent has chosen.
-                    None if self.stranger => None,
-                    None => self.collector.as_mut().and_then(Collector::say),
-                };
-                let Some(message) = message else { return };
-                self.outbox.say(&message);
+                if let Some(say) = self.outbox.take(self.ring.all_sent()) {
+                    let message = self.message(say);
+                    self.outbox.say(&message);
+                    continue;
+                }
+                // Only as much as was asked for: nothing waits behind more of it than the agent has chosen.
+                let collector = self.collector.as_mut().filter(|_| !self.stranger);
+                if let Some(message) = collector.and_then(Collector::say) {
+                    self.outbox.say(&message);
+                    continue;
+                }
+                if !self.egress_has_frame() {
+                    return;
+                }
+                if let Some(egress) = &mut self.egress {
+                    self.outbox.add(|epoch, line| egress.frame(epoch, line));
+                }
+                self.egress_next = false;
                 continue;
             }
             let wanted = bytes.len();
@@ -536,6 +626,7 @@ impl Warden {
                 self.outbox.advance(count);
             } else {
                 self.ring.advance(count);
+                self.egress_next = true;
             }
         }
     }
@@ -548,10 +639,22 @@ struct Ready {
 }
 
 /// What a job that is over gives back with its end.
-fn results(root: &str, progress: &mut Progress) -> Results {
-    let mut results = Results { advance: progress.finish(), ..Results::default() };
+fn results(root: &str, progress: &mut Progress, secrets: &Secrets) -> Results {
+    let advance = progress.finish(&|text| secrets.text(text));
+    let mut results = Results { advance, ..Results::default() };
     match outputs(root) {
-        Ok((bytes, length)) => (results.outputs, results.outputs_bytes) = (bytes, length),
+        Ok((mut bytes, length)) => {
+            if let Some(patterns) = &secrets.patterns {
+                // Where the file goes on, its end may begin a secret.
+                let whole = length <= bytes.len() as u64;
+                let kept = Masker::new(Rc::clone(patterns)).pass(&mut bytes, whole);
+                bytes.truncate(kept);
+            }
+            // What is masked is another length; that it is not whole is said by being longer than the most.
+            let whole = length <= MOST_OUTPUTS as u64;
+            results.outputs_bytes = if whole { bytes.len() as u64 } else { length };
+            results.outputs = bytes;
+        }
         Err(error) => {
             let code = error.raw_os_error().unwrap_or(sys::EIO);
             results.outputs_error = if code == sys::ENOENT { 0 } else { code };

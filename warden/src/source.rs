@@ -1,14 +1,16 @@
 //! One of the job's two pipes, on its way to numbered frames.
 //!
-//! Owns the bytes between pipe and ring, the masking hook, and the rule that no frame ever holds a whole marker. Must
+//! Owns the bytes between pipe and ring, what of them is masked, and the rule that no frame ever holds a whole marker. Must
 //! never wait: with no room in the ring nothing is read, the pipe fills, and the job waits; or, where the job wants it so, what
 //! it writes is dropped, counted, and told as a gap as soon as there is room. What is written beyond the job's limit needs no room:
 //! it is read, counted, and told as one gap at the stream's end.
 
+use crate::mask::{Masker, Patterns};
 use crate::ring::Ring;
 use crate::sys;
 use crate::wire::{MARKER, MAX_OUTPUT};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 /// Reads in a row before the loop looks at its other work. Together they are half of the ring.
 const READS_PER_TURN: usize = 8;
@@ -33,6 +35,10 @@ pub(crate) struct Source {
     cut: bool,
     /// Bytes that were not kept since the last frame.
     dropped: u64,
+    /// Replaces secrets; there are none without it.
+    masker: Option<Masker>,
+    /// When what the masker holds back was waited for long enough, and what had been read when that was decided.
+    show_at: Option<(u64, u64)>,
 }
 
 /// What both streams together may still put into frames.
@@ -82,15 +88,31 @@ pub(crate) enum Turn {
 }
 
 impl Source {
-    pub(crate) fn new(pipe: OwnedFd, stream: u8, drops: bool) -> Self {
+    pub(crate) fn new(pipe: OwnedFd, stream: u8, drops: bool, patterns: Option<&Rc<Patterns>>) -> Self {
         // The memory is asked for before the job can take it.
         let (waste, carry) = (vec![0xA5; MAX_OUTPUT], Vec::with_capacity(MAX_OUTPUT));
-        Self { pipe: Some(pipe), stream, carry, taken: 0, bytes: 0, seen: 0, waste, drops, cut: false, dropped: 0 }
+        Self {
+            pipe: Some(pipe),
+            stream,
+            carry,
+            taken: 0,
+            bytes: 0,
+            seen: 0,
+            waste,
+            drops,
+            cut: false,
+            dropped: 0,
+            masker: patterns.map(|patterns| Masker::new(Rc::clone(patterns))),
+            show_at: None,
+        }
     }
 
     /// The next process writes to this pipe; the one before has ended.
     pub(crate) fn go_on(&mut self, pipe: OwnedFd) {
         self.pipe = Some(pipe);
+        if let Some(masker) = &mut self.masker {
+            masker.start_anew();
+        }
     }
 
     /// Whether it is read also while there is no room.
@@ -120,7 +142,60 @@ impl Source {
     /// Whether there is something to put into frames without reading.
     pub(crate) fn holds_back(&self) -> bool {
         // One gap tells of all that is beyond the limit, so it waits for the end.
-        !self.carry.is_empty() || (self.dropped > 0 && (!self.cut || self.pipe.is_none()))
+        !self.carry.is_empty()
+            || (self.pipe.is_none() && self.masked_back() > 0)
+            || (self.dropped > 0 && (!self.cut || self.pipe.is_none()))
+    }
+
+    /// Bytes that may begin a secret.
+    fn masked_back(&self) -> usize {
+        self.masker.as_ref().map_or(0, Masker::waiting)
+    }
+
+    /// When there is something to do that no descriptor announces.
+    pub(crate) fn show_at(&self) -> Option<u64> {
+        self.show_at.map(|(at, _)| at)
+    }
+
+    /// Lets go of bytes that may begin a secret and were waited for long enough. `turn` is what was found just now.
+    pub(crate) fn settle(&mut self, turn: Turn, ring: &mut Ring, allowance: &mut Allowance, now: u64) {
+        let patience = match &self.masker {
+            Some(masker) if masker.waiting() > 0 && turn == Turn::Dry => masker.patience_ns(),
+            _ => return self.show_at = None,
+        };
+        match self.show_at {
+            Some((at, seen)) if seen == self.seen => {
+                if now < at {
+                    return;
+                }
+            }
+            _ => return self.show_at = Some((now.saturating_add(patience), self.seen)),
+        }
+        // Without room it is tried again after as long.
+        self.show_at = Some((now.saturating_add(patience), self.seen));
+        if self.carry.is_empty()
+            && let Some(masker) = &mut self.masker
+            && let Some(slot) = ring.slot()
+        {
+            let kept = masker.show(slot);
+            self.show_at = None;
+            self.put(kept, ring, allowance);
+        }
+    }
+
+    /// Makes a frame of the first `kept` bytes of the slot, as far as they are allowed; what follows a marker in them is carried over.
+    fn put(&mut self, kept: usize, ring: &mut Ring, allowance: &mut Allowance) {
+        let allowed = allowance.take(kept);
+        self.dropped += (kept - allowed) as u64;
+        self.commit(allowed, ring);
+    }
+
+    fn commit(&mut self, len: usize, ring: &mut Ring) {
+        let Some(slot) = ring.slot().filter(|_| len > 0) else { return };
+        let cut = unforgeable(&slot[..len]);
+        self.keep(&slot[cut..len]);
+        ring.commit(self.stream, sys::unix_us(), cut);
+        self.bytes += cut as u64;
     }
 
     /// Nobody is left who could write: what is not there now never comes.
@@ -144,7 +219,9 @@ impl Source {
                     (false, false) => Turn::Full,
                 };
             };
-            if self.dropped > 0 && (!self.cut || self.carry.is_empty()) {
+            // Beyond the limit nothing is told before it is known how much that is.
+            let more = !self.carry.is_empty() || (self.pipe.is_none() && self.masked_back() > 0);
+            if self.dropped > 0 && !(self.cut && more) {
                 // In digits: none of them is part of a marker.
                 let digits = self.dropped.to_string();
                 slot[..digits.len()].copy_from_slice(digits.as_bytes());
@@ -152,35 +229,33 @@ impl Source {
                 self.dropped = 0;
                 continue;
             }
-            // Only what was just read is masked: the carry has been.
-            let (kept, whole) = if self.carry.is_empty() {
-                match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), slot)) {
-                    Some(Ok(Some(count))) if count > 0 => {
-                        self.seen += count as u64;
-                        let kept = mask(&mut slot[..count]);
-                        let allowed = allowance.take(kept);
-                        self.dropped += (kept - allowed) as u64;
-                        (allowed, count == slot.len())
-                    }
-                    Some(Ok(None)) | None => return Turn::Dry,
-                    // The end; a pipe that cannot be read has ended too.
-                    Some(Ok(Some(_)) | Err(_)) => {
-                        self.pipe = None;
+            if !self.carry.is_empty() {
+                // It has been masked and counted.
+                let rest = self.carry.len() - self.taken;
+                slot[..rest].copy_from_slice(&self.carry[self.taken..]);
+                self.commit(rest, ring);
+                continue;
+            }
+            let held = self.masker.as_ref().map_or(0, |masker| masker.begin(slot));
+            match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), &mut slot[held..])) {
+                Some(Ok(Some(count))) if count > 0 => {
+                    self.seen += count as u64;
+                    let (all, whole) = (held + count, held + count == slot.len());
+                    let kept = self.masker.as_mut().map_or(all, |masker| masker.pass(&mut slot[..all], false));
+                    self.put(kept, ring, allowance);
+                    if self.carry.is_empty() && !whole {
+                        // A short read emptied the pipe; asking again would only cost a call.
                         return Turn::Dry;
                     }
                 }
-            } else {
-                let rest = &self.carry[self.taken..];
-                slot[..rest.len()].copy_from_slice(rest);
-                (rest.len(), true)
-            };
-            let cut = unforgeable(&slot[..kept]);
-            self.keep(&slot[cut..kept]);
-            ring.commit(self.stream, sys::unix_us(), cut);
-            self.bytes += cut as u64;
-            if self.carry.is_empty() && !whole {
-                // A short read emptied the pipe; asking again would only cost a call.
-                return Turn::Dry;
+                Some(Ok(None)) => return Turn::Dry,
+                // The end; a pipe that cannot be read has ended too. What was held back begins no secret any more.
+                None | Some(Ok(Some(_)) | Err(_)) => {
+                    self.pipe = None;
+                    let kept = self.masker.as_mut().map_or(0, |masker| masker.pass(&mut slot[..held], true));
+                    self.put(kept, ring, allowance);
+                    return Turn::Dry;
+                }
             }
         }
         Turn::More
@@ -191,10 +266,12 @@ impl Source {
         self.dropped += (self.carry.len() - self.taken) as u64;
         self.keep(&[]);
         for _ in 0..READS_PER_TURN {
-            match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), &mut self.waste)) {
+            let held = self.masker.as_ref().map_or(0, |masker| masker.begin(&mut self.waste));
+            match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), &mut self.waste[held..])) {
                 Some(Ok(Some(count))) if count > 0 => {
                     self.seen += count as u64;
-                    let kept = mask(&mut self.waste[..count]);
+                    let all = held + count;
+                    let kept = self.masker.as_mut().map_or(all, |masker| masker.pass(&mut self.waste[..all], false));
                     self.dropped += kept as u64;
                     if let Some(allowance) = &mut allowance {
                         allowance.take(kept);
@@ -221,13 +298,6 @@ impl Source {
             self.taken = self.carry.len() - rest.len();
         }
     }
-}
-
-/// The one place that all output passes before it is numbered, hashed or stored: here secrets will be masked, so that
-/// nobody behind needs to know them. What remains of `bytes` is its beginning; says how long that is. In this version
-/// it changes nothing. A masker that needs to see further holds bytes back as [`Source`] does.
-fn mask(bytes: &mut [u8]) -> usize {
-    bytes.len()
 }
 
 /// How much of `bytes` goes into one frame: all of it, or up to the last byte of the first marker in it. So no payload ever
@@ -260,7 +330,7 @@ mod tests {
     fn source(drops: bool) -> (Source, std::fs::File) {
         let (from, to) = sys::pipe().expect("a pipe");
         sys::widen_pipe(from.as_raw_fd(), 1 << 20);
-        (Source::new(from, 2, drops), std::fs::File::from(to))
+        (Source::new(from, 2, drops, None), std::fs::File::from(to))
     }
 
     /// Sends all that the ring holds, and gives back the streams and payloads.
@@ -307,6 +377,66 @@ mod tests {
         assert_eq!(pieces.concat(), text);
         assert!(pieces.iter().all(|piece| !piece.windows(4).any(|four| four == MARKER)));
         assert_eq!((pieces.len(), source.bytes()), (5, text.len() as u64));
+    }
+
+    fn masking(drops: bool) -> (Source, std::fs::File) {
+        let (from, to) = sys::pipe().expect("a pipe");
+        let patterns = Rc::new(Patterns::new([b"hunter2-hunter2".as_slice()].into_iter()));
+        (Source::new(from, 2, drops, Some(&patterns)), std::fs::File::from(to))
+    }
+
+    #[test]
+    fn secrets_are_masked_over_reads_and_the_bytes_of_what_is_left_are_counted() {
+        let (mut source, mut job) = masking(false);
+        let mut ring = Ring::new(1 << 20, seal);
+        for piece in [&b"one hunter2-"[..], b"hunter2 two hunt", b"er2-hunter2, hunter2"] {
+            job.write_all(piece).expect("room");
+            assert_eq!(source.turn(&mut ring, &mut all()), Turn::Dry);
+        }
+        drop(job);
+        assert!(!source.ended());
+        while !source.ended() {
+            source.turn(&mut ring, &mut all());
+        }
+        assert_eq!(sent(&mut ring).concat(), b"one *** two ***, hunter2");
+        assert_eq!((source.bytes(), source.seen()), (24, 48));
+    }
+
+    #[test]
+    fn a_line_that_is_not_ended_comes_after_a_while_and_a_secret_never() {
+        let (mut source, mut job) = masking(false);
+        let (mut ring, mut now) = (Ring::new(1 << 20, seal), 1_000);
+        let mut look = |source: &mut Source, ring: &mut Ring, later: u64| {
+            now += later;
+            let turn = source.turn(ring, &mut all());
+            source.settle(turn, ring, &mut all(), now);
+            (sent(ring).concat(), source.show_at().map(|at| at - now))
+        };
+        job.write_all(b"Who? hu").expect("room");
+        assert_eq!(look(&mut source, &mut ring, 0), (b"Who? ".to_vec(), Some(100_000_000)));
+        assert_eq!(look(&mut source, &mut ring, 99_999_999), (vec![], Some(1)));
+        assert_eq!(look(&mut source, &mut ring, 1), (b"hu".to_vec(), None));
+        job.write_all(b"nter2-hunter2 is it").expect("room");
+        assert_eq!(look(&mut source, &mut ring, 5), (b"*** is it".to_vec(), None));
+        // More than a few bytes of one are waited for longer.
+        job.write_all(b"hunter2-").expect("room");
+        assert_eq!(look(&mut source, &mut ring, 5), (vec![], Some(1_000_000_000)));
+        job.write_all(b"hunter2").expect("room");
+        assert_eq!(look(&mut source, &mut ring, 5), (b"***".to_vec(), None));
+    }
+
+    #[test]
+    fn limits_and_gaps_count_what_is_masked() {
+        // Twelve bytes are left of the first line; the second one is beyond.
+        let (mut source, mut job) = masking(false);
+        let (mut ring, mut allowance) = (Ring::new(1 << 20, seal), Allowance::new(12));
+        job.write_all(b"a hunter2-hunter2 line\nhunter2-hunter2 hunter2-").expect("room");
+        drop(job);
+        while !source.ended() {
+            source.turn(&mut ring, &mut allowance);
+        }
+        assert_eq!(sent_frames(&mut ring), [(2, b"a *** line\n*".to_vec()), (4, b"11".to_vec())]);
+        assert_eq!((source.bytes(), allowance.beyond()), (12, 11));
     }
 
     #[test]

@@ -14,6 +14,8 @@
 // By path, because agent and warden load this file from different folders.
 #[path = "wire/cell.rs"]
 mod cell;
+#[path = "wire/egress.rs"]
+mod egress;
 #[path = "wire/fields.rs"]
 mod fields;
 #[path = "wire/frame.rs"]
@@ -26,8 +28,11 @@ mod message;
 mod parts;
 #[path = "wire/results.rs"]
 mod results;
+#[path = "wire/secrets.rs"]
+mod secrets;
 
 pub use cell::{CellSpec, Expect, Fact, Mismatch, Op, Rlimit, unmet};
+pub use egress::{ALL_STREAMS, EGRESS_CONNECTIONS, EGRESS_PIECE, EGRESS_WINDOW, Egress, EgressFault};
 pub use fields::BadPayload;
 pub use frame::{
     Decoder, Frame, HEADER_BYTES, MARKER, MAX_OUTPUT, MAX_PAYLOAD, VERSION, crc32c, crc32c_append, encode, restamp,
@@ -35,14 +40,14 @@ pub use frame::{
 };
 pub use glob::matches;
 pub use message::{
-    CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, KIND_PIECE, Met, ToWarden, WardenState, output_parts,
+    CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, KIND_PIECE, Met, ToWarden, WardenState, egress_data, output_parts,
 };
-
 pub use results::{
     Advance, Collect, Entry, EntryKind, MOST_OUTPUTS, MOST_PATH, MOST_PIECE, MOST_PROGRESS_TEXT, MOST_READS,
     MOST_RULES, MOST_STEP_NAME, MOST_STEPS, OUTPUT_FILE, OWN_PREFIX, PROGRESS_FILE, Page, Piece, Results, Stamp,
     StepMark,
 };
+pub use secrets::{SECRET_MIN, SECRETS_BYTES, SECRETS_DIR, SECRETS_MOST, Secret};
 
 #[cfg(test)]
 #[path = "wire_tests.rs"]

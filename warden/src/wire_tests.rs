@@ -27,6 +27,22 @@ fn to_warden() -> Vec<ToWarden> {
         ToWarden::List { from: 7 },
         ToWarden::Read { number: 1, offset: 2, len: 3, path: b"a/\xff".to_vec() },
     ]
+    .into_iter()
+    .chain(egress().into_iter().map(ToWarden::Egress))
+    .collect()
+}
+
+fn egress() -> Vec<Egress> {
+    vec![
+        Egress::Open { stream: 256, host: "a.example".into(), port: 443, credit: 8192 },
+        Egress::Opened { stream: 256, credit: 1 },
+        Egress::Failed { stream: 256, fault: EgressFault::Late, text: "why".into() },
+        Egress::Data { stream: 256, bytes: vec![0xC3, 0x4A, 0x43, 0x9B] },
+        Egress::Data { stream: 256, bytes: Vec::new() },
+        Egress::Eof { stream: 256 },
+        Egress::Reset { stream: u32::MAX },
+        Egress::Credit { stream: ALL_STREAMS, bytes: u32::MAX },
+    ]
 }
 
 fn from_warden() -> Vec<FromWarden> {
@@ -88,6 +104,9 @@ fn from_warden() -> Vec<FromWarden> {
         FromWarden::Pong { nonce: 1, stalled: 1 },
         FromWarden::Fault { text: "x".into() },
     ]
+    .into_iter()
+    .chain(egress().into_iter().map(FromWarden::Egress))
+    .collect()
 }
 
 #[test]
@@ -131,23 +150,56 @@ fn the_spec_round_trips() {
         drop_output: true,
         tripwire: true,
         output_limit: 1 << 30,
+        secrets: vec![Secret { name: "TOKEN".into(), value: b"\xffhunter2".to_vec(), file: true }],
         cut_output: true,
-        collect: Some(Collect { root: "/workspace".into(), rules: vec!["**/*.xml".into()] }),
+        collect: None,
+        egress_connections: 0,
     };
     let mut bytes = Vec::new();
     spec.encode(&mut bytes);
     assert_eq!(CellSpec::decode(&bytes), Ok(spec.clone()));
-    // Without its parts it is a spec too: the one that wardens of before take.
-    let plain = CellSpec { collect: None, ..spec };
-    let mut without = Vec::new();
-    plain.encode(&mut without);
-    assert!(bytes.starts_with(&without));
-    assert_eq!(CellSpec::decode(&without), Ok(plain));
-    for cut in (0..bytes.len()).filter(|cut| *cut != without.len()) {
+    // Its parts are behind what is always there.
+    let mut always = Vec::new();
+    CellSpec { secrets: Vec::new(), ..spec.clone() }.encode(&mut always);
+    assert!(bytes.starts_with(&always));
+    for cut in 0..bytes.len() {
+        assert_eq!(CellSpec::decode(&bytes[..cut]).is_ok(), cut == always.len());
+    }
+    let secret = format!("{spec:?}");
+    assert!(secret.contains("TOKEN") && !secret.contains("hunter2") && !secret.contains("104, 117"), "{secret}");
+    for unknown in [&[9, 0, 0, 0, 0][..], &bytes[always.len()..]] {
+        let bytes = [&bytes[..], unknown].concat();
+        assert!(CellSpec::decode(&bytes).is_err(), "{unknown:?}");
+    }
+
+    // And one more, only where there is something to say.
+    let plain = bytes.len();
+    let spec = CellSpec { egress_connections: 256, ..spec };
+    bytes.clear();
+    spec.encode(&mut bytes);
+    assert_eq!(CellSpec::decode(&bytes), Ok(spec));
+    for cut in plain + 1..bytes.len() {
         assert!(CellSpec::decode(&bytes[..cut]).is_err());
     }
-    for part in [&[9, 0, 0, 0, 0][..], &bytes[without.len()..]] {
-        assert!(CellSpec::decode(&[&bytes, part].concat()).is_err(), "unknown, or twice");
+    // The first of them.
+    let collect = Some(Collect { root: "/workspace".into(), rules: vec!["**/*.xml".into()] });
+    let spec = CellSpec { collect, ..CellSpec::decode(&bytes).expect("reads back") };
+    bytes.clear();
+    spec.encode(&mut bytes);
+    assert_eq!(CellSpec::decode(&bytes), Ok(spec));
+}
+
+#[test]
+fn a_piece_is_the_same_frame_by_either_way() {
+    for from_warden in [false, true] {
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        let message = Egress::Data { stream: 7, bytes: vec![3; EGRESS_PIECE] };
+        match from_warden {
+            true => FromWarden::Egress(message).encode(5, 0, &mut one),
+            false => ToWarden::Egress(message).encode(5, &mut one),
+        }
+        egress_data(from_warden, 7, &vec![3; EGRESS_PIECE], 5, seal, &mut other);
+        assert_eq!(one, other);
     }
 }
 
@@ -214,7 +266,7 @@ fn random_payloads_are_answered_without_a_panic() {
     let mut dice = Dice(42);
     for _ in 0..20_000 {
         let payload: Vec<u8> = (0..dice.roll(60)).map(|_| dice.roll(256) as u8).collect();
-        let frame = Frame { kind: dice.roll(80) as u8, channel: 0, epoch: 0, seq: 0, payload: &payload };
+        let frame = Frame { kind: dice.roll(100) as u8, channel: 0, epoch: 0, seq: 0, payload: &payload };
         let _ = (ToWarden::decode(&frame), FromWarden::decode(&frame), CellSpec::decode(&payload));
     }
 }

@@ -13,14 +13,16 @@ mod tests;
 
 pub use live::{LivePolicy, Looked};
 
+use crate::job::egress::{EgressRule, uncovered};
 use crate::job::{
-    ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Seccomp, Source, WORKDIR,
+    ByteSize, Clamp, JobSpec, LIMITS, Limit, NetworkMode, PolicyRefusal, Program, Pull, Seccomp, SecretSource, Source,
+    WORKDIR,
 };
 use pattern::{Argv, Glob, ImagePattern, has_digest, may_be_id};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What a job that no rule matches is judged by.
 const NO_RULE: &str = "default";
@@ -63,13 +65,18 @@ enum Then {
 struct Allowances {
     images: Option<Vec<ImagePattern>>,
     digest_required: bool,
+    pulls: Option<Vec<Pull>>,
     presets: Option<Vec<Glob>>,
     oci_runtimes: Option<Vec<String>>,
     /// Without a word only `none`: a way out of the cell is opened by an operator.
     networks: Option<Vec<NetworkMode>>,
+    /// Without a word nothing.
+    egress: Option<Vec<EgressRule>>,
     uids: Option<(u32, u32)>,
     programs: Option<Vec<Allowed>>,
     env: Option<Vec<Glob>>,
+    /// Secrets of the agent, by name.
+    secrets: Option<Vec<Glob>>,
     limits: BTreeMap<&'static str, Maximum>,
 }
 
@@ -116,6 +123,10 @@ pub struct Facts<'a> {
     pub submitter: Option<&'a str>,
     /// The image that it would run in: its own, or its preset's.
     pub image: &'a str,
+    /// Secrets that the agent has, by name.
+    pub secrets: &'a BTreeSet<String>,
+    /// When a registry is asked for the image of a job that does not say.
+    pub pull: Pull,
     /// The OCI runtime of cells here; empty for the engine's own.
     pub oci_runtime: &'a str,
     /// First and last user id of cells here.
@@ -262,9 +273,12 @@ impl Policy {
         };
         let mut checks = Checks(Vec::new());
         allow.source(spec, facts, &mut checks);
+        allow.pull(spec, facts, &mut checks);
         allow.place(spec, facts, &mut checks);
+        allow.egress(spec, facts, &mut checks);
         filter(spec, facts, &mut checks);
         allow.program(spec, &mut checks);
+        allow.secrets(spec, facts, &mut checks);
         let given = allow.limits(spec, facts, &mut checks);
         let refused = checks.0.iter().any(|check| matches!(check.outcome, Outcome::Refused { .. }));
         Judgement { rule: name, checks: checks.0, given: Some(given).filter(|_| !refused) }
@@ -356,6 +370,15 @@ impl Allowances {
         }
     }
 
+    /// When a registry may be asked.
+    fn pull(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+        let Some(pulls) = &self.pulls else { return };
+        let pull = spec.pull().unwrap_or(facts.pull).name();
+        let names: Vec<&str> = pulls.iter().map(|pull| pull.name()).collect();
+        let why = || ("pull_not_allowed", format!("`pull: {pull}` is not on the list; {}", all(Some(&names))));
+        checks.item("pull", pull, listed(Some(&names), "pulls", |name| **name == *pull).ok_or_else(why));
+    }
+
     /// What is the host's, and what the cell may reach.
     fn place(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
         let runtime = if facts.oci_runtime.is_empty() { "default" } else { facts.oci_runtime };
@@ -390,6 +413,28 @@ impl Allowances {
         checks.item("network", network.name(), allowed.ok_or_else(why));
     }
 
+    /// What it asks to reach by its proxy: each of its rules has to lie within those of the operator.
+    fn egress(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+        let asked = spec.egress();
+        let allowed = self.egress.as_deref().unwrap_or_default();
+        for (at, rule) in asked.allow.iter().enumerate() {
+            let shown = rule.to_string();
+            let judged = match uncovered(rule, allowed) {
+                None => Ok("egress".to_owned()),
+                Some(port) => {
+                    let why = format!("`{shown}` is not within the list (port {port}); {}", all(Some(allowed)));
+                    Err(("egress_not_allowed", why))
+                }
+            };
+            checks.item(&format!("egress.allow[{at}]"), &shown, judged);
+        }
+        if !asked.is_none() && Seccomp::in_force(spec.seccomp(), facts.filter.least) == Ok(Seccomp::Offline) {
+            let why =
+                "every job here has profile `offline`, under which nothing can connect to a proxy; leave `egress` out";
+            checks.item("egress", "given", Err(("egress_not_offered", why.to_owned())));
+        }
+    }
+
     fn program(&self, spec: &JobSpec, checks: &mut Checks) {
         let stdin = spec.stdin().is_some();
         match spec.program() {
@@ -419,7 +464,8 @@ impl Allowances {
         // What a program does depends on its variables: a list of programs without one of variables allows none.
         let nothing = [];
         let env = self.env.as_deref().or(self.programs.is_some().then_some(&nothing));
-        let names: Vec<&str> = spec.env().keys().map(String::as_str).collect();
+        // A secret is one too.
+        let names: Vec<&str> = spec.env().keys().chain(spec.secrets().keys()).map(String::as_str).collect();
         let bad: Vec<&str> =
             names.iter().copied().filter(|name| listed(env, "env", |glob| glob.matches(name)).is_none()).collect();
         if !names.is_empty() {
@@ -431,6 +477,24 @@ impl Allowances {
                     _ => Err(("env_not_allowed", format!("not on the list: {}; {}", bad.join(", "), all(env)))),
                 },
             );
+        }
+    }
+
+    /// Those that it asks the agent for. What comes with a job is its owner's.
+    fn secrets(&self, spec: &JobSpec, facts: &Facts<'_>, checks: &mut Checks) {
+        for (name, ask) in spec.secrets() {
+            let SecretSource::Named(from) = &ask.source else { continue };
+            let list = self.secrets.as_deref();
+            let allowed = match listed(list, "secrets", |glob| glob.matches(from)) {
+                // Whoever may not have it does not learn whether it is there.
+                None => Err(("secret_not_allowed", format!("secret `{from}` is not on the list; {}", all(list)))),
+                Some(_) if !facts.secrets.contains(from) => Err((
+                    "secret_unknown",
+                    format!("the agent has no secret `{from}`; its settings name them under `secrets`"),
+                )),
+                Some(why) => Ok(why),
+            };
+            checks.item(&format!("secrets.{name}"), from, allowed);
         }
     }
 

@@ -2,7 +2,8 @@
 
 use super::pattern::{Argv, Glob, ImagePattern};
 use super::{Allowances, Allowed, Maximum, NO_RULE, Over, Policy, Rule, Runs, Then, When};
-use crate::job::{Fields, LIMITS, Limit, NetworkMode, Problems, shown, suggestion, type_name};
+use crate::job::egress::EgressRule;
+use crate::job::{Fields, LIMITS, Limit, NetworkMode, Problems, Pull, shown, suggestion, type_name};
 use serde_json::{Map, Value};
 
 /// The version of the document.
@@ -195,6 +196,12 @@ fn allowances(path: &str, map: &Map<String, Value>, base: &Allowances, p: &mut P
         Some(Value::String(text)) if text == "optional" => allow.digest_required = false,
         Some(_) => p.add(fields.path("image_digest"), "is no word that is known", "write required or optional"),
     }
+    let pull = |text: &str| {
+        Pull::named(text).ok_or_else(|| format!("is no way to get an image; there are {}", Pull::NAMES.join(", ")))
+    };
+    if let Some(pulls) = listed(&mut fields, "pulls", p, pull) {
+        allow.pulls = Some(pulls);
+    }
     if let Some(presets) = listed(&mut fields, "presets", p, glob) {
         allow.presets = Some(presets);
     }
@@ -209,6 +216,9 @@ fn allowances(path: &str, map: &Map<String, Value>, base: &Allowances, p: &mut P
     if let Some(networks) = listed(&mut fields, "networks", p, network) {
         allow.networks = Some(networks);
     }
+    if let Some(egress) = listed(&mut fields, "egress", p, EgressRule::read) {
+        allow.egress = Some(egress);
+    }
     let uids_path = fields.path("uids");
     if let Some(map) = fields.map("uids", p) {
         allow.uids = uids(&uids_path, map, p);
@@ -220,6 +230,9 @@ fn allowances(path: &str, map: &Map<String, Value>, base: &Allowances, p: &mut P
     }
     if let Some(env) = listed(&mut fields, "env", p, glob) {
         allow.env = Some(env);
+    }
+    if let Some(secrets) = listed(&mut fields, "secrets", p, glob) {
+        allow.secrets = Some(secrets);
     }
     let limits_path = fields.path("limits");
     for (key, value) in fields.map("limits", p).into_iter().flatten() {

@@ -1,7 +1,7 @@
 //! What is judged how; and for any policy and any job: nothing above a maximum is given, and what is given is allowed.
 
 use super::*;
-use crate::job::{Limit, SpecRules};
+use crate::job::{Limit, Pull, SpecRules};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -19,10 +19,14 @@ const DEFAULTS: Defaults =
     Defaults { disk: ByteSize::from_mib(256), inodes: 262_144, output: ByteSize::from_mib(1024), nofile: 4096 };
 
 fn facts<'a>() -> Facts<'a> {
+    static SECRETS: std::sync::LazyLock<std::collections::BTreeSet<String>> =
+        std::sync::LazyLock::new(|| ["deploy-token".to_owned(), "db".to_owned()].into());
     Facts {
+        secrets: &SECRETS,
         backend: "main",
         submitter: None,
         image: "jobcell/bash:1",
+        pull: Pull::IfAbsent,
         oci_runtime: "",
         uids: (200_000, 209_999),
         defaults: DEFAULTS,
@@ -43,6 +47,30 @@ fn a_rule_for_a_key_is_for_jobs_that_were_submitted_with_it_only() {
     assert_eq!([Some("ops"), Some("ci-7")].map(rule), ["ours", "ours"]);
     // A job of before keys had names, or of a server that does not say, is nobody's.
     assert_eq!([Some("ops2"), Some("ci"), Some(""), None].map(rule), ["default"; 4]);
+}
+
+#[test]
+fn what_a_job_may_reach_lies_within_what_the_operator_names() {
+    let mut wants = job();
+    wants["egress"] = json!({"allow": ["pypi.org:443", "a.example.com:80,443", "10.1.2.3:5432"]});
+    let allow = |list: &str| format!("{{version: 1, allow: {{egress: {list}}}}}");
+    let refused = "egress_not_allowed";
+    assert_eq!(codes("{version: 1}", &wants), [refused; 3], "nothing by default");
+    assert_eq!(codes(&allow("['pypi.org:443', '*.example.com:443', '0.0.0.0/0:5432']"), &wants), [refused; 2]);
+    let all = allow("['*:80,443', '10.1.0.0/16:5000-6000']");
+    assert!(codes(&all, &wants).is_empty());
+    let offline = Facts { filter: Filter { least: Seccomp::Offline, ..Filter::default() }, ..facts() };
+    assert_eq!(codes_with(&all, &wants, &offline), ["egress_not_offered"]);
+    // A rule puts its own list in place of the one at the top.
+    let ruled = format!(
+        "{}, rules: [{{name: r, when: {{backends: [main]}}, allow: {{egress: []}}}}]}}",
+        all.strip_suffix('}').expect("a map")
+    );
+    assert_eq!(codes(&ruled, &wants), [refused; 3]);
+    let problems = Policy::read(&allow("['010.0.0.1:443', 'https://x']")).expect_err("no rules");
+    let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    assert!(told[0].starts_with("allow.egress[0]: ") && told[0].contains("octal"), "{told:?}");
+    assert!(told[1].starts_with("allow.egress[1]: ") && told[1].contains("URL"), "{told:?}");
 }
 
 fn codes(policy: &str, job: &Value) -> Vec<String> {
@@ -95,6 +123,12 @@ fn each_list_allows_what_is_on_it() {
         assert_eq!(codes_with(&policy, &job(), &bad), [code], "{policy}");
     }
     assert_eq!(codes("{version: 1, allow: {presets: [python]}}", &job()), ["preset_not_allowed"]);
+    // What a job does not say is the settings'.
+    let always = json!({"preset": "bash", "script": "true", "pull": "always"});
+    let policy = "{version: 1, allow: {pulls: [never, if_absent]}}";
+    assert_eq!((codes(policy, &job()), codes(policy, &always)), (NONE.into(), vec!["pull_not_allowed".to_owned()]));
+    let eager = Facts { pull: Pull::Always, ..facts() };
+    assert_eq!(codes_with(policy, &job(), &eager), ["pull_not_allowed"]);
     assert_eq!(codes("{version: 1, allow: {networks: []}}", &job()), ["network_not_allowed"]);
 }
 

@@ -397,9 +397,12 @@ impl<'a> Stage<'a> {
             drain_timeout: Duration::from_secs(30),
             reconnect: Duration::from_secs(30),
             keep: None,
+            output_share: ByteSize::from_mib(32),
             gate: crate::admission::Gate::default(),
+            secrets: crate::secrets::Providers::default(),
             disk: (std::path::PathBuf::new(), ByteSize::new(0)),
             sweep: SWEEP,
+            outside: crate::egress::Outside::default(),
         };
         let backend: Arc<dyn Backend> = Arc::new(Flaky::new(&self.server, &node.wire));
         let (drain, force) = (CancellationToken::new(), CancellationToken::new());

@@ -168,6 +168,7 @@ fn report(attempt: AttemptId, log: LogTotals) -> Report {
         usage: None,
         receipt: Vec::new(),
         given: std::collections::BTreeMap::new(),
+        image: None,
         log,
         results: crate::job::Results::default(),
     }

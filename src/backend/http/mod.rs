@@ -10,9 +10,7 @@ mod uplink;
 
 use super::{Announcement, Answer, Ask, Backend, BackendError, Grant, Load, Order};
 use crate::blobs::BlobStore;
-use crate::job::{
-    Artifacts, AttemptId, JobSpec, JobStep, LeaseToken, Millis, Phase, Progress, Report, SpecRules, UnixMillis,
-};
+use crate::job::{Artifacts, AttemptId, JobSpec, JobStep, LeaseToken, Millis, Phase, Progress, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::net::{Breaker, Retry};
 use crate::protocol::agent::{
@@ -235,11 +233,11 @@ impl Http {
     async fn grants(&self, claims: Vec<Claimed>, since: Instant) -> Vec<Grant> {
         let mut grants = Vec::with_capacity(claims.len());
         for claim in claims {
-            match JobSpec::check(&claim.spec, &SpecRules::default()) {
+            match JobSpec::check_stored(&claim.spec) {
                 Ok(spec) => grants.push(Grant {
                     attempt: claim.attempt,
                     token: claim.token,
-                    spec,
+                    spec: spec.with_secrets(claim.secrets),
                     submitter: claim.submitter,
                     since,
                 }),

@@ -1,5 +1,6 @@
 //! `jobcell job exec`: a command becomes a job, with what is on standard input, and is followed to its end. Ctrl-C cancels it.
 
+use super::secrets::{self, SecretArgs};
 use super::stay::{Limit, Until, see};
 use crate::cli::client::Client;
 use crate::cli::{Failure, Global, exit};
@@ -24,6 +25,8 @@ pub(in crate::cli) struct ExecArgs {
     /// A variable of the job; may be given several times
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
+    #[command(flatten)]
+    secrets: SecretArgs,
     /// Its working directory
     #[arg(long, value_name = "PATH")]
     workdir: Option<String>,
@@ -42,6 +45,9 @@ pub(in crate::cli) struct ExecArgs {
     /// A label of the job; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     label: Vec<(String, String)>,
+    /// A place that the job may reach, such as pypi.org:443; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<String>,
     /// Give the job nothing to read, whatever is on standard input
     #[arg(short, long)]
     no_stdin: bool,
@@ -84,19 +90,23 @@ impl ExecArgs {
             ("timeout", self.time_limit.as_ref().map(|time| json!(time))),
             ("resources", (!resources.is_empty()).then_some(Value::Object(resources))),
             ("labels", map(&self.label)),
+            ("egress", (!self.allow.is_empty()).then(|| json!({"allow": self.allow}))),
         ];
         Value::Object(parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect())
     }
 }
 
 pub(in crate::cli) async fn run(args: ExecArgs, global: &Global) -> Result<u8, Failure> {
+    let given = args.secrets.read()?;
     let client = Client::new(global)?;
-    let stdin = match args.no_stdin || std::io::stdin().is_terminal() {
+    let stdin = match args.no_stdin || args.secrets.reads_stdin() || std::io::stdin().is_terminal() {
         true => None,
         false => read_stdin(global).await?,
     };
     let limit = Limit::begin(args.timeout);
-    let job = client.submit(&args.spec(stdin.as_deref())).await?;
+    let mut spec = args.spec(stdin.as_deref());
+    secrets::put(&mut spec, &given);
+    let job = client.submit(&spec).await?;
     let id = job["id"].as_str().unwrap_or_default().to_owned();
     tokio::select! {
         code = see(&client, job, (Until::Followed, limit), global) => code,

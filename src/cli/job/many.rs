@@ -13,7 +13,7 @@ use std::path::Path;
 #[derive(Debug, PartialEq)]
 pub(super) struct Document {
     place: String,
-    spec: Value,
+    pub(super) spec: Value,
 }
 
 /// True for a file with more than one spec. One that cannot be read counts as one: the API says what is wrong with it.

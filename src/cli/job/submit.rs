@@ -1,7 +1,9 @@
 //! `jobcell job submit` and `job retry`: a job is taken in, and then watched to its end if that is wanted.
 
+use super::allow;
 use super::many::{self, Document};
 use super::read_file;
+use super::secrets::{self, SecretArgs};
 use super::stay::{Until, UntilArgs, see};
 use crate::cli::client::Client;
 use crate::cli::{Failure, Global};
@@ -22,24 +24,50 @@ pub(in crate::cli) struct SubmitArgs {
     /// Two submissions of equal specs are one job
     #[arg(long, conflicts_with = "idempotency_key")]
     dedupe: bool,
+    #[command(flatten)]
+    secrets: SecretArgs,
     /// Of several, take in those that can be; else it is all or none
     #[arg(long)]
     partial: bool,
+    /// A place that the jobs may reach, beside those of their specs, such as pypi.org:443; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<String>,
 }
 
 pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure> {
     let (until, limit) = args.until.read()?;
+    if args.secrets.reads_stdin() && args.files.iter().any(|file| file.as_os_str() == "-") {
+        return Err(Failure::usage("standard input is read for a spec and for a secret; put one of them into a file"));
+    }
+    let given = args.secrets.read()?;
     let mut texts = Vec::with_capacity(args.files.len());
     for file in &args.files {
         texts.push((file.display().to_string(), read_file(file)?));
     }
     // One document goes as it is: the API reads it, and says what is wrong with it.
-    if let [(name, text)] = &texts[..]
+    if args.secrets.is_empty()
+        && args.allow.is_empty()
+        && let [(name, text)] = &texts[..]
         && !args.partial
         && !many::has_several(name, text)
     {
         let client = Client::new(global)?;
         let job = client.submit_yaml(text.clone(), args.idempotency_key.as_deref(), args.dedupe).await?;
+        return see(&client, job, (until, limit), global).await;
+    }
+    let mut documents: Vec<Document> = Vec::new();
+    for (name, text) in &texts {
+        documents.extend(many::documents(name, text)?);
+    }
+    for document in &mut documents {
+        secrets::put(&mut document.spec, &given);
+        allow::add(&mut document.spec, &args.allow);
+    }
+    if let [document] = &documents[..]
+        && !args.partial
+    {
+        let client = Client::new(global)?;
+        let job = client.submit_keyed(&document.spec, args.idempotency_key.as_deref(), args.dedupe).await?;
         return see(&client, job, (until, limit), global).await;
     }
     if until == Until::Followed {
@@ -49,10 +77,6 @@ pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure
         return Err(Failure::usage(
             "--idempotency-key is for one job; give each spec a key of its own, or use --dedupe",
         ));
-    }
-    let mut documents: Vec<Document> = Vec::new();
-    for (name, text) in &texts {
-        documents.extend(many::documents(name, text)?);
     }
     let client = Client::new(global)?;
     let wait = (until == Until::Ended).then_some(limit);

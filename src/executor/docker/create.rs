@@ -6,8 +6,9 @@
 
 use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
-use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp};
-use crate::protocol::wire::{CellSpec, Collect, Expect, OUTPUT_FILE, PROGRESS_FILE, Rlimit};
+use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp, UsedImage};
+use crate::job::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST};
+use crate::protocol::wire::{self, CellSpec, Collect, Expect, OUTPUT_FILE, PROGRESS_FILE, Rlimit, SECRETS_DIR};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
     MountVolumeOptions,
@@ -17,16 +18,31 @@ use std::collections::HashMap;
 /// Behind it, in the warden's arguments, is whose cell it is.
 pub(super) const OWNER_ARGUMENT: &str = "--owner";
 
+/// What a cell was made of.
+const IMAGE_LABEL: &str = "jobcell.image";
+const IMAGE_ID_LABEL: &str = "jobcell.image.id";
+const IMAGE_DIGEST_LABEL: &str = "jobcell.image.digest";
+const IMAGE_PULLED_LABEL: &str = "jobcell.image.pulled";
+
 /// What the warden needs beside the job: its ring, and its own pages.
 const WARDEN_RESERVE: ByteSize = ByteSize::from_mib(8);
 /// /dev/shm: for what programs share, not for files.
 const SHM: ByteSize = ByteSize::from_mib(16);
 const SHM_INODES: u64 = 4096;
+/// Where secrets are that are files: as much as they can be, in whole pages. Within the reserve.
+const SECRETS_ROOM: ByteSize = ByteSize::new((SECRETS_BYTES + SECRET_FILES_MOST * PAGE as usize) as u64);
+const SECRETS_INODES: u64 = SECRET_FILES_MOST as u64 + 1;
+// What is promised to users is what wardens hold to.
+const _: () = assert!(
+    SECRET_MIN == wire::SECRET_MIN && SECRETS_BYTES == wire::SECRETS_BYTES && SECRETS_MOST == wire::SECRETS_MOST
+);
 /// The warden itself, and what the engine starts beside it for a moment.
 const WARDEN_PIDS: u32 = 4;
 const PAGE: u64 = 4096;
 /// Where a job works, and leaves what is to be kept.
 const WORKSPACE: &str = "/workspace";
+/// A job's share of the processors is counted anew so often, microseconds; the kernel's usual time.
+const CPU_PERIOD_US: i64 = 100_000;
 /// Where the script lies in the cell.
 const SCRIPT_PATH: &str = "/workspace/.jobcell-script";
 /// A warden that never gets a commit ends by itself after this.
@@ -53,6 +69,8 @@ pub struct Shape {
     pub nofile: u64,
     /// Output of a job that does not say.
     pub output: ByteSize,
+    /// Connections at a time of a job that may go out.
+    pub egress_connections: u16,
 }
 
 impl Shape {
@@ -72,9 +90,19 @@ pub(super) struct Plan {
 }
 
 /// Plans the cell of `order` under `profile` for user `uid`.
-pub(super) fn plan(order: &CellOrder, shape: &Shape, profile: Seccomp, uid: u32, owner: &OwnerId) -> Plan {
+pub(super) fn plan(
+    order: &CellOrder,
+    image: Option<&UsedImage>,
+    shape: &Shape,
+    profile: Seccomp,
+    uid: u32,
+    owner: &OwnerId,
+) -> Plan {
     let limits = limits(order, shape);
     let mut container = container(order, shape, uid, owner, limits);
+    if let Some(image) = image {
+        of_image(&mut container, image);
+    }
     if let Some(host) = &mut container.host_config {
         let filter = format!("seccomp={}", shape.seccomp.text(profile));
         host.security_opt = Some(vec!["no-new-privileges".to_owned(), filter]);
@@ -86,6 +114,28 @@ pub(super) fn plan(order: &CellOrder, shape: &Shape, profile: Seccomp, uid: u32,
     // It was asked for by name, so a kernel that answers calls by itself has to show it too.
     cell_spec.expect.extend(own_calls(profile));
     Plan { container, cell_spec }
+}
+
+/// Made of the image that was looked at, whatever its name stands for by now; with what a later process has to know of it.
+fn of_image(container: &mut ContainerCreateBody, image: &UsedImage) {
+    container.image = Some(image.id.clone());
+    let labels = container.labels.get_or_insert_default();
+    labels.insert(IMAGE_LABEL.to_owned(), image.reference.clone());
+    labels.insert(IMAGE_ID_LABEL.to_owned(), image.id.clone());
+    labels.insert(IMAGE_PULLED_LABEL.to_owned(), image.pulled.to_string());
+    if let Some(digest) = &image.digest {
+        labels.insert(IMAGE_DIGEST_LABEL.to_owned(), digest.clone());
+    }
+}
+
+/// What the labels say that a cell was made of.
+pub(super) fn image_of(labels: &HashMap<String, String>) -> Option<UsedImage> {
+    Some(UsedImage {
+        reference: labels.get(IMAGE_LABEL)?.clone(),
+        id: labels.get(IMAGE_ID_LABEL)?.clone(),
+        digest: labels.get(IMAGE_DIGEST_LABEL).cloned(),
+        pulled: labels.get(IMAGE_PULLED_LABEL).is_some_and(|pulled| pulled == "true"),
+    })
 }
 
 /// What binds this cell.
@@ -121,11 +171,16 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let host = HostConfig {
         // Only what a job builds in its workspace may be executed; /tmp takes data.
-        tmpfs: Some(HashMap::from([
-            ("/tmp".to_owned(), tmpfs(shape.tmp_size, shape.tmp_inodes, "noexec")),
-            ("/workspace".to_owned(), tmpfs(limits.disk, limits.inodes, "exec")),
-            ("/dev/shm".to_owned(), tmpfs(SHM, SHM_INODES, "noexec")),
-        ])),
+        tmpfs: Some(
+            [
+                ("/tmp".to_owned(), tmpfs(shape.tmp_size, shape.tmp_inodes, "noexec")),
+                ("/workspace".to_owned(), tmpfs(limits.disk, limits.inodes, "exec")),
+                ("/dev/shm".to_owned(), tmpfs(SHM, SHM_INODES, "noexec")),
+            ]
+            .into_iter()
+            .chain(secrets_room(order).map(|place| (place.to_owned(), tmpfs(SECRETS_ROOM, SECRETS_INODES, "noexec"))))
+            .collect(),
+        ),
         readonly_rootfs: Some(true),
         cap_drop: Some(vec!["ALL".to_owned()]),
         privileged: Some(false),
@@ -136,7 +191,9 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         cgroupns_mode: Some(HostConfigCgroupnsModeEnum::PRIVATE),
         memory: Some(signed(limits.memory)),
         memory_swap: Some(signed(limits.memory)),
-        nano_cpus: Some(i64::from(limits.cpu_milli) * 1_000_000),
+        // Not as a number of cores: an engine refuses more than its host has, and a job that asks for more gets all there are.
+        cpu_period: Some(CPU_PERIOD_US),
+        cpu_quota: Some(i64::from(limits.cpu_milli) * CPU_PERIOD_US / 1000),
         pids_limit: Some(i64::from(limits.pids)),
         // The engine's own log path is slow and loses output; ours is the warden's.
         log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
@@ -170,6 +227,11 @@ fn container(order: &CellOrder, shape: &Shape, uid: u32, owner: &OwnerId, limits
         host_config: Some(host),
         ..ContainerCreateBody::default()
     }
+}
+
+/// The file system for secrets, of a job that has some that are files.
+fn secrets_room(order: &CellOrder) -> Option<&'static str> {
+    order.spec.secrets().values().any(|ask| ask.file).then_some(SECRETS_DIR)
 }
 
 /// What says whose something is, and for which attempt.
@@ -251,7 +313,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         lease_ms: order.lease.as_u64(),
         rlimits: runtimes::settable(rlimits(shape, limits), &shape.oci_runtime),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
-        expect: expectations(shape, uid, limits, spec.network()),
+        expect: expectations(order, shape, uid, limits),
         silence_ms: spec.silence_timeout().map_or(0, Millis::as_u64),
         on_cancel: spec.on_cancel().map(|after| after.command.clone()).unwrap_or_default(),
         on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),
@@ -263,6 +325,8 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
             root: WORKSPACE.to_owned(),
             rules: spec.artifacts().iter().map(|rule| rule.path.clone()).collect(),
         }),
+        secrets: order.secrets.clone(),
+        egress_connections: if spec.egress().is_none() { 0 } else { shape.egress_connections },
     }
 }
 
@@ -310,7 +374,7 @@ const fn interfaces(network: NetworkMode) -> &'static str {
 }
 
 /// The isolation that the warden must find before it starts anything.
-fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -> Vec<Expect> {
+fn expectations(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Vec<Expect> {
     let none = "0000000000000000";
     let mut all = vec![
         Expect::eq("pid", "1"),
@@ -325,7 +389,7 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -
         Expect::eq("no_new_privs", "1"),
         Expect::eq("seccomp", "2"),
         Expect::eq("root_readonly", "1"),
-        Expect::eq("interfaces", interfaces(network)),
+        Expect::eq("interfaces", interfaces(order.spec.network())),
         Expect::eq("mount./tmp", "tmpfs"),
         Expect::eq("mount./workspace", "tmpfs"),
         Expect::at_most("mount./tmp.size", shape.tmp_size.as_u64()),
@@ -338,11 +402,17 @@ fn expectations(shape: &Shape, uid: u32, limits: Limits, network: NetworkMode) -
         Expect::eq("mount./dev/shm.noexec", "1"),
         Expect::at_most("memory_limit_bytes", limits.memory),
         Expect::at_most("pids_limit", u64::from(limits.pids)),
-        // The engine sets a quota for each tenth of a second.
-        Expect::at_most("cpu_quota_us", u64::from(limits.cpu_milli) * 100),
+        Expect::at_most("cpu_quota_us", u64::from(limits.cpu_milli) * CPU_PERIOD_US.unsigned_abs() / 1000),
         Expect::eq("mount./tmp.noexec", "1"),
     ];
-    for place in ["/tmp", "/workspace", "/dev/shm"] {
+    let secrets = secrets_room(order);
+    if let Some(place) = secrets {
+        all.push(Expect::eq(&format!("mount.{place}"), "tmpfs"));
+        all.push(Expect::eq(&format!("mount.{place}.noexec"), "1"));
+        all.push(Expect::at_most(&format!("mount.{place}.size"), SECRETS_ROOM.as_u64()));
+        all.push(Expect::at_most(&format!("mount.{place}.inodes"), SECRETS_INODES));
+    }
+    for place in ["/tmp", "/workspace", "/dev/shm"].into_iter().chain(secrets) {
         all.push(Expect::eq(&format!("mount.{place}.nosuid"), "1"));
         all.push(Expect::eq(&format!("mount.{place}.nodev"), "1"));
     }

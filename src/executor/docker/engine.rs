@@ -1,20 +1,26 @@
 //! The calls that are made to the engine, each with its own deadline. This list is the whole of what an operator's
 //! socket proxy has to allow.
 
+use super::images::{Found, Listed as ListedImage};
 use crate::executor::Link;
+use crate::job::ImageName;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
 use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum, NetworkCreateRequest, VolumeCreateRequest};
 use bollard::query_parameters::{
-    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, KillContainerOptionsBuilder,
-    ListContainersOptionsBuilder, ListNetworksOptionsBuilder, ListVolumesOptions, RemoveContainerOptionsBuilder,
-    RemoveVolumeOptions, UploadToContainerOptionsBuilder,
+    AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
+    KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder,
+    ListVolumesOptions, RemoveContainerOptionsBuilder, RemoveImageOptions, RemoveVolumeOptions,
+    UploadToContainerOptionsBuilder,
 };
 use bollard::{API_DEFAULT_VERSION, Docker};
-use futures_util::StreamExt;
-use std::collections::HashMap;
+use futures_util::{Stream, StreamExt};
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::time::Duration;
+
+/// How long an engine may wait for a registry's first answer without a word. Behind it is the deadline of the pull.
+const PULL_SILENCE: Duration = Duration::from_secs(24 * 3600);
 
 /// A call that failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +63,7 @@ impl EngineError {
                 text
             }
         };
-        text.chars().take(400).flat_map(|c| if c == '\n' { ' '.escape_debug() } else { c.escape_debug() }).collect()
+        bounded(&text)
     }
 
     fn status(&self) -> Option<u16> {
@@ -117,6 +123,36 @@ impl ContainerState {
         };
         format!("its container {how}{error}")
     }
+}
+
+/// Text from outside in one line, not too long.
+fn bounded(text: &str) -> String {
+    text.chars().take(400).flat_map(|c| if c == '\n' { ' '.escape_debug() } else { c.escape_debug() }).collect()
+}
+
+/// One line of what the engine says of a pull.
+#[derive(Debug)]
+pub(super) struct PullLine {
+    /// The layer, or the tag when it is of the image.
+    pub(super) layer: String,
+    pub(super) status: String,
+    pub(super) done: u64,
+    pub(super) size: u64,
+}
+
+/// A pull that failed.
+#[derive(Debug)]
+pub(super) enum PullError {
+    /// The engine said why.
+    Said {
+        /// Of its answer; `None` when that had begun already.
+        status: Option<u16>,
+        text: String,
+    },
+    /// The engine waits for the registry, and said nothing yet.
+    Silent(String),
+    /// The engine is not there any more.
+    NoEngine(String),
 }
 
 /// A container of a list.
@@ -208,6 +244,91 @@ impl Engine {
         match self.call("inspect image", self.limit, self.docker.inspect_image(image)).await {
             Ok(_) => Ok(true),
             Err(error) if error.is_missing() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The image of that name.
+    pub(super) async fn find_image(&self, name: &str) -> Result<Option<Found>, EngineError> {
+        match self.call("inspect image", self.limit, self.docker.inspect_image(name)).await {
+            Ok(image) => {
+                let digests = image.repo_digests.unwrap_or_default();
+                Ok(image.id.map(|id| Found { id, digests }))
+            }
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has the engine ask the image's registry, with what is said meanwhile. The deadline is the caller's; dropped, the engine gives up too.
+    pub(super) fn pull(
+        &self,
+        name: &ImageName,
+        login: Option<String>,
+    ) -> impl Stream<Item = Result<PullLine, PullError>> + use<> {
+        let options = CreateImageOptionsBuilder::default().from_image(&name.repository()).tag(name.version()).build();
+        let mut docker = self.docker.clone().with_timeout(PULL_SILENCE);
+        // Not by the client's own way: it writes the header in another alphabet than the engine reads, so that some passwords get lost.
+        if let Some(login) = login {
+            docker = docker.with_request_modifier(move |mut request| {
+                // Base64 is always a header's value.
+                if let Ok(login) = login.parse() {
+                    request.headers_mut().insert("x-registry-auth", login);
+                }
+                request
+            });
+        }
+        docker.create_image(Some(options), None, None).map(|line| match line {
+            Ok(line) => {
+                let (done, size) = line.progress_detail.map_or((None, None), |detail| (detail.current, detail.total));
+                let number = |number: Option<i64>| u64::try_from(number.unwrap_or_default()).unwrap_or_default();
+                Ok(PullLine {
+                    layer: line.id.unwrap_or_default(),
+                    status: line.status.unwrap_or_default(),
+                    done: number(done),
+                    size: number(size),
+                })
+            }
+            Err(Error::DockerStreamError { error }) => Err(PullError::Said { status: None, text: bounded(&error) }),
+            Err(Error::DockerResponseServerError { status_code, message }) => {
+                Err(PullError::Said { status: Some(status_code), text: bounded(&message) })
+            }
+            Err(Error::RequestTimeoutError) => {
+                Err(PullError::Silent(format!("the engine had nothing to say for {PULL_SILENCE:?}")))
+            }
+            Err(source) => Err(PullError::NoEngine(EngineError::Failed { call: "pull", source }.short())),
+        })
+    }
+
+    /// All images, everybody's.
+    pub(super) async fn list_images(&self) -> Result<Vec<ListedImage>, EngineError> {
+        let options = ListImagesOptionsBuilder::default().all(false).build();
+        let found = self.call("list images", self.limit, self.docker.list_images(Some(options))).await?;
+        // What has no name is listed under this one.
+        let named = |names: Vec<String>| names.into_iter().filter(|name| !name.contains("<none>")).collect();
+        let one = |image: bollard::models::ImageSummary| ListedImage {
+            id: image.id,
+            tags: named(image.repo_tags),
+            digests: named(image.repo_digests),
+            size: u64::try_from(image.size).unwrap_or_default(),
+        };
+        Ok(found.into_iter().map(one).collect())
+    }
+
+    /// Ids of images that containers have, everybody's, running or not.
+    pub(super) async fn images_in_use(&self) -> Result<HashSet<String>, EngineError> {
+        let options = ListContainersOptionsBuilder::default().all(true).build();
+        let found = self.call("list", self.limit, self.docker.list_containers(Some(options))).await?;
+        Ok(found.into_iter().filter_map(|container| container.image_id).collect())
+    }
+
+    /// Takes a name from an image, and removes the image with its last one; the engine refuses while a container has it. One that is gone
+    /// counts as done.
+    pub(super) async fn remove_image(&self, name: &str) -> Result<(), EngineError> {
+        let removed = self.docker.remove_image(name, None::<RemoveImageOptions>, None);
+        match self.call("remove image", self.limit, removed).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_missing() => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -6,6 +6,7 @@
 
 mod create;
 mod engine;
+mod images;
 mod leftovers;
 mod network;
 mod probe;
@@ -18,17 +19,19 @@ mod volume;
 
 pub use create::Shape;
 pub use engine::{Engine, EngineError};
+pub use images::{Bounds, ImageSettings, Images, Judged, Ledger, Logins};
 pub use leftovers::{Kind, Leftover, Scope, find as find_leftovers, remove as remove_leftover};
 pub use probe::{EngineFacts, probe};
 pub use profiles::Profiles;
 pub use runtimes::answers_calls_itself;
 pub use volume::{WARDEN, warden_build};
 
-use super::{Cell, CellOrder, Executor, Link, NoCell, Present, Seen};
+use super::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
 use crate::job::{Cause, OwnerId};
 use crate::protocol::wire;
 use bollard::models::ContainerCreateBody;
 use engine::Listed;
+use images::Failure;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -68,13 +71,21 @@ struct Inner {
     networks: Mutex<HashSet<String>>,
     /// Shims that the last look has found to be left over, by the names under which it told them.
     shims: Mutex<HashMap<String, shims::Shim>>,
+    images: Images,
     volume: volume::WardenVolume,
     removals: sweep::Removals,
 }
 
 impl DockerExecutor {
     /// An executor on `engine`. `stop` ends the background removals; what is left then is found by the next start's sweep.
-    pub fn new(engine: Engine, settings: DockerSettings, owner: OwnerId, stop: CancellationToken) -> Self {
+    pub fn new(
+        engine: Engine,
+        settings: DockerSettings,
+        images: Images,
+        owner: OwnerId,
+        stop: CancellationToken,
+    ) -> Self {
+        images.look_after(stop.clone());
         let removals = sweep::Removals::spawn(engine.clone(), stop);
         Self {
             inner: Arc::new(Inner {
@@ -83,6 +94,7 @@ impl DockerExecutor {
                 found: Mutex::default(),
                 networks: Mutex::default(),
                 shims: Mutex::default(),
+                images,
                 volume: volume::WardenVolume::new(engine.clone(), owner.clone()),
                 engine,
                 settings,
@@ -110,7 +122,15 @@ impl Executor for DockerExecutor {
         self.inner.engine.ping().await.map_err(|error| error.short())
     }
 
-    async fn acquire(&self, order: &CellOrder) -> Result<(DockerCell, Link), NoCell> {
+    async fn prepare(&self, order: &CellOrder, tell: Tell<'_>) -> Result<Prepared, NoCell> {
+        match self.inner.images.ensure(&order.image, order.spec.pull(), tell).await {
+            Ok(ready) => Ok(Prepared { image: Some(ready.used.clone()), hold: Some(Box::new(ready)) }),
+            Err(Failure::NoEngine(reason)) => Err(NoCell::Unavailable(format!("image: {reason}"))),
+            Err(failure) => Err(NoCell::Failed(failure.cause(&order.image))),
+        }
+    }
+
+    async fn acquire(&self, order: &CellOrder, prepared: &Prepared) -> Result<(DockerCell, Link), NoCell> {
         let inner = &self.inner;
         let shape = &inner.settings.shape;
         let profile = shape.seccomp.in_force(order.spec.seccomp()).map_err(NoCell::Failed)?;
@@ -120,7 +140,7 @@ impl Executor for DockerExecutor {
             )
         })?;
         let name = order.attempt.cell_name(&inner.owner);
-        let plan = create::plan(order, shape, profile, uid.number(), &inner.owner);
+        let plan = create::plan(order, prepared.image.as_ref(), shape, profile, uid.number(), &inner.owner);
         let cell = DockerCell { inner: Arc::clone(inner), id: name.clone(), spec: plan.cell_spec, _uid: uid };
         let network = create::network_of(order, &inner.owner);
         if let Some(network) = &network {
@@ -161,7 +181,7 @@ impl Executor for DockerExecutor {
         let shape = &inner.settings.shape;
         // It has its filter, and its warden has looked at it: what the settings want by now is for cells to come.
         let profile = order.spec.seccomp().unwrap_or_default();
-        let spec = create::plan(order, shape, profile, uid.number(), &inner.owner).cell_spec;
+        let spec = create::plan(order, None, shape, profile, uid.number(), &inner.owner).cell_spec;
         Ok(DockerCell { inner: Arc::clone(inner), id: name, spec, _uid: uid })
     }
 
@@ -179,10 +199,10 @@ impl DockerExecutor {
         cell: DockerCell,
     ) -> Result<(DockerCell, Link), NoCell> {
         let (inner, name) = (&self.inner, cell.id.clone());
+        let image = container.image.as_deref().unwrap_or(&order.image);
         // A second try is for one thing only: the warden's volume was removed by hand since it was made sure of.
         for last in [false, true] {
-            let volume =
-                inner.volume.ensure(&order.image).await.map_err(|error| failed("volume", &order.image, &error))?;
+            let volume = inner.volume.ensure(image).await.map_err(|error| failed("volume", &order.image, &error))?;
             let body = container.clone();
             if let Err(error) = inner.engine.create(&name, create::with_volume(body, &volume)).await {
                 // No answer is not a no.
@@ -225,8 +245,14 @@ impl Inner {
         let left = shims::left(&self.engine, &self.owner).await.map_err(|error| error.short())?;
         let named = left.into_iter().map(|shim| (shim.to_string(), shim));
         let named: HashMap<String, shims::Shim> = named.collect();
-        let present =
-            |name: &String| Present { name: name.clone(), attempt: None, cell: false, running: false, busy: false };
+        let present = |name: &String| Present {
+            name: name.clone(),
+            attempt: None,
+            cell: false,
+            running: false,
+            busy: false,
+            image: None,
+        };
         let present = named.keys().map(present).collect();
         *self.shims.lock().unwrap_or_else(PoisonError::into_inner) = named;
         Ok(present)
@@ -305,7 +331,7 @@ impl Inner {
         let left = listed.into_iter().filter(|(name, _)| !has_cell(name));
         let present = |(name, labels): (String, HashMap<String, String>)| {
             let busy = self.removals.has(&name);
-            Present { attempt: sweep::attempt(&labels), name, cell: false, running: false, busy }
+            Present { attempt: sweep::attempt(&labels), name, cell: false, running: false, busy, image: None }
         };
         Ok(left.map(present).collect())
     }
@@ -322,7 +348,7 @@ async fn start(cell: &DockerCell) -> Result<Link, (&'static str, EngineError)> {
 
 fn failed(step: &str, image: &str, error: &EngineError) -> NoCell {
     if error.is_missing_image() {
-        NoCell::Failed(Cause::ImageMissing { image: image.to_owned(), reason: error.short() })
+        NoCell::Vanished(Cause::ImageMissing { image: image.to_owned(), reason: error.short() })
     } else if error.is_refusal() {
         NoCell::Failed(Cause::EngineFailed { step: step.to_owned(), reason: error.short() })
     } else {

@@ -2,7 +2,7 @@
 //! the first time, and every one of which nobody knows whether it was made.
 
 use super::engine::{Engine, EngineError, Listed};
-use super::network;
+use super::{create, network};
 use crate::executor::Present;
 use crate::job::AttemptId;
 use futures_util::{StreamExt, stream};
@@ -20,7 +20,8 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// What a container with our label is.
 pub(super) fn present(found: Listed, busy: bool) -> Present {
-    Present { attempt: attempt(&found.labels), name: found.name, cell: true, running: found.running, busy }
+    let image = create::image_of(&found.labels);
+    Present { attempt: attempt(&found.labels), name: found.name, cell: true, running: found.running, busy, image }
 }
 
 /// Whose cell a container is; `None` for what was made beside cells.

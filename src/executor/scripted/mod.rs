@@ -9,7 +9,7 @@ pub(crate) use link::LinkFault;
 pub(crate) use play::line;
 pub(crate) use warden::{How, Run};
 
-use super::{Cell, CellOrder, Executor, Link, NoCell, Present, Seen};
+use super::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen};
 use crate::job::{AttemptId, Cause};
 use crate::protocol::wire::{CellSpec, ToWarden};
 use crate::seeded;
@@ -170,7 +170,7 @@ impl Executor for Scripted {
         world.unavailable.clone().map_or(Ok(()), Err)
     }
 
-    async fn acquire(&self, order: &CellOrder) -> Result<(ScriptedCell, Link), NoCell> {
+    async fn acquire(&self, order: &CellOrder, _: &Prepared) -> Result<(ScriptedCell, Link), NoCell> {
         // An engine takes its time, before there is a cell and after.
         sleep(MAKING / 2).await;
         let stalled_until = self.world().stalled_until;
@@ -216,6 +216,7 @@ impl Executor for Scripted {
             cell: true,
             running: *running,
             busy: world.removing.contains(name),
+            image: None,
         };
         Ok(world.cells.iter().map(present).collect())
     }

@@ -4,12 +4,16 @@
 //! dead engine delays neither a cancel nor another job.
 
 use super::keep::{Keep, Keeper, Kept};
+use super::pace::Pace;
 use super::session::{Action, Input, Over, Session, StopReason};
 use super::verdict;
+use crate::egress::{Door, Out, Outside};
 use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{ArtifactProblem, Artifacts, Cause, JobStep, LogTotals, Results, UnixMillis, Usage};
 use crate::logstore::{FrameRef, Full, LogError, LogWriter};
-use crate::protocol::wire::{Advance, Decoder, ExitKind, FromWarden, MARKER, ToWarden};
+use crate::protocol::wire::{
+    Advance, Decoder, EGRESS_WINDOW, ExitKind, FromWarden, MARKER, ToWarden, egress_data, seal,
+};
 use crate::supervise;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -19,6 +23,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
+use zeroize::{Zeroize, Zeroizing};
 
 /// A warden may have this much unacknowledged output on its way, twice over; beyond it, it does not keep to its window.
 const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
@@ -28,6 +33,10 @@ const FAIR_SHARE: u32 = 250;
 const FRAME_COST: usize = 64;
 /// Payload of one spec chunk.
 const CHUNK_BYTES: usize = 32 * 1024;
+/// With more on its way to the warden, nothing of the job's connections is added: an order would wait behind it.
+const EGRESS_BACKLOG: usize = 64 * 1024;
+/// Written bytes that are kept in memory because more stand behind them.
+const WRITTEN_MAX: usize = 64 * 1024;
 /// For a warden to take its leave.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// Each process that talks to a warden has so many session numbers to itself, above those of the processes before it.
@@ -129,6 +138,10 @@ pub struct Conversation<'a> {
     pub generation: u32,
     /// Where the files go that the job leaves; without it none are kept.
     pub keep: Option<&'a Keep>,
+    /// Bytes of output that are taken in a second while other jobs' output is written here too.
+    pub output_share: u64,
+    /// Where a job goes that may go out.
+    pub outside: &'a Outside,
 }
 
 enum Done {
@@ -172,6 +185,9 @@ struct Talk<'a, C: Cell> {
     writer: Option<LogWriter>,
     /// What stands in the way of storing more.
     room: watch::Receiver<Full>,
+    pace: Pace,
+    /// More may be stored then.
+    paced: Option<u64>,
     /// At most one append, one attach and one kill at a time.
     tasks: FuturesUnordered<BoxFuture<'a, Done>>,
     /// A kill is under way.
@@ -184,6 +200,8 @@ struct Talk<'a, C: Cell> {
     keeper: Option<Keeper>,
     /// The last word of the job on how far it is.
     advance: Advance,
+    /// The way out, for a job that asked for one.
+    door: Option<Door>,
     over: Option<Over>,
 }
 
@@ -195,7 +213,8 @@ pub async fn converse<C: Cell + Sync>(
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect, generation, keep } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation, keep, output_share, outside } = conversation;
+    let door = Door::of(order.attempt, &order.spec, outside);
     let began = Instant::now();
     let mut session = Session::new(
         order.attempt.to_string(),
@@ -204,6 +223,9 @@ pub async fn converse<C: Cell + Sync>(
         order.spec.timeout().as_u64(),
     );
     session = session.starved(order.spec.resources().cpu.as_milli() < FAIR_SHARE);
+    if door.is_some() {
+        session = session.sharing(EGRESS_WINDOW);
+    }
     session = session.cleaning_up(order.spec.on_cancel().map_or(0, |after| after.timeout.as_u64()));
     let keep = keep.filter(|_| !order.spec.artifacts().is_empty());
     session = session.collecting(keep.map(|keep| keep.limits.timeout.as_u64()));
@@ -230,6 +252,8 @@ pub async fn converse<C: Cell + Sync>(
         pending: Vec::new(),
         pending_bytes: 0,
         room: log.room(),
+        pace: Pace::new(output_share, 0),
+        paced: None,
         writer: Some(log),
         tasks: FuturesUnordered::new(),
         killing: false,
@@ -238,6 +262,7 @@ pub async fn converse<C: Cell + Sync>(
         keep,
         keeper: None,
         advance: Advance { percent: u8::MAX, ..Advance::default() },
+        door,
         over: None,
     };
     match first {
@@ -252,6 +277,7 @@ pub async fn converse<C: Cell + Sync>(
         // A stop, or the end, may have made room.
         talk.append_pending();
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
+        let paced = talk.paced.map(|at| talk.began + Duration::from_millis(at));
         tokio::select! {
             // Orders and deadlines first, output last: each of the others is soon done with what it has.
             biased;
@@ -267,12 +293,16 @@ pub async fn converse<C: Cell + Sync>(
             }
             () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
             Ok(()) = room.changed() => {}
+            () = tokio::time::sleep_until(paced.unwrap_or(wake)), if paced.is_some() => {}
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
             () = changed(&mut talk.keeper) => talk.fetch(&mut progress),
             written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
                 Ok(count) => talk.wrote(count),
                 Err(error) => talk.cut(error.to_string(), &mut progress),
             },
+            out = next_out(&mut talk.door), if talk.input.is_some() && talk.to_send.len() - talk.sent < EGRESS_BACKLOG => {
+                talk.send_out(&out);
+            }
             chunk = next_chunk(&mut talk.output) => match chunk {
                 Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
                 Some(Err(reason)) => talk.cut(reason, &mut progress),
@@ -298,6 +328,13 @@ async fn next_chunk(output: &mut Option<LinkOutput>) -> Option<Result<Bytes, Str
 async fn changed(keeper: &mut Option<Keeper>) {
     match keeper {
         Some(keeper) => keeper.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_out(door: &mut Option<Door>) -> Out {
+    match door {
+        Some(door) => door.next().await,
         None => std::future::pending().await,
     }
 }
@@ -400,6 +437,9 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         self.input = None;
         self.to_send.clear();
         self.sent = 0;
+        if let Some(door) = &mut self.door {
+            door.reset();
+        }
         self.skipped += self.decoder.skipped();
         self.decoder = Decoder::new();
     }
@@ -427,11 +467,24 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     fn wrote(&mut self, count: usize) {
         self.sent += count;
         if self.sent == self.to_send.len() {
+            if !self.order.secrets.is_empty() {
+                self.to_send.zeroize();
+            }
             self.to_send.clear();
             self.sent = 0;
             // The first of what is sent is the spec.
             self.may_have_run = true;
             crash_point!("after-spec-sent");
+        } else if self.sent > WRITTEN_MAX {
+            self.to_send.drain(..self.sent);
+            self.sent = 0;
+        }
+    }
+
+    fn send_out(&mut self, out: &Out) {
+        match out {
+            Out::Word(word) => ToWarden::Egress(word.clone()).encode(self.epoch, &mut self.to_send),
+            Out::Data(stream, bytes) => egress_data(false, *stream, bytes, self.epoch, seal, &mut self.to_send),
         }
     }
 
@@ -465,6 +518,15 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     self.advance = advance;
                     self.on(Input::Stale, progress);
                 }
+                Ok(FromWarden::Egress(message)) => {
+                    let taken = match &mut self.door {
+                        Some(door) => door.take(message),
+                        None => Err("it speaks of connections, and the job has none"),
+                    };
+                    if let Err(what) = taken {
+                        self.on(Input::Message(FromWarden::Fault { text: what.to_owned() }), progress);
+                    }
+                }
                 Ok(message) => self.on(Input::Message(message), progress),
                 Err(error) => {
                     let fault = FromWarden::Fault { text: format!("a frame that cannot be read: {error}") };
@@ -496,11 +558,21 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         // Without room nothing is stored, so nothing is acknowledged: the warden's window fills, and the job waits. What is left of one that
         // ends is no more than the warden holds, and its end comes behind it.
         let waits = || self.room.borrow().holds_up(self.order.attempt) && !self.session.is_ending();
+        self.paced = None;
         if self.pending.is_empty() || waits() {
             return;
         }
+        let now = self.now();
+        let Some(writer) = &self.writer else { return };
+        if !writer.is_alone() && !self.session.is_ending() {
+            self.paced = self.pace.next(now);
+            if self.paced.is_some() {
+                return;
+            }
+        }
         let Some(mut writer) = self.writer.take() else { return };
         let batch = std::mem::take(&mut self.pending);
+        self.pace.spend(self.pending_bytes, now);
         self.pending_bytes = 0;
         let append = supervise::blocking(move || {
             let mut result = writer.append(&frames(&batch));
@@ -551,7 +623,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     /// Puts the whole spec on its way: head, script, stdin in chunks, then the commit.
     fn queue_spec(&mut self) {
-        let mut head = Vec::new();
+        // It has the secrets in it.
+        let mut head = Zeroizing::new(Vec::new());
         let mut spec = self.cell.cell_spec().clone();
         // What is left of the lease: making the cell took its time, and this process may be gone before it can say so. After a cut it is
         // the same again, since the warden puts together what came before and after it.
@@ -581,6 +654,15 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         let mut close = self.to_send.split_off(self.sent);
         ToWarden::Close.encode(self.epoch, &mut close);
         let farewell = Farewell { input: self.input.take(), close };
+        let went_out = match &mut self.door {
+            Some(door) => {
+                if matches!(self.over, Some(Over::Exited(_))) {
+                    door.close().await;
+                }
+                Some(door.told())
+            }
+            None => None,
+        };
         self.unlink();
         // What runs in the cell is ended before its end is told, since another try may follow at once. What is asked of the engine has a
         // deadline; while it is away, the warden ends its job when its lease is over, and that is waited for.
@@ -633,8 +715,9 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     && log.stdout.bytes == exit.stdout_bytes
                     && log.stderr.bytes == exit.stderr_bytes;
                 let argv0 = self.order.argv.first().map(String::as_str).unwrap_or_default();
+                let usage = Usage { egress: went_out, ..verdict::usage(exit, spec) };
                 let cause = verdict::cause(exit, spec, argv0);
-                (verdict::with_artifacts(cause, &kept), Some(verdict::usage(exit, spec)))
+                (verdict::with_artifacts(cause, &kept), Some(usage))
             }
             Over::Broken(cause) => {
                 // Nothing can be missing where nothing ever ran.

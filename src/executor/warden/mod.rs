@@ -8,6 +8,7 @@
 mod collect;
 mod converse;
 mod keep;
+mod pace;
 mod session;
 mod verdict;
 

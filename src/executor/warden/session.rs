@@ -173,6 +173,8 @@ pub(super) struct Session {
     /// How long fetching what the job leaves may take; `None` when nothing of it is wanted.
     collect_ms: Option<u64>,
     nonce: u64,
+    /// Bytes of unacknowledged output that the warden may have in flight.
+    window: u32,
     receipt: Vec<(String, String)>,
 }
 
@@ -203,6 +205,7 @@ impl Session {
             clean_up_ms: 0,
             collect_ms: None,
             nonce: 0,
+            window: WINDOW_BYTES,
             receipt: Vec::new(),
         }
     }
@@ -222,6 +225,12 @@ impl Session {
     /// The cell has so little of a processor that its warden may not get a turn within a second.
     pub(super) fn starved(mut self, starved: bool) -> Self {
         self.stop_answer_ms = if starved { SLOW_ANSWER_MS } else { STOP_ANSWER_MS };
+        self
+    }
+
+    /// So many bytes of what may be in flight are for something else than output.
+    pub(super) fn sharing(mut self, bytes: u32) -> Self {
+        self.window = WINDOW_BYTES - bytes.min(WINDOW_BYTES / 2);
         self
     }
 
@@ -323,7 +332,7 @@ impl Session {
             max_version: crate::protocol::wire::VERSION,
             attempt: self.attempt.clone(),
             stored: self.stored,
-            window: WINDOW_BYTES,
+            window: self.window,
         };
         self.send(attach, actions);
         if let State::Greeting { until } = &mut self.state {
@@ -465,7 +474,11 @@ impl Session {
                 actions.push_front(Action::Kill);
             }
             // Told by Input::Output; here only if a caller mixes the two up. The others are signs of life to the machine, and no more.
-            FromWarden::Output { .. } | FromWarden::Advance(_) | FromWarden::Page(_) | FromWarden::Piece(_) => {}
+            FromWarden::Output { .. }
+            | FromWarden::Advance(_)
+            | FromWarden::Page(_)
+            | FromWarden::Piece(_)
+            | FromWarden::Egress(_) => {}
         }
     }
 

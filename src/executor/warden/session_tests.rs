@@ -381,3 +381,15 @@ fn a_lease_that_runs_out_ends_the_job_and_a_renewal_puts_it_off() {
     assert!(matches!(actions[0], Action::Send(ToWarden::Stop { reason: 5, .. })), "{actions:?}");
     assert!(session.wake_at() > 15_000, "it is not asked again");
 }
+
+#[test]
+fn what_is_for_something_else_is_taken_from_the_window_of_output() {
+    let window = |session: &mut Session| match session.on(Input::Attached, 0).pop_front() {
+        Some(Action::Send(ToWarden::Attach { window, .. })) => window,
+        other => panic!("{other:?}"),
+    };
+    let new = || Session::new("a/1/0".to_owned(), 0, 1000, 1000);
+    assert_eq!(window(&mut new()), WINDOW_BYTES);
+    assert_eq!(window(&mut new().sharing(256 * 1024)), WINDOW_BYTES - 256 * 1024);
+    assert_eq!(window(&mut new().sharing(u32::MAX)), WINDOW_BYTES / 2, "output never goes without");
+}

@@ -129,6 +129,8 @@ pub(super) fn usage(exit: &Exit, spec: &JobSpec) -> Usage {
             ExitKind::Signaled => end.code.saturating_add(128),
             ExitKind::StartFailed => 127,
         }),
+        // The agent's own count.
+        egress: None,
         limits_met: exit.met.iter().take(MOST_MET).map(|met| limit_met(met, spec)).collect(),
     }
 }

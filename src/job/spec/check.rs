@@ -2,7 +2,7 @@
 
 use super::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, artifacts,
-    image, requires, retry, seccomp, stop,
+    egress, image, pull, requires, retry, seccomp, secrets, stop,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -33,6 +33,11 @@ const OUTPUTS: std::ops::RangeInclusive<ByteSize> = ByteSize::new(1024)..=ByteSi
 const NOFILES: std::ops::RangeInclusive<u64> = 16..=1 << 20;
 
 pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Problems> {
+    read(document, rules, false)
+}
+
+/// `stored`: it is one that a spec was written as.
+pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<JobSpec, Problems> {
     let Value::Object(map) = document else {
         return Err(Problems::one(
             "",
@@ -48,10 +53,15 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
         name_rules("name", name, p);
     }
     let source = source(&mut fields, rules, p);
+    let pull = pull::check(&mut fields, p);
     let program = program(&mut fields, source.as_ref(), p);
     let workdir = fields.text("workdir", p).unwrap_or(WORKDIR).to_owned();
     path_rules("workdir", &workdir, p);
     let env = fields.map("env", p).map(|map| env(map, p)).unwrap_or_default();
+    let secrets = fields.map("secrets", p).map(|map| secrets::check(map, stored, p)).unwrap_or_default();
+    for name in env.keys().filter(|name| secrets.names(name)) {
+        p.add(format!("secrets.{name}"), "is in `env` too", "keep one of the two");
+    }
     let stdin = fields.text("stdin", p).map(str::to_owned);
     if let Some(stdin) = stdin.as_ref().filter(|stdin| stdin.len() > MAX_STDIN_BYTES) {
         p.add(
@@ -91,6 +101,8 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
     let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
     let network = network(&mut fields, p);
     let seccomp = seccomp::check(&mut fields, p);
+    let egress = fields.map("egress", p).map(|map| egress::check(map, p)).unwrap_or_default();
+    egress::fits(&egress, network, seccomp, p);
     let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
     let requires = fields.map("requires", p).map(|map| requires::check(map, p)).unwrap_or_default();
     let retry = fields.map("retry", p).map(|map| retry::check(map, p)).unwrap_or_default();
@@ -106,9 +118,11 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
         (Some(source), Some(program)) if problems.is_empty() => Ok(JobSpec {
             name,
             source,
+            pull,
             program,
             workdir,
             env,
+            secrets,
             stdin,
             timeout,
             silence_timeout,
@@ -119,6 +133,7 @@ pub(super) fn check(document: &Value, rules: &SpecRules) -> Result<JobSpec, Prob
             lost_after,
             resources,
             network,
+            egress,
             seccomp,
             labels,
             requires,
@@ -292,26 +307,29 @@ pub(super) fn argv(path: &str, value: &Value, p: &mut Problems) -> Option<Vec<St
     (list.len() == items.len()).then_some(list)
 }
 
+/// Why a job's variable cannot have this name, and what to do.
+pub(super) fn variable_fault(name: &str) -> Option<(&'static str, &'static str)> {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
+    if !first || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || name.len() > 256 {
+        return Some(("is not a variable name", "use letters, digits and _, not starting with a digit"));
+    }
+    if name.starts_with("JOBCELL_") {
+        return Some(("is one of the names that jobcell sets itself", "choose a name without the prefix JOBCELL_"));
+    }
+    if name.starts_with("LD_") {
+        let fix = "set it inside the script, for the one program that needs it";
+        return Some(("steers the dynamic loader, also that of the interpreter", fix));
+    }
+    None
+}
+
 fn env(map: &Map<String, Value>, p: &mut Problems) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     let mut bytes = 0;
     for (key, value) in map {
         let path = format!("env.{}", shown(key));
-        let first = key.bytes().next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_');
-        if !first || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || key.len() > 256 {
-            p.add(path, "is not a variable name", "use letters, digits and _, not starting with a digit");
-            continue;
-        }
-        if key.starts_with("JOBCELL_") {
-            p.add(path, "is one of the names that jobcell sets itself", "choose a name without the prefix JOBCELL_");
-            continue;
-        }
-        if key.starts_with("LD_") {
-            p.add(
-                path,
-                "steers the dynamic loader, also that of the interpreter",
-                "set it inside the script, for the one program that needs it",
-            );
+        if let Some((reason, fix)) = variable_fault(key) {
+            p.add(path, reason, fix);
             continue;
         }
         let text = match value {
@@ -355,7 +373,7 @@ fn resources(map: &Map<String, Value>, p: &mut Problems) -> Resources {
     resources
 }
 
-fn size(
+pub(super) fn size(
     fields: &mut Fields<'_>,
     key: &'static str,
     example: &str,
@@ -370,7 +388,7 @@ fn size(
     Some(size)
 }
 
-fn number(
+pub(super) fn number(
     fields: &mut Fields<'_>,
     key: &'static str,
     what: &str,

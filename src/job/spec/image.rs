@@ -4,7 +4,7 @@
 const MAX_REFERENCE: usize = 255 + 1 + 128 + 1 + 71;
 
 /// What is wrong with `reference`, or `None` when it is well formed.
-pub(super) fn fault(reference: &str) -> Option<&'static str> {
+pub(in crate::job) fn fault(reference: &str) -> Option<&'static str> {
     if reference.is_empty() {
         return Some("is empty");
     }

@@ -103,7 +103,7 @@ impl Limit {
     pub fn set(&self, spec: &JobSpec, value: u64) -> Result<JobSpec, Problems> {
         let mut document = serde_json::to_value(spec).expect("a spec has only string keys");
         self.put(&mut document, value);
-        JobSpec::check(&document, &super::SpecRules::default())
+        Ok(JobSpec::check_stored(&document)?.with_secrets_of(spec))
     }
 
     fn put(&self, document: &mut Value, value: u64) {

@@ -227,6 +227,7 @@ pub(super) fn fixture() -> Vec<Entry> {
         }),
         receipt: vec![("uid".into(), "900001".into()), ("cap_eff".into(), "0".into())],
         given: std::collections::BTreeMap::new(),
+        image: None,
         log: LogTotals {
             frames: 3,
             stdout: StreamTotals { bytes: 6, dropped: 0, sha256: "ab".repeat(32) },
@@ -250,6 +251,7 @@ pub(super) fn fixture() -> Vec<Entry> {
         usage: None,
         receipt: Vec::new(),
         given: std::collections::BTreeMap::new(),
+        image: None,
         log: LogTotals::default(),
         results: crate::job::Results::default(),
         ..report

@@ -209,6 +209,7 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
             usage: None,
             receipt: Vec::new(),
             given: std::collections::BTreeMap::new(),
+            image: None,
             log: crate::job::LogTotals::default(),
             results: crate::job::Results::default(),
         };

@@ -7,7 +7,7 @@
 use super::shapes;
 use crate::job::{
     Cause, Clamp, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase,
-    PhaseEvent, Results, UnixMillis, Usage,
+    PhaseEvent, Results, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
@@ -43,6 +43,8 @@ struct State {
     receipt: Vec<(String, String)>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     clamped: Vec<Clamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<UsedImage>,
     log: LogTotals,
     /// Absent where there is nothing to say, and in rows of before there were any.
     #[serde(default, skip_serializing_if = "Results::is_empty")]
@@ -70,6 +72,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         usage: job.usage.clone(),
         receipt: job.receipt.clone(),
         clamped: job.clamped.clone(),
+        image: job.image.clone(),
         log: job.log.clone(),
         results: job.results.clone(),
     };
@@ -128,6 +131,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         usage: state.usage,
         receipt: state.receipt,
         clamped: state.clamped,
+        image: state.image,
         log: state.log,
         results: state.results,
     };
@@ -170,11 +174,22 @@ pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::R
     ])?;
     let seq = db.last_insert_rowid();
     db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?.execute(params![seq, json(&job.spec)?])?;
+    for (name, value) in job.spec.sealed_secrets() {
+        let mut insert = db.prepare_cached("INSERT INTO sealed (seq, name, value) VALUES (?1, ?2, ?3)")?;
+        insert.execute(params![seq, name, value])?;
+    }
     for (key, value) in job.spec.labels() {
         let mut insert = db.prepare_cached("INSERT INTO labels (seq, key, value) VALUES (?1, ?2, ?3)")?;
         insert.execute(params![seq, key, value])?;
     }
     Ok(())
+}
+
+/// The sealed values that came with a job.
+pub(super) fn sealed(db: &Connection, id: JobId) -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
+    let query = "SELECT name, value FROM sealed WHERE seq = (SELECT seq FROM jobs WHERE id = ?1)";
+    let mut found = db.prepare_cached(query)?;
+    found.query_map([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }
 
 pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {

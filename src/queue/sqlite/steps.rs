@@ -16,6 +16,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "shapes", run: |db| db.execute_batch(SHAPES) },
     Step { what: "first jobs of shapes", run: |db| db.execute_batch(HEADS) },
     Step { what: "delayed jobs and dead letters", run: |db| db.execute_batch(RETRIES) },
+    Step { what: "sealed secrets", run: |db| db.execute_batch(SEALED) },
 ];
 
 /// What queued jobs ask for, with how many ask for it. Rows of before have no shape; whoever opens the file gives them one.
@@ -107,6 +108,19 @@ END;
 INSERT INTO counts VALUES ('dead_letter', 0);
 CREATE TRIGGER count_dead AFTER UPDATE OF dead ON jobs WHEN (old.dead IS NULL) <> (new.dead IS NULL) BEGIN
     UPDATE counts SET jobs = jobs + iif(new.dead IS NULL, -1, 1) WHERE phase = 'dead_letter';
+END;
+";
+
+/// Values of secrets that came with a job. They go with its end.
+const SEALED: &str = "
+CREATE TABLE sealed (
+    seq INTEGER NOT NULL REFERENCES jobs (seq),
+    name TEXT NOT NULL,
+    value BLOB NOT NULL,
+    PRIMARY KEY (seq, name)
+) STRICT, WITHOUT ROWID;
+CREATE TRIGGER sealed_gone AFTER UPDATE OF phase ON jobs WHEN old.phase <> 'ended' AND new.phase = 'ended' BEGIN
+    DELETE FROM sealed WHERE seq = new.seq;
 END;
 ";
 

@@ -2,7 +2,7 @@
 
 use super::keys::AgentName;
 use crate::backend::{Ask, IntakeError, SessionError};
-use crate::job::UnixMillis;
+use crate::job::{PULL_NOTE, UnixMillis};
 use crate::protocol::agent::{
     Advance, Announcement, ClaimAnswer, ClaimRequest, Claimed, Holding, Holdings, LookupAnswer, OLDEST, Register,
     Registered, Release, RenewAnswer, ReportAnswer, ReportRequest, SESSION_HEADER, StepAnswer, VERSION, common_version,
@@ -133,12 +133,15 @@ fn bounded(who: &Announcement) -> Result<(), ProblemDocument> {
 fn claimed(claim: &Claim) -> Result<Claimed, ProblemDocument> {
     let spec =
         serde_json::to_value(&claim.spec).map_err(|error| ProblemDocument::new("unavailable", error.to_string()))?;
+    let secret = |name: &String| Some((name.clone(), claim.spec.secret(name)?.clone()));
+    let secrets = claim.spec.secrets().keys().filter_map(secret).collect();
     Ok(Claimed {
         attempt: claim.attempt,
         token: claim.token,
         spec,
         submitter: claim.submitter.clone(),
         lease_until: claim.lease_until,
+        secrets,
     })
 }
 
@@ -280,7 +283,15 @@ pub(super) async fn report(
     Ok(Json(ReportAnswer { outcome }))
 }
 
-/// A reason ends up in every history: a code, and no essay.
+/// A reason ends up in every history: a code, and no essay. How far a pull is has a few words behind its code.
 fn short(reason: &str) -> String {
+    if let Some(words) = reason.strip_prefix(PULL_NOTE) {
+        let plain = |c: &char| c.is_ascii_alphanumeric() || " .,_-".contains(*c);
+        return words
+            .chars()
+            .filter(plain)
+            .take(100)
+            .fold(PULL_NOTE.to_owned(), |said, c| said + c.encode_utf8(&mut [0; 4]));
+    }
     reason.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-')).take(64).collect()
 }

@@ -2,7 +2,7 @@
 
 #![expect(dead_code, reason = "the types are read by a derive only")]
 
-use super::jobs::{Artifacts, Cause, Cpus, JobStep, LogTotals, Moment, Phase, Progress, Size, Span, Usage};
+use super::jobs::{Artifacts, Cause, Cpus, JobStep, LogTotals, Moment, Phase, Progress, Size, Span, Usage, UsedImage};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -182,6 +182,9 @@ pub(crate) struct Claimed {
     #[schema(nullable = false)]
     submitter: Option<String>,
     lease_until: Moment,
+    /// Values of secrets that came with the job, by their names.
+    #[schema(nullable = false)]
+    secrets: Option<BTreeMap<String, String>>,
 }
 
 /// What was claimed.
@@ -321,6 +324,9 @@ pub(crate) struct AttemptReport {
     /// The limits that it ran with, by their paths in the spec.
     #[schema(required = false)]
     given: BTreeMap<String, String>,
+    /// What it ran in.
+    #[schema(nullable = false)]
+    image: Option<UsedImage>,
     log: LogTotals,
     /// What it has given back; absent when that is nothing.
     #[schema(nullable = false)]

@@ -83,6 +83,29 @@ pub(crate) struct Clamp {
     given: String,
 }
 
+/// When a registry is asked for an image.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Pull {
+    IfAbsent,
+    Always,
+    Never,
+}
+
+/// What the image's name stood for.
+#[derive(ToSchema)]
+pub(crate) struct UsedImage {
+    /// As the job or its preset has it.
+    reference: String,
+    /// The engine's id of the image that the cell was made of.
+    id: String,
+    /// `repository@sha256:…`; absent for an image that never was in a registry.
+    #[schema(nullable = false)]
+    digest: Option<String>,
+    /// A registry was asked for it.
+    pulled: bool,
+}
+
 /// Why an attempt ended: a stable code with its facts. docs/errors.md says what each one means.
 #[derive(ToSchema)]
 #[serde(tag = "code", rename_all = "snake_case")]
@@ -137,8 +160,33 @@ pub(crate) enum Cause {
         image: String,
         reason: String,
     },
+    ImageDenied {
+        image: String,
+        reason: String,
+    },
+    ImageCorrupt {
+        image: String,
+        reason: String,
+    },
+    RegistryUnreachable {
+        image: String,
+        reason: String,
+    },
+    RegistryLimited {
+        image: String,
+        reason: String,
+    },
+    PullTimeout {
+        image: String,
+        limit: Span,
+        reached: String,
+    },
     PresetMissing {
         preset: String,
+    },
+    SecretMissing {
+        secret: String,
+        reason: String,
     },
     TooLarge {
         resource: String,
@@ -207,6 +255,36 @@ pub(crate) struct Usage {
     /// Limits that were in its way, whatever became of it; left out when there were none.
     #[schema(nullable = false)]
     limits_met: Option<Vec<LimitMet>>,
+    /// What went through its proxy; left out for a job that asked for no way out.
+    #[schema(nullable = false)]
+    egress: Option<EgressUse>,
+}
+
+/// What a job sent and got through its proxy since its agent was last started, and what it was refused.
+#[derive(ToSchema)]
+pub(crate) struct EgressUse {
+    /// Connections that were made.
+    connections: u64,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// Connections that were refused, came to nothing or were cut off.
+    refused: u64,
+    /// The first of these, each place and code once; left out when there were none.
+    #[schema(nullable = false)]
+    refusals: Option<Vec<EgressRefusal>>,
+}
+
+/// A place that a job did not reach.
+#[derive(ToSchema)]
+pub(crate) struct EgressRefusal {
+    /// As it was asked for.
+    host: String,
+    port: u16,
+    /// docs/egress.md lists them.
+    code: String,
+    /// The same in words.
+    reason: String,
+    times: u64,
 }
 
 /// A limit that was in a job's way.
@@ -503,7 +581,44 @@ pub(crate) enum Obstacle {
     },
 }
 
-/// A checked spec with every default filled in. It is a valid `NewJob` too.
+/// Where the job has a secret from.
+#[derive(ToSchema)]
+pub(crate) struct SecretAsk {
+    /// The name of one of the agent's.
+    #[schema(nullable = false)]
+    from: Option<String>,
+    /// Its value came with the job; it is never shown.
+    #[schema(nullable = false)]
+    inline: Option<bool>,
+    /// `file` when the variable says where the file is.
+    #[schema(nullable = false, rename = "as")]
+    r#as: Option<String>,
+}
+
+/// A secret: the name of one of the agent's, or more about it.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum NewSecret {
+    Named(String),
+    Asked(NewSecretAsk),
+}
+
+/// One of `from` and `value`.
+#[derive(ToSchema)]
+pub(crate) struct NewSecretAsk {
+    /// The name of one of the agent's.
+    from: Option<String>,
+    /// The value itself, at least 6 bytes. It is sealed while the job waits, and forgotten when it has ended.
+    #[schema(write_only)]
+    value: Option<String>,
+    /// `env`, the default, or `file`: then the variable says where the file is.
+    #[schema(rename = "as")]
+    r#as: Option<String>,
+    /// As a job is shown: a value came with it. Not taken without it.
+    inline: Option<bool>,
+}
+
+/// A checked spec with every default filled in. It is a valid `NewJob` too, but for values of secrets, which are never shown.
 #[derive(ToSchema)]
 pub(crate) struct JobSpec {
     #[schema(required)]
@@ -513,6 +628,8 @@ pub(crate) struct JobSpec {
     #[schema(nullable = false)]
     preset: Option<String>,
     #[schema(nullable = false)]
+    pull: Option<Pull>,
+    #[schema(nullable = false)]
     script: Option<String>,
     #[schema(nullable = false)]
     interpreter: Option<Vec<String>>,
@@ -520,6 +637,8 @@ pub(crate) struct JobSpec {
     command: Option<Vec<String>>,
     workdir: String,
     env: BTreeMap<String, String>,
+    #[schema(nullable = false)]
+    secrets: Option<BTreeMap<String, SecretAsk>>,
     #[schema(nullable = false)]
     stdin: Option<String>,
     timeout: Span,
@@ -537,6 +656,8 @@ pub(crate) struct JobSpec {
     lost_after: Option<Span>,
     resources: Resources,
     network: Network,
+    #[schema(nullable = false)]
+    egress: Option<Egress>,
     #[schema(nullable = false)]
     seccomp: Option<Seccomp>,
     labels: BTreeMap<String, String>,
@@ -592,6 +713,9 @@ pub(crate) struct Job {
     receipt: Vec<Vec<String>>,
     /// What its last try was given less of than it asks for, by its operator's policy.
     clamped: Vec<Clamp>,
+    /// What its last try ran in.
+    #[schema(required)]
+    image: Option<UsedImage>,
     log: LogTotals,
     /// Values that it has named, by their names.
     outputs: BTreeMap<String, String>,
@@ -769,6 +893,30 @@ pub(crate) enum Interpreter {
 }
 
 /// Limits; what is left out has its default.
+/// What a job asks to reach by the proxy in its cell.
+#[derive(ToSchema)]
+pub(crate) struct NewEgress {
+    /// Such as `pypi.org:443`, `*.example.com:80,443` or `10.1.2.0/24:8000-8100`; without a port, 80 and 443.
+    #[schema(min_items = 1, max_items = 256)]
+    allow: Vec<String>,
+    /// Connections in all, those that are refused included; default and most: the agent's `egress.connections`.
+    #[schema(minimum = 1, maximum = 1_000_000_000)]
+    connections: Option<u64>,
+    /// Bytes in both directions together; default and most: the agent's `egress.bytes`.
+    bytes: Option<TextOrNumber>,
+}
+
+/// What a job may reach by the proxy in its cell.
+#[derive(ToSchema)]
+pub(crate) struct Egress {
+    /// Each place, in its one form.
+    allow: Vec<String>,
+    #[schema(nullable = false)]
+    connections: Option<u64>,
+    #[schema(nullable = false)]
+    bytes: Option<Size>,
+}
+
 #[derive(ToSchema)]
 pub(crate) struct NewResources {
     /// Default `1`.
@@ -799,6 +947,8 @@ pub(crate) struct NewJob {
     name: Option<String>,
     image: Option<String>,
     preset: Option<String>,
+    /// Default: the agent's `images.pull`.
+    pull: Option<Pull>,
     script: Option<String>,
     interpreter: Option<Interpreter>,
     #[schema(min_items = 1)]
@@ -806,6 +956,8 @@ pub(crate) struct NewJob {
     /// An absolute path, default `/workspace`.
     workdir: Option<String>,
     env: Option<BTreeMap<String, TextOrNumber>>,
+    /// By the names of their variables.
+    secrets: Option<BTreeMap<String, NewSecret>>,
     stdin: Option<String>,
     /// Default `10m`.
     timeout: Option<TextOrNumber>,
@@ -821,6 +973,7 @@ pub(crate) struct NewJob {
     lost_after: Option<TextOrNumber>,
     resources: Option<NewResources>,
     network: Option<Network>,
+    egress: Option<NewEgress>,
     /// Default: the agent's `docker.seccomp`, and nothing weaker than that is ever in force.
     seccomp: Option<Seccomp>,
     labels: Option<BTreeMap<String, TextOrNumber>>,

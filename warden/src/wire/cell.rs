@@ -3,6 +3,7 @@
 use super::fields::{BadPayload, Reader, Writer};
 use super::parts;
 use super::results::Collect;
+use super::secrets::Secret;
 
 /// A fact and its value, as read or tried from inside a cell.
 pub type Fact = (String, String);
@@ -157,10 +158,18 @@ pub struct CellSpec {
     pub cut_output: bool,
     /// What is kept of its results; without it, none of what belongs to that is said or understood.
     pub collect: Option<Collect>,
+    /// What the job is given that nobody else may see.
+    pub secrets: Vec<Secret>,
+    /// Connections at a time of the proxy in the cell; 0 for no proxy.
+    pub egress_connections: u16,
 }
 
 /// Number of the part with [`CellSpec::collect`].
 const COLLECT: u8 = 2;
+/// Number of the part with [`CellSpec::secrets`].
+const SECRETS: u8 = 3;
+/// Number of the part with [`CellSpec::egress_connections`].
+const EGRESS: u8 = 4;
 
 impl CellSpec {
     /// Appends the encoded form.
@@ -185,6 +194,10 @@ impl CellSpec {
             .u8(u8::from(self.drop_output) | u8::from(self.tripwire) << 1 | u8::from(self.cut_output) << 2)
             .u64(self.output_limit);
         let writer = parts::write(writer, COLLECT, self.collect.as_ref(), Collect::write);
+        let secrets = Some(self.secrets.as_slice()).filter(|all| !all.is_empty());
+        let writer = parts::write(writer, SECRETS, secrets.as_ref(), |all, w| Secret::write_all(all, w));
+        let egress = Some(self.egress_connections).filter(|most| *most > 0);
+        let writer = parts::write(writer, EGRESS, egress.as_ref(), |most, w| w.u32(u32::from(*most)));
         out.extend_from_slice(&writer.0);
     }
 
@@ -216,14 +229,22 @@ impl CellSpec {
             cut_output: false,
             output_limit: 0,
             collect: None,
+            secrets: Vec::new(),
+            egress_connections: 0,
         };
         let bits = r.u8()?;
         (spec.drop_output, spec.tripwire, spec.cut_output) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         spec.output_limit = r.u64()?;
+        let (mut secrets, mut egress) = (None, None);
         parts::read(&mut r, |tag, r| match tag {
             COLLECT => parts::once(&mut spec.collect, Collect::read(r)?),
+            SECRETS => parts::once(&mut secrets, Secret::read_all(r)?),
+            EGRESS => parts::once(&mut egress, r.u32()?),
             _ => Err(parts::UNKNOWN),
         })?;
+        spec.secrets = secrets.unwrap_or_default();
+        let most = u16::try_from(egress.unwrap_or_default());
+        spec.egress_connections = most.map_err(|_| BadPayload("too many connections"))?;
         Ok(spec)
     }
 }

@@ -29,6 +29,19 @@ pub struct Frame<'a> {
 /// Appends a frame to `out`. The payload's parts together are at most [`MAX_PAYLOAD`]; what is over is a bug of the
 /// caller and is cut off.
 pub fn encode(kind: u8, channel: u16, epoch: u32, seq: u64, payload: &[&[u8]], out: &mut Vec<u8>) {
+    encode_by(kind, channel, epoch, seq, payload, seal, out);
+}
+
+/// The same, with another way to compute the checksum.
+pub(super) fn encode_by(
+    kind: u8,
+    channel: u16,
+    epoch: u32,
+    seq: u64,
+    payload: &[&[u8]],
+    seal: fn(&mut [u8]),
+    out: &mut Vec<u8>,
+) {
     let start = out.len();
     let mut room = MAX_PAYLOAD;
     out.extend_from_slice(&MARKER);

@@ -1,8 +1,9 @@
 //! The messages of both sides.
 
 use super::cell::{Fact, Mismatch};
+use super::egress::{EGRESS_DATA, Egress};
 use super::fields::{BadPayload, Reader, Writer};
-use super::frame::{Frame, crc32c, encode};
+use super::frame::{Frame, crc32c, encode, encode_by};
 use super::parts;
 use super::results::{Advance, MOST_PATH, MOST_PIECE, Page, Piece, Results};
 
@@ -81,7 +82,16 @@ pub enum ToWarden {
         /// Beneath the root.
         path: Vec<u8>,
     },
+    /// Of a stream of the cell's proxy. Only for a cell whose spec asked for one.
+    Egress(Egress),
 }
+
+/// Kinds of [`ToWarden::Egress`] begin here.
+const EGRESS_TO: u8 = 24;
+/// Kinds of [`FromWarden::Egress`] begin here.
+const EGRESS_FROM: u8 = 88;
+/// Kinds in each direction.
+const EGRESS_KINDS: u8 = 7;
 
 impl ToWarden {
     /// The commit for these sections.
@@ -109,6 +119,10 @@ impl ToWarden {
             Self::Close => (8, w),
             Self::List { from } => (16, w.u64(*from)),
             Self::Read { number, offset, len, path } => (17, w.u32(*number).u64(*offset).u32(*len).bytes(path)),
+            Self::Egress(egress) => {
+                let (number, w) = egress.write(w);
+                (EGRESS_TO + number, w)
+            }
         };
         encode(kind, 0, epoch, 0, &[&w.0], out);
     }
@@ -139,6 +153,9 @@ impl ToWarden {
                     return Err(BadPayload("a path is too long"));
                 }
                 Self::Read { number, offset, len, path }
+            }
+            kind if (EGRESS_TO..EGRESS_TO + EGRESS_KINDS).contains(&kind) => {
+                Self::Egress(Egress::read(kind - EGRESS_TO, &mut r)?)
             }
             _ => return Err(BadPayload("an unknown kind")),
         };
@@ -297,6 +314,8 @@ pub enum FromWarden {
     Page(Page),
     /// A part of a file.
     Piece(Piece),
+    /// Of a stream of the cell's proxy.
+    Egress(Egress),
 }
 
 /// Kind number of a piece of a file.
@@ -342,6 +361,10 @@ impl FromWarden {
                 let bytes = &piece.bytes[..piece.bytes.len().min(MOST_PIECE)];
                 return encode(KIND_PIECE, 0, epoch, seq, &[&piece.head(), bytes], out);
             }
+            Self::Egress(egress) => {
+                let (number, w) = egress.write(w);
+                (EGRESS_FROM + number, w)
+            }
         };
         encode(kind, 0, epoch, seq, &[&w.0], out);
     }
@@ -377,11 +400,20 @@ impl FromWarden {
             80 => Self::Advance(Advance::read(&mut r)?),
             81 => Self::Page(Page::read(&mut r)?),
             KIND_PIECE => Self::Piece(Piece::read(&mut r)?),
+            kind if (EGRESS_FROM..EGRESS_FROM + EGRESS_KINDS).contains(&kind) => {
+                Self::Egress(Egress::read(kind - EGRESS_FROM, &mut r)?)
+            }
             _ => return Err(BadPayload("an unknown kind")),
         };
         r.end()?;
         Ok(message)
     }
+}
+
+/// Appends a piece of a stream as a frame, without a copy of it on the way; `seal` writes the checksum.
+pub fn egress_data(from_warden: bool, stream: u32, bytes: &[u8], epoch: u32, seal: fn(&mut [u8]), out: &mut Vec<u8>) {
+    let kind = EGRESS_DATA + if from_warden { EGRESS_FROM } else { EGRESS_TO };
+    encode_by(kind, 0, epoch, 0, &[&stream.to_le_bytes(), bytes], seal, out);
 }
 
 /// In place of how the command after a stop ended: none ran, and something follows.
