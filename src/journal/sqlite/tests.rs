@@ -224,6 +224,7 @@ pub(super) fn fixture() -> Vec<Entry> {
             leftover_processes: 6,
             on_cancel_exit_code: None,
             limits_met: Vec::new(),
+            egress: None,
         }),
         receipt: vec![("uid".into(), "900001".into()), ("cap_eff".into(), "0".into())],
         given: std::collections::BTreeMap::new(),
