@@ -1,7 +1,7 @@
 //! The same program as a command for jobs: `"$JOBCELL_HELPER" progress 40 compiling`. It writes the lines that process 1 reads; whatever
 //! it can do, a job can do without it.
 
-use crate::wire::{OUTPUT_FILE, PROGRESS_FILE};
+use crate::wire::{OUTPUT_FILE, PROGRESS_PIPE};
 use std::fs::File;
 use std::io::{Read, Write};
 
@@ -40,12 +40,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     }
 }
 
-fn place(variable: &str, file: &str) -> String {
-    std::env::var(variable).unwrap_or_else(|_| format!("/workspace/{file}"))
+fn place(variable: &str, usual: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| usual.to_owned())
 }
 
 fn tell(line: &str) -> Result<(), String> {
-    let path = place("JOBCELL_PROGRESS", PROGRESS_FILE);
+    let path = place("JOBCELL_PROGRESS", PROGRESS_PIPE);
     // One write: lines of several processes do not mix.
     let line = format!("{}\n", line.replace('\n', " "));
     let mut pipe = File::options().write(true).open(&path).map_err(|error| format!("{path}: {error}"))?;
@@ -56,7 +56,7 @@ fn output(key: &str, value: &str) -> Result<(), String> {
     if key.is_empty() || key.contains(['=', '\n', '<']) {
         return Err(format!("{key:?} is not a name for an output; use letters, digits, _, - and ."));
     }
-    let path = place("JOBCELL_OUTPUT", OUTPUT_FILE);
+    let path = place("JOBCELL_OUTPUT", &format!("/workspace/{OUTPUT_FILE}"));
     let text =
         if value.contains('\n') { format!("{key}<<{END}\n{value}\n{END}\n") } else { format!("{key}={value}\n") };
     let file = File::options().append(true).create(true).open(&path);

@@ -8,7 +8,7 @@
 //! told twice a second at most. Must never wait for the job: both ends of the pipe are ours too, so it never ends.
 
 use crate::sys;
-use crate::wire::{Advance, MOST_PROGRESS_TEXT, MOST_STEP_NAME, MOST_STEPS, PROGRESS_FILE, StepMark};
+use crate::wire::{Advance, MOST_PROGRESS_TEXT, MOST_STEP_NAME, MOST_STEPS, PROGRESS_PIPE, StepMark};
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
@@ -40,13 +40,13 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Makes the pipe in the folder `root`. A folder that takes none makes no difference to the job: nobody listens then.
-    pub(crate) fn new(root: &str) -> Self {
-        let path = format!("{root}/{PROGRESS_FILE}");
-        let pipe = CString::new(path.as_str()).ok().and_then(|name| {
+    /// Makes the pipe. A folder that takes none makes no difference to the job: nobody listens then.
+    pub(crate) fn new() -> Self {
+        let path = PROGRESS_PIPE;
+        let pipe = CString::new(path).ok().and_then(|name| {
             sys::named_pipe(&name).ok()?;
             // Both ends: it has no end of file, and nobody who opens it waits.
-            let open = File::options().read(true).write(true).custom_flags(O_NONBLOCK | O_NOFOLLOW).open(&path).ok();
+            let open = File::options().read(true).write(true).custom_flags(O_NONBLOCK | O_NOFOLLOW).open(path).ok();
             open.filter(|file| sys::make_ours(file.as_raw_fd()).is_ok())
         });
         Self { pipe, lines: Lines::default(), read_at: 0, changed: false, tell_at: 0 }

@@ -405,10 +405,7 @@ impl Warden {
             }
         };
         // Before the job, which finds the pipe there.
-        self.results = complete.spec.collect.clone().map(|collect| {
-            let progress = Progress::new(&collect.root);
-            (collect, progress)
-        });
+        self.results = complete.spec.collect.clone().map(|collect| (collect, Progress::new()));
         let patterns = self.secrets.patterns.as_ref();
         let started = Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room, patterns);
         secrets::forget(&mut complete.spec);

@@ -44,7 +44,7 @@ pub use message::{
 };
 pub use results::{
     Advance, Collect, Entry, EntryKind, MOST_OUTPUTS, MOST_PATH, MOST_PIECE, MOST_PROGRESS_TEXT, MOST_READS,
-    MOST_RULES, MOST_STEP_NAME, MOST_STEPS, OUTPUT_FILE, OWN_PREFIX, PROGRESS_FILE, Page, Piece, Results, Stamp,
+    MOST_RULES, MOST_STEP_NAME, MOST_STEPS, OUTPUT_FILE, OWN_PREFIX, PROGRESS_PIPE, Page, Piece, Results, Stamp,
     StepMark,
 };
 pub use secrets::{SECRET_MIN, SECRETS_BYTES, SECRETS_DIR, SECRETS_MOST, Secret};

@@ -8,7 +8,7 @@ use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
 use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp, UsedImage};
 use crate::job::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST};
-use crate::protocol::wire::{self, CellSpec, Collect, Expect, OUTPUT_FILE, PROGRESS_FILE, Rlimit, SECRETS_DIR};
+use crate::protocol::wire::{self, CellSpec, Collect, Expect, OUTPUT_FILE, PROGRESS_PIPE, Rlimit, SECRETS_DIR};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
     MountVolumeOptions,
@@ -293,7 +293,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
     set("JOBCELL_ATTEMPT", &order.attempt.attempt.to_string());
     set("JOBCELL_WORKSPACE", WORKSPACE);
     set("JOBCELL_OUTPUT", &format!("{WORKSPACE}/{OUTPUT_FILE}"));
-    set("JOBCELL_PROGRESS", &format!("{WORKSPACE}/{PROGRESS_FILE}"));
+    set("JOBCELL_PROGRESS", PROGRESS_PIPE);
     set("JOBCELL_HELPER", volume::WARDEN_PATH);
     env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
     CellSpec {

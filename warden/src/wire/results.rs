@@ -6,8 +6,8 @@ use super::fields::{BadPayload, Reader, Writer};
 pub const OWN_PREFIX: &str = ".jobcell-";
 /// Key and value lines, read when the job is over.
 pub const OUTPUT_FILE: &str = ".jobcell-output";
-/// A pipe for lines about how far the job is.
-pub const PROGRESS_FILE: &str = ".jobcell-progress";
+/// A pipe for lines about how far the job is. Not in the workspace, where who reads every file would wait at it for ever.
+pub const PROGRESS_PIPE: &str = "/dev/shm/.jobcell-progress";
 /// Most of the outputs' file that is read: it travels in one frame with the end.
 pub const MOST_OUTPUTS: usize = 32 * 1024;
 /// Most step markers of a job.
