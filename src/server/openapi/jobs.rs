@@ -137,6 +137,8 @@ pub(crate) enum Cause {
     CellLost { reason: String },
     WardenFault { reason: String },
     LogStoreFailed { reason: String },
+    InputRefused { input: String, reason: String },
+    InputsFailed { reason: String },
     LeaseExpired,
     AgentLost { attempts: u32 },
     Stuck { phase: Phase, limit: Span },
