@@ -179,6 +179,24 @@ impl Member {
         Ok(request.send().await?.error_for_status()?)
     }
 
+    /// Uploads a content that is `piece` again and again; gives its name.
+    pub async fn upload(&self, piece: &[u8], times: u64) -> Outcome<String> {
+        let piece = bytes::Bytes::copy_from_slice(piece);
+        let pieces = futures_util::stream::iter((0..times).map(move |_| Ok::<_, std::io::Error>(piece.clone())));
+        let request = self.http.post(format!("{}/v1/blobs", self.url)).bearer_auth(&self.key);
+        let stored = request.body(reqwest::Body::wrap_stream(pieces)).send().await?.error_for_status()?;
+        let stored: Value = stored.json().await?;
+        Ok(stored["digest"].as_str().ok_or_else(|| stored.to_string())?.to_owned())
+    }
+
+    /// What the kernel says of the process's memory, in bytes.
+    pub fn memory(&self, key: &str) -> Outcome<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find(|line| line.starts_with(key)).ok_or("no such line")?;
+        let kib: f64 = line.split_whitespace().nth(1).ok_or("no number")?.parse()?;
+        Ok(kib * 1024.0)
+    }
+
     pub async fn submit(&self, spec: &Value) -> Outcome<String> {
         let job: Value = self.call(Method::POST, "/v1/jobs", Some(spec)).await?.json().await?;
         Ok(job["id"].as_str().ok_or_else(|| job.to_string())?.to_owned())

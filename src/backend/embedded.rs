@@ -13,8 +13,8 @@ use crate::queue::{
 };
 use crate::secrets::Keyring;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -87,7 +87,7 @@ pub enum Waited {
 /// The backend.
 #[derive(Debug)]
 pub struct Embedded {
-    store: AnyStore,
+    pub(super) store: AnyStore,
     keys: Keyring,
     logs: LogStore,
     settings: QueueSettings,
@@ -108,6 +108,8 @@ pub struct Embedded {
     stuck: AtomicU64,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
+    /// What jobs are given; none where nobody has said where that is.
+    pub(super) contents: OnceLock<super::Contents>,
 }
 
 impl Embedded {
@@ -138,6 +140,7 @@ impl Embedded {
             stuck: AtomicU64::new(0),
             changes,
             orders,
+            contents: OnceLock::new(),
         })
     }
 
@@ -193,8 +196,14 @@ impl Embedded {
     ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
-            let job = backend.new_job(spec, at, retry_of, submitter);
-            let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
+            let job = backend.new_job(spec.clone(), at, retry_of, submitter);
+            let id = job.id;
+            backend.need(id, &spec).await?;
+            let submitted = backend.store.submit(job, backend.settings.max_queued).await;
+            if !matches!(submitted, Ok(Submitted::Created(_))) {
+                backend.need_no_more(id, &spec).await;
+            }
+            let submitted = submitted?;
             if let Submitted::Created(job) = &submitted {
                 backend.waiting.wake_for(&job.spec);
             }
@@ -234,8 +243,23 @@ impl Embedded {
         let task = crate::supervise::spawn("submit_all", async move {
             let at = UnixMillis::now();
             let new = |spec| backend.new_job(spec, at, None, submitter.clone());
-            let jobs = specs.into_iter().map(new).collect();
-            let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await?;
+            let jobs: Vec<NewJob> = specs.into_iter().map(new).collect();
+            for job in &jobs {
+                backend.need(job.id, &job.spec).await?;
+            }
+            let given: Vec<(JobId, JobSpec)> =
+                jobs.iter().filter(|job| !job.spec.inputs().is_empty()).map(|job| (job.id, job.spec.clone())).collect();
+            let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await;
+            let created = |id: JobId| match &batch {
+                Ok(Batch::TakenIn(answers)) => {
+                    answers.iter().any(|answer| matches!(answer, Submitted::Created(job) if job.id == id))
+                }
+                Ok(Batch::Refused(_)) | Err(_) => false,
+            };
+            for (id, spec) in given.iter().filter(|(id, _)| !created(*id)) {
+                backend.need_no_more(*id, spec).await;
+            }
+            let batch = batch?;
             backend.waiting.wake_all();
             Ok(batch)
         });
@@ -330,6 +354,9 @@ impl Embedded {
             for some in ids.chunks(CANCEL_BATCH) {
                 let now = UnixMillis::now();
                 let pairs: Vec<(JobId, JobId)> = some.iter().map(|id| (*id, JobId::new(now))).collect();
+                for (old, new) in &pairs {
+                    backend.need_alike(*old, *new).await?;
+                }
                 let told = backend.store.replay(&pairs, backend.settings.max_queued, now).await?;
                 for ((id, _), replay) in pairs.into_iter().zip(told) {
                     if let Replay::Replayed(job) = &replay {

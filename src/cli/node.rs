@@ -5,6 +5,7 @@ use crate::admission::policy::{Defaults, Filter};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
+use crate::blobs::{BlobSettings, BlobStore};
 use crate::config::Config;
 use crate::egress::{EgressSettings, Outside};
 use crate::executor::Arriving;
@@ -42,6 +43,14 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
             .map_err(|error| Failure::config(format!("queue.secrets_key_file: {error}")))?,
     };
     Ok(Embedded::with_keys(store, logs, settings, keys))
+}
+
+/// Contents that jobs are given, below `root`.
+pub(crate) async fn blobs(config: &Config, root: &Path) -> Result<BlobStore, Failure> {
+    let settings =
+        BlobSettings { max_bytes: config.blobs.max_bytes, max_blob: config.blobs.max_blob, grace: config.blobs.grace };
+    let opened = BlobStore::open(root, settings).await;
+    opened.map_err(|error| Failure::unavailable(format!("{}: {error}", root.display())))
 }
 
 /// What checking a spec needs to know of these settings.

@@ -53,7 +53,7 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 11] = [
+pub(super) const SECTIONS: [(&str, &str); 12] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
@@ -63,6 +63,7 @@ pub(super) const SECTIONS: [(&str, &str); 11] = [
     ("policy", "What jobs may have on this host."),
     ("egress", "The way out of cells, for jobs that may go out. docs/egress.md tells more."),
     ("logs", "The output of jobs."),
+    ("blobs", "Contents that jobs are given, by their digests."),
     ("telemetry", "Log lines of this process."),
     ("doctor", "What `jobcell doctor` checks."),
 ];
@@ -421,6 +422,30 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Size(MIB, ByteSize::from_mib(1 << 20)),
         |_| json!("32MiB"),
         "What of a job's output is taken in a second while others run here too: one that writes faster waits, and loses nothing. Carrying a flood costs processor time outside of its cell, and that would be the others'. A job alone has no such bound.",
+    ),
+    key(
+        "blobs.max_bytes",
+        Kind::Size(MIB, ByteSize::from_mib(1 << 30)),
+        |_| json!("64GiB"),
+        "All contents together. An upload beyond it is answered with 507.",
+    ),
+    key(
+        "blobs.max_blob",
+        Kind::Size(MIB, TIB),
+        |_| json!("16GiB"),
+        "Largest content. A larger one is answered with 413.",
+    ),
+    key(
+        "blobs.grace",
+        Kind::Duration(Millis::from_secs(60), WEEK),
+        |_| json!("1h"),
+        "How long a content stays that no job needs, from when it was uploaded or last asked for: for the job that it was uploaded for.",
+    ),
+    key(
+        "blobs.keep",
+        Kind::Duration(Millis::new(0), Millis::from_secs(366 * 24 * 3600)),
+        |_| json!("7d"),
+        "How long the inputs of a job that has ended are kept, for those who run it again.",
     ),
     key(
         "presets",

@@ -51,6 +51,9 @@ pub enum StoreError {
     /// The database refused.
     #[error("queue: {0}")]
     Database(String),
+    /// What a job needs cannot be kept for it.
+    #[error("{0}")]
+    Contents(String),
     /// The store has been closed.
     #[error("the queue is closed")]
     Closed,

@@ -88,8 +88,18 @@ pub(super) async fn submit(
     let specs: Vec<Answer<JobSpec>> = documents
         .into_iter()
         .map(|document| document.and_then(|document| JobSpec::check(&document, &app.settings.rules)))
-        .map(|spec| spec.and_then(|spec| dedupe.apply(spec)).map_err(|problems| ProblemDocument::spec(&problems)))
+        .map(|spec| spec.map_err(|problems| ProblemDocument::spec(&problems)))
         .collect();
+    let mut known: Vec<Answer<JobSpec>> = Vec::with_capacity(specs.len());
+    for spec in specs {
+        known.push(match spec {
+            Ok(spec) => jobs::known(&app, spec)
+                .await
+                .and_then(|spec| dedupe.apply(spec).map_err(|problems| ProblemDocument::spec(&problems))),
+            Err(problem) => Err(problem),
+        });
+    }
+    let specs = known;
     // Only new ones are judged.
     let there = jobs::is_there(&app, specs.iter().flatten()).await?;
     let is_there = |spec: &JobSpec| spec.idempotency_key().is_some_and(|key| there.contains(key));

@@ -21,6 +21,7 @@ mod fleet;
 mod gvisor;
 mod hostile;
 mod images;
+mod inputs;
 mod keys;
 mod listing;
 mod old_warden;

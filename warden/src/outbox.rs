@@ -17,6 +17,8 @@ pub(crate) struct Outbox {
     pub(crate) refused: bool,
     pub(crate) started: bool,
     pub(crate) pong: Option<u64>,
+    /// How much of the inputs is in its place; a newer word replaces an older one.
+    pub(crate) taken: Option<u64>,
     pub(crate) exit: bool,
 }
 
@@ -28,6 +30,7 @@ pub(crate) enum Say {
     Refused,
     Started,
     Pong(u64),
+    InputsTaken(u64),
     Exit,
 }
 
@@ -42,7 +45,12 @@ impl Outbox {
 
     /// Whether control frames wait, the exit left out.
     pub(crate) fn urgent(&self) -> bool {
-        self.hello || self.fault.is_some() || self.refused || self.started || self.pong.is_some()
+        self.hello
+            || self.fault.is_some()
+            || self.refused
+            || self.started
+            || self.pong.is_some()
+            || self.taken.is_some()
     }
 
     /// The next thing to say, which then counts as said. The exit only when `output_sent`.
@@ -58,6 +66,8 @@ impl Outbox {
             Some(Say::Started)
         } else if let Some(nonce) = self.pong.take() {
             Some(Say::Pong(nonce))
+        } else if let Some(offset) = self.taken.take() {
+            Some(Say::InputsTaken(offset))
         } else if output_sent && once(&mut self.exit) {
             Some(Say::Exit)
         } else {

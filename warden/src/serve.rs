@@ -24,6 +24,7 @@ use crate::room::Room;
 use crate::secrets::{self, Secrets};
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
+use crate::unpack::{self, Unpack};
 use crate::wire::{Exit, FromWarden, Mismatch, ToWarden, VERSION, WardenState, unmet};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
@@ -72,6 +73,7 @@ pub(crate) struct Warden {
     /// The agent of this session is here for another attempt: it is greeted, and gets nothing.
     stranger: bool,
     start_by: u64,
+    start_deadline_ns: u64,
     input_open: bool,
     output_open: bool,
     /// The transport took less than it was given, so it is asked before more is written.
@@ -104,6 +106,7 @@ impl Warden {
             window: 0,
             stranger: false,
             start_by: sys::boot_ns().saturating_add(start_deadline_ms.saturating_mul(1_000_000)),
+            start_deadline_ns: start_deadline_ms.saturating_mul(1_000_000),
             input_open: true,
             output_open: true,
             blocked: false,
@@ -285,6 +288,28 @@ impl Warden {
             (ToWarden::SpecChunk { section, offset, bytes }, Phase::Waiting(intake)) => {
                 intake.chunk(section, offset, &bytes);
             }
+            (ToWarden::Inputs { root }, Phase::Waiting(intake)) => {
+                intake.inputs = None;
+                match Unpack::begin(&root) {
+                    Ok(unpack) => {
+                        intake.inputs = Some(unpack);
+                        self.outbox.taken = Some(0);
+                        self.start_by = now.saturating_add(self.start_deadline_ns);
+                    }
+                    Err(failed) => self.without_inputs(&failed),
+                }
+            }
+            (ToWarden::InputsPart { offset, bytes }, Phase::Waiting(intake)) => {
+                match intake.inputs.as_mut().map(|inputs| inputs.part(offset, &bytes)) {
+                    Some(Ok(taken)) => {
+                        self.outbox.taken = Some(taken);
+                        // Who brings something comes to an end.
+                        self.start_by = now.saturating_add(self.start_deadline_ns);
+                    }
+                    Some(Err(failed)) => self.without_inputs(&failed),
+                    None => {}
+                }
+            }
             (ToWarden::Commit { lengths, sums }, Phase::Waiting(intake)) => {
                 let intake = std::mem::take(intake);
                 self.committed(*intake, lengths, sums);
@@ -309,6 +334,8 @@ impl Warden {
                 | ToWarden::Stop { .. }
                 | ToWarden::Lease { .. }
                 | ToWarden::Close
+                | ToWarden::Inputs { .. }
+                | ToWarden::InputsPart { .. }
                 | ToWarden::Attach { .. }
                 | ToWarden::Ping { .. },
                 _,
@@ -388,6 +415,13 @@ impl Warden {
         }
         self.phase = Phase::Refused(mismatches);
         self.outbox.refused = true;
+    }
+
+    /// What the job is to be given cannot be put into its place: the cell was not made for it, or what comes is no stream of entries.
+    fn without_inputs(&mut self, (step, error): &unpack::Failed) {
+        let shown: String = step.chars().take(TEXT_MAX).collect();
+        self.outbox.taken = None;
+        self.ended(job::never_started(&shown, *error));
     }
 
     fn ended(&mut self, exit: Exit) {
@@ -482,6 +516,7 @@ impl Warden {
                 let stalled = matches!(self.phase, Phase::Running(_)) && !self.ring.has_room();
                 FromWarden::Pong { nonce, stalled: u8::from(stalled) }
             }
+            Say::InputsTaken(offset) => FromWarden::InputsTaken { offset },
             Say::Exit => match &self.phase {
                 Phase::Ended(exit) => FromWarden::Exit((**exit).clone()),
                 Phase::Waiting(_) | Phase::Running(_) | Phase::Refused(_) => unexpected("an end"),

@@ -20,6 +20,8 @@ mod egress;
 mod fields;
 #[path = "wire/frame.rs"]
 mod frame;
+#[path = "wire/inputs.rs"]
+mod inputs;
 #[path = "wire/message.rs"]
 mod message;
 #[path = "wire/parts.rs"]
@@ -34,6 +36,7 @@ pub use frame::{
     Decoder, Frame, HEADER_BYTES, MARKER, MAX_OUTPUT, MAX_PAYLOAD, VERSION, crc32c, crc32c_append, encode, restamp,
     seal,
 };
+pub use inputs::{INPUTS_CREDIT, InputReader, InputTotals, InputWriter, Place, Stuck};
 pub use message::{
     CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, Met, ToWarden, WardenState, egress_data, output_parts,
 };

@@ -3,12 +3,13 @@
 //! [`Shared::call`] is the one way out: rate, breaker, deadline and retry class of every call are decided there. [`link`] carries
 //! output and orders, [`uplink`] decides which output goes next.
 
+mod blobs;
 mod call;
 mod link;
 mod uplink;
 
-use super::{Announcement, Answer, Ask, Backend, BackendError, Grant, Load, Order};
-use crate::job::{AttemptId, JobSpec, LeaseToken, Millis, Phase, Report, UnixMillis};
+use super::{Announcement, Answer, Ask, Backend, BackendError, BlobPieces, Grant, Load, Order};
+use crate::job::{AttemptId, Digest, JobSpec, LeaseToken, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::net::{Breaker, Retry};
 use crate::protocol::agent::{
@@ -409,6 +410,10 @@ impl Backend for Http {
                 }
             }
         })
+    }
+
+    fn read_blob(&self, digest: Digest, from: u64) -> Answer<'_, BlobPieces> {
+        Box::pin(self.shared.read_blob(digest, from))
     }
 
     fn log_done(&self, attempt: AttemptId) {

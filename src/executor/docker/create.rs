@@ -318,6 +318,8 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         cut_output: spec.output_excess() == OutputExcess::Cut,
         secrets: order.secrets.clone(),
         egress_connections: if spec.egress().is_none() { 0 } else { shape.egress_connections },
+        // Known when they are in their places.
+        inputs: None,
     }
 }
 

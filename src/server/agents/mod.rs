@@ -1,6 +1,7 @@
 //! What agents and those who look after them ask: keys and the list for people, the agent protocol for programs.
 
 mod calls;
+mod contents;
 mod drains;
 mod keys;
 mod roster;
@@ -35,5 +36,6 @@ pub(super) fn for_agents() -> OpenApiRouter<App> {
         .routes(routes!(calls::advance))
         .routes(routes!(calls::release))
         .routes(routes!(calls::report))
+        .routes(routes!(contents::read))
         .routes(routes!(stream::open))
 }

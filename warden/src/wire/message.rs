@@ -64,6 +64,18 @@ pub enum ToWarden {
     },
     /// The end is known and stored: go.
     Close,
+    /// What the job is given begins, from the first byte of its stream; what an earlier session has brought goes.
+    Inputs {
+        /// The folder that it goes to.
+        root: String,
+    },
+    /// A part of that stream. Only the next one is taken.
+    InputsPart {
+        /// Where it is in the stream.
+        offset: u64,
+        /// The part.
+        bytes: Vec<u8>,
+    },
     /// Of a stream of the cell's proxy. Only for a cell whose spec asked for one.
     Egress(Egress),
 }
@@ -99,6 +111,8 @@ impl ToWarden {
             Self::Ping { nonce } => (6, w.u64(*nonce)),
             Self::Lease { remaining_ms } => (7, w.u64(*remaining_ms)),
             Self::Close => (8, w),
+            Self::Inputs { root } => (9, w.text(root)),
+            Self::InputsPart { offset, bytes } => (10, w.u64(*offset).bytes(bytes)),
             Self::Egress(egress) => {
                 let (number, w) = egress.write(w);
                 (EGRESS_TO + number, w)
@@ -125,6 +139,8 @@ impl ToWarden {
             6 => Self::Ping { nonce: r.u64()? },
             7 => Self::Lease { remaining_ms: r.u64()? },
             8 => Self::Close,
+            9 => Self::Inputs { root: r.text()? },
+            10 => Self::InputsPart { offset: r.u64()?, bytes: r.bytes()?.to_vec() },
             kind if (EGRESS_TO..EGRESS_TO + EGRESS_KINDS).contains(&kind) => {
                 Self::Egress(Egress::read(kind - EGRESS_TO, &mut r)?)
             }
@@ -272,6 +288,11 @@ pub enum FromWarden {
         /// 1 while the job waits because the ring is full.
         stalled: u8,
     },
+    /// So much of the stream of inputs is in its place; more may come.
+    InputsTaken {
+        /// Bytes.
+        offset: u64,
+    },
     /// The warden met something it cannot go on with.
     Fault {
         /// What.
@@ -315,6 +336,7 @@ impl FromWarden {
             Self::Exit(exit) => (68, exit.write(w)),
             Self::Pong { nonce, stalled } => (69, w.u64(*nonce).u8(*stalled)),
             Self::Fault { text } => (70, w.text(text)),
+            Self::InputsTaken { offset } => (72, w.u64(*offset)),
             Self::Egress(egress) => {
                 let (number, w) = egress.write(w);
                 (EGRESS_FROM + number, w)
@@ -351,6 +373,7 @@ impl FromWarden {
             68 => Self::Exit(Exit::read(&mut r)?),
             69 => Self::Pong { nonce: r.u64()?, stalled: r.u8()? },
             70 => Self::Fault { text: r.text()? },
+            72 => Self::InputsTaken { offset: r.u64()? },
             kind if (EGRESS_FROM..EGRESS_FROM + EGRESS_KINDS).contains(&kind) => {
                 Self::Egress(Egress::read(kind - EGRESS_FROM, &mut r)?)
             }
