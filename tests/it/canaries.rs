@@ -8,10 +8,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 
-/// Where the values come from, and what they are. Nothing else in the world looks like them.
 /// The one test's agent is, to the other, a process in whose variables nothing may be.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
+/// Where the values come from, and what they are. Nothing else in the world looks like them.
 const FROM_VARIABLE: &str = "canary-of-a-variable-7f3a91";
 const FROM_FILE: &str = "canary-of-a-file-line-one-5b20c4\ncanary-of-a-file-line-two-e88d13\n";
 const INLINE: &str = "canary-that-came-along-\"quoted\"-0c47aa";
