@@ -137,7 +137,12 @@ impl<E: Executor> Runner<E> {
             return self.end(never_ran(&self.entry, stopped(reason)), None).await;
         }
         // Nothing is made for a job that cannot have what it needs.
-        let order = match self.secrets.fetch(&order.spec).await {
+        let fetched = tokio::select! {
+            biased;
+            Some(Stop { reason, .. }) = orders.stops.recv() => return self.end(never_ran(&self.entry, stopped(reason)), None).await,
+            fetched = self.secrets.fetch(&order.spec) => fetched,
+        };
+        let order = match fetched {
             Ok(secrets) => CellOrder { secrets, ..order },
             Err(cause) => return self.end(never_ran(&self.entry, cause), None).await,
         };

@@ -182,9 +182,9 @@ impl Embedded {
         self.take_in(spec, None, submitter, UnixMillis::now()).await
     }
 
-    /// Takes in a job that does another one again, for whoever asks for that.
-    pub async fn retry(self: &Arc<Self>, job: Job, submitter: Option<String>) -> Result<Submitted, StoreError> {
-        self.take_in(job.spec.without_idempotency_key(), Some(job.id), submitter, UnixMillis::now()).await
+    /// Takes in a job that does another one again. What may be done is decided for who asked for the work, not for who has it done again.
+    pub async fn retry(self: &Arc<Self>, job: Job) -> Result<Submitted, StoreError> {
+        self.take_in(job.spec.without_idempotency_key(), Some(job.id), job.submitter, UnixMillis::now()).await
     }
 
     pub(super) async fn take_in(

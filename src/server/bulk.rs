@@ -11,7 +11,7 @@ use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::backend::Embedded;
 use crate::job::{Fields, JobId, JobSpec, JobSummary, Phase, Problem, Problems, parse_json, type_name};
-use crate::queue::{Batch, CancelMark, ListFilter, Submitted};
+use crate::queue::{Batch, CancelMark, ListFilter, Submitted, own_key};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -101,8 +101,9 @@ pub(super) async fn submit(
     }
     let specs = known;
     // Only new ones are judged.
-    let there = jobs::is_there(&app, specs.iter().flatten()).await?;
-    let is_there = |spec: &JobSpec| spec.idempotency_key().is_some_and(|key| there.contains(key));
+    let there = jobs::is_there(&app, &caller, specs.iter().flatten()).await?;
+    let is_there =
+        |spec: &JobSpec| spec.idempotency_key().is_some_and(|key| there.contains(&own_key(Some(&caller.name), key)));
     let judged =
         |spec: JobSpec| if is_there(&spec) { Ok(spec) } else { jobs::allowed(&app, &caller, &spec).map(|()| spec) };
     let checked: Vec<Answer<JobSpec>> = specs.into_iter().map(|spec| spec.and_then(judged)).collect();

@@ -9,7 +9,7 @@ use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::backend::{Explanation, Local, Unready, Waited};
 use crate::job::{Cause, Job, JobId, JobSpec, Millis, Problems, parse_json};
-use crate::queue::{Canceled, Submitted};
+use crate::queue::{Canceled, Submitted, own_key};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -131,7 +131,7 @@ pub(super) async fn submit(
     let spec = known(&app, spec).await?;
     let spec = dedupe.apply(spec).map_err(|problems| ProblemDocument::spec(&problems))?;
     if let Err(problem) = allowed(&app, &caller, &spec)
-        && !is_there(&app, [&spec]).await?.contains(spec.idempotency_key().unwrap_or_default())
+        && is_there(&app, &caller, [&spec]).await?.is_empty()
     {
         return Err(problem);
     }
@@ -202,8 +202,13 @@ pub(super) async fn known(app: &App, spec: JobSpec) -> Answer<JobSpec> {
 }
 
 /// Which idempotency keys of these jobs are taken. Such a job is not judged: it is there already, or its key is another one's.
-pub(super) async fn is_there(app: &App, specs: impl IntoIterator<Item = &JobSpec>) -> Answer<HashSet<String>> {
-    let keys: Vec<String> = specs.into_iter().filter_map(|spec| spec.idempotency_key().map(str::to_owned)).collect();
+pub(super) async fn is_there(
+    app: &App,
+    caller: &Caller,
+    specs: impl IntoIterator<Item = &JobSpec>,
+) -> Answer<HashSet<String>> {
+    let own = |key: &str| own_key(Some(&caller.name), key);
+    let keys: Vec<String> = specs.into_iter().filter_map(|spec| spec.idempotency_key().map(own)).collect();
     if keys.is_empty() { Ok(HashSet::new()) } else { Ok(app.backend.taken_keys(keys).await?) }
 }
 
@@ -298,7 +303,7 @@ pub(super) async fn retry(
         return Err(ProblemDocument::new("secrets_gone", detail));
     }
     let job = Job { spec: known(&app, job.spec.clone()).await?, ..job };
-    let (_, job) = taken_in(app.backend.retry(job, Some(caller.name)).await?)?;
+    let (_, job) = taken_in(app.backend.retry(job).await?)?;
     app.metrics.jobs_submitted_total.inc();
     Ok(located(StatusCode::CREATED, job))
 }

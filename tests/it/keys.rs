@@ -129,8 +129,17 @@ async fn a_policy_can_give_more_to_those_who_hold_a_key() {
     let list = up.get("/v1/jobs").await;
     let job = up.get(&format!("/v1/jobs/{}", list["jobs"][0]["id"].as_str().expect("an id"))).await;
     assert_eq!((job["submitter"].as_str(), job["ending"]["verdict"].as_str()), (Some("ops-1"), Some("succeeded")));
-    // Who runs it again is who is judged.
+    // Nobody else's job is theirs to run again, and one that is run again stays its submitter's.
     assert_eq!(call(&up, &ci, &Method::POST, &format!("/v1/jobs/{}/retry", id(&job)), &Value::Null).await.0, 403);
+    let again = up.call(Method::POST, &format!("/v1/jobs/{}/retry", id(&job)), None).await;
+    assert_eq!(again.json::<Value>().await.expect("JSON")["submitter"], "ops-1");
+    // Two who use one idempotency key have a job each.
+    let keyed = json!({"preset": "bash", "script": "true", "idempotency_key": "nightly"});
+    for (key, wanted) in [(&ops, 201), (&ci, 201), (&up.key, 201), (&ops, 200), (&ci, 200), (&up.key, 200)] {
+        assert_eq!(call(&up, key, &Method::POST, "/v1/jobs", &keyed).await.0, wanted);
+        let bulk = call(&up, key, &Method::POST, "/v1/jobs/bulk", &json!([keyed])).await;
+        assert_eq!(bulk.0, 200, "it is there");
+    }
     let (code, out, _) = cli(&up, &ci, &["policy", "explain", "--help"]).await;
     assert!(code == 0 && out.contains("--key"), "{out}");
     up.stop().await;

@@ -509,7 +509,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         }
         let now = self.now();
         let Some(writer) = &self.writer else { return };
-        if !writer.is_alone() && !self.session.is_ending() {
+        // Also while it is being stopped: its grace and its last command can be minutes.
+        if !writer.is_alone() && !self.session.has_ended() {
             self.paced = self.pace.next(now);
             if self.paced.is_some() {
                 return;

@@ -242,6 +242,11 @@ impl Session {
         self.stop.is_some() || matches!(self.state, State::Draining(_) | State::Over)
     }
 
+    /// It has ended; only what is left of its output comes.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Draining(_) | State::Over)
+    }
+
     /// The right to run the job lasts so long, unless it is renewed.
     pub(super) fn leased(mut self, left_ms: u64) -> Self {
         self.lease_until = Some(left_ms);

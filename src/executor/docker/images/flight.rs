@@ -140,7 +140,8 @@ impl Inner {
         // A second try is for one thing only: the image was being removed when it came.
         for last in [false, true] {
             // Before it begins: what a crash leaves of it is known to be ours.
-            let pulling = Pulling { before: self.look(&full).await?.map(|found| found.id), at: UnixMillis::now() };
+            let before = self.look(&full).await?.map(|found| found.id);
+            let pulling = Pulling { before: before.clone(), at: UnixMillis::now() };
             let key = full.clone();
             self.ledger.change(true, move |book| drop(book.pulling.insert(key, pulling))).await;
             let mut lines = std::pin::pin!(self.engine.pull(name, login.as_ref().map(super::login::Login::header)));
@@ -168,7 +169,7 @@ impl Inner {
             let missing = || Failure::Missing("the engine said that it came, and does not have it".to_owned());
             let found = self.look(&full).await?.ok_or_else(missing)?;
             let (key, id) = (full.clone(), found.id.clone());
-            self.ledger.change(true, move |book| book.pulled(&key, &id, UnixMillis::now())).await;
+            self.ledger.change(true, move |book| book.pulled(&key, &id, before.as_deref(), UnixMillis::now())).await;
             match self.holds.hold(&found.id).await {
                 Some(hold) => return Ok((found, Arc::new(hold))),
                 None if last => return Err(missing()),
