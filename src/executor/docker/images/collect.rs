@@ -1,6 +1,5 @@
 //! Removal of images that nothing uses, when there is too little room, and the list of them for people.
 
-use super::holds::Removal;
 use super::ledger::Pulling;
 use super::plan::{self, Known};
 use super::{Images, Inner, Judged};
@@ -99,8 +98,8 @@ impl Inner {
                 return Ok(gone);
             };
             // A job may have come for it since.
-            let Some(removal) = self.holds.remove(&next.id) else { continue };
-            let removed = self.remove(&next, removal).await;
+            let Some(_removal) = self.holds.remove(&next.id) else { continue };
+            let removed = self.remove(&next).await;
             match &removed {
                 Ok(()) => tracing::info!(image = ?next.names, id = next.id, why = next.why, "image removed"),
                 Err(reason) => tracing::info!(image = ?next.names, id = next.id, reason, "the engine keeps an image"),
@@ -110,7 +109,7 @@ impl Inner {
     }
 
     /// Without force: the engine refuses when a container has it.
-    async fn remove(&self, image: &Judged, _removal: Removal) -> Result<(), String> {
+    async fn remove(&self, image: &Judged) -> Result<(), String> {
         let names = image.names.iter().chain([&image.id]);
         for name in names {
             self.engine.remove_image(name).await.map_err(|error| error.short())?;
