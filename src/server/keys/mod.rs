@@ -281,7 +281,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("keys.json");
         let keys = UserKeys::open(path.clone(), "the admin's").expect("opens");
-        let ci = keys.add("ci", Role::Submit, Some(Millis::from_secs(60)), at(0)).expect("is new");
+        let ci = keys.add("ci", Role::Submit, Some(Millis::from_secs(60)), at(0)).await.expect("is new");
         let web = keys.add("web", Role::Read, None, at(0)).await.expect("is new");
         assert!(matches!(keys.add("ci", Role::Read, None, at(0)).await, Err(UserKeyError::Exists(_))));
         for bad in ["", "a/b", "a b", "ключ", &"x".repeat(64)] {
@@ -318,7 +318,7 @@ mod tests {
     async fn after_a_rotation_the_old_one_is_good_for_a_while_and_never_longer_than_the_key() {
         let dir = tempfile::tempdir().expect("a folder");
         let keys = UserKeys::open(dir.path().join("keys.json"), "x").expect("opens");
-        let first = keys.add("ci", Role::Submit, Some(Millis::from_secs(100)), at(0)).expect("is new");
+        let first = keys.add("ci", Role::Submit, Some(Millis::from_secs(100)), at(0)).await.expect("is new");
         let second = keys.rotate("ci", Millis::from_secs(10), at(5)).await.expect("is there");
         assert_eq!(keys.caller(&first, at(14)), caller("ci", Role::Submit));
         assert_eq!(keys.caller(&first, at(15)), Err(Closed::Expired { name: "ci".into(), since: at(15) }));
