@@ -10,6 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 #[path = "../../src/archive/crafted.rs"]
+#[allow(dead_code, reason = "shared with the tests of the reader")]
 mod crafted;
 
 /// Uploads a content under its name.
