@@ -179,6 +179,7 @@ impl Member {
         Ok(request.send().await?.error_for_status()?)
     }
 
+    #[allow(dead_code, reason = "not every bench has contents")]
     /// Uploads a content that is `piece` again and again; gives its name.
     pub async fn upload(&self, piece: &[u8], times: u64) -> Outcome<String> {
         let piece = bytes::Bytes::copy_from_slice(piece);
@@ -189,6 +190,7 @@ impl Member {
         Ok(stored["digest"].as_str().ok_or_else(|| stored.to_string())?.to_owned())
     }
 
+    #[allow(dead_code, reason = "not every bench has contents")]
     /// What the kernel says of the process's memory, in bytes.
     pub fn memory(&self, key: &str) -> Outcome<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;

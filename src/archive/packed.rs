@@ -35,9 +35,12 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+/// What was read to know the packing, and the rest.
+type FromStart<R> = io::Chain<io::Cursor<Vec<u8>>, Counted<R>>;
+
 enum Packing<R: Read> {
-    Plain(io::Chain<io::Cursor<Vec<u8>>, Counted<R>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<io::Chain<io::Cursor<Vec<u8>>, Counted<R>>>>>),
+    Plain(FromStart<R>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, BufReader<FromStart<R>>>>),
 }
 
 /// What is in the packing.

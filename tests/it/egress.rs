@@ -403,3 +403,20 @@ async fn the_command_line_allows_and_shows() {
     assert!(explained.contains("egress.allow[0]") && explained.contains("x.test:1"), "{explained}");
     up.stop().await;
 }
+
+/// Where a job wants to go is in its result and in logs; a secret that lands there by accident is stopped before.
+#[tokio::test]
+async fn a_host_that_has_a_secret_in_it_is_told_to_nobody() {
+    let Some(host) = engine() else { return };
+    let dns = Dns::start().await;
+    let up = up_by(&host, POLICY, &format!("egress: {{resolver: '{}'}}\n", dns.address)).await;
+    let script = format!("{ASK}ask \"$TOKEN.test:443\"\nask \"other.test:443\"\n");
+    let job = up
+        .run(&json!({"preset": "bash", "script": script, "egress": {"allow": ["*.test:443"]},
+            "secrets": {"TOKEN": {"value": "hush-hush-4711"}}}))
+        .await;
+    assert_eq!(up.text(&job, "stdout").await, "***.test:443 403\nother.test:443 502\n", "{job}");
+    assert_eq!(job["usage"]["egress"]["refused"], 1, "{}", job["usage"]);
+    assert!(!job.to_string().contains("hush-hush") && !up.log().contains("hush-hush"), "{job}");
+    up.stop().await;
+}

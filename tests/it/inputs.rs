@@ -135,13 +135,14 @@ async fn every_crafted_archive_is_refused_by_name_or_makes_what_it_should() {
                     assert_eq!(up.text(&job, "stdout").await, made, "{}: {job}", case.name);
                 }
             }
-            // The server's bounds are wider than those of the test's own reading.
+            // The server's bounds are wider than those of the test's own reading: it is good there, or bad for another reason.
             Err("too_large" | "too_many") if status == 201 => {}
             Err(code) => {
                 assert_eq!((status.as_u16(), told["code"].as_str()), (422, Some("bad_spec")), "{}: {told}", case.name);
                 assert_eq!(told["problems"][0]["path"], "inputs[0].blob", "{}: {told}", case.name);
                 let reason = told["problems"][0]["reason"].as_str().unwrap_or_default();
-                assert!(reason.ends_with(&format!("({code})")), "{}: {reason}", case.name);
+                let wider = matches!(code, "too_large" | "too_many");
+                assert!(wider || reason.ends_with(&format!("({code})")), "{}: {reason}", case.name);
             }
         }
     }

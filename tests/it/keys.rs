@@ -134,7 +134,7 @@ async fn a_policy_can_give_more_to_those_who_hold_a_key() {
     let again = up.call(Method::POST, &format!("/v1/jobs/{}/retry", id(&job)), None).await;
     assert_eq!(again.json::<Value>().await.expect("JSON")["submitter"], "ops-1");
     // Two who use one idempotency key have a job each.
-    let keyed = json!({"preset": "bash", "script": "true", "idempotency_key": "nightly"});
+    let keyed = json!({"preset": "bash", "script": "true", "timeout": "30s", "idempotency_key": "nightly"});
     for (key, wanted) in [(&ops, 201), (&ci, 201), (&up.key, 201), (&ops, 200), (&ci, 200), (&up.key, 200)] {
         assert_eq!(call(&up, key, &Method::POST, "/v1/jobs", &keyed).await.0, wanted);
         let bulk = call(&up, key, &Method::POST, "/v1/jobs/bulk", &json!([keyed])).await;

@@ -365,7 +365,8 @@ impl Warden {
         };
         if complete.spec.egress_connections > 0 {
             match Egress::start(complete.spec.egress_connections) {
-                Ok(egress) => {
+                Ok(mut egress) => {
+                    egress.hide(self.secrets.patterns.clone());
                     let more = egress.variables(&complete.spec.env);
                     complete.spec.env.extend(more);
                     self.egress = Some(egress);

@@ -93,6 +93,7 @@ fn document() -> Value {
     document["tags"] = json!([
         {"name": "jobs", "description": "Submit, find, watch, cancel, run again"},
         {"name": "output", "description": "What jobs write"},
+        {"name": "contents", "description": "What jobs are given: files and archives, by their SHA-256"},
         {"name": "statistics", "description": "What happened"},
         {"name": "keys", "description": "Who may do what"},
         {"name": "agents", "description": "Agents and their keys, for people"},

@@ -7,7 +7,7 @@ use super::progress::Progress;
 use super::{Found, Inner};
 use crate::executor::docker::engine::PullError;
 use crate::job::{ImageName, UnixMillis};
-use crate::net::{Admission, Breaker};
+use crate::net::Admission;
 use crate::supervise;
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -108,7 +108,7 @@ impl Inner {
     /// Errors: its registry is left alone at the moment.
     fn admit(&self, registry: &str) -> Result<(), Failure> {
         let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        match breakers.entry(registry.to_owned()).or_insert_with(Breaker::default).ask(Instant::now()) {
+        match breakers.entry(registry.to_owned()).or_default().ask(Instant::now()) {
             Admission::Admit | Admission::Probe => Ok(()),
             Admission::Refuse(pause) => Err(Failure::Unreachable(format!(
                 "{registry} did not answer several times in a row, and is not asked for {} ms",
