@@ -158,8 +158,8 @@ impl Egress {
 
     /// When something is to be done without anybody asking.
     pub(crate) fn wake_at(&self) -> Option<u64> {
-        let waits = |conn: &&Box<Conn>| matches!(conn.state, State::Head { .. } | State::Closing);
-        let clients = self.conns.iter().flatten().filter(waits).map(|conn| conn.until);
+        let waits = |conn: &Conn| matches!(conn.state, State::Head { .. } | State::Closing);
+        let clients = self.conns.iter().flatten().filter(|conn| waits(conn)).map(|conn| conn.until);
         clients.chain((self.accept_at > 0).then_some(self.accept_at)).min()
     }
 
