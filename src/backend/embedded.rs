@@ -14,7 +14,7 @@ use crate::queue::{
 use crate::secrets::Keyring;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -110,6 +110,15 @@ pub struct Embedded {
     orders: broadcast::Sender<Order>,
     /// What jobs are given; none where nobody has said where that is.
     pub(super) contents: OnceLock<super::Contents>,
+    clock: Mutex<Clock>,
+}
+
+/// The host's clock, as it was last looked at.
+#[derive(Debug)]
+struct Clock {
+    steady: SteadyClock,
+    /// It was set by so many seconds, and that was not dealt with yet.
+    set: Option<i64>,
 }
 
 impl Embedded {
@@ -141,6 +150,7 @@ impl Embedded {
             changes,
             orders,
             contents: OnceLock::new(),
+            clock: Mutex::new(Clock { steady: SteadyClock::new(), set: None }),
         })
     }
 
@@ -435,6 +445,9 @@ impl Embedded {
         let place = self.waiting.enter(agent, profile.clone(), ask.free);
         loop {
             let max = self.share(ask.max, place.row_length()).await?;
+            if !mutant!(ClockSeldomLookedAt) {
+                self.look_at_clock();
+            }
             let (lease, now, agent, profile) =
                 (self.settings.lease, UnixMillis::now(), agent.to_owned(), profile.clone());
             let (free, peers) = (place.free(), place.peers());
@@ -548,6 +561,9 @@ impl Embedded {
 
     /// Renews leases; the answers come in the order asked.
     pub async fn renew(&self, agent: &str, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewed>, StoreError> {
+        if !mutant!(ClockSeldomLookedAt) {
+            self.look_at_clock();
+        }
         let answers = self.store.renew(agent, leases, self.settings.lease, UnixMillis::now()).await?;
         let shown = |answer| match answer {
             Renewal::Renewed { until, cancel_requested } => Renewed::Renewed { until, cancel_requested },
@@ -641,7 +657,6 @@ impl Embedded {
         // While this process was not there nobody could renew: what was held gets a full term, so a short absence takes no job
         // from its agent.
         let mut extended = self.extend().await;
-        let mut clock = SteadyClock::new();
         let mut failed = false;
         if self.is_behind().await {
             tracing::warn!(
@@ -664,7 +679,8 @@ impl Embedded {
             }
             // Leases and delays are kept in wall time. When that is set, they mean something else: nobody is lost by it, and what is
             // delayed comes early rather than a day late.
-            let set = clock.was_set();
+            self.look_at_clock();
+            let set = self.clock.lock().unwrap_or_else(PoisonError::into_inner).set.take();
             if let Some(set) = set {
                 tracing::warn!(by_seconds = set, "the host's clock was set; each lease has a full term from now on");
                 extended = false;
@@ -690,6 +706,15 @@ impl Embedded {
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
             }
+        }
+    }
+
+    /// Notes when the clock was set. Before each lease too: a clock that is set, and set back before anybody looks, was right at both looks
+    /// and not between them.
+    fn look_at_clock(&self) {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(by) = clock.steady.was_set() {
+            clock.set = Some(by);
         }
     }
 

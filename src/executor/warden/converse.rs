@@ -25,6 +25,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// A warden may have this much unacknowledged output on its way, twice over; beyond it, it does not keep to its window.
 const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
+/// Who looks at a deadline so much too late was not running for a while.
+const LATE: Duration = Duration::from_secs(1);
 /// Thousandths of a core; with less, a warden may have to wait for its turn.
 const FAIR_SHARE: u32 = 250;
 /// What a frame costs beside its output.
@@ -286,7 +288,12 @@ pub async fn converse<C: Cell + Sync>(
                     talk.on(Input::Renewed(left(until)), &mut progress);
                 }
             }
-            () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
+            () = tokio::time::sleep_until(wake) => {
+                if wake.elapsed() >= LATE && !mutant!(KillUnheard) {
+                    talk.on(Input::Late, &mut progress);
+                }
+                talk.on(Input::Tick, &mut progress);
+            }
             Ok(()) = room.changed() => {}
             () = tokio::time::sleep_until(paced.unwrap_or(wake)), if paced.is_some() => {}
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),

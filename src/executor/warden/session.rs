@@ -93,6 +93,8 @@ pub(super) enum Input {
     },
     /// The lease was renewed for this long.
     Renewed(u64),
+    /// This process did not run for a while; what came meanwhile has not been heard yet.
+    Late,
     /// Time has passed.
     Tick,
 }
@@ -323,6 +325,7 @@ impl Session {
                 self.lease_until = self.lease_until.max(Some(now.saturating_add(remaining_ms)));
                 self.tell_lease(now, &mut actions);
             }
+            Input::Late => self.was_away(now),
             Input::Tick => self.tick(now, &mut actions),
         }
         actions
@@ -585,6 +588,17 @@ impl Session {
             self.over(Over::Broken(super::verdict::stopped(reason, self.wall_ms)), actions);
         } else {
             self.send_stop(reason, now, actions);
+        }
+    }
+
+    /// A cell is not ended for what may have been said by now: there is time to hear it.
+    fn was_away(&mut self, now: u64) {
+        let heard = now + self.stop_answer_ms;
+        self.kill_at = self.kill_at.map(|at| at.max(heard));
+        self.stop_heard = self.stop_heard.map(|(nonce, due, warned)| (nonce, due.max(heard), warned));
+        self.unanswered = self.unanswered.map(|(nonce, due)| (nonce, due.max(heard)));
+        if let State::Greeting { until } | State::Committed { until } = &mut self.state {
+            *until = (*until).max(heard);
         }
     }
 

@@ -455,3 +455,20 @@ fn answer_pings(session: &mut Session, now: u64) {
         }
     }
 }
+
+#[test]
+fn who_was_away_hears_what_was_said_meanwhile_before_it_ends_anything() {
+    let mut session = running();
+    session.on(Input::Stop { reason: StopReason::Cancel, force: false }, 100);
+    // Twelve seconds later: grace and all are over.
+    session.on(Input::Late, 12_000);
+    assert!(!session.on(Input::Tick, 12_000).contains(&Action::Kill), "the warden may have ended the job long ago");
+    let end = session.on(Input::Message(FromWarden::Exit(exit(0))), 12_001);
+    assert_eq!(over(&end), Some(&Over::Exited(exit(0))));
+    // One that has nothing to say is ended all the same.
+    let mut session = running();
+    session.on(Input::Stop { reason: StopReason::Cancel, force: false }, 100);
+    session.on(Input::Late, 12_000);
+    session.on(Input::Tick, 12_000);
+    assert!((12_001..14_001).any(|now| session.on(Input::Tick, now).contains(&Action::Kill)));
+}
