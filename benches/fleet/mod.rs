@@ -153,14 +153,6 @@ impl Member {
         wait_for("the cells' end", gone).await
     }
 
-    /// A line of the process's status, in bytes.
-    pub fn memory(&self, line: &str) -> Outcome<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let found = status.lines().find(|text| text.starts_with(line)).ok_or("no such line")?;
-        let kib: f64 = found.split_whitespace().nth(1).ok_or("no number")?.parse()?;
-        Ok(kib * 1024.0)
-    }
-
     /// Asks it to end, and waits for that.
     pub async fn stop(mut self) -> Outcome<()> {
         let mut pid = self.child.id().to_string();
@@ -185,6 +177,26 @@ impl Member {
             request = request.json(body);
         }
         Ok(request.send().await?.error_for_status()?)
+    }
+
+    #[allow(dead_code, reason = "not every bench has contents")]
+    /// Uploads a content that is `piece` again and again; gives its name.
+    pub async fn upload(&self, piece: &[u8], times: u64) -> Outcome<String> {
+        let piece = bytes::Bytes::copy_from_slice(piece);
+        let pieces = futures_util::stream::iter((0..times).map(move |_| Ok::<_, std::io::Error>(piece.clone())));
+        let request = self.http.post(format!("{}/v1/blobs", self.url)).bearer_auth(&self.key);
+        let stored = request.body(reqwest::Body::wrap_stream(pieces)).send().await?.error_for_status()?;
+        let stored: Value = stored.json().await?;
+        Ok(stored["digest"].as_str().ok_or_else(|| stored.to_string())?.to_owned())
+    }
+
+    #[allow(dead_code, reason = "not every bench has contents")]
+    /// What the kernel says of the process's memory, in bytes.
+    pub fn memory(&self, key: &str) -> Outcome<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find(|line| line.starts_with(key)).ok_or("no such line")?;
+        let kib: f64 = line.split_whitespace().nth(1).ok_or("no number")?.parse()?;
+        Ok(kib * 1024.0)
     }
 
     pub async fn submit(&self, spec: &Value) -> Outcome<String> {

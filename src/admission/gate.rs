@@ -45,6 +45,21 @@ impl Gate {
         Ok(self.policy.current().judge(spec, &facts))
     }
 
+    /// Whether what the job is given fits into the workspace that it gets, as far as that is known. Errors: the cause to refuse it with.
+    fn has_room(&self, spec: &JobSpec) -> Result<(), Cause> {
+        let ((bytes, entries), resources) = (spec.inputs_need(), spec.resources());
+        let (disk, inodes) = (resources.disk.unwrap_or(self.defaults.disk), resources.inodes_or(self.defaults.inodes));
+        let refused = |reason| Err(Cause::InputRefused { input: "inputs".to_owned(), reason });
+        if bytes > disk.as_u64() {
+            return refused(format!("they take {bytes} bytes, and the workspace has {disk}"));
+        }
+        // The workspace itself is one of them.
+        if entries > 0 && entries >= inodes {
+            return refused(format!("they make {entries} files, and the workspace has room for {inodes}"));
+        }
+        Ok(())
+    }
+
     /// The job with the limits that it is given. Errors: the cause to refuse it with.
     pub fn admit<'a>(
         &self,
@@ -54,6 +69,8 @@ impl Gate {
     ) -> Result<Cow<'a, JobSpec>, Cause> {
         let judged = self.judge(backend, submitter, spec)?;
         let refusals = judged.refusals();
-        judged.given.ok_or(Cause::PolicyRefused { rule: judged.rule, refusals })
+        let given = judged.given.ok_or(Cause::PolicyRefused { rule: judged.rule, refusals })?;
+        self.has_room(&given)?;
+        Ok(given)
     }
 }

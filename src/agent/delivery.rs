@@ -4,7 +4,7 @@
 
 use crate::backend::{Backend, BackendError};
 use crate::blobs::BlobStore;
-use crate::job::{AttemptId, Phase, Report};
+use crate::job::{AttemptId, Cause, Phase, Report};
 use crate::journal::{Entry, Journal};
 use crate::net::{Retry, pauses};
 use crate::protocol::agent::{AttemptStanding, Reported};
@@ -117,6 +117,10 @@ impl Delivery {
         if let Err(reason) = self.backend.give_artifacts(attempt, token, artifacts, store).await {
             tracing::error!(%attempt, %reason, "the backend does not have its files; the report says so");
             artifacts.not_delivered(&reason);
+            let required = self.entry.spec.artifacts().iter().any(|rule| rule.required);
+            if required && report.cause == (Cause::ExitCode { exit_code: 0 }) {
+                report.cause = Cause::ArtifactsFailed { reason: crate::job::shown(&reason) };
+            }
         }
     }
 

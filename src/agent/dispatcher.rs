@@ -5,6 +5,7 @@
 //! runner that is too busy to take it is told again.
 
 use super::claims::Claims;
+use super::inputs;
 use super::obstacles::{Obstacles, Room};
 use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
@@ -482,6 +483,7 @@ impl<E: Executor> Table<E> {
                 // Its runner gets them, when it begins.
                 secrets: Vec::new(),
                 grace: grace.into(),
+                inputs: inputs::of(&entry.spec, &backend, &settings.gate.defaults),
                 lease: if mutant!(WardenWithoutLease) { Duration::ZERO } else { usable }.into(),
             };
             Ok(Attempt { order, permit, adopted })

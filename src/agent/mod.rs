@@ -8,6 +8,7 @@
 mod claims;
 mod delivery;
 mod dispatcher;
+mod inputs;
 mod obstacles;
 mod recovery;
 mod renewals;

@@ -36,6 +36,8 @@ const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration:
 const UNSURE: Duration = Duration::from_secs(30);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
+/// Fetching a job's files that takes longer is told: the job has ended, and is not to be taken for one that does not get on.
+const SLOW_FETCH: Duration = Duration::from_secs(20);
 /// How far a preparation is, is told at most so often.
 const PREPARING_EVERY: Duration = Duration::from_secs(2);
 /// First and longest pause between tries to bring one there.
@@ -138,7 +140,12 @@ impl<E: Executor> Runner<E> {
             return self.end(never_ran(&self.entry, stopped(reason)), None).await;
         }
         // Nothing is made for a job that cannot have what it needs.
-        let order = match self.secrets.fetch(&order.spec).await {
+        let fetched = tokio::select! {
+            biased;
+            Some(Stop { reason, .. }) = orders.stops.recv() => return self.end(never_ran(&self.entry, stopped(reason)), None).await,
+            fetched = self.secrets.fetch(&order.spec) => fetched,
+        };
+        let order = match fetched {
             Ok(secrets) => CellOrder { secrets, ..order },
             Err(cause) => return self.end(never_ran(&self.entry, cause), None).await,
         };
@@ -306,6 +313,7 @@ impl<E: Executor> Runner<E> {
         };
         self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
+        let (fetches, mut fetching) = mpsc::channel(1);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
         let (keep, output_share, outside) = (self.keep.as_ref(), self.output_share, &self.outside);
         let (backend, token) = (Arc::clone(&self.backend), self.entry.token);
@@ -315,6 +323,10 @@ impl<E: Executor> Runner<E> {
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {
                 let _ = notes.try_send(UnixMillis::now());
+            }
+            Progress::Fetching => {
+                // Said again over a new link; the first word is enough.
+                let _ = fetches.try_send(());
             }
             Progress::Told(progress, steps) => backend.tell_progress(id, token, progress, steps),
         });
@@ -339,7 +351,29 @@ impl<E: Executor> Runner<E> {
                 () = again => {}
             }
         };
-        let (finished, ()) = tokio::join!(talk, tell);
+        let tell_of_fetching = async {
+            if fetching.recv().await.is_none() {
+                return;
+            }
+            let at = UnixMillis::now();
+            let told = async {
+                sleep(SLOW_FETCH).await;
+                let advance = || self.backend.advance(id, self.entry.token, Phase::Finishing, at, "fetching_files");
+                for pause in pauses(NOTE_PAUSES.0, NOTE_PAUSES.1) {
+                    if advance().await.is_ok() {
+                        return;
+                    }
+                    sleep(pause).await;
+                }
+            };
+            let over = async { while fetching.recv().await.is_some() {} };
+            tokio::select! {
+                biased;
+                () = over => {}
+                () = told => {}
+            }
+        };
+        let (finished, (), ()) = tokio::join!(talk, tell, tell_of_fetching);
         if finished.not_begun {
             tracing::info!("the last process died before it gave the job to its cell; it goes back");
             self.give_back("not_begun").await;

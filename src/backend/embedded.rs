@@ -14,8 +14,8 @@ use crate::queue::{
 };
 use crate::secrets::Keyring;
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, RwLock, broadcast};
 use tokio_util::sync::CancellationToken;
@@ -110,6 +110,17 @@ pub struct Embedded {
     stuck: AtomicU64,
     changes: broadcast::Sender<Change>,
     orders: broadcast::Sender<Order>,
+    /// What jobs are given; none where nobody has said where that is.
+    pub(super) contents: OnceLock<super::Contents>,
+    clock: Mutex<Clock>,
+}
+
+/// The host's clock, as it was last looked at.
+#[derive(Debug)]
+struct Clock {
+    steady: SteadyClock,
+    /// It was set by so many seconds, and that was not dealt with yet.
+    set: Option<i64>,
 }
 
 impl Embedded {
@@ -141,6 +152,8 @@ impl Embedded {
             stuck: AtomicU64::new(0),
             changes,
             orders,
+            contents: OnceLock::new(),
+            clock: Mutex::new(Clock { steady: SteadyClock::new(), set: None }),
         })
     }
 
@@ -182,9 +195,9 @@ impl Embedded {
         self.take_in(spec, None, submitter, UnixMillis::now()).await
     }
 
-    /// Takes in a job that does another one again, for whoever asks for that.
-    pub async fn retry(self: &Arc<Self>, job: Job, submitter: Option<String>) -> Result<Submitted, StoreError> {
-        self.take_in(job.spec.without_idempotency_key(), Some(job.id), submitter, UnixMillis::now()).await
+    /// Takes in a job that does another one again. What may be done is decided for who asked for the work, not for who has it done again.
+    pub async fn retry(self: &Arc<Self>, job: Job) -> Result<Submitted, StoreError> {
+        self.take_in(job.spec.without_idempotency_key(), Some(job.id), job.submitter, UnixMillis::now()).await
     }
 
     pub(super) async fn take_in(
@@ -196,8 +209,14 @@ impl Embedded {
     ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
-            let job = backend.new_job(spec, at, retry_of, submitter);
-            let submitted = backend.store.submit(job, backend.settings.max_queued).await?;
+            let job = backend.new_job(spec.clone(), at, retry_of, submitter);
+            let id = job.id;
+            backend.need(id, &spec).await?;
+            let submitted = backend.store.submit(job, backend.settings.max_queued).await;
+            if !matches!(submitted, Ok(Submitted::Created(_))) {
+                backend.need_no_more(id, &spec).await;
+            }
+            let submitted = submitted?;
             if let Submitted::Created(job) = &submitted {
                 backend.waiting.wake_for(&job.spec);
             }
@@ -237,8 +256,23 @@ impl Embedded {
         let task = crate::supervise::spawn("submit_all", async move {
             let at = UnixMillis::now();
             let new = |spec| backend.new_job(spec, at, None, submitter.clone());
-            let jobs = specs.into_iter().map(new).collect();
-            let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await?;
+            let jobs: Vec<NewJob> = specs.into_iter().map(new).collect();
+            for job in &jobs {
+                backend.need(job.id, &job.spec).await?;
+            }
+            let given: Vec<(JobId, JobSpec)> =
+                jobs.iter().filter(|job| !job.spec.inputs().is_empty()).map(|job| (job.id, job.spec.clone())).collect();
+            let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await;
+            let created = |id: JobId| match &batch {
+                Ok(Batch::TakenIn(answers)) => {
+                    answers.iter().any(|answer| matches!(answer, Submitted::Created(job) if job.id == id))
+                }
+                Ok(Batch::Refused(_)) | Err(_) => false,
+            };
+            for (id, spec) in given.iter().filter(|(id, _)| !created(*id)) {
+                backend.need_no_more(*id, spec).await;
+            }
+            let batch = batch?;
             backend.waiting.wake_all();
             Ok(batch)
         });
@@ -334,6 +368,9 @@ impl Embedded {
             for some in ids.chunks(CANCEL_BATCH) {
                 let now = UnixMillis::now();
                 let pairs: Vec<(JobId, JobId)> = some.iter().map(|id| (*id, JobId::new(now))).collect();
+                for (old, new) in &pairs {
+                    backend.need_alike(*old, *new).await?;
+                }
                 let told = backend.store.replay(&pairs, backend.settings.max_queued, now).await?;
                 for ((id, _), replay) in pairs.into_iter().zip(told) {
                     if let Replay::Replayed(job) = &replay {
@@ -412,6 +449,9 @@ impl Embedded {
         let place = self.waiting.enter(agent, profile.clone(), ask.free);
         loop {
             let max = self.share(ask.max, place.row_length()).await?;
+            if !mutant!(ClockSeldomLookedAt) {
+                self.look_at_clock();
+            }
             let (lease, now, agent, profile) =
                 (self.settings.lease, UnixMillis::now(), agent.to_owned(), profile.clone());
             let (free, peers) = (place.free(), place.peers());
@@ -525,6 +565,9 @@ impl Embedded {
 
     /// Renews leases; the answers come in the order asked.
     pub async fn renew(&self, agent: &str, leases: &[(AttemptId, LeaseToken)]) -> Result<Vec<Renewed>, StoreError> {
+        if !mutant!(ClockSeldomLookedAt) {
+            self.look_at_clock();
+        }
         let answers = self.store.renew(agent, leases, self.settings.lease, UnixMillis::now()).await?;
         let shown = |answer| match answer {
             Renewal::Renewed { until, cancel_requested } => Renewed::Renewed { until, cancel_requested },
@@ -619,7 +662,6 @@ impl Embedded {
         // While this process was not there nobody could renew: what was held gets a full term, so a short absence takes no job
         // from its agent.
         let mut extended = self.extend().await;
-        let mut clock = SteadyClock::new();
         let mut failed = false;
         if self.is_behind().await {
             tracing::warn!(
@@ -642,7 +684,8 @@ impl Embedded {
             }
             // Leases and delays are kept in wall time. When that is set, they mean something else: nobody is lost by it, and what is
             // delayed comes early rather than a day late.
-            let set = clock.was_set();
+            self.look_at_clock();
+            let set = self.clock.lock().unwrap_or_else(PoisonError::into_inner).set.take();
             if let Some(set) = set {
                 tracing::warn!(by_seconds = set, "the host's clock was set; each lease has a full term from now on");
                 extended = false;
@@ -668,6 +711,15 @@ impl Embedded {
                 }
                 Err(error) => tracing::error!(%error, "expired leases cannot be settled"),
             }
+        }
+    }
+
+    /// Notes when the clock was set. Before each lease too: a clock that is set, and set back before anybody looks, was right at both looks
+    /// and not between them.
+    fn look_at_clock(&self) {
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(by) = clock.steady.was_set() {
+            clock.set = Some(by);
         }
     }
 

@@ -1,10 +1,12 @@
 //! The agent's door to the backend in its own process. Agent and backend share the log store, so output needs no way.
 
-use super::{Announcement, Answer, Ask, Backend, BackendError, Embedded, Grant, Load, Order};
-use crate::job::{AttemptId, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
+use super::{Announcement, Answer, Ask, Backend, BackendError, BlobPieces, Embedded, Grant, Load, Order};
+use crate::blobs::BlobError;
+use crate::job::{AttemptId, Digest, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
 use crate::net::Retry;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::StoreError;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use tokio::sync::broadcast;
@@ -31,6 +33,13 @@ impl Local {
 impl From<StoreError> for BackendError {
     fn from(error: StoreError) -> Self {
         Self { retry: Retry::Transient, message: error.to_string() }
+    }
+}
+
+impl From<BlobError> for BackendError {
+    fn from(error: BlobError) -> Self {
+        let retry = if matches!(error, BlobError::Missing(_)) { Retry::Never } else { Retry::Transient };
+        Self { retry, message: error.to_string() }
     }
 }
 
@@ -113,6 +122,16 @@ impl Backend for Local {
 
     fn tell_progress(&self, attempt: AttemptId, _: LeaseToken, progress: Option<Progress>, steps: Vec<JobStep>) {
         self.backend.progressed(attempt, progress, steps);
+    }
+
+    fn read_blob(&self, digest: Digest, from: u64) -> Answer<'_, BlobPieces> {
+        Box::pin(async move {
+            let missing = || BackendError::from(BlobError::Missing(digest));
+            let blobs = self.backend.blobs().ok_or_else(missing)?;
+            let blob = blobs.find(digest).await?.ok_or_else(missing)?;
+            let pieces = blobs.read(digest, from..blob.bytes).await?;
+            Ok((blob.bytes, pieces.map(|piece| piece.map_err(BackendError::from)).boxed()))
+        })
     }
 
     fn log_done(&self, _: AttemptId) {}

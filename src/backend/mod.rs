@@ -12,9 +12,13 @@ mod drains;
 mod embedded;
 #[cfg(test)]
 mod embedded_tests;
+mod examine;
 mod explain;
 mod http;
 mod intake;
+mod keeper;
+#[cfg(test)]
+mod keeper_tests;
 mod local;
 mod results;
 #[cfg(test)]
@@ -27,17 +31,21 @@ mod waiting;
 
 pub use drains::{Drain, Drains};
 pub use embedded::{Change, Embedded, Order, QueueSettings, Waited};
+pub use examine::Unready;
 pub use explain::{AgentView, Explanation};
 pub use http::{Http, HttpSettings};
 pub use intake::{Intake, IntakeError};
+pub use keeper::Contents;
 pub use local::Local;
 pub use roster::{AgentEntry, AgentState, Registration, Roster, SessionError};
 
 use crate::blobs::BlobStore;
-use crate::job::{Artifacts, AttemptId, JobSpec, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
+use crate::job::{Artifacts, AttemptId, Digest, JobSpec, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
 use crate::net::Retry;
 use crate::protocol::agent::{Announcement, AttemptStanding, Capabilities, Load, Renewed, Reported, Step};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use std::time::Duration;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
@@ -79,6 +87,9 @@ pub struct Grant {
     /// The lease began at this moment or later: when it was first asked for, where nobody knows better.
     pub since: tokio::time::Instant,
 }
+
+/// A content as it comes: its whole size, and its bytes from where they were asked for.
+pub type BlobPieces = (u64, BoxStream<'static, Result<Bytes, BackendError>>);
 
 /// An answer that is on its way.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, BackendError>>;
@@ -153,6 +164,13 @@ pub trait Backend: Send + Sync + 'static {
         _: &'a BlobStore,
     ) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(std::future::ready(Ok(())))
+    }
+
+    /// The bytes of a content that a job is given, from an offset on. The answer has a deadline; between the pieces that follow, whoever
+    /// reads them looks at the clock. A backend that has no contents hands out no jobs that need one.
+    fn read_blob(&self, digest: Digest, _from: u64) -> Answer<'_, BlobPieces> {
+        let message = format!("{} has no contents, and so not {digest}", self.name());
+        Box::pin(std::future::ready(Err(BackendError { retry: Retry::Never, message })))
     }
 
     /// The attempt is over for this agent: its output is not passed on any more, and its local copy is not needed.

@@ -3,15 +3,11 @@
 use super::Embedded;
 use crate::blobs::{BlobError, BlobStore};
 use crate::job::{Artifact, Artifacts, AttemptId, Digest, Job, JobId, JobStep, Millis, Progress, Report, UnixMillis};
-use crate::queue::Store;
+use crate::queue::{Store, StoreError};
 use futures_util::StreamExt;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-/// Between two looks at what is to go.
-const SWEEP_PAUSE: Duration = Duration::from_secs(600);
 /// Jobs whose progress is known. With more than an installation can run, a further one is not shown until its end.
 const MOST_LIVE: usize = 20_000;
 /// A list of files is no longer than this: that of as many as an agent may keep.
@@ -72,6 +68,12 @@ impl Embedded {
         self.results.kept.get().map(|kept| &kept.store)
     }
 
+    /// Whether the time of a job's files is over. Then they are gone, whatever is still on the disk.
+    pub fn artifacts_are_over(&self, job: &Job) -> bool {
+        let kept = self.results.kept.get();
+        job.ended_at.zip(kept).is_some_and(|(ended, kept)| UnixMillis::now() >= ended.plus(kept.keep))
+    }
+
     /// An agent in this process, or one that holds the attempt, says how far it is.
     pub fn progressed(&self, attempt: AttemptId, progress: Option<Progress>, steps: Vec<JobStep>) {
         let mut live = self.results.live();
@@ -118,38 +120,19 @@ impl Embedded {
         }
     }
 
-    /// Removes files whose time is over, until `stop`.
-    pub async fn run_retention(self: Arc<Self>, stop: CancellationToken) {
-        let Some(kept) = self.results.kept.get() else { return };
-        loop {
-            if let Err(error) = self.end_strays(kept).await {
-                tracing::warn!(%error, "files of jobs that were lost could not be looked for");
-            }
-            match kept.store.sweep(UnixMillis::now()).await {
-                Ok(gone) if gone.blobs > 0 => {
-                    tracing::info!(files = gone.blobs, bytes = gone.bytes, "artifacts whose time is over were removed");
-                }
-                Ok(_) => {}
-                Err(error) => tracing::warn!(%error, "artifacts could not be swept"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(SWEEP_PAUSE) => {}
-                () = stop.cancelled() => return,
-            }
-        }
-    }
-
     /// Gives an end to files of tries whose report never came.
-    async fn end_strays(&self, kept: &Kept) -> Result<(), String> {
+    pub(super) async fn end_strays(&self) -> Result<(), StoreError> {
+        let Some(kept) = self.results.kept.get() else { return Ok(()) };
         let mut after = String::new();
         loop {
-            let holders = kept.store.holders("artifacts:", &after, HOLDERS).await.map_err(|error| error.to_string())?;
+            let holders = kept.store.holders(Artifacts::HOLDERS, &after, HOLDERS).await?;
             let Some(last) = holders.last() else { return Ok(()) };
             after.clone_from(last);
             for holder in &holders {
-                let attempt: Option<AttemptId> = holder.strip_prefix("artifacts:").and_then(|text| text.parse().ok());
+                let attempt: Option<AttemptId> =
+                    holder.strip_prefix(Artifacts::HOLDERS).and_then(|text| text.parse().ok());
                 let job = match attempt {
-                    Some(attempt) => self.store.get(attempt.job).await.map_err(|error| error.to_string())?,
+                    Some(attempt) => self.store.get(attempt.job).await?,
                     None => None,
                 };
                 let over = attempt
@@ -157,7 +140,7 @@ impl Embedded {
                     .is_none_or(|(attempt, job)| job.ending.is_some() || job.attempt > attempt.attempt);
                 if over {
                     let until = UnixMillis::now().plus(if job.is_some() { kept.keep } else { Millis::new(0) });
-                    kept.store.keep_until(holder, until).await.map_err(|error| error.to_string())?;
+                    kept.store.keep_until(holder, until).await?;
                 }
             }
         }

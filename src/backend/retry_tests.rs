@@ -8,7 +8,7 @@ use serde_json::json;
 use std::sync::Arc;
 use tokio::time::Instant;
 
-fn report(attempt: AttemptId, cause: Cause) -> Report {
+pub(super) fn report(attempt: AttemptId, cause: Cause) -> Report {
     Report {
         attempt,
         cause,

@@ -47,7 +47,7 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         let entries = journal.entries().await.map_err(|error| Failure::unavailable(error.to_string()))?;
         logs.keep_only(&entries.iter().map(|entry| entry.key.attempt).collect()).map_err(unusable)?;
     }
-    let artifacts = node::artifacts(&config, &home.path("artifacts")).await?;
+    let artifacts = node::artifacts(&config, &node::blobs(&config, &home.path("blobs")).await?);
     if whole {
         let entries = journal.entries().await.map_err(|error| Failure::unavailable(error.to_string()))?;
         let held: HashSet<String> = entries.iter().map(|entry| Artifacts::holder(entry.key.attempt)).collect();

@@ -37,8 +37,9 @@ impl Api {
             .map_err(|error| unavailable(&error))?;
         let agent_keys = AgentKeys::open(home.path("agents.json")).map_err(|error| unavailable(&error))?;
         let backend = node::backend(config, AnyStore::Sqlite(store), &home.path("logs"))?;
-        let artifacts = node::artifacts(config, &home.path("artifacts")).await?;
-        backend.keep_artifacts(artifacts, config.artifacts.keep);
+        let blobs = node::blobs(config, &home.path("blobs")).await?;
+        backend.keep_artifacts(node::artifacts(config, &blobs), config.artifacts.keep);
+        backend.keep_contents(blobs, config.blobs.keep);
         let agent_drains =
             AgentDrains::open(home.path("drains.json"), &backend).map_err(|error| unavailable(&error))?;
         let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {
@@ -65,13 +66,13 @@ impl Api {
         let grace = config.server.shutdown_grace.as_duration();
         let server = spawn("api", serve(listener, app, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));
-        let retention = spawn("artifacts", Arc::clone(&backend).run_retention(stop.clone()));
+        let keeper = spawn("contents", Arc::clone(&backend).run_keeper(stop.clone()));
         home.publish("endpoint", &url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
         if let Some(what) = greeting {
             greet(what, home, &url, config, new_key.then_some(key.as_str()));
         }
         tracing::info!(%url, owner = %home.owner, "up");
-        Ok(Self { backend, stop, tasks: [server, expiry, retention] })
+        Ok(Self { backend, stop, tasks: [server, expiry, keeper] })
     }
 
     /// Takes no more requests, lets those that are being answered end, and leaves.

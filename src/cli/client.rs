@@ -1,6 +1,8 @@
 //! Talks to the API: every call with a deadline, every error as the sentence that the server sent.
 
 use super::{Failure, Global, settings};
+use crate::job::Digest;
+use futures_util::Stream;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use std::time::Duration;
@@ -11,6 +13,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const LONG_WAIT: Duration = Duration::from_secs(60);
 /// A file, which may be large.
 const DOWNLOAD: Duration = Duration::from_secs(24 * 3600);
+/// Bytes in a second; a slower upload is given up.
+const SLOWEST_UPLOAD: u64 = 64 * 1024;
 /// On top of a `?wait=`.
 const WAIT_SLACK: Duration = Duration::from_secs(15);
 
@@ -99,6 +103,33 @@ impl Client {
             request = request.header("idempotency-key", key);
         }
         self.json(request).await
+    }
+
+    /// Whether the server has a content. From then on it stays for a while.
+    pub(super) async fn has_blob(&self, digest: &Digest) -> Result<bool, Failure> {
+        let response = self.request(Method::HEAD, &format!("/v1/blobs/{digest}")).send().await;
+        match response.map_err(|error| self.unreachable(&error))?.status() {
+            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => Ok(true),
+            // An answer to HEAD has no words; the upload says what is wrong.
+            _ => Ok(false),
+        }
+    }
+
+    /// Uploads a content of so many bytes.
+    pub(super) async fn put_blob(
+        &self,
+        digest: &Digest,
+        bytes: u64,
+        pieces: impl Stream<Item = std::io::Result<bytes::Bytes>> + Send + 'static,
+    ) -> Result<(), Failure> {
+        let request = self
+            .request(Method::PUT, &format!("/v1/blobs/{digest}"))
+            .header("content-type", "application/octet-stream")
+            .header("content-length", bytes)
+            .timeout(LIMIT + Duration::from_secs(bytes / SLOWEST_UPLOAD))
+            .body(reqwest::Body::wrap_stream(pieces));
+        self.answer(request).await.map(drop)
     }
 
     /// Submits a text in YAML; with `dedupe`, an equal one that is there already is answered in its place.

@@ -60,7 +60,7 @@ pub(super) async fn run(command: ImageCommand, global: &Global) -> Result<u8, Fa
             let found = images.list(all).await.map_err(|error| away(error.short()))?;
             let rows =
                 found.iter().map(|one| (one, if one.goes { "would_be_removed" } else { "kept" }, one.why.as_str()));
-            told(rows.collect(), true, global)
+            told(&rows.collect::<Vec<_>>(), true, global)
         }
         ImageCommand::Gc(GcArgs { dry_run: false, all }) => {
             let gone = images.collect(all).await.map_err(|error| away(error.short()))?;
@@ -68,7 +68,7 @@ pub(super) async fn run(command: ImageCommand, global: &Global) -> Result<u8, Fa
                 Ok(()) => (one, "removed", one.why.as_str()),
                 Err(reason) => (one, "failed", reason.as_str()),
             });
-            told(rows.collect(), false, global)
+            told(&rows.collect::<Vec<_>>(), false, global)
         }
     }
 }
@@ -131,7 +131,7 @@ fn list(found: &[Judged]) -> String {
 }
 
 /// Prints what became of images, or would; fails when one that was to go did not.
-fn told(rows: Vec<(&Judged, &str, &str)>, dry_run: bool, global: &Global) -> Result<u8, Failure> {
+fn told(rows: &[(&Judged, &str, &str)], dry_run: bool, global: &Global) -> Result<u8, Failure> {
     let failed = rows.iter().any(|(_, result, _)| *result == "failed");
     let document = rows.iter().map(|(one, result, why)| {
         let mut document = image(one);

@@ -12,11 +12,12 @@ mod submit;
 
 use super::client::Client;
 use super::follow::{self, Sink};
+use super::inputs::{InputArgs, Target};
 use super::{Failure, Global, Output, node, settings, show, terminal};
-use crate::backend::{Backend, Local, Waited};
+use crate::backend::{Backend, Local, Unready, Waited};
 use crate::config::Config;
 use crate::executor::Arriving;
-use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId};
+use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId, Problems};
 use crate::journal::MemoryJournal;
 use crate::logstore::Stream;
 use crate::queue::{AnyStore, MemoryStore, Submitted};
@@ -48,6 +49,8 @@ pub(super) enum JobCommand {
         /// A place that the job may reach, beside those of its spec, such as pypi.org:443; may be given several times
         #[arg(long, value_name = "HOST:PORT")]
         allow: Vec<String>,
+        #[command(flatten)]
+        inputs: super::inputs::InputArgs,
     },
     /// List jobs, newest first
     List(list::ListArgs),
@@ -102,7 +105,9 @@ pub(super) enum StreamName {
 
 pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
     match command {
-        JobCommand::Run { file, allow } => run_here(&file, &allow, settings(global, &[], super::QUIET)?, global).await,
+        JobCommand::Run { file, allow, inputs } => {
+            run_here(&file, &allow, &inputs, settings(global, &[], super::QUIET)?, global).await
+        }
         JobCommand::Submit(args) => submit::run(args, global).await,
         JobCommand::Exec(args) => exec::run(args, global).await,
         JobCommand::List(args) => list::run(args, global).await,
@@ -191,15 +196,22 @@ pub(super) fn read_file(file: &Path) -> Result<String, Failure> {
 }
 
 /// One job through the agent's own code, with a queue in memory and a log in a folder that goes away.
-async fn run_here(file: &Path, allow: &[String], config: Config, global: &Global) -> Result<u8, Failure> {
-    let text = allow::add_to(&file.display().to_string(), read_file(file)?, allow)?;
-    let spec = JobSpec::from_yaml(&text, &node::rules(&config)).map_err(|problems| {
+async fn run_here(
+    file: &Path,
+    allow: &[String],
+    inputs: &InputArgs,
+    config: Config,
+    global: &Global,
+) -> Result<u8, Failure> {
+    let bad = |problems: Problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
         Failure::usage(format!(
             "the job spec has problems; nothing was created\n{}",
             terminal::lines(&lines.join("\n"))
         ))
-    })?;
+    };
+    let text = allow::add_to(&file.display().to_string(), read_file(file)?, allow)?;
+    let mut spec = JobSpec::from_yaml(&text, &node::rules(&config)).map_err(bad)?;
     let seccomp = node::seccomp(&config)?;
     let gate = node::gate(&config, node::policy(&config)?);
     let engine = node::connect(&config).await.map_err(|error| {
@@ -210,9 +222,21 @@ async fn run_here(file: &Path, allow: &[String], config: Config, global: &Global
         ))
     })?;
     let folder = Folder::make()?;
-    let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0)?;
-    let artifacts = node::artifacts(&config, &folder.0.join("artifacts")).await?;
+    let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0.join("logs"))?;
+    let blobs = node::blobs(&config, &folder.0.join("blobs")).await?;
+    if !inputs.is_empty() {
+        let documents = many::documents(&file.display().to_string(), &text)?;
+        let document = documents.into_iter().next().map(|one| one.spec).unwrap_or_default();
+        let document = inputs.add_to(document, &Target::Here(&blobs)).await?;
+        spec = JobSpec::check(&document, &node::rules(&config)).map_err(bad)?;
+    }
+    let artifacts = node::artifacts(&config, &blobs);
     backend.keep_artifacts(artifacts.clone(), config.artifacts.keep);
+    backend.keep_contents(blobs, config.blobs.keep);
+    let spec = backend.know_inputs(spec).await.map_err(|unready| match unready {
+        Unready::Problems(problems) => bad(problems),
+        Unready::Away(error) => Failure::new(error.to_string()),
+    })?;
     let stop = CancellationToken::new();
     let owner = OwnerId::random();
     let executor = Arc::new(node::executor(&config, engine, seccomp, &config.data_dir, owner.clone(), stop.clone()));

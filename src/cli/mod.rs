@@ -15,6 +15,7 @@ mod exit;
 mod follow;
 mod home;
 mod image;
+mod inputs;
 mod job;
 mod keys;
 mod man;

@@ -6,7 +6,7 @@ use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::blobs::{BlobError, BlobSettings, BlobStore};
-use crate::config::Config;
+use crate::config::{BlobsConfig, Config};
 use crate::egress::{EgressSettings, Outside};
 use crate::executor::Arriving;
 use crate::executor::docker::{
@@ -14,7 +14,7 @@ use crate::executor::docker::{
     Shape, answers_calls_itself,
 };
 use crate::executor::warden::{CollectLimits, Keep};
-use crate::job::{Capacity, ImageName, Millis, OwnerId, Seccomp, SpecRules, UnixMillis};
+use crate::job::{Artifacts, ByteSize, Capacity, ImageName, OwnerId, Seccomp, SpecRules, UnixMillis};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
@@ -47,18 +47,17 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
     Ok(Embedded::with_keys(store, logs, settings, keys))
 }
 
-/// Beside the time that fetching may take: a file that nobody refers to so long is one whose list was never written, or that was passed on.
-const ARTIFACT_GRACE: Millis = Millis::from_secs(3600);
+/// Contents that jobs are given and give back, below `root`.
+pub(crate) async fn blobs(config: &Config, root: &Path) -> Result<BlobStore, Failure> {
+    let BlobsConfig { max_bytes, max_blob, grace, .. } = config.blobs;
+    let opened = BlobStore::open(root, BlobSettings { max_bytes, max_blob, grace }).await;
+    opened.map_err(|error| Failure::unavailable(format!("{}: {error}", root.display())))
+}
 
-/// Where files of jobs are kept.
-pub(crate) async fn artifacts(config: &Config, at: &Path) -> Result<BlobStore, Failure> {
-    let quota = config.artifacts.quota;
+/// The same contents, as the files of jobs get there.
+pub(crate) fn artifacts(config: &Config, blobs: &BlobStore) -> BlobStore {
     // One content is a file, or the list of all of a job.
-    let max_blob = config.artifacts.max_size.max(crate::job::ByteSize::from_mib(64));
-    let grace = Millis::new(ARTIFACT_GRACE.as_u64() + config.artifacts.timeout.as_u64());
-    let settings = BlobSettings { max_bytes: quota, max_blob, grace };
-    let opened = BlobStore::open(at, settings).await;
-    opened.map_err(|error| Failure::unavailable(format!("{}: {error}", at.display())))
+    blobs.within(config.artifacts.quota, config.artifacts.max_size.max(ByteSize::from_mib(64)))
 }
 
 /// Between two looks at what of an agent's store nobody needs any more.
@@ -68,7 +67,7 @@ const ARTIFACT_SWEEP: std::time::Duration = std::time::Duration::from_secs(600);
 pub(crate) async fn release_artifacts(store: &BlobStore, held: &HashSet<String>) -> Result<(), BlobError> {
     let mut after = String::new();
     loop {
-        let holders = store.holders("artifacts:", &after, 500).await?;
+        let holders = store.holders(Artifacts::HOLDERS, &after, 500).await?;
         let Some(last) = holders.last() else { return Ok(()) };
         after.clone_from(last);
         for holder in holders.iter().filter(|holder| !held.contains(*holder)) {

@@ -33,6 +33,8 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     /// The way out of cells.
     pub egress: EgressConfig,
+    /// Contents that jobs are given.
+    pub blobs: BlobsConfig,
     /// Bytes of a log after which it is synced to disk.
     pub logs_sync_every: ByteSize,
     /// Most output of a job that does not say how much.
@@ -98,6 +100,19 @@ pub struct QueueConfig {
     pub groups: BTreeMap<String, u32>,
     /// Keys that seal secrets which came with a job.
     pub secrets_key_file: PathBuf,
+}
+
+/// Contents that jobs are given.
+#[derive(Debug, Clone, Copy)]
+pub struct BlobsConfig {
+    /// All together.
+    pub max_bytes: ByteSize,
+    /// One.
+    pub max_blob: ByteSize,
+    /// What no job needs stays so long.
+    pub grace: Millis,
+    /// The inputs of a job that has ended stay so long.
+    pub keep: Millis,
 }
 
 /// The agent.
@@ -260,6 +275,12 @@ pub(super) fn check(
         images: r.images_section(),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         egress: r.egress(),
+        blobs: BlobsConfig {
+            max_bytes: r.size("blobs.max_bytes"),
+            max_blob: r.size("blobs.max_blob"),
+            grace: r.duration("blobs.grace"),
+            keep: r.duration("blobs.keep"),
+        },
         logs_sync_every: r.size("logs.sync_every"),
         logs_output: r.size("logs.output_limit"),
         artifacts: ArtifactsConfig {
@@ -284,6 +305,14 @@ pub(super) fn check(
     }
     if config.images.free_high < config.images.free_low {
         r.bad("images.free_high", "is below images.free_low", "raise it, or lower the other");
+    }
+    // Looking for a content makes it young again only when it has a quarter of the time behind it.
+    if config.artifacts.timeout.as_u64() > config.blobs.grace.as_u64() / 2 {
+        r.bad(
+            "artifacts.timeout",
+            "is more than half of blobs.grace, so a file could go before all files of its job are there",
+            "lower it, or raise the other",
+        );
     }
     if config.docker.uid_count < config.agent.slots {
         r.bad(

@@ -53,7 +53,7 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 12] = [
+pub(super) const SECTIONS: [(&str, &str); 13] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
@@ -63,6 +63,7 @@ pub(super) const SECTIONS: [(&str, &str); 12] = [
     ("policy", "What jobs may have on this host."),
     ("egress", "The way out of cells, for jobs that may go out. docs/egress.md tells more."),
     ("logs", "The output of jobs."),
+    ("blobs", "Contents that jobs are given and give back, by their digests."),
     ("artifacts", "The files that jobs leave to be kept."),
     ("telemetry", "Log lines of this process."),
     ("doctor", "What `jobcell doctor` checks."),
@@ -424,6 +425,30 @@ pub(super) static KEYS: &[Key] = &[
         "What of a job's output is taken in a second while others run here too: one that writes faster waits, and loses nothing. Carrying a flood costs processor time outside of its cell, and that would be the others'. A job alone has no such bound.",
     ),
     key(
+        "blobs.max_bytes",
+        Kind::Size(MIB, ByteSize::from_mib(1 << 30)),
+        |_| json!("64GiB"),
+        "All contents together. An upload beyond it is answered with 507.",
+    ),
+    key(
+        "blobs.max_blob",
+        Kind::Size(MIB, TIB),
+        |_| json!("16GiB"),
+        "Largest content. A larger one is answered with 413.",
+    ),
+    key(
+        "blobs.grace",
+        Kind::Duration(Millis::from_secs(60), WEEK),
+        |_| json!("1h"),
+        "How long a content stays that no job needs, from when it was uploaded or last asked for: for the job that it was uploaded for.",
+    ),
+    key(
+        "blobs.keep",
+        Kind::Duration(Millis::new(0), Millis::from_secs(366 * 24 * 3600)),
+        |_| json!("7d"),
+        "How long the inputs of a job that has ended are kept, for those who run it again.",
+    ),
+    key(
         "artifacts.max_size",
         Kind::Size(ByteSize::new(1), TIB),
         |_| json!("1GiB"),
@@ -451,7 +476,7 @@ pub(super) static KEYS: &[Key] = &[
         "artifacts.quota",
         Kind::Size(MIB, ByteSize::from_mib(1 << 30)),
         |_| json!("50GiB"),
-        "Files of all jobs together. With it full, no more are kept until some are gone; jobs that require theirs end as artifacts_failed.",
+        "With so much among the contents of all kinds (blobs.max_bytes), no more files are kept until some contents are gone: what is above it is for what jobs are given. Jobs that require their files end as artifacts_failed then.",
     ),
     key(
         "artifacts.keep",

@@ -14,7 +14,8 @@ mod maps;
 mod schema;
 
 pub use check::{
-    AgentConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig, TelemetryConfig,
+    AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig,
+    TelemetryConfig,
 };
 pub use effective::{Loaded, Setting};
 pub use host::HostFacts;

@@ -178,6 +178,8 @@ async fn inside_tls_only_hosts_that_are_allowed_are_asked_for() {
     let attempt = AttemptId::new(JobId::new(UnixMillis::now()), 1);
     let mut door = Door::of(attempt, &spec, &Outside::default()).expect("it asks for one");
     let hello = super::hello::tests::client;
+    // Kept to the end: that a server goes is told too.
+    let mut servers = Vec::new();
     for (stream, host, says) in
         [(1, "localhost", "localhost"), (2, "localhost", "evil.example"), (3, "127.0.0.1", "evil.example")]
     {
@@ -200,6 +202,7 @@ async fn inside_tls_only_hosts_that_are_allowed_are_asked_for() {
             let mut got = vec![0; whole.len()];
             server.read_exact(&mut got).await.expect("reads");
             assert_eq!(got, whole);
+            servers.push(server);
         }
     }
     let told = door.told();

@@ -5,11 +5,13 @@
 
 mod arriving;
 pub mod docker;
+mod inputs;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub mod warden;
 
 pub use arriving::Arriving;
+pub use inputs::{InputPiece, Inputs, PIECES};
 
 use crate::job::{AttemptId, Cause, JobSpec, Millis, UsedImage};
 use crate::protocol::wire;
@@ -35,6 +37,8 @@ pub struct CellOrder {
     pub grace: Millis,
     /// What the job is given that nobody else may see; none in an order for a cell that has its job.
     pub secrets: Vec<wire::Secret>,
+    /// What it is given before it starts, if anything.
+    pub inputs: Option<Inputs>,
     /// The first term of the lease; the warden ends the job by itself when it runs out unrenewed.
     pub lease: Millis,
 }

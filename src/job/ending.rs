@@ -247,6 +247,18 @@ pub enum Cause {
         /// What the file system said.
         reason: String,
     },
+    /// What it was to be given cannot be put into a workspace; it never began.
+    InputRefused {
+        /// Which: `inputs[2]`, or the path in the workspace.
+        input: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// What it was to be given could not be had from the backend, or put into the cell; it never began.
+    InputsFailed {
+        /// What happened.
+        reason: String,
+    },
     /// The lease ran out: the agent was cut off from its backend for too long.
     LeaseExpired,
     /// The agent that held the job was lost, and no try is left.
@@ -296,6 +308,8 @@ impl Cause {
             Self::LogStoreFailed { .. } => "log_store_failed",
             Self::ArtifactsMissing { .. } => "artifacts_missing",
             Self::ArtifactsFailed { .. } => "artifacts_failed",
+            Self::InputRefused { .. } => "input_refused",
+            Self::InputsFailed { .. } => "inputs_failed",
             Self::LeaseExpired => "lease_expired",
             Self::AgentLost { .. } => "agent_lost",
             Self::Stuck { .. } => "stuck",
@@ -334,6 +348,8 @@ impl Cause {
             | Self::WardenFault { .. }
             | Self::LogStoreFailed { .. }
             | Self::ArtifactsFailed { .. }
+            | Self::InputRefused { .. }
+            | Self::InputsFailed { .. }
             | Self::Stuck { .. } => Verdict::CellError,
             Self::LeaseExpired | Self::AgentLost { .. } => Verdict::Lost,
         }
@@ -365,6 +381,7 @@ impl Cause {
             | Self::WardenFault { .. }
             | Self::LogStoreFailed { .. }
             | Self::ArtifactsFailed { .. }
+            | Self::InputsFailed { .. }
             | Self::LeaseExpired
             | Self::AgentLost { .. }
             | Self::Stuck { .. } => Class::Infrastructure,
@@ -376,6 +393,7 @@ impl Cause {
             | Self::PresetMissing { .. }
             | Self::TooLarge { .. }
             | Self::PolicyRefused { .. }
+            | Self::InputRefused { .. }
             | Self::CellWeaker { .. } => Class::Permanent,
         }
     }
@@ -485,8 +503,13 @@ impl Cause {
             Self::Stuck { .. } => {
                 "look at the log of the agent that held it: it renewed the lease, and nothing more".into()
             }
-            Self::LogStoreFailed { .. } | Self::ArtifactsFailed { .. } => {
-                "check free space and inodes of the data directory, and artifacts.quota".into()
+            Self::InputRefused { .. } => {
+                "give it something else, or more room with resources.disk and resources.inodes; docs/job-spec.md says what an archive may hold".into()
+            }
+            Self::InputsFailed { .. } => "look at the log of the agent that held it, and at its way to the backend".into(),
+            Self::LogStoreFailed { .. } => "check free space and inodes of the data directory".into(),
+            Self::ArtifactsFailed { .. } => {
+                "check free space and inodes of the data directory, artifacts.quota and blobs.max_bytes".into()
             }
             Self::ArtifactsMissing { .. } => {
                 "have the job make them in its workspace, correct the paths in `artifacts`, or leave out `required`".into()
@@ -569,6 +592,8 @@ impl fmt::Display for Cause {
             Self::LogStoreFailed { reason } => write!(f, "the job's output could not be stored: {reason}"),
             Self::ArtifactsMissing { missing } => write!(f, "required artifacts are missing: {}", missing.join("; ")),
             Self::ArtifactsFailed { reason } => write!(f, "the job's artifacts could not be kept: {reason}"),
+            Self::InputRefused { input, reason } => write!(f, "it cannot be given {input}: {reason}"),
+            Self::InputsFailed { reason } => write!(f, "its inputs could not be given to it: {reason}"),
             Self::LeaseExpired => f.write_str("the agent lost its backend for longer than the lease"),
             Self::Stuck { phase, limit } => write!(f, "it did not get on: {phase} for longer than {limit}"),
             Self::AgentLost { attempts } => write!(f, "its agent was lost, {attempts} times in all"),

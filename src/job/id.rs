@@ -58,6 +58,14 @@ impl fmt::Display for JobId {
     }
 }
 
+impl JobId {
+    /// When it was made, by the clock of whoever made it.
+    pub fn created_at(&self) -> super::UnixMillis {
+        // The first 48 bits of a UUID of version 7.
+        super::UnixMillis::new((self.0.as_u128() >> 80) as u64)
+    }
+}
+
 impl fmt::Debug for JobId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

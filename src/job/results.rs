@@ -162,9 +162,12 @@ impl Artifacts {
         self.problems.truncate(PROBLEMS_SHOWN);
     }
 
+    /// What the names of those begin with who hold contents for an attempt's files.
+    pub const HOLDERS: &str = "artifacts:";
+
     /// Who holds the contents of an attempt's files.
     pub fn holder(attempt: super::AttemptId) -> String {
-        format!("artifacts:{attempt}")
+        format!("{}{attempt}", Self::HOLDERS)
     }
 }
 

@@ -7,6 +7,7 @@ mod artifacts;
 mod check;
 mod egress;
 mod image;
+mod inputs;
 mod json;
 mod limits;
 mod pull;
@@ -20,6 +21,7 @@ pub use artifacts::ArtifactRule;
 pub(crate) use check::labels as check_labels;
 pub use egress::Egress;
 pub(super) use image::fault as image_fault;
+pub use inputs::{Input, InputContent, MAX_INLINE_BYTES, MAX_INPUT_ENTRIES, in_pages, input_path_fault};
 pub use json::parse_json;
 pub use limits::{Clamp, LIMITS, Limit, UNBOUNDED};
 pub use pull::Pull;
@@ -209,6 +211,8 @@ pub struct JobSpec {
     secrets: secrets::Secrets,
     #[serde(skip_serializing_if = "Option::is_none")]
     stdin: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    inputs: Vec<Input>,
     timeout: Millis,
     #[serde(skip_serializing_if = "Option::is_none")]
     silence_timeout: Option<Millis>,
@@ -310,6 +314,20 @@ impl JobSpec {
     /// What the job reads on its standard input; without it, end of file at once.
     pub fn stdin(&self) -> Option<&str> {
         self.stdin.as_deref()
+    }
+    /// What is in its workspace before it starts.
+    pub fn inputs(&self) -> &[Input] {
+        &self.inputs
+    }
+    /// What its inputs take of the workspace, bytes and entries, as far as that is known.
+    pub fn inputs_need(&self) -> (u64, u64) {
+        let sum = |of: fn(&Input) -> u64| self.inputs.iter().fold(0u64, |sum, input| sum.saturating_add(of(input)));
+        (sum(Input::room), sum(Input::entries))
+    }
+    /// The same spec with what is known of the contents of its inputs.
+    #[must_use]
+    pub fn with_inputs(self, inputs: Vec<Input>) -> Self {
+        Self { inputs, ..self }
     }
     /// Wall-clock limit from the job's start.
     pub fn timeout(&self) -> Millis {

@@ -108,11 +108,11 @@ pub(super) fn take_in<E>(
 fn fates(jobs: &[NewJob], there: Vec<Option<Job>>, queued: u64, max_queued: u64) -> Vec<Fate> {
     let refused = |answer| Fate::Refused(Box::new(answer));
     let mut room = max_queued.saturating_sub(queued);
-    let mut first_with: HashMap<&str, usize> = HashMap::new();
+    let mut first_with: HashMap<String, usize> = HashMap::new();
     let mut fates = Vec::with_capacity(jobs.len());
     for (place, (job, there)) in jobs.iter().zip(there).enumerate() {
-        let key = job.spec.idempotency_key();
-        let twin = key.and_then(|key| first_with.get(key)).copied();
+        let key = job.own_key();
+        let twin = key.as_ref().and_then(|key| first_with.get(key)).copied();
         fates.push(match (there, twin) {
             (Some(there), _) if there.spec == job.spec => Fate::There(Box::new(there)),
             (Some(there), _) => refused(Submitted::KeyConflict(there.id)),

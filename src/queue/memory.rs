@@ -65,7 +65,8 @@ impl Tables {
         let row = Row::new(new);
         let job = row.job.clone();
         self.by_id.insert(job.id, seq);
-        self.by_key.extend(job.spec.idempotency_key().map(|key| (key.to_owned(), seq)));
+        let key = job.spec.idempotency_key().map(|key| super::own_key(job.submitter.as_deref(), key));
+        self.by_key.extend(key.map(|key| (key, seq)));
         self.queued.insert((Reverse(job.spec.priority()), seq));
         self.days.submitted(&job);
         self.rows.insert(seq, row);
@@ -118,7 +119,7 @@ impl MemoryStore {
 impl Store for MemoryStore {
     async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
         let mut tables = self.tables();
-        let key = job.spec.idempotency_key().map(str::to_owned);
+        let key = job.own_key();
         if let Some(seq) = key.as_ref().and_then(|key| tables.by_key.get(key)) {
             let there = &tables.rows[seq].job;
             let same = there.spec == job.spec;
@@ -134,7 +135,7 @@ impl Store for MemoryStore {
     async fn submit_all(&self, jobs: Vec<NewJob>, max_queued: u64, partial: bool) -> Result<Batch, StoreError> {
         let mut tables = self.tables();
         let holder = |key: &str| tables.by_key.get(key).map(|seq| tables.rows[seq].job.clone());
-        let there = jobs.iter().map(|job| job.spec.idempotency_key().and_then(holder)).collect();
+        let there = jobs.iter().map(|job| job.own_key().as_deref().and_then(holder)).collect();
         let queued = tables.all_queued();
         batch::take_in(jobs, there, (queued, max_queued), partial, |job| Ok(tables.create(job)))
     }

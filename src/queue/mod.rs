@@ -51,6 +51,9 @@ pub enum StoreError {
     /// The database refused.
     #[error("queue: {0}")]
     Database(String),
+    /// What a job needs cannot be kept for it.
+    #[error("{0}")]
+    Contents(String),
     /// The store has been closed.
     #[error("the queue is closed")]
     Closed,
@@ -69,6 +72,26 @@ pub struct NewJob {
     pub retry_of: Option<JobId>,
     /// The key that it was submitted with, by name.
     pub submitter: Option<String>,
+}
+
+/// The name of the submitter who has the installation's first key.
+pub const FIRST_SUBMITTER: &str = "admin";
+
+/// Under what an idempotency key is kept: each submitter has their own, so that nobody takes another one's. Those of the first submitter, and
+/// of jobs of before submitters had names, are kept as they are.
+pub fn own_key(submitter: Option<&str>, key: &str) -> String {
+    match submitter {
+        None | Some(FIRST_SUBMITTER) => key.to_owned(),
+        // No name and no key has a line's end.
+        Some(name) => format!("{name}\n{key}"),
+    }
+}
+
+impl NewJob {
+    /// Under what its idempotency key is kept.
+    fn own_key(&self) -> Option<String> {
+        self.spec.idempotency_key().map(|key| own_key(self.submitter.as_deref(), key))
+    }
 }
 
 /// What a submit came to.

@@ -108,8 +108,8 @@ impl Store for SqliteStore {
         let groups = Arc::clone(&self.groups);
         self.writer
             .run(move |db| {
-                if let Some(key) = job.spec.idempotency_key()
-                    && let Some(there) = rows::by_key(db, key)?
+                if let Some(key) = job.own_key()
+                    && let Some(there) = rows::by_key(db, &key)?
                 {
                     let same = there.job.spec == job.spec;
                     return Ok(if same {
@@ -135,7 +135,7 @@ impl Store for SqliteStore {
             .run(move |db| {
                 let mut there = Vec::with_capacity(jobs.len());
                 for job in &jobs {
-                    let holder = job.spec.idempotency_key().map(|key| rows::by_key(db, key)).transpose()?.flatten();
+                    let holder = job.own_key().map(|key| rows::by_key(db, &key)).transpose()?.flatten();
                     there.push(holder.map(|row| row.job));
                 }
                 let queued = rows::count(db, Phase::Queued)?;

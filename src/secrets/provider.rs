@@ -224,11 +224,11 @@ mod tests {
                 Err("it was let go".to_owned())
             }
         }
-        let (let_go, hangs) = std::sync::mpsc::channel();
+        let (let_go, hangs) = std::sync::mpsc::sync_channel(1);
         let providers = Providers::default().with("slow", Hangs(std::sync::Mutex::new(hangs)));
         let asked = spec(&json!({"A": "slow"}));
         // The clock stands still while a thread works, so it is moved by hand.
-        let fetch = tokio::spawn(async move { providers.fetch(&asked).await });
+        let fetch = supervise::spawn("fetch", async move { providers.fetch(&asked).await });
         tokio::task::yield_now().await;
         tokio::time::advance(DEADLINE + Duration::from_millis(1)).await;
         let said = fetch.await.expect("no panic").expect_err("is not waited for").to_string();

@@ -39,6 +39,8 @@ mutants! {
     WardenWithoutLease: "a warden is not told of the lease",
     WholeLeaseAtCommit: "a warden is told of the whole lease when it gets the job, however much of it is left",
     KillTriedOnce: "a cell that could not be killed is taken for one that was",
+    KillUnheard: "a process that did not run for a while ends a cell before it hears what was said meanwhile",
+    ClockSeldomLookedAt: "the clock is looked at now and then, and not before a lease is given",
     RenewalFromAnswer: "a lease counts from the answer",
     RenewalNotTold: "runners are not told of renewals",
     NoRenewals: "leases are not renewed",

@@ -55,6 +55,9 @@ async fn files(app: &App, id: &str) -> Answer<(Job, Vec<Artifact>)> {
         Some(Artifacts { list: Some(list), .. }) => *list,
         _ => return Ok((job, Vec::new())),
     };
+    if app.backend.artifacts_are_over(&job) {
+        return Err(gone(&job));
+    }
     match app.backend.artifact_list(list).await {
         Ok(files) => Ok((job, files)),
         Err(BlobError::Missing(_)) => Err(gone(&job)),

@@ -15,7 +15,12 @@ pub(super) fn needed(method: &Method, route: &str) -> Role {
     match route {
         _ if route.starts_with("/v1/keys") => Role::Admin,
         _ if looks => Role::Read,
-        "/v1/jobs" | "/v1/jobs/bulk" | "/v1/jobs/{id}/cancel" | "/v1/jobs/{id}/retry" => Role::Submit,
+        "/v1/jobs"
+        | "/v1/jobs/bulk"
+        | "/v1/jobs/{id}/cancel"
+        | "/v1/jobs/{id}/retry"
+        | "/v1/blobs"
+        | "/v1/blobs/{digest}" => Role::Submit,
         _ => Role::Admin,
     }
 }

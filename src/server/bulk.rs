@@ -11,7 +11,7 @@ use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::backend::Embedded;
 use crate::job::{Fields, JobId, JobSpec, JobSummary, Phase, Problem, Problems, parse_json, type_name};
-use crate::queue::{Batch, CancelMark, ListFilter, Submitted};
+use crate::queue::{Batch, CancelMark, ListFilter, Submitted, own_key};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -88,11 +88,22 @@ pub(super) async fn submit(
     let specs: Vec<Answer<JobSpec>> = documents
         .into_iter()
         .map(|document| document.and_then(|document| JobSpec::check(&document, &app.settings.rules)))
-        .map(|spec| spec.and_then(|spec| dedupe.apply(spec)).map_err(|problems| ProblemDocument::spec(&problems)))
+        .map(|spec| spec.map_err(|problems| ProblemDocument::spec(&problems)))
         .collect();
+    let mut known: Vec<Answer<JobSpec>> = Vec::with_capacity(specs.len());
+    for spec in specs {
+        known.push(match spec {
+            Ok(spec) => jobs::known(&app, spec)
+                .await
+                .and_then(|spec| dedupe.apply(spec).map_err(|problems| ProblemDocument::spec(&problems))),
+            Err(problem) => Err(problem),
+        });
+    }
+    let specs = known;
     // Only new ones are judged.
-    let there = jobs::is_there(&app, specs.iter().flatten()).await?;
-    let is_there = |spec: &JobSpec| spec.idempotency_key().is_some_and(|key| there.contains(key));
+    let there = jobs::is_there(&app, &caller, specs.iter().flatten()).await?;
+    let is_there =
+        |spec: &JobSpec| spec.idempotency_key().is_some_and(|key| there.contains(&own_key(Some(&caller.name), key)));
     let judged =
         |spec: JobSpec| if is_there(&spec) { Ok(spec) } else { jobs::allowed(&app, &caller, &spec).map(|()| spec) };
     let checked: Vec<Answer<JobSpec>> = specs.into_iter().map(|spec| spec.and_then(judged)).collect();

@@ -7,9 +7,9 @@ use super::extract::Path;
 use super::keys::Caller;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
-use crate::backend::{Explanation, Local, Waited};
+use crate::backend::{Explanation, Local, Unready, Waited};
 use crate::job::{Cause, Job, JobId, JobSpec, Millis, Problems, parse_json};
-use crate::queue::{Canceled, Submitted};
+use crate::queue::{Canceled, Submitted, own_key};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -128,9 +128,10 @@ pub(super) async fn submit(
     let wait = WaitQuery { wait }.limit(app.settings.wait_max)?;
     let dedupe = Dedupe::read(dedupe.as_deref(), &headers)?;
     let spec = read_spec(&app, &headers, &body(&app, received)?)?;
+    let spec = known(&app, spec).await?;
     let spec = dedupe.apply(spec).map_err(|problems| ProblemDocument::spec(&problems))?;
     if let Err(problem) = allowed(&app, &caller, &spec)
-        && !is_there(&app, [&spec]).await?.contains(spec.idempotency_key().unwrap_or_default())
+        && is_there(&app, &caller, [&spec]).await?.is_empty()
     {
         return Err(problem);
     }
@@ -185,13 +186,29 @@ pub(super) fn allowed(app: &App, caller: &Caller, spec: &JobSpec) -> Answer<()> 
     let Some(gate) = &app.settings.gate else { return Ok(()) };
     match gate.admit(Local::NAME, Some(&caller.name), spec) {
         Err(cause @ Cause::PolicyRefused { .. }) => Err(ProblemDocument::policy(&cause)),
+        Err(Cause::InputRefused { input, reason }) => {
+            Err(ProblemDocument::spec(&Problems::one(input, reason, "raise resources.disk, or leave some out")))
+        }
         Ok(_) | Err(_) => Ok(()),
     }
 }
 
+/// The job with what is known of its inputs. Errors: one is not there, or is not what it should be.
+pub(super) async fn known(app: &App, spec: JobSpec) -> Answer<JobSpec> {
+    app.backend.know_inputs(spec).await.map_err(|unready| match unready {
+        Unready::Problems(problems) => ProblemDocument::spec(&problems),
+        Unready::Away(error) => error.into(),
+    })
+}
+
 /// Which idempotency keys of these jobs are taken. Such a job is not judged: it is there already, or its key is another one's.
-pub(super) async fn is_there(app: &App, specs: impl IntoIterator<Item = &JobSpec>) -> Answer<HashSet<String>> {
-    let keys: Vec<String> = specs.into_iter().filter_map(|spec| spec.idempotency_key().map(str::to_owned)).collect();
+pub(super) async fn is_there(
+    app: &App,
+    caller: &Caller,
+    specs: impl IntoIterator<Item = &JobSpec>,
+) -> Answer<HashSet<String>> {
+    let own = |key: &str| own_key(Some(&caller.name), key);
+    let keys: Vec<String> = specs.into_iter().filter_map(|spec| spec.idempotency_key().map(own)).collect();
     if keys.is_empty() { Ok(HashSet::new()) } else { Ok(app.backend.taken_keys(keys).await?) }
 }
 
@@ -285,7 +302,8 @@ pub(super) async fn retry(
             format!("values of secrets came with job {id} and were forgotten at its end; submit it again with them");
         return Err(ProblemDocument::new("secrets_gone", detail));
     }
-    let (_, job) = taken_in(app.backend.retry(job, Some(caller.name)).await?)?;
+    let job = Job { spec: known(&app, job.spec.clone()).await?, ..job };
+    let (_, job) = taken_in(app.backend.retry(job).await?)?;
     app.metrics.jobs_submitted_total.inc();
     Ok(located(StatusCode::CREATED, job))
 }

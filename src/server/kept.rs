@@ -23,5 +23,8 @@ pub(super) fn write<T: Serialize>(path: &Path, value: &T) -> Result<(), String> 
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(failed)?;
     file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
-    std::fs::rename(&fresh, path).map_err(failed)
+    std::fs::rename(&fresh, path).map_err(failed)?;
+    // The name too: what was taken away must not come back with a power cut.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
 }

@@ -6,6 +6,7 @@
 mod agents;
 mod artifacts;
 mod auth;
+mod blobs;
 mod bulk;
 mod cursor;
 mod dead;
@@ -100,6 +101,8 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(bulk::submit))
         .routes(routes!(bulk::cancel))
         .routes(routes!(dead::replay))
+        .routes(routes!(blobs::post))
+        .routes(routes!(blobs::put, blobs::get))
         .routes(routes!(jobs::get))
         .routes(routes!(jobs::cancel))
         .routes(routes!(jobs::explain))

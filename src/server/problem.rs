@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 28] = [
+pub const ERROR_CODES: [(&str, u16, &str); 32] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("policy_refused", 403, "the operator's policy does not allow the job; `problems` says what of it"),
     ("bad_query", 400, "a query parameter cannot be read"),
@@ -39,6 +39,10 @@ pub const ERROR_CODES: [(&str, u16, &str); 28] = [
         "values of secrets came with the job and went with its end; it has to be submitted again with them",
     ),
     ("precondition_failed", 412, "the job has changed since it had the tag in If-Match"),
+    ("blob_not_found", 404, "no content has this name"),
+    ("blob_mismatch", 422, "the content is not what its name says"),
+    ("blob_too_large", 413, "the content is larger than blobs.max_blob"),
+    ("blobs_full", 507, "the contents together have blobs.max_bytes, or the disk is full"),
     ("queue_full", 429, "queue.max_queued jobs wait; Retry-After says when to try again"),
     ("not_held", 409, "the attempt is not the agent's, or has ended"),
     ("store_full", 507, "the store of files has no room; artifacts.quota bounds it, or the disk is full"),
@@ -118,6 +122,10 @@ impl ProblemDocument {
 
 impl From<StoreError> for ProblemDocument {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Contents(reason) = error {
+            tracing::error!(reason, "the contents failed a request");
+            return Self::new("unavailable", reason).retry_after(5);
+        }
         tracing::error!(%error, "the queue failed a request");
         Self::new("unavailable", "the queue cannot be used at the moment; the operator's log says why").retry_after(5)
     }

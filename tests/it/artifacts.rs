@@ -188,6 +188,33 @@ open(deep + "/f", "w").write("5")
 }
 
 #[tokio::test]
+async fn a_folder_that_is_swapped_for_a_link_until_the_end_leads_nowhere() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "").await;
+    // One process swaps as long as it lives; the job ends, and with it everything of it, at some moment of that.
+    let script = r#"
+import os, time
+os.mkdir("d")
+open("d/passwd", "w").write("mine")
+if os.fork() == 0:
+    while True:
+        os.rename("d", "x"); os.symlink("/etc", "d"); os.remove("d"); os.rename("x", "d")
+time.sleep(float(os.environ["AFTER"]))
+"#;
+    for after in ["0.05", "0.1013", "0.1507"] {
+        let mut spec = python(script, &json!(["d", "x"]));
+        spec["env"] = json!({"AFTER": after});
+        let done = up.run(&spec).await;
+        assert_eq!(cause(&done), "exit_code", "{}", up.text(&done, "stderr").await);
+        let found = paths(&up, &done).await;
+        assert_eq!(found.len(), 1, "the file is somewhere, once: {done}");
+        assert_eq!(bytes(&up, &done, &found[0]).await, b"mine");
+        assert!(problems(&done).iter().all(|one| *one == ("d", "link")), "{done}");
+    }
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn a_hundred_thousand_files_have_an_exact_outcome() {
     let Some(host) = engine() else { return };
     let up = Up::start(&host, "artifacts: {max_count: 100}").await;
@@ -286,7 +313,7 @@ async fn an_agent_that_is_killed_while_it_fetches_goes_on_and_doubles_nothing() 
     let spec =
         json!({"preset": "bash", "script": script, "artifacts": ["f*", "sums"], "resources": {"disk": "256MiB"}});
     let fetched = up.submit(&spec).await;
-    let arriving = up.data().join("artifacts/content");
+    let arriving = up.data().join("blobs/content");
     let holds = || walk(&arriving);
     until("files on their way", || async { (holds() > 0).then_some(()) }).await;
     up.crash().await;
@@ -311,13 +338,11 @@ fn walk(folder: &std::path::Path) -> usize {
 #[tokio::test]
 async fn files_whose_time_is_over_are_gone_and_said_to_be() {
     let Some(host) = engine() else { return };
-    let mut up = Up::start(&host, "artifacts: {keep: 1s}").await;
+    let up = Up::start(&host, "artifacts: {keep: 1s}").await;
     let done = up.run(&job("echo 1 > f", &json!(["f"]))).await;
     assert_eq!(bytes(&up, &done, "f").await, b"1\n");
     let ended = std::time::Instant::now();
     until("its time to be over", || async { (ended.elapsed().as_millis() > 1100).then_some(()) }).await;
-    // A start looks at once.
-    up.crash().await;
     let path = format!("/v1/jobs/{}/artifacts/f", id(&done));
     let gone = until("the file to be gone", || async {
         let answer = up.call(Method::GET, &path, None).await;

@@ -134,6 +134,12 @@ async fn every_end_of_the_jobs_own_doing_names_its_limit_and_what_to_do() {
             "executable file",
         ),
         row(
+            json!({"preset": "bash", "script": "true", "artifacts": [{"path": "report.xml", "required": true}]}),
+            failed("artifacts_missing", 73),
+            &[],
+            "leave out `required`",
+        ),
+        row(
             json!({"preset": "bash", "command": ["true"], "workdir": "/no/such"}),
             failed("workdir_unusable", 126),
             &[],
@@ -339,7 +345,7 @@ async fn a_cell_that_is_taken_away_is_never_the_jobs_failure() {
 }
 
 /// Where each cause is forced: file, and what it is called there.
-const FORCED: [(&str, &str, &str); 30] = [
+const FORCED: [(&str, &str, &str); 32] = [
     ("exit_code", "tests/it/causes.rs", "\"exit_code\""),
     ("signal", "tests/it/causes.rs", "\"signal\""),
     ("out_of_memory", "tests/it/causes.rs", "\"out_of_memory\""),
@@ -369,6 +375,8 @@ const FORCED: [(&str, &str, &str); 30] = [
     ("preset_missing", "src/admission/resolve.rs", "Cause::PresetMissing"),
     ("agent_stopped", "src/agent/tests.rs", "Cause::AgentStopped"),
     ("warden_fault", "src/agent/tests.rs", "Cause::WardenFault"),
+    ("input_refused", "tests/it/inputs.rs", "\"input_refused\""),
+    ("inputs_failed", "src/agent/inputs_tests.rs", "Cause::InputsFailed"),
     ("stuck", "src/queue/retry_tests.rs", "\"stuck\""),
 ];
 

@@ -348,7 +348,8 @@ async fn an_end_closes_all_and_a_crash_of_the_agent_cuts_off_and_lets_begin_anew
     );
     let job = up.submit(&python_spec(&allow, &endless)).await;
     until("a download", || async { up.text(&job, "stdout").await.contains("begun").then_some(()) }).await;
-    until("bytes", || async { (server.sent() > 1 << 20).then_some(()) }).await;
+    // More than lies in the buffers of two sockets.
+    until("bytes", || async { (server.sent() > 16 << 20).then_some(()) }).await;
     up.call(Method::POST, &format!("/v1/jobs/{}/cancel", id(&job)), None).await;
     let job = up.ended(&job).await;
     assert_eq!(cause(&job), "canceled");
@@ -400,5 +401,22 @@ async fn the_command_line_allows_and_shows() {
     );
     let explained = said(&up.command(&["policy", "explain", &file]).await);
     assert!(explained.contains("egress.allow[0]") && explained.contains("x.test:1"), "{explained}");
+    up.stop().await;
+}
+
+/// Where a job wants to go is in its result and in logs; a secret that lands there by accident is stopped before.
+#[tokio::test]
+async fn a_host_that_has_a_secret_in_it_is_told_to_nobody() {
+    let Some(host) = engine() else { return };
+    let dns = Dns::start().await;
+    let up = up_by(&host, POLICY, &format!("egress: {{resolver: '{}'}}\n", dns.address)).await;
+    let script = format!("{ASK}ask \"$TOKEN.test:443\"\nask \"other.test:443\"\n");
+    let job = up
+        .run(&json!({"preset": "bash", "script": script, "egress": {"allow": ["*.test:443"]},
+            "secrets": {"TOKEN": {"value": "hush-hush-4711"}}}))
+        .await;
+    assert_eq!(up.text(&job, "stdout").await, "***.test:443 403\nother.test:443 502\n", "{job}");
+    assert_eq!(job["usage"]["egress"]["refused"], 1, "{}", job["usage"]);
+    assert!(!job.to_string().contains("hush-hush") && !up.log().contains("hush-hush"), "{job}");
     up.stop().await;
 }

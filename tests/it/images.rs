@@ -267,12 +267,13 @@ async fn an_agent_that_dies_in_mid_pull_begins_it_anew() {
     up.stop().await;
 }
 
-/// Passes everything on to the engine; before the first `times` containers are made, an image is taken away.
-async fn thief(engine: &str, socket: &std::path::Path, image: &str, times: usize) {
+/// Passes everything on to the engine; before each of so many containers that are made, an image is taken away.
+fn thief(engine: &str, socket: &std::path::Path, image: &str) -> Arc<AtomicUsize> {
     let path = engine.strip_prefix("unix://").expect("a socket").to_owned();
     let (engine, image) = (engine.to_owned(), image.to_owned());
     let listener = UnixListener::bind(socket).expect("binds");
-    let left = Arc::new(AtomicUsize::new(times));
+    let left = Arc::new(AtomicUsize::new(0));
+    let thefts = Arc::clone(&left);
     jobcell::supervise::spawn("thief", async move {
         loop {
             let (client, _) = listener.accept().await.expect("accepts");
@@ -303,6 +304,7 @@ async fn thief(engine: &str, socket: &std::path::Path, image: &str, times: usize
             });
         }
     });
+    thefts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -316,12 +318,14 @@ async fn an_image_that_vanishes_between_look_and_use_is_pulled_once_more() {
         let (name, _) = registry.push("vanishing", &format!("{times}{pull}"), 0);
         docker(&host, &["pull", "--quiet", &name]);
         let socket = dir.path().join(format!("{times}{pull}"));
-        thief(&host, &socket, &name, times).await;
+        let thefts = thief(&host, &socket, &name);
         let up = Up::start(&format!("unix://{}", socket.display()), "").await;
         // The warden's volume is made sure of, so that only the cell's own container is left to be made.
         assert_eq!(cause(&up.run(&json!({"preset": "bash", "script": "true", "pull": "never"})).await), "exit_code");
+        thefts.store(times, Ordering::Release);
         let robbed = up.run(&job(&name, pull, "true")).await;
         assert_eq!(cause(&robbed), wanted, "{times} {pull}: {robbed}");
+        assert_eq!(thefts.load(Ordering::Acquire), 0, "each theft was done");
         if wanted == "exit_code" {
             assert_eq!((&robbed["image"]["pulled"], &robbed["attempt"]), (&json!(true), &json!(1)), "{robbed}");
         }

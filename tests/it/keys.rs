@@ -38,18 +38,22 @@ async fn each_role_opens_what_it_is_for_and_nothing_else() {
     let read = made(&up, &["add", "web", "--role", "read"]).await;
     let submit = made(&up, &["add", "ci", "--role", "submit", "--expires-in", "90d"]).await;
     let admin = made(&up, &["add", "boss", "--role", "admin"]).await;
-    let quick = json!({"preset": "bash", "script": "true"});
+    let quick = json!({"preset": "bash", "script": "echo 1 > f", "artifacts": ["f"]});
     let mine = up.run(&quick).await;
     assert_eq!(mine["submitter"], "admin");
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
     let job = format!("/v1/jobs/{}", id(&mine));
     let (cancel, retry, logs) = (format!("{job}/cancel"), format!("{job}/retry"), format!("{job}/logs"));
+    let (files, file) = (format!("{job}/artifacts"), format!("{job}/artifacts/f"));
     // What each answers to: the role read, submit, admin.
     let none = Value::Null;
     let ids = json!({"ids": []});
     for (method, path, body, wanted) in [
         (&get, "/v1/jobs", &none, [200, 200, 200]),
         (&get, job.as_str(), &none, [200, 200, 200]),
+        (&get, files.as_str(), &none, [200, 200, 200]),
+        (&get, file.as_str(), &none, [200, 200, 200]),
+        (&post, "/v1/agent/artifacts/given", &json!({}), [401, 401, 401]),
         (&get, "/v1/agents", &none, [200, 200, 200]),
         (&get, "/v1/keys", &none, [403, 403, 200]),
         (&post, "/v1/keys", &json!({"name": "x", "role": "none"}), [403, 403, 400]),
@@ -129,8 +133,17 @@ async fn a_policy_can_give_more_to_those_who_hold_a_key() {
     let list = up.get("/v1/jobs").await;
     let job = up.get(&format!("/v1/jobs/{}", list["jobs"][0]["id"].as_str().expect("an id"))).await;
     assert_eq!((job["submitter"].as_str(), job["ending"]["verdict"].as_str()), (Some("ops-1"), Some("succeeded")));
-    // Who runs it again is who is judged.
+    // Nobody else's job is theirs to run again, and one that is run again stays its submitter's.
     assert_eq!(call(&up, &ci, &Method::POST, &format!("/v1/jobs/{}/retry", id(&job)), &Value::Null).await.0, 403);
+    let again = up.call(Method::POST, &format!("/v1/jobs/{}/retry", id(&job)), None).await;
+    assert_eq!(again.json::<Value>().await.expect("JSON")["submitter"], "ops-1");
+    // Two who use one idempotency key have a job each.
+    let keyed = json!({"preset": "bash", "script": "true", "timeout": "30s", "idempotency_key": "nightly"});
+    for (key, wanted) in [(&ops, 201), (&ci, 201), (&up.key, 201), (&ops, 200), (&ci, 200), (&up.key, 200)] {
+        assert_eq!(call(&up, key, &Method::POST, "/v1/jobs", &keyed).await.0, wanted);
+        let bulk = call(&up, key, &Method::POST, "/v1/jobs/bulk", &json!([keyed])).await;
+        assert_eq!(bulk.0, 200, "it is there");
+    }
     let (code, out, _) = cli(&up, &ci, &["policy", "explain", "--help"]).await;
     assert!(code == 0 && out.contains("--key"), "{out}");
     up.stop().await;

@@ -3,6 +3,7 @@
 
 mod api;
 mod artifacts;
+mod artifacts_elsewhere;
 mod bad_input;
 mod bridge;
 mod canaries;
@@ -22,6 +23,7 @@ mod fleet;
 mod gvisor;
 mod hostile;
 mod images;
+mod inputs;
 mod keys;
 mod listing;
 mod old_warden;

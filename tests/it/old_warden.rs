@@ -127,6 +127,7 @@ async fn the_agent_of_today_takes_over_a_job_from_a_warden_of_the_first_version(
     let document = json!({"image": "x", "interpreter": "/bin/bash", "script": script});
     let order = CellOrder {
         secrets: Vec::new(),
+        inputs: None,
         attempt,
         spec: Arc::new(JobSpec::check(&document, &SpecRules::default()).expect("a job")),
         image: "x".into(),

@@ -66,12 +66,12 @@ impl Server {
         let port = listener.local_addr().expect("bound").port();
         let counts = Arc::new(Counts::default());
         let (root, shared) = (dir.path().to_owned(), Arc::clone(&counts));
-        let task = tokio::spawn(async move {
+        let task = jobcell::supervise::spawn("outside", async move {
             while let Ok((stream, _)) = listener.accept().await {
                 shared.seen.fetch_add(1, SeqCst);
                 shared.open.fetch_add(1, SeqCst);
                 let (root, counts) = (root.clone(), Arc::clone(&shared));
-                tokio::spawn(async move {
+                jobcell::supervise::spawn("outside", async move {
                     let _ = serve(stream, port, &root, &counts).await;
                     counts.open.fetch_sub(1, SeqCst);
                 });
@@ -204,7 +204,7 @@ impl Dns {
         let address = socket.local_addr().expect("bound");
         let names = Arc::new(Mutex::new(Names::default()));
         let shared = Arc::clone(&names);
-        let task = tokio::spawn(async move {
+        let task = jobcell::supervise::spawn("outside", async move {
             let mut buffer = [0; 4096];
             while let Ok((count, from)) = socket.recv_from(&mut buffer).await {
                 let answer = answer(&buffer[..count], &mut shared.lock().expect("whole"));

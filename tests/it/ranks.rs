@@ -3,7 +3,7 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 20] = [
+const RANKS: [(&str, u8); 21] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
@@ -11,6 +11,7 @@ const RANKS: [(&str, u8); 20] = [
     ("supervise", 1),
     ("net", 1),
     ("database", 1),
+    ("archive", 1),
     ("crash", 1),
     ("queue", 2),
     ("journal", 2),

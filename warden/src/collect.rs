@@ -4,6 +4,7 @@
 //! beneath the folder before it, no link is followed, only regular files are read. Memory is bounded by the depth of folders, one page
 //! and the requests that wait. Must never block: a pipe is only looked at, and a turn looks at some hundred names.
 
+use crate::mask::{Masker, Patterns};
 use crate::sys;
 use crate::wire::{
     Collect, Entry, EntryKind, FromWarden, MOST_PATH, MOST_PIECE, MOST_READS, OWN_PREFIX, Page, Piece, Stamp, matches,
@@ -14,6 +15,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::rc::Rc;
 
 /// Folders beneath each other; each is a descriptor while it is walked.
 const MOST_DEPTH: usize = 64;
@@ -28,6 +30,8 @@ const ENAMETOOLONG: i32 = 36;
 
 pub(crate) struct Collector {
     what: Collect,
+    /// What no path may show.
+    secrets: Option<Rc<Patterns>>,
     walk: Option<Walk>,
     /// A page that is being made, and what is found before its first entry is passed over.
     page: Option<Page>,
@@ -46,8 +50,8 @@ struct Wanted {
 }
 
 impl Collector {
-    pub(crate) fn new(what: Collect) -> Self {
-        Self { what, walk: None, page: None, page_bytes: 0, reads: VecDeque::new(), open: None }
+    pub(crate) fn new(what: Collect, secrets: Option<Rc<Patterns>>) -> Self {
+        Self { what, secrets, walk: None, page: None, page_bytes: 0, reads: VecDeque::new(), open: None }
     }
 
     /// A new agent asks anew.
@@ -96,12 +100,22 @@ impl Collector {
                 Seen::End => page.end = true,
                 Seen::Found(_) if seen < page.from => {}
                 Seen::Found(entry) => {
+                    let entry = self.hide(entry);
                     self.page_bytes += entry.encoded_len();
                     page.entries.push(entry);
                 }
             }
         }
         self.page = Some(page);
+    }
+
+    /// A job can make a secret the name of a file. The file is told of, and its name is not.
+    fn hide(&self, entry: Entry) -> Entry {
+        let Some(secrets) = &self.secrets else { return entry };
+        let mut path = entry.path.clone();
+        let length = Masker::new(Rc::clone(secrets)).pass(&mut path, true);
+        path.truncate(length);
+        if path == entry.path { entry } else { Entry { kind: EntryKind::Secret, path, ..entry } }
     }
 
     /// The next thing to say, if there is one.

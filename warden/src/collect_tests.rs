@@ -15,7 +15,7 @@ impl Place {
     }
     fn collector(&self, rules: &[&str]) -> Collector {
         let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
-        Collector::new(Collect { root: self.0.to_string_lossy().into_owned(), rules })
+        Collector::new(Collect { root: self.0.to_string_lossy().into_owned(), rules }, None)
     }
     fn write(&self, path: &str, bytes: &[u8]) {
         let path = self.0.join(path);
@@ -88,6 +88,21 @@ fn what_rules_mean_is_found_once_with_what_it_is() {
         one("a/\u{e9}\n.txt".as_bytes(), EntryKind::File),
         one(b"a/\xff.txt", EntryKind::File),
     ];
+    assert_eq!(found, wanted);
+}
+
+#[test]
+fn a_path_with_a_secret_in_it_is_told_without_it() {
+    let place = Place::new("secret");
+    place.write("a/x-hunter22.txt", b"1");
+    place.write("hunter22/y.txt", b"1");
+    place.write("z.txt", b"hunter22");
+    let mut collector = place.collector(&["**/*.txt"]);
+    collector.secrets = Some(Rc::new(Patterns::new([b"hunter22".as_slice()].into_iter())));
+    let found: Vec<_> = all(&mut collector).into_iter().map(|entry| (entry.path, entry.kind)).collect();
+    let one = |path: &[u8], kind| (path.to_vec(), kind);
+    let wanted =
+        [one(b"***/y.txt", EntryKind::Secret), one(b"a/x-***.txt", EntryKind::Secret), one(b"z.txt", EntryKind::File)];
     assert_eq!(found, wanted);
 }
 

@@ -9,6 +9,7 @@
 mod ask;
 mod conn;
 
+use crate::mask::Patterns;
 use crate::plan::Variable;
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::wire::{
@@ -21,6 +22,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 
 /// What windows may grow by, all together.
 const COMMON_BYTES: u32 = 1 << 20;
@@ -58,6 +60,7 @@ pub(crate) struct Egress {
     scratch: Vec<u8>,
     /// Places in the order in which they were put into the last poll.
     polled: Vec<usize>,
+    patterns: Option<Rc<Patterns>>,
 }
 
 impl Egress {
@@ -81,7 +84,13 @@ impl Egress {
             // Written, not only reserved: the memory is there before the job can take it.
             scratch: vec![1; EGRESS_PIECE],
             polled: Vec::with_capacity(places),
+            patterns: None,
         })
+    }
+
+    /// What is not to be told of where a job wants to go.
+    pub(crate) fn hide(&mut self, patterns: Option<Rc<Patterns>>) {
+        self.patterns = patterns;
     }
 
     /// Variables that tell programs of the proxy, as far as the job does not speak of it in either case of letters.
@@ -149,8 +158,8 @@ impl Egress {
 
     /// When something is to be done without anybody asking.
     pub(crate) fn wake_at(&self) -> Option<u64> {
-        let waits = |conn: &&Box<Conn>| matches!(conn.state, State::Head { .. } | State::Closing);
-        let clients = self.conns.iter().flatten().filter(waits).map(|conn| conn.until);
+        let waits = |conn: &Conn| matches!(conn.state, State::Head { .. } | State::Closing);
+        let clients = self.conns.iter().flatten().filter(|conn| waits(conn)).map(|conn| conn.until);
         clients.chain((self.accept_at > 0).then_some(self.accept_at)).min()
     }
 
@@ -251,7 +260,7 @@ impl Egress {
                 self.heads += count;
             }
         }
-        let before = conn.up.len();
+        let (before, mut secret) = (conn.up.len(), None);
         let failed = match ask::read(&conn.up, greeted) {
             Asked::More => false,
             Asked::Answer(bytes, taken) => {
@@ -261,8 +270,13 @@ impl Egress {
             }
             Asked::Go(target) => {
                 (conn.kind, conn.host, conn.port, conn.up) = (target.kind, target.host, target.port, target.first);
-                conn.state = State::Asking;
-                self.tell(place);
+                let hidden = self.patterns.as_ref().is_some_and(|patterns| patterns.text(&conn.host) != conn.host);
+                conn.state = if hidden { State::Asked } else { State::Asking };
+                if hidden {
+                    secret = Some(conn.id);
+                } else {
+                    self.tell(place);
+                }
                 false
             }
             Asked::Bad(answer) => {
@@ -277,6 +291,11 @@ impl Egress {
         self.heads = (self.heads + after).saturating_sub(before);
         if failed {
             self.remove(place);
+        }
+        if let Some(stream) = secret {
+            // Where a job wants to go is told in its result and in logs, and asked of name servers.
+            let text = "the host's name has one of the job's secrets in it".to_owned();
+            self.obey(Message::Failed { stream, fault: EgressFault::Refused, text });
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::mask::wipe;
 use crate::sys;
+use crate::unpack::Unpack;
 use crate::wire::{CellSpec, crc32c_append};
 use std::fs::File;
 use std::io::{self, Seek, Write};
@@ -26,6 +27,8 @@ pub(crate) struct Intake {
     /// The head, once another section shows that it is complete.
     spec: Option<CellSpec>,
     failed: Option<Failed>,
+    /// What the job is given, once that has begun.
+    pub(crate) inputs: Option<Unpack>,
 }
 
 /// Why there is no job.
@@ -135,9 +138,17 @@ impl Intake {
         if let Some(file) = &mut stdin {
             file.rewind().map_err(|error| Failed::Step("stdin", code(&error)))?;
         }
+        let given = self.inputs.as_ref().map(Unpack::totals);
         let spec = self.spec()?.clone();
         // It has secrets in it.
         wipe(&mut self.head);
+        if given != spec.inputs.map(Some) {
+            return Err(Failed::Spec(format!(
+                "its inputs are {:?}, and {:?} have arrived",
+                spec.inputs,
+                given.flatten()
+            )));
+        }
         Ok(Complete { spec, stdin })
     }
 }

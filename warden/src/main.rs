@@ -9,7 +9,8 @@
 //! - `mask` secrets in what the job writes · `secrets` how it gets them
 //! - `tripwire` calls that end the job · `egress` the proxy of a job that may go out
 //! - `collect` the files that a job leaves to be kept · `progress` what it says of itself · `helper` a command for jobs
-//! - `receipt` the isolation in force · `intake` the spec's sections · `source` the job's pipes · `job` its processes
+//! - `receipt` the isolation in force · `intake` the spec's sections · `unpack` what the job is given · `source` the job's pipes
+//! - `job` its processes
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -38,6 +39,7 @@ mod source;
 #[allow(clippy::cast_possible_truncation, reason = "numbers of system calls and C's int are what they are")]
 mod sys;
 mod tripwire;
+mod unpack;
 #[allow(dead_code, unused_imports, reason = "the agent's half is not used here")]
 mod wire;
 

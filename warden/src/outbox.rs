@@ -18,6 +18,8 @@ pub(crate) struct Outbox {
     pub(crate) started: bool,
     pub(crate) pong: Option<u64>,
     pub(crate) advance: bool,
+    /// How much of the inputs is in its place; a newer word replaces an older one.
+    pub(crate) taken: Option<u64>,
     pub(crate) exit: bool,
 }
 
@@ -30,6 +32,7 @@ pub(crate) enum Say {
     Started,
     Pong(u64),
     Advance,
+    InputsTaken(u64),
     Exit,
 }
 
@@ -44,7 +47,13 @@ impl Outbox {
 
     /// Whether control frames wait, the exit left out.
     pub(crate) fn urgent(&self) -> bool {
-        self.hello || self.fault.is_some() || self.refused || self.started || self.pong.is_some() || self.advance
+        self.hello
+            || self.fault.is_some()
+            || self.refused
+            || self.started
+            || self.pong.is_some()
+            || self.advance
+            || self.taken.is_some()
     }
 
     /// The next thing to say, which then counts as said. The exit only when `output_sent`.
@@ -62,6 +71,8 @@ impl Outbox {
             Some(Say::Pong(nonce))
         } else if once(&mut self.advance) {
             Some(Say::Advance)
+        } else if let Some(offset) = self.taken.take() {
+            Some(Say::InputsTaken(offset))
         } else if output_sent && once(&mut self.exit) {
             Some(Say::Exit)
         } else {

@@ -27,6 +27,7 @@ use crate::room::Room;
 use crate::secrets::{self, Secrets};
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
+use crate::unpack::{self, Unpack};
 use crate::wire::{
     Collect, Exit, ExitKind, FromWarden, MOST_OUTPUTS, Mismatch, OUTPUT_FILE, Results, ToWarden, VERSION, WardenState,
     unmet,
@@ -85,6 +86,7 @@ pub(crate) struct Warden {
     /// The agent of this session is here for another attempt: it is greeted, and gets nothing.
     stranger: bool,
     start_by: u64,
+    start_deadline_ns: u64,
     input_open: bool,
     output_open: bool,
     /// The transport took less than it was given, so it is asked before more is written.
@@ -119,6 +121,7 @@ impl Warden {
             window: 0,
             stranger: false,
             start_by: sys::boot_ns().saturating_add(start_deadline_ms.saturating_mul(1_000_000)),
+            start_deadline_ns: start_deadline_ms.saturating_mul(1_000_000),
             input_open: true,
             output_open: true,
             blocked: false,
@@ -311,6 +314,28 @@ impl Warden {
             (ToWarden::SpecChunk { section, offset, bytes }, Phase::Waiting(intake)) => {
                 intake.chunk(section, offset, &bytes);
             }
+            (ToWarden::Inputs { root }, Phase::Waiting(intake)) => {
+                intake.inputs = None;
+                match Unpack::begin(&root) {
+                    Ok(unpack) => {
+                        intake.inputs = Some(unpack);
+                        self.outbox.taken = Some(0);
+                        self.start_by = now.saturating_add(self.start_deadline_ns);
+                    }
+                    Err(failed) => self.without_inputs(&failed),
+                }
+            }
+            (ToWarden::InputsPart { offset, bytes }, Phase::Waiting(intake)) => {
+                match intake.inputs.as_mut().map(|inputs| inputs.part(offset, &bytes)) {
+                    Some(Ok(taken)) => {
+                        self.outbox.taken = Some(taken);
+                        // Who brings something comes to an end.
+                        self.start_by = now.saturating_add(self.start_deadline_ns);
+                    }
+                    Some(Err(failed)) => self.without_inputs(&failed),
+                    None => {}
+                }
+            }
             (ToWarden::Commit { lengths, sums }, Phase::Waiting(intake)) => {
                 let intake = std::mem::take(intake);
                 self.committed(*intake, lengths, sums);
@@ -349,6 +374,8 @@ impl Warden {
                 | ToWarden::Close
                 | ToWarden::List { .. }
                 | ToWarden::Read { .. }
+                | ToWarden::Inputs { .. }
+                | ToWarden::InputsPart { .. }
                 | ToWarden::Attach { .. }
                 | ToWarden::Ping { .. },
                 _,
@@ -378,7 +405,8 @@ impl Warden {
         };
         if complete.spec.egress_connections > 0 {
             match Egress::start(complete.spec.egress_connections) {
-                Ok(egress) => {
+                Ok(mut egress) => {
+                    egress.hide(self.secrets.patterns.clone());
                     let more = egress.variables(&complete.spec.env);
                     complete.spec.env.extend(more);
                     self.egress = Some(egress);
@@ -430,6 +458,13 @@ impl Warden {
         }
         self.phase = Phase::Refused(mismatches);
         self.outbox.refused = true;
+    }
+
+    /// What the job is to be given cannot be put into its place: the cell was not made for it, or what comes is no stream of entries.
+    fn without_inputs(&mut self, (step, error): &unpack::Failed) {
+        let shown: String = step.chars().take(TEXT_MAX).collect();
+        self.outbox.taken = None;
+        self.ended(job::never_started(&shown, *error));
     }
 
     fn ended(&mut self, exit: Exit) {
@@ -496,7 +531,7 @@ impl Warden {
                 && exit.kind != ExitKind::StartFailed
             {
                 exit.results = Some(results(&collect.root, &mut progress, &self.secrets));
-                self.collector = Some(Collector::new(collect));
+                self.collector = Some(Collector::new(collect, self.secrets.patterns.clone()));
             }
             // The start is told even when the end came in the same turn.
             self.ended(exit);
@@ -551,6 +586,7 @@ impl Warden {
                 Some((_, progress)) => FromWarden::Advance(progress.said().clone()),
                 None => unexpected("progress"),
             },
+            Say::InputsTaken(offset) => FromWarden::InputsTaken { offset },
             Say::Exit => match &self.phase {
                 Phase::Ended(exit) => FromWarden::Exit((**exit).clone()),
                 Phase::Waiting(_) | Phase::Running(_) | Phase::Refused(_) => unexpected("an end"),

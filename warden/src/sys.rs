@@ -19,9 +19,11 @@ pub(crate) const POLLOUT: i16 = 4;
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EIO: i32 = 5;
 pub(crate) const EINVAL: i32 = 22;
+#[cfg(test)]
+pub(crate) const EEXIST: i32 = 17;
 const EINTR: i32 = 4;
 const EACCES: i32 = 13;
-const ENOTDIR: i32 = 20;
+pub(crate) const ENOTDIR: i32 = 20;
 const ENAMETOOLONG: i32 = 36;
 const HIGHEST_SIGNAL: c_int = 64;
 const O_NONBLOCK: c_int = 0o4000;
@@ -122,10 +124,11 @@ unsafe extern "C" {
     fn getrusage(who: c_int, to: *mut Rusage) -> c_int;
     fn kill(pid: c_int, signal: c_int) -> c_int;
     fn memchr(from: *const c_void, byte: c_int, count: usize) -> *mut c_void;
-    fn openat(dir: c_int, path: *const c_char, flags: c_int, ...) -> c_int;
-    fn mkfifo(path: *const c_char, mode: c_uint) -> c_int;
     fn memfd_create(name: *const c_char, flags: c_uint) -> c_int;
+    fn mkdirat(folder: c_int, name: *const c_char, mode: c_uint) -> c_int;
+    fn mkfifo(path: *const c_char, mode: c_uint) -> c_int;
     fn open(path: *const c_char, flags: c_int, ...) -> c_int;
+    fn openat(folder: c_int, name: *const c_char, flags: c_int, ...) -> c_int;
     fn pipe2(fds: *mut c_int, flags: c_int) -> c_int;
     fn ppoll(fds: *mut PollFd, count: c_ulong, timeout: *const Timespec, mask: *const Sigset) -> c_int;
     fn prctl(option: c_int, ...) -> c_int;
@@ -135,6 +138,7 @@ unsafe extern "C" {
     fn setsid() -> c_int;
     fn signalfd(fd: c_int, set: *const Sigset, flags: c_int) -> c_int;
     fn sigprocmask(how: c_int, set: *const Sigset, old: *mut Sigset) -> c_int;
+    fn symlinkat(target: *const c_char, folder: c_int, name: *const c_char) -> c_int;
     fn statfs(path: *const c_char, to: *mut Statfs) -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
     fn umask(mask: c_uint) -> c_uint;
@@ -258,7 +262,6 @@ pub(crate) fn look_at(dir: RawFd, name: &CStr) -> io::Result<File> {
 
 /// The folder `name` in `dir`.
 pub(crate) fn folder_at(dir: RawFd, name: &CStr) -> io::Result<File> {
-    const O_DIRECTORY: c_int = 0o200_000;
     open_beneath(dir, name, O_DIRECTORY)
 }
 
@@ -268,7 +271,6 @@ pub(crate) fn file_at(dir: RawFd, name: &CStr) -> io::Result<File> {
 }
 
 fn open_beneath(dir: RawFd, name: &CStr, flags: c_int) -> io::Result<File> {
-    const O_NOFOLLOW: c_int = 0o400_000;
     const O_NOCTTY: c_int = 0o400;
     // SAFETY: the name is a C string; the descriptor is new, and so ours alone.
     unsafe { Ok(File::from_raw_fd(checked(openat(dir, name.as_ptr(), flags | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC))?)) }
@@ -287,6 +289,53 @@ pub(crate) fn entries(dir: RawFd, to: &mut [u8]) -> io::Result<usize> {
 pub(crate) fn named_pipe(path: &CStr) -> io::Result<()> {
     // SAFETY: the path is a C string.
     checked(unsafe { mkfifo(path.as_ptr(), 0o600) }).map(drop)
+}
+
+const O_DIRECTORY: c_int = 0o200_000;
+const O_NOFOLLOW: c_int = 0o400_000;
+
+fn c_string(bytes: &[u8]) -> io::Result<CString> {
+    CString::new(bytes).map_err(|_| io::Error::from_raw_os_error(EINVAL))
+}
+
+/// Opens a folder, which must be no link.
+pub(crate) fn folder(path: &str) -> io::Result<OwnedFd> {
+    let path = c_string(path.as_bytes())?;
+    // SAFETY: the path is a C string; the descriptor is new, and so ours alone.
+    unsafe { Ok(OwnedFd::from_raw_fd(checked(open(path.as_ptr(), O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC))?)) }
+}
+
+/// Opens the folder `name`, which must be no link, in another one. `name` must be one name.
+pub(crate) fn folder_in(parent: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
+    let name = c_string(name)?;
+    let flags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    // SAFETY: the name is a C string; the descriptor is new, and so ours alone.
+    unsafe { Ok(OwnedFd::from_raw_fd(checked(openat(parent.as_raw_fd(), name.as_ptr(), flags))?)) }
+}
+
+/// Makes a folder that is not there yet. `name` must be one name.
+pub(crate) fn make_folder(parent: &OwnedFd, name: &[u8], mode: u32) -> io::Result<()> {
+    let name = c_string(name)?;
+    // SAFETY: the name is a C string.
+    checked(unsafe { mkdirat(parent.as_raw_fd(), name.as_ptr(), mode) }).map(drop)
+}
+
+/// Makes a file that is not there yet, for writing: what is there, a link or a FIFO too, is never opened. `name` must be one name.
+pub(crate) fn make_file(parent: &OwnedFd, name: &[u8], mode: u32) -> io::Result<File> {
+    const O_WRONLY: c_int = 1;
+    const O_CREAT: c_int = 0o100;
+    const O_EXCL: c_int = 0o200;
+    let name = c_string(name)?;
+    let flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    // SAFETY: the name is a C string, and the mode follows as a file that is made wants it; the descriptor is new, and so ours alone.
+    unsafe { Ok(File::from_raw_fd(checked(openat(parent.as_raw_fd(), name.as_ptr(), flags, mode as c_uint))?)) }
+}
+
+/// Makes a symbolic link that is not there yet. `name` must be one name.
+pub(crate) fn make_link(target: &[u8], parent: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    let (target, name) = (c_string(target)?, c_string(name)?);
+    // SAFETY: both are C strings.
+    checked(unsafe { symlinkat(target.as_ptr(), parent.as_raw_fd(), name.as_ptr()) }).map(drop)
 }
 
 /// Waits until an entry of `fds` is ready or `timeout_ns` is over; `None` waits for ever.

@@ -22,6 +22,8 @@ mod fields;
 mod frame;
 #[path = "wire/glob.rs"]
 mod glob;
+#[path = "wire/inputs.rs"]
+mod inputs;
 #[path = "wire/message.rs"]
 mod message;
 #[path = "wire/parts.rs"]
@@ -39,6 +41,7 @@ pub use frame::{
     seal,
 };
 pub use glob::matches;
+pub use inputs::{INPUTS_CREDIT, InputReader, InputTotals, InputWriter, Place, Stuck};
 pub use message::{
     CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, KIND_PIECE, Met, ToWarden, WardenState, egress_data, output_parts,
 };

@@ -24,6 +24,8 @@ fn to_warden() -> Vec<ToWarden> {
         ToWarden::Ping { nonce: 9 },
         ToWarden::Lease { remaining_ms: 60_000 },
         ToWarden::Close,
+        ToWarden::Inputs { root: "/workspace".into() },
+        ToWarden::InputsPart { offset: 1 << 40, bytes: vec![1, 2, 3] },
         ToWarden::List { from: 7 },
         ToWarden::Read { number: 1, offset: 2, len: 3, path: b"a/\xff".to_vec() },
     ]
@@ -103,6 +105,7 @@ fn from_warden() -> Vec<FromWarden> {
         FromWarden::Piece(piece),
         FromWarden::Pong { nonce: 1, stalled: 1 },
         FromWarden::Fault { text: "x".into() },
+        FromWarden::InputsTaken { offset: 1 << 40 },
     ]
     .into_iter()
     .chain(egress().into_iter().map(FromWarden::Egress))
@@ -154,22 +157,24 @@ fn the_spec_round_trips() {
         cut_output: true,
         collect: None,
         egress_connections: 0,
+        inputs: Some(InputTotals { entries: 3, bytes: 1 << 40, sum: 7 }),
     };
     let mut bytes = Vec::new();
     spec.encode(&mut bytes);
     assert_eq!(CellSpec::decode(&bytes), Ok(spec.clone()));
     // Its parts are behind what is always there.
     let mut always = Vec::new();
-    CellSpec { secrets: Vec::new(), ..spec.clone() }.encode(&mut always);
-    assert!(bytes.starts_with(&always));
+    CellSpec { secrets: Vec::new(), inputs: None, ..spec.clone() }.encode(&mut always);
+    let mut inputs = Vec::new();
+    CellSpec { secrets: Vec::new(), ..spec.clone() }.encode(&mut inputs);
+    assert!(bytes.starts_with(&always) && bytes.starts_with(&inputs));
     for cut in 0..bytes.len() {
-        assert_eq!(CellSpec::decode(&bytes[..cut]).is_ok(), cut == always.len());
+        assert_eq!(CellSpec::decode(&bytes[..cut]).is_ok(), cut == always.len() || cut == inputs.len());
     }
     let secret = format!("{spec:?}");
     assert!(secret.contains("TOKEN") && !secret.contains("hunter2") && !secret.contains("104, 117"), "{secret}");
-    for unknown in [&[9, 0, 0, 0, 0][..], &bytes[always.len()..]] {
-        let bytes = [&bytes[..], unknown].concat();
-        assert!(CellSpec::decode(&bytes).is_err(), "{unknown:?}");
+    for unknown in [&[99, 0, 0, 0, 0][..], &bytes[always.len()..inputs.len()], &bytes[inputs.len()..]] {
+        assert!(CellSpec::decode(&[&bytes[..], unknown].concat()).is_err(), "{unknown:?}");
     }
 
     // And one more, only where there is something to say.

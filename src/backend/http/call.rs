@@ -219,7 +219,7 @@ impl Shared {
 }
 
 /// The cause at the end of the chain: the one that says something.
-fn deepest(error: &reqwest::Error) -> String {
+pub(super) fn deepest(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;

@@ -3,14 +3,17 @@
 //! [`Shared::call`] is the one way out: rate, breaker, deadline and retry class of every call are decided there. [`link`] carries
 //! output and orders, [`uplink`] decides which output goes next.
 
+mod blobs;
 mod call;
 mod link;
 mod results;
 mod uplink;
 
-use super::{Announcement, Answer, Ask, Backend, BackendError, Grant, Load, Order};
+use super::{Announcement, Answer, Ask, Backend, BackendError, BlobPieces, Grant, Load, Order};
 use crate::blobs::BlobStore;
-use crate::job::{Artifacts, AttemptId, JobSpec, JobStep, LeaseToken, Millis, Phase, Progress, Report, UnixMillis};
+use crate::job::{
+    Artifacts, AttemptId, Digest, JobSpec, JobStep, LeaseToken, Millis, Phase, Progress, Report, UnixMillis,
+};
 use crate::logstore::LogStore;
 use crate::net::{Breaker, Retry};
 use crate::protocol::agent::{
@@ -435,6 +438,10 @@ impl Backend for Http {
             }
             given
         })
+    }
+
+    fn read_blob(&self, digest: Digest, from: u64) -> Answer<'_, BlobPieces> {
+        Box::pin(self.shared.read_blob(digest, from))
     }
 
     fn log_done(&self, attempt: AttemptId) {

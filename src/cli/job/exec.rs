@@ -3,6 +3,7 @@
 use super::secrets::{self, SecretArgs};
 use super::stay::{Limit, Until, see};
 use crate::cli::client::Client;
+use crate::cli::inputs::{InputArgs, Target};
 use crate::cli::{Failure, Global, exit};
 use crate::job::{MAX_STDIN_BYTES, Millis};
 use clap::Args;
@@ -48,6 +49,8 @@ pub(in crate::cli) struct ExecArgs {
     /// A place that the job may reach, such as pypi.org:443; may be given several times
     #[arg(long, value_name = "HOST:PORT")]
     allow: Vec<String>,
+    #[command(flatten)]
+    inputs: InputArgs,
     /// Give the job nothing to read, whatever is on standard input
     #[arg(short, long)]
     no_stdin: bool,
@@ -106,6 +109,7 @@ pub(in crate::cli) async fn run(args: ExecArgs, global: &Global) -> Result<u8, F
     let limit = Limit::begin(args.timeout);
     let mut spec = args.spec(stdin.as_deref());
     secrets::put(&mut spec, &given);
+    let spec = args.inputs.add_to(spec, &Target::Server(&client)).await?;
     let job = client.submit(&spec).await?;
     let id = job["id"].as_str().unwrap_or_default().to_owned();
     tokio::select! {

@@ -6,6 +6,7 @@ use super::read_file;
 use super::secrets::{self, SecretArgs};
 use super::stay::{Until, UntilArgs, see};
 use crate::cli::client::Client;
+use crate::cli::inputs::{InputArgs, Target};
 use crate::cli::{Failure, Global};
 use clap::Args;
 use std::path::PathBuf;
@@ -16,6 +17,8 @@ pub(in crate::cli) struct SubmitArgs {
     /// Specs, YAML or JSON, also several in one file (YAML documents, or JSON on each line); - reads standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    #[command(flatten)]
+    inputs: InputArgs,
     #[command(flatten)]
     until: UntilArgs,
     /// Two submissions with one key are one job
@@ -47,6 +50,7 @@ pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure
     // One document goes as it is: the API reads it, and says what is wrong with it.
     if args.secrets.is_empty()
         && args.allow.is_empty()
+        && args.inputs.is_empty()
         && let [(name, text)] = &texts[..]
         && !args.partial
         && !many::has_several(name, text)
@@ -67,8 +71,12 @@ pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure
         && !args.partial
     {
         let client = Client::new(global)?;
-        let job = client.submit_keyed(&document.spec, args.idempotency_key.as_deref(), args.dedupe).await?;
+        let spec = args.inputs.add_to(document.spec.clone(), &Target::Server(&client)).await?;
+        let job = client.submit_keyed(&spec, args.idempotency_key.as_deref(), args.dedupe).await?;
         return see(&client, job, (until, limit), global).await;
+    }
+    if !args.inputs.is_empty() {
+        return Err(Failure::usage("--file and --input are for one job; name the inputs of several in their specs"));
     }
     if until == Until::Followed {
         return Err(Failure::usage("--follow shows the output of one job; --wait waits for the end of several"));

@@ -327,6 +327,8 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         }),
         secrets: order.secrets.clone(),
         egress_connections: if spec.egress().is_none() { 0 } else { shape.egress_connections },
+        // Known when they are in their places.
+        inputs: None,
     }
 }
 

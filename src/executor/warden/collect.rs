@@ -207,13 +207,20 @@ impl Collector {
             EntryKind::Link => Some(("link", "is a symbolic link; links are not followed".to_owned())),
             EntryKind::Other => Some(("not_a_file", "is a pipe, a socket or a device".to_owned())),
             EntryKind::Unreadable => Some(("unreadable", format!("cannot be looked at: {}", code(entry.stamp.size)))),
+            EntryKind::Secret => Some(("bad_name", "has a secret in its path, which nobody is to see".to_owned())),
             EntryKind::TooDeep => Some(("too_deep", "is a folder too deep to be looked into".to_owned())),
         };
         if let Some((code, sentence)) = problem {
             match entry.kind {
                 // What lies in a folder that nobody has seen may be meant by no rule at all.
-                EntryKind::TooDeep | EntryKind::Unreadable if entry.rules == u64::MAX => self.unseen = true,
+                EntryKind::TooDeep | EntryKind::Unreadable | EntryKind::Secret if entry.rules == u64::MAX => {
+                    self.unseen = true
+                }
                 EntryKind::Unreadable => self.spoiled |= mine,
+                EntryKind::Secret => {
+                    self.found |= mine;
+                    self.spoiled |= mine;
+                }
                 // What is no file is not kept, and nobody can have meant that it should be.
                 EntryKind::File | EntryKind::Link | EntryKind::Other | EntryKind::TooDeep => {}
             }

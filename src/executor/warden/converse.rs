@@ -3,6 +3,7 @@
 //! Everything slow is a future in one set, so nothing here ever waits for one thing only: a full link, a slow disk or a
 //! dead engine delays neither a cancel nor another job.
 
+use super::feed::Feed;
 use super::keep::{Keep, Keeper, Kept};
 use super::pace::Pace;
 use super::session::{Action, Input, Over, Session, StopReason};
@@ -12,7 +13,7 @@ use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{ArtifactProblem, Artifacts, Cause, JobStep, LogTotals, Results, UnixMillis, Usage};
 use crate::logstore::{FrameRef, Full, LogError, LogWriter};
 use crate::protocol::wire::{
-    Advance, Decoder, EGRESS_WINDOW, ExitKind, FromWarden, MARKER, ToWarden, egress_data, seal,
+    Advance, Decoder, EGRESS_WINDOW, ExitKind, FromWarden, InputTotals, MARKER, ToWarden, egress_data, seal,
 };
 use crate::supervise;
 use bytes::Bytes;
@@ -27,6 +28,8 @@ use zeroize::{Zeroize, Zeroizing};
 
 /// A warden may have this much unacknowledged output on its way, twice over; beyond it, it does not keep to its window.
 const MOST_PENDING_BYTES: usize = 4 * 1024 * 1024;
+/// Who looks at a deadline so much too late was not running for a while.
+const LATE: Duration = Duration::from_secs(1);
 /// Thousandths of a core; with less, a warden may have to wait for its turn.
 const FAIR_SHARE: u32 = 250;
 /// What a frame costs beside its output.
@@ -37,6 +40,8 @@ const CHUNK_BYTES: usize = 32 * 1024;
 const EGRESS_BACKLOG: usize = 64 * 1024;
 /// Written bytes that are kept in memory because more stand behind them.
 const WRITTEN_MAX: usize = 64 * 1024;
+/// Inputs are handed to the link in such parts: whatever else is to be said comes behind one of them.
+const AT_ONCE: usize = 64 * 1024;
 /// For a warden to take its leave.
 const FAREWELL: Duration = Duration::from_millis(100);
 /// Each process that talks to a warden has so many session numbers to itself, above those of the processes before it.
@@ -71,6 +76,8 @@ pub struct Orders {
 pub enum Progress {
     /// The job has started.
     Started,
+    /// It has ended, and its files are fetched.
+    Fetching,
     /// How far it says it is, and its steps so far.
     Told(Option<crate::job::Progress>, Vec<JobStep>),
 }
@@ -188,6 +195,12 @@ struct Talk<'a, C: Cell> {
     pace: Pace,
     /// More may be stored then.
     paced: Option<u64>,
+    /// Inputs on their way to the warden.
+    feed: Option<Feed>,
+    /// What the inputs were, once all of them are in their places.
+    given: Option<InputTotals>,
+    /// The spec is among what is to be sent, or was.
+    spec_queued: bool,
     /// At most one append, one attach and one kill at a time.
     tasks: FuturesUnordered<BoxFuture<'a, Done>>,
     /// A kill is under way.
@@ -227,6 +240,7 @@ pub async fn converse<C: Cell + Sync>(
         session = session.sharing(EGRESS_WINDOW);
     }
     session = session.cleaning_up(order.spec.on_cancel().map_or(0, |after| after.timeout.as_u64()));
+    session = session.with_inputs(order.inputs.is_some());
     let keep = keep.filter(|_| !order.spec.artifacts().is_empty());
     session = session.collecting(keep.map(|keep| keep.limits.timeout.as_u64()));
     if let Some(until) = *orders.lease.borrow_and_update() {
@@ -255,6 +269,9 @@ pub async fn converse<C: Cell + Sync>(
         pace: Pace::new(output_share, 0),
         paced: None,
         writer: Some(log),
+        feed: None,
+        given: None,
+        spec_queued: first.is_none(),
         tasks: FuturesUnordered::new(),
         killing: false,
         started_at: None,
@@ -276,6 +293,7 @@ pub async fn converse<C: Cell + Sync>(
     while talk.over.is_none() {
         // A stop, or the end, may have made room.
         talk.append_pending();
+        talk.pass_inputs();
         let wake = talk.began + Duration::from_millis(talk.session.wake_at());
         let paced = talk.paced.map(|at| talk.began + Duration::from_millis(at));
         tokio::select! {
@@ -291,7 +309,12 @@ pub async fn converse<C: Cell + Sync>(
                     talk.on(Input::Renewed(left(until)), &mut progress);
                 }
             }
-            () = tokio::time::sleep_until(wake) => talk.on(Input::Tick, &mut progress),
+            () = tokio::time::sleep_until(wake) => {
+                if wake.elapsed() >= LATE && !mutant!(KillUnheard) {
+                    talk.on(Input::Late, &mut progress);
+                }
+                talk.on(Input::Tick, &mut progress);
+            }
             Ok(()) = room.changed() => {}
             () = tokio::time::sleep_until(paced.unwrap_or(wake)), if paced.is_some() => {}
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
@@ -303,6 +326,8 @@ pub async fn converse<C: Cell + Sync>(
             out = next_out(&mut talk.door), if talk.input.is_some() && talk.to_send.len() - talk.sent < EGRESS_BACKLOG => {
                 talk.send_out(&out);
             }
+            // One at a time, and only when what was there is on its way.
+            piece = super::feed::next(&mut talk.feed) => talk.piece(piece),
             chunk = next_chunk(&mut talk.output) => match chunk {
                 Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
                 Some(Err(reason)) => talk.cut(reason, &mut progress),
@@ -365,6 +390,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         match action {
             Action::Send(message) => message.encode(self.epoch, &mut self.to_send),
             Action::SendSpec => self.queue_spec(),
+            Action::SendInputs => self.begin_inputs(),
             // Only asked for by an output frame, and done where the frame is at hand.
             Action::Keep => {}
             Action::Reattach => {
@@ -379,10 +405,12 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 self.tasks.push(Box::pin(async move { Done::Killed(cell.kill().await) }));
             }
             Action::Started => {
+                self.feed = None;
                 self.started_at = Some(UnixMillis::now());
                 progress(Progress::Started);
             }
             Action::Collect => {
+                progress(Progress::Fetching);
                 if let Some(keep) = self.keep {
                     let (rules, attempt) = (self.order.spec.artifacts(), self.order.attempt);
                     let sends = self.keeper.get_or_insert_with(|| Keeper::new(keep, rules, attempt)).begin();
@@ -435,6 +463,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     fn unlink(&mut self) {
         self.output = None;
         self.input = None;
+        self.feed = None;
         self.to_send.clear();
         self.sent = 0;
         if let Some(door) = &mut self.door {
@@ -472,9 +501,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             }
             self.to_send.clear();
             self.sent = 0;
-            // The first of what is sent is the spec.
-            self.may_have_run = true;
-            crash_point!("after-spec-sent");
+            if self.spec_queued {
+                self.may_have_run = true;
+                crash_point!("after-spec-sent");
+            }
         } else if self.sent > WRITTEN_MAX {
             self.to_send.drain(..self.sent);
             self.sent = 0;
@@ -527,6 +557,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                         self.on(Input::Message(FromWarden::Fault { text: what.to_owned() }), progress);
                     }
                 }
+                Ok(FromWarden::InputsTaken { offset }) => self.inputs_taken(offset, progress),
                 Ok(message) => self.on(Input::Message(message), progress),
                 Err(error) => {
                     let fault = FromWarden::Fault { text: format!("a frame that cannot be read: {error}") };
@@ -564,7 +595,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         }
         let now = self.now();
         let Some(writer) = &self.writer else { return };
-        if !writer.is_alone() && !self.session.is_ending() {
+        // Also while it is being stopped: its grace and its last command can be minutes.
+        if !writer.is_alone() && !self.session.has_ended() {
             self.paced = self.pace.next(now);
             if self.paced.is_some() {
                 return;
@@ -626,6 +658,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         // It has the secrets in it.
         let mut head = Zeroizing::new(Vec::new());
         let mut spec = self.cell.cell_spec().clone();
+        spec.inputs = self.given;
+        self.spec_queued = true;
         // What is left of the lease: making the cell took its time, and this process may be gone before it can say so. After a cut it is
         // the same again, since the warden puts together what came before and after it.
         let left = self.session.lease_until().map(|until| until.saturating_sub(self.now()));
@@ -647,6 +681,58 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             }
         }
         ToWarden::commit(&head, script, stdin).encode(self.epoch, &mut self.to_send);
+    }
+
+    /// Begins to give the inputs, from the first byte.
+    fn begin_inputs(&mut self) {
+        let Some(inputs) = &self.order.inputs else { return };
+        ToWarden::Inputs { root: inputs.root.clone() }.encode(self.epoch, &mut self.to_send);
+        self.given = None;
+        self.feed = Some(Feed::new(inputs.open()));
+    }
+
+    /// Puts on its way what of the inputs is at hand and has room: only behind everything else, so that nothing waits behind it.
+    fn pass_inputs(&mut self) {
+        if let Some(feed) = self.feed.as_mut().filter(|_| self.to_send.is_empty()) {
+            for (offset, part) in std::iter::from_fn(|| feed.part()) {
+                for piece in pieces(&part).scan(offset, |at, piece| {
+                    let from = *at;
+                    *at += piece.len() as u64;
+                    Some((from, piece))
+                }) {
+                    let (offset, bytes) = (piece.0, piece.1.to_vec());
+                    ToWarden::InputsPart { offset, bytes }.encode(self.epoch, &mut self.to_send);
+                }
+                if self.to_send.len() >= AT_ONCE {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// The next of what the job is given, from whoever brings it.
+    fn piece(&mut self, piece: Result<(), Cause>) {
+        if let Err(cause) = piece {
+            self.unlink();
+            let cell = self.cell;
+            self.killing = true;
+            self.tasks.push(Box::pin(async move { Done::Killed(cell.kill().await) }));
+            self.over = Some(Over::Broken(cause));
+        }
+    }
+
+    fn inputs_taken(&mut self, offset: u64, progress: &mut impl FnMut(Progress)) {
+        // Of inputs that are not being given: a last word about those of before.
+        let Some(feed) = &mut self.feed else { return };
+        match feed.taken(offset) {
+            Ok(None) => self.on(Input::InputsMoved, progress),
+            Ok(Some(totals)) => {
+                self.given = Some(totals);
+                self.feed = None;
+                self.on(Input::InputsGiven, progress);
+            }
+            Err(text) => self.on(Input::Message(FromWarden::Fault { text }), progress),
+        }
     }
 
     async fn finish(mut self) -> Finished {

@@ -19,6 +19,8 @@ use std::collections::VecDeque;
 const GREETING_MS: u64 = 20_000;
 /// From the commit to `started`: writing the script and an exec.
 const START_MS: u64 = 20_000;
+/// The same while inputs are on their way, from the last of them that arrived: whoever brings them has given up before.
+const INPUTS_STALL_MS: u64 = 120_000;
 /// A ping goes out this often; the same interval is what an unanswered one may take before the link is made anew.
 const PING_MS: u64 = 5_000;
 /// A warden that was told to stop its job has to answer within this, twice half of it: whoever looks at the clock late has had no
@@ -76,6 +78,10 @@ pub(super) enum Input {
     Output(u64),
     /// A frame of an earlier link of ours arrived.
     Stale,
+    /// More of the inputs is in its place.
+    InputsMoved,
+    /// All inputs are in their places.
+    InputsGiven,
     /// Everything up to this number is in the log store.
     Stored(u64),
     /// The files that the job leaves are kept, or will not be.
@@ -89,6 +95,8 @@ pub(super) enum Input {
     },
     /// The lease was renewed for this long.
     Renewed(u64),
+    /// This process did not run for a while; what came meanwhile has not been heard yet.
+    Late,
     /// Time has passed.
     Tick,
 }
@@ -98,6 +106,8 @@ pub(super) enum Input {
 pub(super) enum Action {
     /// Send to the warden, in the current epoch.
     Send(ToWarden),
+    /// Send the inputs, from the first byte on.
+    SendInputs,
     /// Send spec, script, stdin and commit.
     SendSpec,
     /// Store the output frame just told; otherwise it is dropped (a repeat, or behind a hole).
@@ -143,6 +153,8 @@ pub(super) struct Session {
     linked: bool,
     /// There was a process before this one.
     resumed: bool,
+    /// The job has inputs, which go before its spec.
+    inputs: bool,
     /// Attaches since anything useful came.
     fruitless: u32,
     /// The highest sequence number in the log store.
@@ -186,6 +198,7 @@ impl Session {
             state: State::Greeting { until: GREETING_MS },
             linked: false,
             resumed: false,
+            inputs: false,
             fruitless: 0,
             stored,
             received: stored,
@@ -216,6 +229,12 @@ impl Session {
         self
     }
 
+    /// The job has inputs: its spec goes out when they are in their places.
+    pub(super) fn with_inputs(mut self, inputs: bool) -> Self {
+        self.inputs = inputs;
+        self
+    }
+
     /// Files that the job leaves are wanted, and fetching them may take so long.
     pub(super) fn collecting(mut self, collect_ms: Option<u64>) -> Self {
         self.collect_ms = collect_ms;
@@ -237,6 +256,11 @@ impl Session {
     /// It is about to end, or has ended: what output is left has a bound.
     pub(super) fn is_ending(&self) -> bool {
         self.stop.is_some() || matches!(self.state, State::Draining(_) | State::Collecting { .. } | State::Over)
+    }
+
+    /// It has ended; only what is left of its output comes.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, State::Draining(_) | State::Collecting { .. } | State::Over)
     }
 
     /// The right to run the job lasts so long, unless it is renewed.
@@ -301,6 +325,13 @@ impl Session {
             Input::Message(message) => self.message(message, now, &mut actions),
             Input::Output(seq) => self.output(seq, now, &mut actions),
             Input::Stale => self.fruitless = 0,
+            Input::InputsMoved => self.inputs_moved(now),
+            Input::InputsGiven => {
+                if let State::Greeting { until } | State::Committed { until } = &mut self.state {
+                    *until = now + START_MS;
+                    actions.push_back(Action::SendSpec);
+                }
+            }
             Input::Stored(seq) => self.stored_up_to(seq, now, &mut actions),
             Input::Collected => self.collected(&mut actions),
             Input::Stop { reason, force } => self.stop_for(reason, force, now, &mut actions),
@@ -309,6 +340,7 @@ impl Session {
                 self.lease_until = self.lease_until.max(Some(now.saturating_add(remaining_ms)));
                 self.tell_lease(now, &mut actions);
             }
+            Input::Late => self.was_away(now),
             Input::Tick => self.tick(now, &mut actions),
         }
         actions
@@ -335,14 +367,21 @@ impl Session {
             window: self.window,
         };
         self.send(attach, actions);
-        if let State::Greeting { until } = &mut self.state {
+        // Inputs that were cut off begin again, whatever of them has arrived.
+        if self.inputs && matches!(self.state, State::Committed { .. }) {
+            // An attach that leads to nothing counts as such.
+            let fruitless = self.fruitless;
+            self.inputs_moved(now);
+            self.fruitless = fruitless;
+            actions.push_back(Action::SendInputs);
+        } else if let State::Greeting { until } = &mut self.state {
             // The spec follows at once, unasked: waiting for the hello would cost a round trip. The warden takes it
             // only if it has none for this attempt, and starts nothing before its own comparison of the receipt.
             *until = now + GREETING_MS;
             // Unless the warden should have it from an earlier process. When it has not, much time may have passed: the job may be
             // another agent's by now.
             if !self.resumed || mutant!(BegunLate) {
-                actions.push_back(Action::SendSpec);
+                actions.push_back(if self.inputs { Action::SendInputs } else { Action::SendSpec });
             }
         } else if !mutant!(LeaseLostWithLink) {
             // The last word of it may have been lost with the link.
@@ -350,6 +389,13 @@ impl Session {
         }
         if let Some(reason) = self.stop {
             self.send_stop(reason, now, actions);
+        }
+    }
+
+    fn inputs_moved(&mut self, now: u64) {
+        self.fruitless = 0;
+        if let State::Committed { until } = &mut self.state {
+            *until = now + INPUTS_STALL_MS;
         }
     }
 
@@ -420,7 +466,8 @@ impl Session {
                         self.over(Over::NotBegun, actions);
                     }
                     (WardenState::Waiting, State::Greeting { .. }) => {
-                        self.state = State::Committed { until: now + START_MS };
+                        let patience = if self.inputs { INPUTS_STALL_MS } else { START_MS };
+                        self.state = State::Committed { until: now + patience };
                     }
                     (WardenState::Running | WardenState::Ended, State::Greeting { .. } | State::Committed { .. }) => {
                         self.running(now, actions);
@@ -473,12 +520,10 @@ impl Session {
                 self.over(Over::Broken(Cause::WardenFault { reason }), actions);
                 actions.push_front(Action::Kill);
             }
-            // Told by Input::Output; here only if a caller mixes the two up. The others are signs of life to the machine, and no more.
-            FromWarden::Output { .. }
-            | FromWarden::Advance(_)
-            | FromWarden::Page(_)
-            | FromWarden::Piece(_)
-            | FromWarden::Egress(_) => {}
+            // Told by inputs of their own; here only if a caller mixes the two up.
+            FromWarden::Output { .. } | FromWarden::InputsTaken { .. } => {}
+            // Signs of life to the machine, and no more.
+            FromWarden::Advance(_) | FromWarden::Page(_) | FromWarden::Piece(_) | FromWarden::Egress(_) => {}
         }
     }
 
@@ -584,6 +629,19 @@ impl Session {
             self.over(Over::Broken(super::verdict::stopped(reason, self.wall_ms)), actions);
         } else {
             self.send_stop(reason, now, actions);
+        }
+    }
+
+    /// A cell is not ended for what may have been said by now: there is time to hear it.
+    fn was_away(&mut self, now: u64) {
+        let heard = now + self.stop_answer_ms;
+        self.kill_at = self.kill_at.map(|at| at.max(heard));
+        self.stop_heard = self.stop_heard.map(|(nonce, due, warned)| (nonce, due.max(heard), warned));
+        self.unanswered = self.unanswered.map(|(nonce, due)| (nonce, due.max(heard)));
+        if let State::Greeting { until } | State::Committed { until } | State::Collecting { until, .. } =
+            &mut self.state
+        {
+            *until = (*until).max(heard);
         }
     }
 

@@ -393,3 +393,83 @@ fn what_is_for_something_else_is_taken_from_the_window_of_output() {
     assert_eq!(window(&mut new().sharing(256 * 1024)), WINDOW_BYTES - 256 * 1024);
     assert_eq!(window(&mut new().sharing(u32::MAX)), WINDOW_BYTES / 2, "output never goes without");
 }
+
+/// Inputs go before the spec, which goes when they are in their places.
+#[test]
+fn inputs_go_first_begin_again_with_each_link_and_have_time_as_long_as_they_get_on() {
+    let mut session = session().with_inputs(true);
+    let sends = |actions: &VecDeque<Action>| -> Vec<bool> {
+        actions
+            .iter()
+            .filter_map(|action| match action {
+                Action::SendInputs => Some(true),
+                Action::SendSpec => Some(false),
+                _ => None,
+            })
+            .collect()
+    };
+    assert_eq!(sends(&session.on(Input::Attached, 0)), [true]);
+    session.on(hello(WardenState::Waiting), 1);
+    // A minute and a half without a byte is not the end, and with one it all begins anew.
+    let mut now = 1;
+    for _ in 0..5 {
+        now += INPUTS_STALL_MS - 30_000;
+        answer_pings(&mut session, now);
+        assert_eq!(over(&session.on(Input::Tick, now)), None);
+        session.on(Input::InputsMoved, now);
+    }
+    let cut = session.on(Input::Cut("torn".into()), now);
+    assert!(cut.contains(&Action::Reattach));
+    assert_eq!(sends(&session.on(Input::Attached, now)), [true]);
+    session.on(hello(WardenState::Waiting), now);
+    assert_eq!(sends(&session.on(Input::InputsGiven, now)), [false]);
+    assert_eq!(session.on(started(), now + 1), [Action::Started]);
+    // Of what has started nothing is given again.
+    session.on(Input::Cut("torn".into()), now + 2);
+    assert_eq!(sends(&session.on(Input::Attached, now + 2)), Vec::<bool>::new());
+}
+
+#[test]
+fn inputs_that_do_not_get_on_and_stops_in_the_middle_of_them_end_it() {
+    let mut session = session().with_inputs(true);
+    session.on(Input::Attached, 0);
+    session.on(hello(WardenState::Waiting), 1);
+    answer_pings(&mut session, INPUTS_STALL_MS);
+    let actions = session.on(Input::Tick, INPUTS_STALL_MS + 1);
+    assert!(matches!(over(&actions), Some(Over::Broken(Cause::WardenFault { .. }))), "{actions:?}");
+    let mut session = self::session().with_inputs(true);
+    session.on(Input::Attached, 0);
+    session.on(hello(WardenState::Waiting), 1);
+    let actions = session.on(CANCEL, 2);
+    assert_eq!(over(&actions), Some(&Over::Broken(Cause::Canceled)));
+    assert!(actions.contains(&Action::Kill));
+}
+
+/// Lets time pass up to `now` with a warden that answers.
+fn answer_pings(session: &mut Session, now: u64) {
+    while session.wake_at() < now {
+        let at = session.wake_at();
+        for action in session.on(Input::Tick, at) {
+            if let Action::Send(ToWarden::Ping { nonce }) = action {
+                session.on(Input::Message(FromWarden::Pong { nonce, stalled: 0 }), at);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_was_away_hears_what_was_said_meanwhile_before_it_ends_anything() {
+    let mut session = running();
+    session.on(Input::Stop { reason: StopReason::Cancel, force: false }, 100);
+    // Twelve seconds later: grace and all are over.
+    session.on(Input::Late, 12_000);
+    assert!(!session.on(Input::Tick, 12_000).contains(&Action::Kill), "the warden may have ended the job long ago");
+    let end = session.on(Input::Message(FromWarden::Exit(exit(0))), 12_001);
+    assert_eq!(over(&end), Some(&Over::Exited(exit(0))));
+    // One that has nothing to say is ended all the same.
+    let mut session = running();
+    session.on(Input::Stop { reason: StopReason::Cancel, force: false }, 100);
+    session.on(Input::Late, 12_000);
+    session.on(Input::Tick, 12_000);
+    assert!((12_001..14_001).any(|now| session.on(Input::Tick, now).contains(&Action::Kill)));
+}

@@ -8,6 +8,9 @@ use crate::job::{
 use crate::protocol::wire::{self, Advance, Exit, ExitKind, Met};
 
 const ENOENT: i32 = 2;
+const ENOSPC: i32 = 28;
+/// The step of a start at which inputs are put into their places; behind it is which.
+const INPUTS: &str = "inputs ";
 const SIGKILL: i32 = 9;
 /// A warden knows of fewer, and is not believed to know of more.
 const MOST_MET: usize = 16;
@@ -54,6 +57,15 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
                 "interpreter" if exit.code == ENOENT => Cause::ProgramNotFound { program: argv0.to_owned() },
                 "interpreter" => Cause::ProgramNotExecutable { program: argv0.to_owned(), reason },
                 "workdir" => Cause::WorkdirUnusable { workdir: spec.workdir().to_owned(), reason },
+                step if step.starts_with(INPUTS) => {
+                    let input = crate::job::shown(&step[INPUTS.len()..]);
+                    match exit.code {
+                        ENOSPC => {
+                            Cause::InputRefused { input, reason: "it does not fit into the workspace".to_owned() }
+                        }
+                        _ => Cause::InputsFailed { reason: format!("{input}: {reason}") },
+                    }
+                }
                 step => Cause::WardenFault {
                     reason: format!("it could not prepare the job ({}): {reason}", crate::job::shown(step)),
                 },

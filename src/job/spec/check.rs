@@ -2,7 +2,7 @@
 
 use super::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, artifacts,
-    egress, image, pull, requires, retry, seccomp, secrets, stop,
+    egress, image, inputs, pull, requires, retry, seccomp, secrets, stop,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -67,9 +67,10 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
         p.add(
             "stdin",
             format!("is {} bytes; at most {MAX_STDIN_BYTES} fit in a spec", stdin.len()),
-            "put the data in the image",
+            "give it as a file, by `inputs`",
         );
     }
+    let inputs = inputs::check(&mut fields, p);
     let timeout = fields.parsed("timeout", "10m", p).unwrap_or(DEFAULT_TIMEOUT);
     if !TIMEOUTS.contains(&timeout) {
         p.add(
@@ -124,6 +125,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
             env,
             secrets,
             stdin,
+            inputs,
             timeout,
             silence_timeout,
             on_cancel,
@@ -155,7 +157,7 @@ pub(super) fn name_rules(path: &str, text: &str, p: &mut Problems) {
 }
 
 /// Control characters, and those that reorder text on a screen.
-fn unprintable(c: char) -> bool {
+pub(super) fn unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -12,7 +12,7 @@ use crate::job::{
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
 use crate::queue::transition::{Lease, Row, Told};
-use crate::queue::{EXPIRE_BATCH, Groups, READY_BATCH};
+use crate::queue::{EXPIRE_BATCH, Groups, READY_BATCH, own_key};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -166,7 +166,7 @@ pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::R
         job.id.to_string(),
         job.phase.name(),
         job.spec.priority(),
-        job.spec.idempotency_key(),
+        job.spec.idempotency_key().map(|key| own_key(job.submitter.as_deref(), key)),
         state_json(row)?,
         job.spec.name(),
         job.submitted_at.as_u64(),

@@ -3,11 +3,12 @@
 
 use super::calls::{Known, read};
 use crate::blobs::{BlobError, BlobStore};
-use crate::job::Digest;
+use crate::job::{Artifacts, Digest};
 use crate::protocol::agent::{
     ArtifactsGiven, ArtifactsWanted, AttemptStanding, Holding, MissingAnswer, Step, StepAnswer, TellProgress,
 };
 use crate::server::App;
+use crate::server::blobs::timely;
 use crate::server::extract::{Path, Received};
 use crate::server::jobs::query;
 use crate::server::openapi::agents as schema;
@@ -61,12 +62,13 @@ pub(super) async fn missing(
         return Err(ProblemDocument::new("bad_body", format!("digests: at most {MOST_DIGESTS} in one call")));
     }
     held(&app, &agent, holding).await?;
-    let mut missing = Vec::new();
+    let (mut missing, mut there) = (Vec::new(), Vec::new());
     for digest in digests {
-        if store(&app)?.find(digest).await.map_err(blob_problem)?.is_none() {
-            missing.push(digest);
-        }
+        let found = store(&app)?.find(digest).await.map_err(blob_problem)?;
+        if found.is_some() { there.push(digest) } else { missing.push(digest) }
     }
+    // Until all of them are there: that may take longer than a content stays that nobody needs.
+    store(&app)?.refer(&Artifacts::holder(holding.attempt), &there).await.map_err(blob_problem)?;
     Ok(Json(MissingAnswer { missing }))
 }
 
@@ -88,9 +90,12 @@ pub(super) async fn put(
 ) -> Result<StatusCode, ProblemDocument> {
     let digest: Digest =
         digest.parse().map_err(|error: crate::job::BadDigest| ProblemDocument::new("bad_id", error.to_string()))?;
-    held(&app, &agent, query(asked)?).await?;
+    let holding: Holding = query(asked)?;
+    held(&app, &agent, holding).await?;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    store(&app)?.put(body.into_data_stream(), Some(digest), length).await.map_err(blob_problem)?;
+    let store = store(&app)?;
+    store.put(timely(body), Some(digest), length).await.map_err(blob_problem)?;
+    store.refer(&Artifacts::holder(holding.attempt), &[digest]).await.map_err(blob_problem)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

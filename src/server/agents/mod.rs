@@ -2,6 +2,7 @@
 
 mod artifacts;
 mod calls;
+mod contents;
 mod drains;
 mod keys;
 mod roster;
@@ -40,5 +41,6 @@ pub(super) fn for_agents() -> OpenApiRouter<App> {
         .routes(routes!(artifacts::put))
         .routes(routes!(artifacts::given))
         .routes(routes!(artifacts::progress))
+        .routes(routes!(contents::read))
         .routes(routes!(stream::open))
 }

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use utoipa::ToSchema;
 
 /// The name of the key in `admin.key`.
-pub const ADMIN: &str = "admin";
+pub const ADMIN: &str = crate::queue::FIRST_SUBMITTER;
 /// Keys that there can be. A file of so many is still a small one.
 const MOST: usize = 10_000;
 /// How long an old key can be good beside the new one: long enough for a change that waits for the next release.
@@ -131,6 +131,8 @@ pub struct UserKeys {
     path: PathBuf,
     admin: String,
     kept: Mutex<BTreeMap<String, Kept>>,
+    /// Held by whoever changes the file: requests that look a key up do not wait for a disk.
+    changing: tokio::sync::Mutex<()>,
 }
 
 fn hash(key: &str) -> String {
@@ -147,7 +149,7 @@ impl UserKeys {
     /// Reads the file; one that is not there has no keys. `admin` is the key of that name. Errors: it cannot be read.
     pub fn open(path: PathBuf, admin: &str) -> Result<Self, UserKeyError> {
         let kept = kept::read(&path).map_err(|reason| UserKeyError::File { path: path.clone(), reason })?;
-        Ok(Self { path, admin: hash(admin), kept: Mutex::new(kept) })
+        Ok(Self { path, admin: hash(admin), kept: Mutex::new(kept), changing: tokio::sync::Mutex::new(()) })
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
@@ -155,7 +157,7 @@ impl UserKeys {
     }
 
     /// Makes a key. It is not kept: only its hash is.
-    pub(super) fn add(
+    pub(super) async fn add(
         &self,
         name: &str,
         role: Role,
@@ -178,10 +180,11 @@ impl UserKeys {
             keys.insert(name.to_owned(), Kept { role, sha256: hash(&key), made_at: now, expires_at, old: None });
             Ok(key)
         })
+        .await
     }
 
     /// Gives a key another secret; the old one stays good for `overlap`. What it may do and until when stays as it is.
-    pub(super) fn rotate(&self, name: &str, overlap: Millis, now: UnixMillis) -> Result<String, UserKeyError> {
+    pub(super) async fn rotate(&self, name: &str, overlap: Millis, now: UnixMillis) -> Result<String, UserKeyError> {
         if overlap > LONGEST_OVERLAP {
             return Err(UserKeyError::TooLong);
         }
@@ -194,11 +197,13 @@ impl UserKeys {
             kept.made_at = now;
             Ok(key)
         })
+        .await
     }
 
     /// Takes a key away: it opens nothing from now on.
-    pub(super) fn remove(&self, name: &str) -> Result<(), UserKeyError> {
-        self.change(name, |keys| keys.remove(name).map(drop).ok_or_else(|| UserKeyError::Unknown(name.to_owned())))
+    pub(super) async fn remove(&self, name: &str) -> Result<(), UserKeyError> {
+        let unknown = || UserKeyError::Unknown(name.to_owned());
+        self.change(name, |keys| keys.remove(name).map(drop).ok_or_else(unknown)).await
     }
 
     /// Whose key this is. What is compared are hashes, so timing tells nothing about the key.
@@ -240,7 +245,7 @@ impl UserKeys {
     }
 
     /// Changes the file, and what is known of it only when that worked.
-    fn change<T>(
+    async fn change<T>(
         &self,
         name: &str,
         change: impl FnOnce(&mut BTreeMap<String, Kept>) -> Result<T, UserKeyError>,
@@ -248,11 +253,12 @@ impl UserKeys {
         if name == ADMIN {
             return Err(UserKeyError::Fixed);
         }
-        let mut kept = self.kept();
-        let mut with = kept.clone();
+        let _alone = self.changing.lock().await;
+        let mut with = self.kept().clone();
         let changed = change(&mut with)?;
-        kept::write(&self.path, &with).map_err(|reason| UserKeyError::File { path: self.path.clone(), reason })?;
-        *kept = with;
+        let path = self.path.clone();
+        let written = crate::supervise::blocking(move || kept::write(&path, &with).map(|()| with)).await;
+        *self.kept() = written.map_err(|reason| UserKeyError::File { path: self.path.clone(), reason })?;
         Ok(changed)
     }
 }
@@ -270,16 +276,16 @@ mod tests {
         Ok(Caller { name: name.to_owned(), role })
     }
 
-    #[test]
-    fn a_key_opens_until_it_is_removed_or_over_and_its_file_is_private() {
+    #[tokio::test]
+    async fn a_key_opens_until_it_is_removed_or_over_and_its_file_is_private() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("keys.json");
         let keys = UserKeys::open(path.clone(), "the admin's").expect("opens");
-        let ci = keys.add("ci", Role::Submit, Some(Millis::from_secs(60)), at(0)).expect("is new");
-        let web = keys.add("web", Role::Read, None, at(0)).expect("is new");
-        assert!(matches!(keys.add("ci", Role::Read, None, at(0)), Err(UserKeyError::Exists(_))));
+        let ci = keys.add("ci", Role::Submit, Some(Millis::from_secs(60)), at(0)).await.expect("is new");
+        let web = keys.add("web", Role::Read, None, at(0)).await.expect("is new");
+        assert!(matches!(keys.add("ci", Role::Read, None, at(0)).await, Err(UserKeyError::Exists(_))));
         for bad in ["", "a/b", "a b", "ключ", &"x".repeat(64)] {
-            assert!(matches!(keys.add(bad, Role::Read, None, at(0)), Err(UserKeyError::BadName(_))), "{bad:?}");
+            assert!(matches!(keys.add(bad, Role::Read, None, at(0)).await, Err(UserKeyError::BadName(_))), "{bad:?}");
         }
         let text = std::fs::read_to_string(&path).expect("is there");
         assert!(!text.contains(&ci[4..]) && !text.contains("the admin's"), "no key itself is anywhere");
@@ -292,40 +298,43 @@ mod tests {
             (again.caller("", at(0)), again.caller("jck_00", at(0))),
             (Err(Closed::Unknown), Err(Closed::Unknown))
         );
-        again.remove("web").expect("is there");
+        again.remove("web").await.expect("is there");
         assert_eq!(again.caller(&web, at(1)), Err(Closed::Unknown));
-        assert!(matches!(again.remove("web"), Err(UserKeyError::Unknown(_))));
+        assert!(matches!(again.remove("web").await, Err(UserKeyError::Unknown(_))));
         let names: Vec<String> = again.list(at(0)).into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, [ADMIN, "ci"]);
     }
 
-    #[test]
-    fn the_admins_key_is_not_changed_here() {
+    #[tokio::test]
+    async fn the_admins_key_is_not_changed_here() {
         let dir = tempfile::tempdir().expect("a folder");
         let keys = UserKeys::open(dir.path().join("keys.json"), "x").expect("opens");
-        assert!(matches!(keys.add(ADMIN, Role::Read, None, at(0)), Err(UserKeyError::Fixed)));
-        assert!(matches!(keys.rotate(ADMIN, Millis::from_secs(0), at(0)), Err(UserKeyError::Fixed)));
-        assert!(matches!(keys.remove(ADMIN), Err(UserKeyError::Fixed)));
+        assert!(matches!(keys.add(ADMIN, Role::Read, None, at(0)).await, Err(UserKeyError::Fixed)));
+        assert!(matches!(keys.rotate(ADMIN, Millis::from_secs(0), at(0)).await, Err(UserKeyError::Fixed)));
+        assert!(matches!(keys.remove(ADMIN).await, Err(UserKeyError::Fixed)));
     }
 
-    #[test]
-    fn after_a_rotation_the_old_one_is_good_for_a_while_and_never_longer_than_the_key() {
+    #[tokio::test]
+    async fn after_a_rotation_the_old_one_is_good_for_a_while_and_never_longer_than_the_key() {
         let dir = tempfile::tempdir().expect("a folder");
         let keys = UserKeys::open(dir.path().join("keys.json"), "x").expect("opens");
-        let first = keys.add("ci", Role::Submit, Some(Millis::from_secs(100)), at(0)).expect("is new");
-        let second = keys.rotate("ci", Millis::from_secs(10), at(5)).expect("is there");
+        let first = keys.add("ci", Role::Submit, Some(Millis::from_secs(100)), at(0)).await.expect("is new");
+        let second = keys.rotate("ci", Millis::from_secs(10), at(5)).await.expect("is there");
         assert_eq!(keys.caller(&first, at(14)), caller("ci", Role::Submit));
         assert_eq!(keys.caller(&first, at(15)), Err(Closed::Expired { name: "ci".into(), since: at(15) }));
         assert_eq!(keys.caller(&second, at(15)), caller("ci", Role::Submit));
-        let third = keys.rotate("ci", Millis::from_secs(1000), at(20)).expect("is there");
+        let third = keys.rotate("ci", Millis::from_secs(1000), at(20)).await.expect("is there");
         assert_eq!(keys.caller(&first, at(20)), Err(Closed::Unknown));
         assert_eq!(keys.caller(&second, at(99)), caller("ci", Role::Submit));
         assert_eq!(keys.caller(&second, at(100)), Err(Closed::Expired { name: "ci".into(), since: at(100) }));
-        let last = keys.rotate("ci", Millis::from_secs(0), at(30)).expect("is there");
+        let last = keys.rotate("ci", Millis::from_secs(0), at(30)).await.expect("is there");
         assert_eq!(
             (keys.caller(&third, at(30)), keys.caller(&last, at(30))),
             (Err(Closed::Unknown), caller("ci", Role::Submit))
         );
-        assert!(matches!(keys.rotate("ci", Millis::from_secs(40 * 24 * 3600), at(30)), Err(UserKeyError::TooLong)));
+        assert!(matches!(
+            keys.rotate("ci", Millis::from_secs(40 * 24 * 3600), at(30)).await,
+            Err(UserKeyError::TooLong)
+        ));
     }
 }

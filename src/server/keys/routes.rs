@@ -101,7 +101,7 @@ pub(super) async fn add(
     Received(body): Received,
 ) -> Result<(StatusCode, Json<AddedKey>), ProblemDocument> {
     let NewKey { name, role, expires_in } = read(&body)?;
-    let key = app.keys.add(&name, role, expires_in, UnixMillis::now())?;
+    let key = app.keys.add(&name, role, expires_in, UnixMillis::now()).await?;
     tracing::info!(key = %name, role = role.name(), "a key was made");
     Ok((StatusCode::CREATED, Json(AddedKey { name, key })))
 }
@@ -117,7 +117,7 @@ pub(super) async fn rotate(
     Received(body): Received,
 ) -> Result<Json<AddedKey>, ProblemDocument> {
     let Rotation { overlap } = read(&body)?;
-    let key = app.keys.rotate(&name, overlap.unwrap_or_else(|| Millis::from_secs(0)), UnixMillis::now())?;
+    let key = app.keys.rotate(&name, overlap.unwrap_or_else(|| Millis::from_secs(0)), UnixMillis::now()).await?;
     tracing::info!(key = %name, "a key has another secret");
     Ok(Json(AddedKey { name, key }))
 }
@@ -128,7 +128,7 @@ pub(super) async fn rotate(
     responses((status = 204, description = "The key opens nothing any more")),
     extensions(("x-problems" = json!(["key_not_found", "key_exists", "bad_id", "unavailable"]))))]
 pub(super) async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, ProblemDocument> {
-    app.keys.remove(&name)?;
+    app.keys.remove(&name).await?;
     tracing::info!(key = %name, "a key was removed");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -213,6 +213,13 @@ pub(crate) enum Cause {
     LogStoreFailed {
         reason: String,
     },
+    InputRefused {
+        input: String,
+        reason: String,
+    },
+    InputsFailed {
+        reason: String,
+    },
     LeaseExpired,
     AgentLost {
         attempts: u32,
@@ -618,6 +625,51 @@ pub(crate) struct NewSecretAsk {
     inline: Option<bool>,
 }
 
+/// Something that a job is given: one of `text`, `content_base64` and `blob`.
+#[derive(ToSchema)]
+pub(crate) struct Input {
+    /// Where it goes, relative to the workspace; of an archive the folder.
+    path: String,
+    #[schema(nullable = false)]
+    text: Option<String>,
+    #[schema(nullable = false)]
+    content_base64: Option<String>,
+    /// The name of an uploaded content.
+    #[schema(nullable = false)]
+    blob: Option<String>,
+    /// `file`, the default, or `archive`.
+    #[schema(nullable = false)]
+    kind: Option<String>,
+    /// `0644`, the default, or `0755`.
+    #[schema(nullable = false)]
+    mode: Option<String>,
+    /// What a content is large, and what an archive takes of the workspace; the server says it.
+    #[schema(nullable = false)]
+    bytes: Option<u64>,
+    /// How many files and folders an archive makes; the server says it.
+    #[schema(nullable = false)]
+    entries: Option<u64>,
+}
+
+/// Something that a job is to be given: one of `text`, `content_base64` and `blob`.
+#[derive(ToSchema)]
+pub(crate) struct NewInput {
+    /// Where it goes, relative to the workspace; of an archive the folder, and `.` is the workspace.
+    path: String,
+    text: Option<String>,
+    content_base64: Option<String>,
+    /// The name of an uploaded content: `sha256:` and 64 digits.
+    blob: Option<String>,
+    /// `file`, the default, or `archive`: a tar, plain or packed by zstd.
+    kind: Option<String>,
+    /// `0644`, the default, or `0755`.
+    mode: Option<TextOrNumber>,
+    /// As a job is shown; the server says what is right.
+    bytes: Option<u64>,
+    /// As a job is shown; the server says what is right.
+    entries: Option<u64>,
+}
+
 /// A checked spec with every default filled in. It is a valid `NewJob` too, but for values of secrets, which are never shown.
 #[derive(ToSchema)]
 pub(crate) struct JobSpec {
@@ -641,6 +693,8 @@ pub(crate) struct JobSpec {
     secrets: Option<BTreeMap<String, SecretAsk>>,
     #[schema(nullable = false)]
     stdin: Option<String>,
+    #[schema(nullable = false)]
+    inputs: Option<Vec<Input>>,
     timeout: Span,
     #[schema(nullable = false)]
     silence_timeout: Option<Span>,
@@ -959,6 +1013,8 @@ pub(crate) struct NewJob {
     /// By the names of their variables.
     secrets: Option<BTreeMap<String, NewSecret>>,
     stdin: Option<String>,
+    /// Files and archives that are in the workspace before the job starts.
+    inputs: Option<Vec<NewInput>>,
     /// Default `10m`.
     timeout: Option<TextOrNumber>,
     /// It is ended when it writes nothing for so long; default: never. The time in which nobody can take its output does not count.

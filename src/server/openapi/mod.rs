@@ -94,6 +94,7 @@ fn document() -> Value {
         {"name": "jobs", "description": "Submit, find, watch, cancel, run again"},
         {"name": "output", "description": "What jobs write"},
         {"name": "artifacts", "description": "Files that jobs leave"},
+        {"name": "contents", "description": "What jobs are given: files and archives, by their SHA-256"},
         {"name": "statistics", "description": "What happened"},
         {"name": "keys", "description": "Who may do what"},
         {"name": "agents", "description": "Agents and their keys, for people"},

@@ -59,9 +59,9 @@ async fn an_engine_that_leaves_its_containers_alone() {
         world.wrote(&slow, "line 5 ").await;
         let before = world.log(0).len();
         world.engine.signal("dockerd", "-STOP");
-        // Its container is asked for, and the answer does not come in time.
+        // Its image is looked for, and the answer does not come in time.
         world.submit(Work::short()).await;
-        world.says_since(0, before, "create was not answered within").await;
+        world.says_since(0, before, "was not answered within").await;
         world.engine.signal("dockerd", "-CONT");
         let findings = world.judge(NONE).await;
         fault.judge(1, &findings);

@@ -1,6 +1,7 @@
 //! What a cell runs and what must be in force in it: section 0 of a spec, and the comparison with the receipt.
 
 use super::fields::{BadPayload, Reader, Writer};
+use super::inputs::InputTotals;
 use super::parts;
 use super::results::Collect;
 use super::secrets::Secret;
@@ -162,8 +163,12 @@ pub struct CellSpec {
     pub secrets: Vec<Secret>,
     /// Connections at a time of the proxy in the cell; 0 for no proxy.
     pub egress_connections: u16,
+    /// What the job was given before the commit; without it, nothing may have been.
+    pub inputs: Option<InputTotals>,
 }
 
+/// Number of the part with [`CellSpec::inputs`].
+const INPUTS: u8 = 1;
 /// Number of the part with [`CellSpec::collect`].
 const COLLECT: u8 = 2;
 /// Number of the part with [`CellSpec::secrets`].
@@ -193,6 +198,7 @@ impl CellSpec {
             // One bit each.
             .u8(u8::from(self.drop_output) | u8::from(self.tripwire) << 1 | u8::from(self.cut_output) << 2)
             .u64(self.output_limit);
+        let writer = parts::write(writer, INPUTS, self.inputs.as_ref(), InputTotals::write);
         let writer = parts::write(writer, COLLECT, self.collect.as_ref(), Collect::write);
         let secrets = Some(self.secrets.as_slice()).filter(|all| !all.is_empty());
         let writer = parts::write(writer, SECRETS, secrets.as_ref(), |all, w| Secret::write_all(all, w));
@@ -231,12 +237,14 @@ impl CellSpec {
             collect: None,
             secrets: Vec::new(),
             egress_connections: 0,
+            inputs: None,
         };
         let bits = r.u8()?;
         (spec.drop_output, spec.tripwire, spec.cut_output) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         spec.output_limit = r.u64()?;
         let (mut secrets, mut egress) = (None, None);
         parts::read(&mut r, |tag, r| match tag {
+            INPUTS => parts::once(&mut spec.inputs, InputTotals::read(r)?),
             COLLECT => parts::once(&mut spec.collect, Collect::read(r)?),
             SECRETS => parts::once(&mut secrets, Secret::read_all(r)?),
             EGRESS => parts::once(&mut egress, r.u32()?),

@@ -4,7 +4,7 @@ use super::frame::{u32_at, u64_at};
 
 /// A payload that is not what its kind says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadPayload(pub(super) &'static str);
+pub struct BadPayload(pub &'static str);
 
 impl std::fmt::Display for BadPayload {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

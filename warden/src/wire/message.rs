@@ -66,6 +66,18 @@ pub enum ToWarden {
     },
     /// The end is known and stored: go.
     Close,
+    /// What the job is given begins, from the first byte of its stream; what an earlier session has brought goes.
+    Inputs {
+        /// The folder that it goes to.
+        root: String,
+    },
+    /// A part of that stream. Only the next one is taken.
+    InputsPart {
+        /// Where it is in the stream.
+        offset: u64,
+        /// The part.
+        bytes: Vec<u8>,
+    },
     /// What is there to be kept, from this entry on; answered by one page. Only after an end with [`Exit::results`], as the next one.
     List {
         /// Number of the first entry.
@@ -117,6 +129,8 @@ impl ToWarden {
             Self::Ping { nonce } => (6, w.u64(*nonce)),
             Self::Lease { remaining_ms } => (7, w.u64(*remaining_ms)),
             Self::Close => (8, w),
+            Self::Inputs { root } => (9, w.text(root)),
+            Self::InputsPart { offset, bytes } => (10, w.u64(*offset).bytes(bytes)),
             Self::List { from } => (16, w.u64(*from)),
             Self::Read { number, offset, len, path } => (17, w.u32(*number).u64(*offset).u32(*len).bytes(path)),
             Self::Egress(egress) => {
@@ -145,6 +159,8 @@ impl ToWarden {
             6 => Self::Ping { nonce: r.u64()? },
             7 => Self::Lease { remaining_ms: r.u64()? },
             8 => Self::Close,
+            9 => Self::Inputs { root: r.text()? },
+            10 => Self::InputsPart { offset: r.u64()?, bytes: r.bytes()?.to_vec() },
             16 => Self::List { from: r.u64()? },
             17 => {
                 let (number, offset, len) = (r.u32()?, r.u64()?, r.u32()?);
@@ -303,6 +319,11 @@ pub enum FromWarden {
         /// 1 while the job waits because the ring is full.
         stalled: u8,
     },
+    /// So much of the stream of inputs is in its place; more may come.
+    InputsTaken {
+        /// Bytes.
+        offset: u64,
+    },
     /// The warden met something it cannot go on with.
     Fault {
         /// What.
@@ -355,6 +376,7 @@ impl FromWarden {
             Self::Exit(exit) => (68, exit.write(w)),
             Self::Pong { nonce, stalled } => (69, w.u64(*nonce).u8(*stalled)),
             Self::Fault { text } => (70, w.text(text)),
+            Self::InputsTaken { offset } => (72, w.u64(*offset)),
             Self::Advance(advance) => (80, advance.write(w)),
             Self::Page(page) => (81, page.write(w)),
             Self::Piece(piece) => {
@@ -397,6 +419,7 @@ impl FromWarden {
             68 => Self::Exit(Exit::read(&mut r)?),
             69 => Self::Pong { nonce: r.u64()?, stalled: r.u8()? },
             70 => Self::Fault { text: r.text()? },
+            72 => Self::InputsTaken { offset: r.u64()? },
             80 => Self::Advance(Advance::read(&mut r)?),
             81 => Self::Page(Page::read(&mut r)?),
             KIND_PIECE => Self::Piece(Piece::read(&mut r)?),

@@ -134,10 +134,12 @@ pub enum EntryKind {
     Unreadable,
     /// A folder that lies too deep to be looked into, or under too long a path.
     TooDeep,
+    /// Its path has a secret in it, which is masked: so it is not to be asked for.
+    Secret,
 }
 
 impl EntryKind {
-    const ALL: [Self; 5] = [Self::File, Self::Link, Self::Other, Self::Unreadable, Self::TooDeep];
+    const ALL: [Self; 6] = [Self::File, Self::Link, Self::Other, Self::Unreadable, Self::TooDeep, Self::Secret];
 }
 
 /// What tells one state of a file from another.

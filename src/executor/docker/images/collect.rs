@@ -1,6 +1,6 @@
 //! Removal of images that nothing uses, when there is too little room, and the list of them for people.
 
-use super::holds::Removal;
+use super::ledger::Pulling;
 use super::plan::{self, Known};
 use super::{Images, Inner, Judged};
 use crate::executor::docker::engine::{Engine, EngineError};
@@ -72,12 +72,12 @@ impl Inner {
 
     /// What pulls have brought that ended when nobody saw it: their process was killed, or nobody waited any more.
     async fn settle(&self) -> Result<(), EngineError> {
-        let open: Vec<String> = self.ledger.read().await.pulling.into_keys().collect();
-        for name in open.into_iter().filter(|name| !self.flights.has(name)) {
+        let open: Vec<(String, Pulling)> = self.ledger.read().await.pulling.into_iter().collect();
+        for (name, Pulling { before, .. }) in open.into_iter().filter(|(name, _)| !self.flights.has(name)) {
             let found = self.engine.find_image(&name).await?;
             self.ledger
                 .change(true, move |book| match found {
-                    Some(found) => book.pulled(&name, &found.id, UnixMillis::now()),
+                    Some(found) => book.pulled(&name, &found.id, before.as_deref(), UnixMillis::now()),
                     None => drop(book.pulling.remove(&name)),
                 })
                 .await;
@@ -98,8 +98,8 @@ impl Inner {
                 return Ok(gone);
             };
             // A job may have come for it since.
-            let Some(removal) = self.holds.remove(&next.id) else { continue };
-            let removed = self.remove(&next, removal).await;
+            let Some(_removal) = self.holds.remove(&next.id) else { continue };
+            let removed = self.remove(&next).await;
             match &removed {
                 Ok(()) => tracing::info!(image = ?next.names, id = next.id, why = next.why, "image removed"),
                 Err(reason) => tracing::info!(image = ?next.names, id = next.id, reason, "the engine keeps an image"),
@@ -109,7 +109,7 @@ impl Inner {
     }
 
     /// Without force: the engine refuses when a container has it.
-    async fn remove(&self, image: &Judged, _removal: Removal) -> Result<(), String> {
+    async fn remove(&self, image: &Judged) -> Result<(), String> {
         let names = image.names.iter().chain([&image.id]);
         for name in names {
             self.engine.remove_image(name).await.map_err(|error| error.short())?;

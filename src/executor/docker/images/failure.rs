@@ -26,8 +26,11 @@ pub(crate) enum Failure {
     NoEngine(String),
 }
 
+/// Parts of sentences, and what one of them means.
+type Sign = (&'static [&'static str], fn(String) -> Failure);
+
 /// Sentences by what they mean; the first that is found counts.
-const SAID: [(&[&str], fn(String) -> Failure); 6] = [
+const SAID: [Sign; 6] = [
     (&["toomanyrequests", "too many requests", "status: 429", "rate limit"], Failure::Limited),
     (
         &[

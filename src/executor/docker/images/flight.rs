@@ -7,7 +7,7 @@ use super::progress::Progress;
 use super::{Found, Inner};
 use crate::executor::docker::engine::PullError;
 use crate::job::{ImageName, UnixMillis};
-use crate::net::{Admission, Breaker};
+use crate::net::Admission;
 use crate::supervise;
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -108,7 +108,7 @@ impl Inner {
     /// Errors: its registry is left alone at the moment.
     fn admit(&self, registry: &str) -> Result<(), Failure> {
         let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        match breakers.entry(registry.to_owned()).or_insert_with(Breaker::default).ask(Instant::now()) {
+        match breakers.entry(registry.to_owned()).or_default().ask(Instant::now()) {
             Admission::Admit | Admission::Probe => Ok(()),
             Admission::Refuse(pause) => Err(Failure::Unreachable(format!(
                 "{registry} did not answer several times in a row, and is not asked for {} ms",
@@ -140,7 +140,8 @@ impl Inner {
         // A second try is for one thing only: the image was being removed when it came.
         for last in [false, true] {
             // Before it begins: what a crash leaves of it is known to be ours.
-            let pulling = Pulling { before: self.look(&full).await?.map(|found| found.id), at: UnixMillis::now() };
+            let before = self.look(&full).await?.map(|found| found.id);
+            let pulling = Pulling { before: before.clone(), at: UnixMillis::now() };
             let key = full.clone();
             self.ledger.change(true, move |book| drop(book.pulling.insert(key, pulling))).await;
             let mut lines = std::pin::pin!(self.engine.pull(name, login.as_ref().map(super::login::Login::header)));
@@ -168,7 +169,7 @@ impl Inner {
             let missing = || Failure::Missing("the engine said that it came, and does not have it".to_owned());
             let found = self.look(&full).await?.ok_or_else(missing)?;
             let (key, id) = (full.clone(), found.id.clone());
-            self.ledger.change(true, move |book| book.pulled(&key, &id, UnixMillis::now())).await;
+            self.ledger.change(true, move |book| book.pulled(&key, &id, before.as_deref(), UnixMillis::now())).await;
             match self.holds.hold(&found.id).await {
                 Some(hold) => return Ok((found, Arc::new(hold))),
                 None if last => return Err(missing()),

@@ -60,10 +60,11 @@ impl Default for Book {
 
 impl Book {
     /// A pull has ended, and the name stands for this image now. What the name stood for before was not brought by the pull.
-    pub(super) fn pulled(&mut self, name: &str, id: &str, now: UnixMillis) {
-        let before = self.pulling.remove(name).and_then(|pulling| pulling.before);
+    /// `before` is the pull's own word: of two processes that pull a name, the other one may have settled what is written here.
+    pub(super) fn pulled(&mut self, name: &str, id: &str, before: Option<&str>, now: UnixMillis) {
+        self.pulling.remove(name);
         let entry = self.used(id, now);
-        if before.as_deref() != Some(id) && !entry.pulled_as.iter().any(|known| known == name) {
+        if before != Some(id) && !entry.pulled_as.iter().any(|known| known == name) {
             entry.pulled_as.push(name.to_owned());
         }
     }
@@ -198,18 +199,20 @@ mod tests {
             book.pulling.insert("r/x:1".into(), Pulling { before: before.map(str::to_owned), at: at(1) });
         };
         begin(&mut book, None);
-        book.pulled("r/x:1", "a", at(5));
+        book.pulled("r/x:1", "a", None, at(5));
         assert_eq!(book.images["a"], Entry { pulled_as: vec!["r/x:1".into()], last_used: at(5) });
         // The tag was moved, and both are ours.
         begin(&mut book, Some("a"));
-        book.pulled("r/x:1", "b", at(6));
+        book.pulled("r/x:1", "b", Some("a"), at(6));
         assert_eq!(book.images["b"].pulled_as, ["r/x:1"]);
         // It was there before, and nobody knows from where.
         begin(&mut book, Some("c"));
-        book.pulled("r/x:1", "c", at(7));
+        // Another process has settled what was written of the pull.
+        book.pulling.clear();
+        book.pulled("r/x:1", "c", Some("c"), at(7));
         assert_eq!(book.images["c"].pulled_as, [""; 0]);
         begin(&mut book, Some("a"));
-        book.pulled("r/x:1", "a", at(8));
+        book.pulled("r/x:1", "a", Some("a"), at(8));
         assert_eq!(book.images["a"].pulled_as, ["r/x:1"], "it stays ours");
         assert!(book.pulling.is_empty());
     }
@@ -219,14 +222,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let ledger = Ledger::new(dir.path());
         assert_eq!(ledger.read().await, Book::default());
-        ledger.change(true, |book| book.pulled("r/x:1", "a", at(5))).await;
+        ledger.change(true, |book| book.pulled("r/x:1", "a", None, at(5))).await;
         ledger.used("a", at(100_000)).await;
         ledger.used("a", at(100_001)).await;
         let again = Ledger::new(dir.path());
         assert_eq!(again.read().await.images["a"].last_used, at(100_000), "one note in a minute");
         // Two at a time: none is lost.
         let both: Vec<_> =
-            (0..20).map(|n| again.change(false, move |book| book.pulled("n", &n.to_string(), at(1)))).collect();
+            (0..20).map(|n| again.change(false, move |book| book.pulled("n", &n.to_string(), None, at(1)))).collect();
         futures_util::future::join_all(both).await;
         assert_eq!(again.read().await.images.len(), 21);
         for damaged in ["{", "{\"version\": 2}", "[]"] {

@@ -150,7 +150,7 @@ mod tests {
         for (id, name, at) in
             [("a", "r.io/a:1", 30), ("b", "r.io/b:1", 10), ("c", "r.io/c:1", 20), ("s", "r.io/s:1", 1)]
         {
-            book.pulled(name, id, UnixMillis::new(at));
+            book.pulled(name, id, None, UnixMillis::new(at));
         }
         let mut images = vec![
             image("a", "r.io/a:1", 1),
