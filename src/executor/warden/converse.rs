@@ -305,7 +305,7 @@ pub async fn converse<C: Cell + Sync>(
                 talk.send_out(&out);
             }
             // One at a time, and only when what was there is on its way.
-            piece = super::feed::next(&mut talk.feed) => talk.piece(piece),
+            piece = super::feed::next(&mut talk.feed) => talk.piece(piece, &mut progress),
             chunk = next_chunk(&mut talk.output) => match chunk {
                 Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
                 Some(Err(reason)) => talk.cut(reason, &mut progress),
@@ -632,13 +632,16 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     }
 
     /// The next of what the job is given, from whoever brings it.
-    fn piece(&mut self, piece: Result<(), Cause>) {
-        if let Err(cause) = piece {
-            self.unlink();
-            let cell = self.cell;
-            self.killing = true;
-            self.tasks.push(Box::pin(async move { Done::Killed(cell.kill().await) }));
-            self.over = Some(Over::Broken(cause));
+    fn piece(&mut self, piece: Result<(), Cause>, progress: &mut impl FnMut(Progress)) {
+        match piece {
+            Ok(()) => self.inputs_given(progress),
+            Err(cause) => {
+                self.unlink();
+                let cell = self.cell;
+                self.killing = true;
+                self.tasks.push(Box::pin(async move { Done::Killed(cell.kill().await) }));
+                self.over = Some(Over::Broken(cause));
+            }
         }
     }
 
@@ -646,13 +649,20 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         // Of inputs that are not being given: a last word about those of before.
         let Some(feed) = &mut self.feed else { return };
         match feed.taken(offset) {
-            Ok(None) => self.on(Input::InputsMoved, progress),
-            Ok(Some(totals)) => {
-                self.given = Some(totals);
-                self.feed = None;
-                self.on(Input::InputsGiven, progress);
+            Ok(()) => {
+                self.on(Input::InputsMoved, progress);
+                self.inputs_given(progress);
             }
             Err(text) => self.on(Input::Message(FromWarden::Fault { text }), progress),
+        }
+    }
+
+    /// Goes on with the job if all of its inputs are in their places.
+    fn inputs_given(&mut self, progress: &mut impl FnMut(Progress)) {
+        if let Some(totals) = self.feed.as_ref().and_then(Feed::whole) {
+            self.given = Some(totals);
+            self.feed = None;
+            self.on(Input::InputsGiven, progress);
         }
     }
 
