@@ -48,6 +48,8 @@ pub(super) struct Runner<E: Executor> {
     pub(super) logs: LogStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) entry: Entry,
+    /// The journal knows of this process's part in it.
+    pub(super) noted: bool,
     pub(super) secrets: Providers,
     pub(super) reconnect: Duration,
     pub(super) output_share: u64,
@@ -261,8 +263,8 @@ impl<E: Executor> Runner<E> {
         // Before the first word to the warden: the session numbers of this process are above those of the last one.
         self.entry.generation += u32::from(!mutant!(GenerationNotRaised));
         if let Err(error) = self.journal.put(&self.entry).await {
-            // The next process may choose numbers below those of this one, and would not be heard.
             tracing::error!(%error, "that the cell is taken over could not be journaled");
+            self.noted = mutant!(TakeoverBelievedNoted);
         }
         let until = Instant::now() + self.reconnect;
         let mut pauses = pauses(ADOPT_PAUSES.0, ADOPT_PAUSES.1);
@@ -312,7 +314,16 @@ impl<E: Executor> Runner<E> {
         let (notes, mut noted) = mpsc::channel(NOTES);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
         let (output_share, outside) = (self.output_share, &self.outside);
-        let conversation = Conversation { order: &order, log, orders, reconnect, generation, output_share, outside };
+        let conversation = Conversation {
+            order: &order,
+            log,
+            orders,
+            reconnect,
+            generation,
+            noted: self.noted,
+            output_share,
+            outside,
+        };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {

@@ -3,6 +3,7 @@
 //! Everything slow is a future in one set, so nothing here ever waits for one thing only: a full link, a slow disk or a
 //! dead engine delays neither a cancel nor another job.
 
+use super::epochs::Epochs;
 use super::feed::Feed;
 use super::pace::Pace;
 use super::session::{Action, Input, Over, Session, StopReason};
@@ -41,8 +42,6 @@ const WRITTEN_MAX: usize = 64 * 1024;
 const AT_ONCE: usize = 64 * 1024;
 /// For a warden to take its leave.
 const FAREWELL: Duration = Duration::from_millis(100);
-/// Each process that talks to a warden has so many session numbers to itself, above those of the processes before it.
-const EPOCHS: u32 = 1 << 24;
 /// First and last pause between tries to attach again.
 const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Between tries to kill a cell while the engine is away.
@@ -134,6 +133,8 @@ pub struct Conversation<'a> {
     pub reconnect: Duration,
     /// How many processes have talked to this warden before.
     pub generation: u32,
+    /// The next process will know of this one.
+    pub noted: bool,
     /// Bytes of output that are taken in a second while other jobs' output is written here too.
     pub output_share: u64,
     /// Where a job goes that may go out.
@@ -143,6 +144,7 @@ pub struct Conversation<'a> {
 enum Done {
     Linked(Link),
     Gone(String),
+    Lost(String),
     Killed(Result<(), String>),
     Appended(Box<LogWriter>, Result<u64, LogError>),
 }
@@ -161,9 +163,7 @@ struct Talk<'a, C: Cell> {
     reconnect: Duration,
     session: Session,
     began: Instant,
-    epoch: u32,
-    /// The epoch of the first link.
-    first_epoch: u32,
+    epochs: Epochs,
     links: u32,
     /// There was a process before this one.
     resumed: bool,
@@ -210,7 +210,7 @@ pub async fn converse<C: Cell + Sync>(
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect, generation, output_share, outside } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation, noted, output_share, outside } = conversation;
     let door = Door::of(order.attempt, &order.spec, outside);
     let began = Instant::now();
     let mut session = Session::new(
@@ -234,8 +234,7 @@ pub async fn converse<C: Cell + Sync>(
         reconnect,
         session,
         began,
-        epoch: generation.min(u32::MAX / EPOCHS) * EPOCHS + random_below(EPOCHS / 2),
-        first_epoch: 0,
+        epochs: Epochs::new(generation, noted, random_below),
         links: 0,
         resumed: first.is_none(),
         may_have_run: first.is_none(),
@@ -359,7 +358,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     fn act(&mut self, action: Action, progress: &mut impl FnMut(Progress)) {
         match action {
-            Action::Send(message) => message.encode(self.epoch, &mut self.to_send),
+            Action::Send(message) => message.encode(self.epochs.now(), &mut self.to_send),
             Action::SendSpec => self.queue_spec(),
             Action::SendInputs => self.begin_inputs(),
             // Only asked for by an output frame, and done where the frame is at hand.
@@ -402,12 +401,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     fn linked(&mut self, link: Link, progress: &mut impl FnMut(Progress)) {
         self.unlink();
-        // Unguessable, so that output which a torn stream shows as if it were frames cannot pass for the warden's.
-        self.epoch = self.epoch.saturating_add(1 + random_below(1 << 8));
+        self.epochs.next();
         self.links += 1;
-        if self.links == 1 {
-            self.first_epoch = self.epoch;
-        }
         self.output = Some(link.output);
         self.input = Some(link.input);
         self.on(Input::Attached, progress);
@@ -440,8 +435,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     fn send_out(&mut self, out: &Out) {
         match out {
-            Out::Word(word) => ToWarden::Egress(word.clone()).encode(self.epoch, &mut self.to_send),
-            Out::Data(stream, bytes) => egress_data(false, *stream, bytes, self.epoch, seal, &mut self.to_send),
+            Out::Word(word) => ToWarden::Egress(word.clone()).encode(self.epochs.now(), &mut self.to_send),
+            Out::Data(stream, bytes) => egress_data(false, *stream, bytes, self.epochs.now(), seal, &mut self.to_send),
         }
     }
 
@@ -449,10 +444,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         self.decoder.feed(bytes);
         while self.output.is_some() && self.over.is_none() {
             let Some(frame) = self.decoder.next() else { break };
-            if frame.epoch != self.epoch {
+            if frame.epoch != self.epochs.now() {
                 // What was under way over an earlier link still comes out of the engine's buffers first. It is sent again, so
                 // it is dropped; but it tells that the warden lives.
-                if (self.first_epoch..self.epoch).contains(&frame.epoch) {
+                if self.epochs.was_ours(frame.epoch) {
                     self.on(Input::Stale, progress);
                 }
                 continue;
@@ -544,6 +539,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         match done {
             Done::Linked(link) => self.linked(link, progress),
             Done::Gone(reason) => self.on(Input::Gone(reason), progress),
+            Done::Lost(reason) => self.on(Input::Lost(reason), progress),
             Done::Killed(Ok(())) => {
                 self.killing = false;
                 self.on(Input::Gone("ended from outside".to_owned()), progress);
@@ -597,17 +593,17 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             let mut offset = 0;
             for chunk in pieces(bytes) {
                 let message = ToWarden::SpecChunk { section, offset, bytes: chunk.to_vec() };
-                message.encode(self.epoch, &mut self.to_send);
+                message.encode(self.epochs.now(), &mut self.to_send);
                 offset += chunk.len() as u64;
             }
         }
-        ToWarden::commit(&head, script, stdin).encode(self.epoch, &mut self.to_send);
+        ToWarden::commit(&head, script, stdin).encode(self.epochs.now(), &mut self.to_send);
     }
 
     /// Begins to give the inputs, from the first byte.
     fn begin_inputs(&mut self) {
         let Some(inputs) = &self.order.inputs else { return };
-        ToWarden::Inputs { root: inputs.root.clone() }.encode(self.epoch, &mut self.to_send);
+        ToWarden::Inputs { root: inputs.root.clone() }.encode(self.epochs.now(), &mut self.to_send);
         self.given = None;
         self.feed = Some(Feed::new(inputs.open()));
     }
@@ -622,7 +618,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     Some((from, piece))
                 }) {
                     let (offset, bytes) = (piece.0, piece.1.to_vec());
-                    ToWarden::InputsPart { offset, bytes }.encode(self.epoch, &mut self.to_send);
+                    ToWarden::InputsPart { offset, bytes }.encode(self.epochs.now(), &mut self.to_send);
                 }
                 if self.to_send.len() >= AT_ONCE {
                     break;
@@ -669,7 +665,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     async fn finish(mut self) -> Finished {
         // What is half sent has to be whole before anything else is understood.
         let mut close = self.to_send.split_off(self.sent);
-        ToWarden::Close.encode(self.epoch, &mut close);
+        ToWarden::Close.encode(self.epochs.now(), &mut close);
         let farewell = Farewell { input: self.input.take(), close };
         let went_out = match &mut self.door {
             Some(door) => {
@@ -701,7 +697,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     }));
                 }
                 Some(Done::Killed(_)) => self.killing = false,
-                Some(Done::Linked(_) | Done::Gone(_)) => {}
+                Some(Done::Linked(_) | Done::Gone(_) | Done::Lost(_)) => {}
                 None => break,
             }
         }
@@ -781,7 +777,8 @@ async fn reattach<C: Cell>(cell: &C, limit: Duration) -> Done {
             }
         };
         if Instant::now() + pause >= until {
-            return Done::Gone(format!("no answer for {} s: {reason}", limit.as_secs()));
+            let reason = format!("no answer for {} s: {reason}", limit.as_secs());
+            return if mutant!(LostIsGone) { Done::Gone(reason) } else { Done::Lost(reason) };
         }
         sleep(pause).await;
         pause = (pause * 2).min(RECONNECT_PAUSES.1);

@@ -5,6 +5,7 @@
 //! agent's own state.
 
 mod converse;
+mod epochs;
 mod feed;
 mod pace;
 mod session;
