@@ -23,6 +23,10 @@ const MOST: usize = 10_000;
 /// How long an old key can be good beside the new one: long enough for a change that waits for the next release.
 const LONGEST_OVERLAP: Millis = Millis::from_secs(30 * 24 * 3600);
 
+/// Older secrets of a key that can be good at a time.
+const MOST_BEFORE: usize = 8;
+const NO_TIME: Millis = Millis::from_secs(0);
+
 /// What a key may do; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +88,12 @@ pub enum UserKeyError {
     /// There are too many.
     #[error("there are {MOST} keys; remove some first")]
     Full,
+    /// Its time is over, and another secret would not change that.
+    #[error("the key `{0}` has expired; remove it and make another one")]
+    Expired(String),
+    /// Too many old keys are good still.
+    #[error("{MOST_BEFORE} older secrets of `{0}` are good still; wait until one of them ends, or remove the key")]
+    TooMany(String),
     /// The old key would stay for too long.
     #[error("an old key is good for 30 days at most beside the new one")]
     TooLong,
@@ -104,9 +114,9 @@ struct Kept {
     made_at: UnixMillis,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at: Option<UnixMillis>,
-    /// The one before it, while both are good.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    old: Option<Old>,
+    /// Those before it that may be good still, the last one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    before: Vec<Old>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -177,7 +187,10 @@ impl UserKeys {
             }
             let key = fresh();
             let expires_at = expires_in.map(|term| now.plus(term));
-            keys.insert(name.to_owned(), Kept { role, sha256: hash(&key), made_at: now, expires_at, old: None });
+            keys.insert(
+                name.to_owned(),
+                Kept { role, sha256: hash(&key), made_at: now, expires_at, before: Vec::new() },
+            );
             Ok(key)
         })
         .await
@@ -190,10 +203,17 @@ impl UserKeys {
         }
         self.change(name, |keys| {
             let kept = keys.get_mut(name).ok_or_else(|| UserKeyError::Unknown(name.to_owned()))?;
+            if kept.expires_at.is_some_and(|end| end <= now) {
+                return Err(UserKeyError::Expired(name.to_owned()));
+            }
             let key = fresh();
-            let old = std::mem::replace(&mut kept.sha256, hash(&key));
-            // Of more than two, the oldest ends here.
-            kept.old = (overlap > Millis::from_secs(0)).then(|| Old { sha256: old, until: now.plus(overlap) });
+            let old = Old { sha256: std::mem::replace(&mut kept.sha256, hash(&key)), until: now.plus(overlap) };
+            // A rotation that leaves no time is one of a secret that got out: it is for all of them.
+            let before = std::mem::take(&mut kept.before);
+            kept.before = [old].into_iter().chain(before).filter(|one| overlap > NO_TIME && one.until > now).collect();
+            if kept.before.len() > MOST_BEFORE {
+                return Err(UserKeyError::TooMany(name.to_owned()));
+            }
             kept.made_at = now;
             Ok(key)
         })
@@ -215,10 +235,10 @@ impl UserKeys {
         let kept = self.kept();
         let mut expired = Closed::Unknown;
         for (name, one) in kept.iter() {
-            let until = match &one.old {
+            let until = match one.before.iter().find(|old| old.sha256 == given) {
                 _ if one.sha256 == given => one.expires_at,
-                Some(old) if old.sha256 == given => Some(one.expires_at.map_or(old.until, |end| end.min(old.until))),
-                _ => continue,
+                Some(old) => Some(one.expires_at.map_or(old.until, |end| end.min(old.until))),
+                None => continue,
             };
             match until.filter(|until| *until <= now) {
                 None => return Ok(Caller { name: name.clone(), role: one.role }),
@@ -237,7 +257,7 @@ impl UserKeys {
             role: kept.role,
             made_at: Some(kept.made_at),
             expires_at: kept.expires_at,
-            old_until: kept.old.as_ref().map(|old| old.until).filter(|until| *until > now),
+            old_until: kept.before.iter().map(|old| old.until).filter(|until| *until > now).max(),
         };
         let mut all: Vec<Entry> = self.kept().iter().map(entry).chain([admin]).collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
@@ -324,14 +344,26 @@ mod tests {
         assert_eq!(keys.caller(&first, at(15)), Err(Closed::Expired { name: "ci".into(), since: at(15) }));
         assert_eq!(keys.caller(&second, at(15)), caller("ci", Role::Submit));
         let third = keys.rotate("ci", Millis::from_secs(1000), at(20)).await.expect("is there");
-        assert_eq!(keys.caller(&first, at(20)), Err(Closed::Unknown));
+        assert_eq!(keys.caller(&first, at(20)), Err(Closed::Unknown), "what is over is forgotten");
         assert_eq!(keys.caller(&second, at(99)), caller("ci", Role::Submit));
         assert_eq!(keys.caller(&second, at(100)), Err(Closed::Expired { name: "ci".into(), since: at(100) }));
+        // Another rotation takes nothing back of what the last one has promised.
+        let fourth = keys.rotate("ci", Millis::from_secs(1), at(25)).await.expect("is there");
+        assert_eq!(keys.list(at(25))[1].old_until, Some(at(1020)));
+        for key in [&second, &third, &fourth] {
+            assert_eq!(keys.caller(key, at(25)), caller("ci", Role::Submit));
+        }
         let last = keys.rotate("ci", Millis::from_secs(0), at(30)).await.expect("is there");
-        assert_eq!(
-            (keys.caller(&third, at(30)), keys.caller(&last, at(30))),
-            (Err(Closed::Unknown), caller("ci", Role::Submit))
-        );
+        for key in [&second, &third, &fourth] {
+            assert_eq!(keys.caller(key, at(30)), Err(Closed::Unknown), "it may be known to whoever should not");
+        }
+        assert_eq!(keys.caller(&last, at(30)), caller("ci", Role::Submit));
+        for _ in 0..MOST_BEFORE {
+            keys.rotate("ci", Millis::from_secs(50), at(31)).await.expect("is there");
+        }
+        let more = keys.rotate("ci", Millis::from_secs(50), at(31)).await;
+        assert!(matches!(more, Err(UserKeyError::TooMany(_))));
+        assert!(matches!(keys.rotate("ci", NO_TIME, at(100)).await, Err(UserKeyError::Expired(_))));
         assert!(matches!(
             keys.rotate("ci", Millis::from_secs(40 * 24 * 3600), at(30)).await,
             Err(UserKeyError::TooLong)
