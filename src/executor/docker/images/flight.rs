@@ -170,7 +170,7 @@ impl Inner {
                         let key = full.clone();
                         // It did not come, and will not.
                         self.ledger.change(false, move |book| drop(book.pulling.remove(&key))).await;
-                        return Err(told(error));
+                        return Err(told(error, name));
                     }
                 }
             }
@@ -188,9 +188,9 @@ impl Inner {
     }
 }
 
-fn told(error: PullError) -> Failure {
+fn told(error: PullError, name: &ImageName) -> Failure {
     match error {
-        PullError::Said { status, text } => failure::read(status, &text),
+        PullError::Said { status, text } => failure::read(status, &text, name),
         PullError::Silent(text) => Failure::Unreachable(text),
         PullError::NoEngine(text) => Failure::NoEngine(text),
     }
