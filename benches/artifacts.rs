@@ -3,6 +3,7 @@
 //!
 //! `cargo bench --bench artifacts -- [--short]`
 
+#[allow(dead_code, reason = "shared with the other benches")]
 mod asked;
 #[allow(dead_code, reason = "shared with the other benches")]
 mod fleet;

@@ -496,6 +496,7 @@ impl<E: Executor> Table<E> {
             logs: self.agent.logs.clone(),
             metrics: Arc::clone(&self.agent.metrics),
             entry,
+            noted: true,
             secrets: settings.secrets.clone(),
             reconnect: settings.reconnect,
             keep: settings.keep.clone(),

@@ -50,6 +50,8 @@ pub(super) struct Runner<E: Executor> {
     pub(super) logs: LogStore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) entry: Entry,
+    /// The journal knows of this process's part in it.
+    pub(super) noted: bool,
     pub(super) secrets: Providers,
     pub(super) reconnect: Duration,
     pub(super) keep: Option<Keep>,
@@ -264,8 +266,8 @@ impl<E: Executor> Runner<E> {
         // Before the first word to the warden: the session numbers of this process are above those of the last one.
         self.entry.generation += u32::from(!mutant!(GenerationNotRaised));
         if let Err(error) = self.journal.put(&self.entry).await {
-            // The next process may choose numbers below those of this one, and would not be heard.
             tracing::error!(%error, "that the cell is taken over could not be journaled");
+            self.noted = mutant!(TakeoverBelievedNoted);
         }
         let until = Instant::now() + self.reconnect;
         let mut pauses = pauses(ADOPT_PAUSES.0, ADOPT_PAUSES.1);
@@ -317,8 +319,17 @@ impl<E: Executor> Runner<E> {
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
         let (keep, output_share, outside) = (self.keep.as_ref(), self.output_share, &self.outside);
         let (backend, token) = (Arc::clone(&self.backend), self.entry.token);
-        let conversation =
-            Conversation { order: &order, log, orders, reconnect, generation, keep, output_share, outside };
+        let conversation = Conversation {
+            order: &order,
+            log,
+            orders,
+            reconnect,
+            generation,
+            noted: self.noted,
+            keep,
+            output_share,
+            outside,
+        };
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
             Progress::Started => {

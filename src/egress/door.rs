@@ -19,6 +19,8 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 const READY: usize = 4;
 /// A warden gives credit for what it has room for; nobody has room for this much.
 const CREDIT_MAX: usize = 16 << 20;
+/// Names of one job that are looked up at once: a quarter of all that are.
+const LOOKUPS_AT_ONCE: usize = 4;
 /// For what a cell has sent before its end.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -37,6 +39,7 @@ pub struct Door {
     rules: Arc<[EgressRule]>,
     concurrent: usize,
     tally: Arc<Tally>,
+    lookups: Arc<Semaphore>,
     streams: HashMap<u32, Handle>,
     tasks: JoinSet<()>,
     ids: HashMap<Id, u32>,
@@ -70,6 +73,7 @@ impl Door {
             rules: asked.allow.clone().into(),
             concurrent: usize::from(outside.connections()),
             tally: Arc::new(Tally::new(attempt, asked, &outside.settings)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)),
             outside: outside.clone(),
             streams: HashMap::new(),
             tasks: JoinSet::new(),
@@ -181,6 +185,7 @@ impl Door {
             rules: Arc::clone(&self.rules),
             outside: self.outside.clone(),
             tally: Arc::clone(&self.tally),
+            lookups: Arc::clone(&self.lookups),
             up: Arc::clone(&up),
             credit: Arc::clone(&credit),
             out: self.out.0.clone(),

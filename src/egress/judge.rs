@@ -2,6 +2,8 @@
 
 use crate::job::egress::{Class, EgressRule, Host, class};
 use crate::protocol::wire::EgressFault;
+use rustix::io::Errno;
+use std::io::ErrorKind;
 use std::net::{IpAddr, UdpSocket};
 
 /// Why a connection is not made.
@@ -62,9 +64,16 @@ pub(super) fn found(
     Ok(())
 }
 
-/// Whether an address is this host's: the kernel lets nobody bind another one.
+/// Whether an address is this host's: the kernel lets nobody bind another one. Where that cannot be found out, for want of descriptors say,
+/// it is taken for one. Where `ip_nonlocal_bind` lets everybody bind everything, all are.
 pub(super) fn is_own(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => {
+            error.kind() != ErrorKind::AddrNotAvailable
+                && error.raw_os_error() != Some(Errno::AFNOSUPPORT.raw_os_error())
+        }
+    }
 }
 
 #[cfg(test)]

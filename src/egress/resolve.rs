@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// A name with more leads to these.
@@ -21,10 +22,12 @@ const AGAIN: Duration = Duration::from_secs(2);
 const TRIES: u32 = 3;
 
 impl Outside {
-    /// The addresses of a name, at least one. The deadline is the caller's.
-    pub(super) async fn lookup(&self, name: &str) -> Result<Vec<IpAddr>, No> {
+    /// The addresses of a name, at least one. The deadline is the caller's. `share` is what its job may have of all lookups, so that one
+    /// whose names are never answered holds up itself.
+    pub(super) async fn lookup(&self, name: &str, share: &Arc<Semaphore>) -> Result<Vec<IpAddr>, No> {
         // Held until the answer is there, also when nobody waits for it any more.
-        let permit = Arc::clone(&self.lookups).acquire_owned().await;
+        let own = Arc::clone(share).acquire_owned().await;
+        let permit = (own, Arc::clone(&self.lookups).acquire_owned().await);
         let found = match self.settings.resolver {
             Some(server) => {
                 let (v4, v6) = tokio::join!(ask(server, name, TYPE::A), ask(server, name, TYPE::AAAA));

@@ -107,6 +107,8 @@ pub(super) struct Stream {
     pub(super) rules: Arc<[EgressRule]>,
     pub(super) outside: Outside,
     pub(super) tally: Arc<Tally>,
+    /// Of its job.
+    pub(super) lookups: Arc<Semaphore>,
     pub(super) up: Arc<Up>,
     /// Bytes that the warden takes.
     pub(super) credit: Arc<Semaphore>,
@@ -153,7 +155,9 @@ impl Stream {
             Host::Name(name) => {
                 self.tally.look_up()?;
                 let until = Instant::now() + limit;
-                timeout_at(until, self.outside.lookup(&name)).await.map_err(|_| late("the name was not found"))??
+                timeout_at(until, self.outside.lookup(&name, &self.lookups))
+                    .await
+                    .map_err(|_| late("the name was not found"))??
             }
         };
         judge::found(&self.rules, &addresses, self.port, judge::is_own)?;

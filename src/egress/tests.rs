@@ -6,7 +6,7 @@ use crate::protocol::wire::{EGRESS_WINDOW, Egress, EgressFault};
 use serde_json::json;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -18,10 +18,14 @@ async fn listener() -> (TcpListener, u16) {
 }
 
 fn door(settings: EgressSettings) -> Door {
-    let document = json!({"image": "x", "command": ["x"], "egress": {"allow": ["127.0.0.1:1-65535"]}});
+    door_to("127.0.0.1:1-65535", &Outside::new(settings))
+}
+
+fn door_to(rule: &str, outside: &Outside) -> Door {
+    let document = json!({"image": "x", "command": ["x"], "egress": {"allow": [rule]}});
     let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
     let attempt = AttemptId::new(JobId::new(UnixMillis::now()), 1);
-    Door::of(attempt, &spec, &Outside::new(settings)).expect("it asks for one")
+    Door::of(attempt, &spec, outside).expect("it asks for one")
 }
 
 fn open(stream: u32, port: u16, credit: u32) -> Egress {
@@ -155,6 +159,40 @@ async fn what_does_not_answer_and_what_does_not_move_is_given_up() {
     assert!(matches!(word(&mut door).await, Egress::Failed { stream: 2, fault: EgressFault::NoAnswer, .. }));
     let codes: Vec<String> = door.told().refusals.into_iter().map(|one| one.code).collect();
     assert_eq!(codes, ["idle", "unreachable"]);
+}
+
+#[tokio::test]
+async fn names_that_nobody_answers_for_hold_up_their_own_job_only() {
+    let server = UdpSocket::bind("127.0.0.1:0").await.expect("binds");
+    let resolver = Some(server.local_addr().expect("bound"));
+    let answers = async {
+        let mut question = [0; 512];
+        loop {
+            let (count, from) = server.recv_from(&mut question).await.expect("receives");
+            if question[..count].windows(5).any(|part| part == b"quick") {
+                // A response, and no such name.
+                (question[2], question[3]) = (question[2] | 0x80, 3);
+                server.send_to(&question[..count], from).await.expect("sends");
+            }
+        }
+    };
+    let outside = Outside::new(EgressSettings { resolver, ..EgressSettings::default() });
+    let (mut slow, mut quick) = (door_to("*.slow.example:1", &outside), door_to("quick.example:1", &outside));
+    for n in 0..40 {
+        let name = format!("h{n}.slow.example");
+        slow.take(Egress::Open { stream: 256 + n, host: name, port: 1, credit: 1 }).expect("is taken");
+    }
+    let found = async {
+        quick.take(Egress::Open { stream: 1, host: "quick.example".into(), port: 1, credit: 1 }).expect("is taken");
+        word(&mut quick).await
+    };
+    let found = tokio::select! {
+        biased;
+        _ = slow.next() => panic!("nobody answers for these"),
+        () = answers => unreachable!("it goes on"),
+        found = found => found,
+    };
+    assert!(matches!(found, Egress::Failed { fault: EgressFault::NoName, .. }), "{found:?}");
 }
 
 #[tokio::test]

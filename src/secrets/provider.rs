@@ -12,9 +12,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 /// A provider that takes longer has failed: its job goes to another try, and its slot to another job.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// Threads that read one secret. More jobs wait, within the deadline.
+const READERS: usize = 4;
 /// Where systemd says that credentials are.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 
@@ -72,7 +75,20 @@ fn read_file(path: &Path) -> Result<Secret, String> {
 
 /// The secrets that jobs can ask an agent for, by name.
 #[derive(Debug, Clone, Default)]
-pub struct Providers(BTreeMap<String, Arc<dyn Provider>>);
+pub struct Providers(BTreeMap<String, Kept>);
+
+#[derive(Debug, Clone)]
+struct Kept {
+    provider: Arc<dyn Provider>,
+    /// Places for those who read it.
+    places: Arc<Semaphore>,
+}
+
+impl Kept {
+    fn new(provider: Arc<dyn Provider>) -> Self {
+        Self { provider, places: Arc::new(Semaphore::new(READERS)) }
+    }
+}
 
 impl Providers {
     /// Those of the settings.
@@ -83,7 +99,7 @@ impl Providers {
                 SecretConfig::File(path) => Source::File(path.clone()),
                 SecretConfig::Credential(name) => Source::Credential(name.clone()),
             };
-            (name.clone(), Arc::new(source) as Arc<dyn Provider>)
+            (name.clone(), Kept::new(Arc::new(source)))
         };
         Self(settings.iter().map(one).collect())
     }
@@ -91,7 +107,7 @@ impl Providers {
     /// The same with one more.
     #[must_use]
     pub fn with(mut self, name: &str, provider: impl Provider) -> Self {
-        self.0.insert(name.to_owned(), Arc::new(provider));
+        self.0.insert(name.to_owned(), Kept::new(Arc::new(provider)));
         self
     }
 
@@ -108,7 +124,7 @@ impl Providers {
                 SecretSource::Named(from) => {
                     let reason = |why: String| missing(format!("`{from}` of the agent {why}"));
                     let provider = self.0.get(from).ok_or_else(|| reason("does not exist".to_owned()))?;
-                    read(Arc::clone(provider)).await.map_err(|why| reason(format!("cannot be had: {why}")))?
+                    read(provider.clone()).await.map_err(|why| reason(format!("cannot be had: {why}")))?
                 }
             };
             if let Some((why, fix)) = value.unfit(ask.file) {
@@ -125,9 +141,17 @@ impl Providers {
     }
 }
 
-async fn read(provider: Arc<dyn Provider>) -> Result<Secret, String> {
-    // One that hangs keeps its thread, of which the runtime has a bounded number; the job goes on without it.
-    match tokio::time::timeout(DEADLINE, supervise::blocking(move || provider.read())).await {
+async fn read(kept: Kept) -> Result<Secret, String> {
+    // One that hangs keeps its thread, and its place: there are threads for the others.
+    let read = async {
+        let place = kept.places.acquire_owned().await.expect("it is never closed");
+        supervise::blocking(move || {
+            let _place = place;
+            kept.provider.read()
+        })
+        .await
+    };
+    match tokio::time::timeout(DEADLINE, read).await {
         Ok(answer) => answer,
         Err(_) => Err(format!("no answer within {} s", DEADLINE.as_secs())),
     }
@@ -225,14 +249,21 @@ mod tests {
             }
         }
         let (let_go, hangs) = std::sync::mpsc::sync_channel(1);
-        let providers = Providers::default().with("slow", Hangs(std::sync::Mutex::new(hangs)));
+        let providers =
+            Providers::default().with("slow", Hangs(std::sync::Mutex::new(hangs))).with("quick", Fixed(b"hunter2"));
         let asked = spec(&json!({"A": "slow"}));
-        // The clock stands still while a thread works, so it is moved by hand.
-        let fetch = supervise::spawn("fetch", async move { providers.fetch(&asked).await });
-        tokio::task::yield_now().await;
-        tokio::time::advance(DEADLINE + Duration::from_millis(1)).await;
-        let said = fetch.await.expect("no panic").expect_err("is not waited for").to_string();
-        assert!(said.contains("no answer within 5 s"), "{said}");
+        for round in 0..READERS + 2 {
+            // The clock stands still while a thread works, so it is moved by hand.
+            let (fetched, asked) = (providers.clone(), asked.clone());
+            let fetch = supervise::spawn("fetch", async move { fetched.fetch(&asked).await });
+            tokio::task::yield_now().await;
+            tokio::time::advance(DEADLINE + Duration::from_millis(1)).await;
+            let said = fetch.await.expect("no panic").expect_err("is not waited for").to_string();
+            assert!(said.contains("no answer within 5 s"), "{said}");
+            let threads = READERS - providers.0["slow"].places.available_permits();
+            assert_eq!(threads, (round + 1).min(READERS), "each of them keeps one, up to the bound");
+        }
+        providers.fetch(&spec(&json!({"A": "quick"}))).await.expect("is another one");
         drop(let_go);
     }
 }

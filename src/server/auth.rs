@@ -1,6 +1,6 @@
 //! Who may do what: a request's key is looked up, and its role compared with what the route needs.
 
-use super::keys::{Caller, Closed, Role};
+use super::keys::{Caller, Closed, Pass, Role};
 use super::problem::ProblemDocument;
 use super::{App, bearer};
 use crate::job::{Job, UnixMillis};
@@ -45,7 +45,8 @@ pub(super) async fn require_key(State(app): State<App>, mut request: Request, ne
         let detail = "send `Authorization: Bearer <key>`; the first key is in <data_dir>/admin.key";
         return ProblemDocument::new("unauthorized", detail).into_response();
     };
-    let caller = match app.keys.caller(key, UnixMillis::now()) {
+    let pass = Pass::of(key);
+    let caller = match app.keys.caller(&pass, UnixMillis::now()) {
         Ok(caller) => caller,
         Err(Closed::Unknown) => {
             return ProblemDocument::new("unauthorized", "the key is not this installation's").into_response();
@@ -66,5 +67,6 @@ pub(super) async fn require_key(State(app): State<App>, mut request: Request, ne
         return ProblemDocument::new("forbidden", detail).into_response();
     }
     request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(pass);
     next.run(request).await
 }

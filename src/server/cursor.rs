@@ -5,10 +5,11 @@
 
 use super::App;
 use super::jobs::Answer;
+use super::keys::Pass;
 use super::logs::{attempt_of, is_over};
 use super::problem::ProblemDocument;
 use crate::backend::Change;
-use crate::job::{AttemptId, JobId, Phase};
+use crate::job::{AttemptId, JobId, Phase, UnixMillis};
 use crate::logstore::{Frame, LogReader};
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
@@ -78,6 +79,8 @@ pub(super) enum Seen {
 /// A viewer's place in one try's log.
 pub(super) struct Cursor {
     place: Place,
+    /// Whose eyes these are.
+    pass: Pass,
     pub(super) attempt: AttemptId,
     next: u64,
     reader: Option<LogReader>,
@@ -89,19 +92,33 @@ pub(super) struct Cursor {
 
 impl Cursor {
     /// A viewer of that job's output, let in. Errors: no such job or try, or all places are taken.
-    pub(super) async fn open(app: &App, id: &str, asked: &LiveQuery) -> Answer<Self> {
+    pub(super) async fn open(app: &App, pass: Pass, id: &str, asked: &LiveQuery) -> Answer<Self> {
         let (job, attempt) = attempt_of(app, id, asked.attempt).await?;
         let place = Place::take(app)?;
         // Of a job that waits, the try that comes next is what a viewer means who names none.
         let comes = asked.attempt.is_none() && job.phase == Phase::Queued;
         let attempt = AttemptId::new(job.id, (attempt.attempt + u32::from(comes)).max(1));
         let next = asked.from.unwrap_or(1).max(1);
-        Ok(Self { attempt, next, reader: None, over: false, changes: app.backend.changes(), place })
+        Ok(Self { attempt, next, reader: None, over: false, changes: app.backend.changes(), pass, place })
     }
 
-    /// The next output, as soon as there is some, or the end. May be given up at any time and asked again.
+    /// The next output, as soon as there is some, or the end. May be given up at any time and asked again. Errors: the log cannot be read, or
+    /// the viewer's key opens nothing any more.
     pub(super) async fn next(&mut self) -> Result<Seen, String> {
         let app = self.place.app.clone();
+        loop {
+            let mut keys = app.keys.changes();
+            if app.keys.caller(&self.pass, UnixMillis::now()).is_err() {
+                return Err("its key opens nothing any more".to_owned());
+            }
+            tokio::select! {
+                seen = self.seen(&app) => return seen,
+                _ = keys.changed() => {}
+            }
+        }
+    }
+
+    async fn seen(&mut self, app: &App) -> Result<Seen, String> {
         loop {
             // Looked at before reading: what was written before this look is read, what comes after it wakes us.
             let live = app.backend.logs().subscribe(self.attempt);

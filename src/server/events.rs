@@ -10,10 +10,12 @@ use super::cursor::{Cursor, LiveQuery, SEND_LIMIT, SIGN_EVERY, Seen, same_origin
 use super::extract::Path;
 use super::frames::FrameJson;
 use super::jobs::{Answer, query};
+use super::keys::Pass;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::logstore::Frame;
 use crate::supervise::spawn;
+use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -33,6 +35,7 @@ use tokio_util::task::AbortOnDropHandle;
     extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "foreign_origin", "unavailable"]))))]
 pub(super) async fn follow(
     State(app): State<App>,
+    Extension(pass): Extension<Pass>,
     Path(id): Path<String>,
     asked: Result<Query<LiveQuery>, QueryRejection>,
     headers: HeaderMap,
@@ -43,7 +46,7 @@ pub(super) async fn follow(
     if let Some(last) = last_event(&headers)? {
         asked.from = Some(last.saturating_add(1));
     }
-    let cursor = Cursor::open(&app, &id, &asked).await?;
+    let cursor = Cursor::open(&app, pass, &id, &asked).await?;
     let (give, taken) = mpsc::channel(1);
     let stop = app.stop.clone();
     let writing = AbortOnDropHandle::new(spawn("events", view(stop, cursor, give)));

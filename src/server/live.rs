@@ -8,10 +8,12 @@ use super::App;
 use super::cursor::{Cursor, LiveQuery, READ_BYTES, SEND_LIMIT, SIGN_EVERY, Seen, same_origin};
 use super::extract::Path;
 use super::jobs::query;
+use super::keys::Pass;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::logstore::Frame;
 use crate::protocol::record::{RECORD_HEADER, Record};
+use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
@@ -32,6 +34,7 @@ const MOST_FROM_VIEWER: usize = 4096;
     extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "foreign_origin", "unavailable", "bad_body"]))))]
 pub(super) async fn follow(
     State(app): State<App>,
+    Extension(pass): Extension<Pass>,
     Path(id): Path<String>,
     asked: Result<Query<LiveQuery>, QueryRejection>,
     headers: HeaderMap,
@@ -40,7 +43,7 @@ pub(super) async fn follow(
     let asked = query(asked)?;
     same_origin(&headers)?;
     let upgrade = upgrade.map_err(|error| ProblemDocument::new("bad_body", error.body_text()))?;
-    let cursor = Cursor::open(&app, &id, &asked).await?;
+    let cursor = Cursor::open(&app, pass, &id, &asked).await?;
     let upgrade = upgrade.max_message_size(MOST_FROM_VIEWER).max_frame_size(MOST_FROM_VIEWER);
     Ok(upgrade.on_upgrade(move |socket| view(app, socket, cursor)))
 }

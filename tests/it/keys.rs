@@ -148,3 +148,44 @@ async fn a_policy_can_give_more_to_those_who_hold_a_key() {
     assert!(code == 0 && out.contains("--key"), "{out}");
     up.stop().await;
 }
+
+#[tokio::test]
+async fn a_stream_ends_with_the_key_that_opened_it() {
+    let Some(host) = engine() else { return };
+    let up = Up::start(&host, "").await;
+    let (gone, stays) =
+        (made(&up, &["add", "gone", "--role", "read"]).await, made(&up, &["add", "stays", "--role", "read"]).await);
+    let job = up.submit(&json!({"preset": "bash", "script": "while :; do echo more; sleep 0.1; done"})).await;
+    let quiet = up.submit(&json!({"preset": "bash", "script": "echo more; sleep 600"})).await;
+    let http = Client::builder().no_proxy().build().expect("builds");
+    let open = async |key: &str, job: &Value| {
+        let url = format!("{}/v1/jobs/{}/logs/events", up.url, id(job));
+        let mut stream = http.get(url).bearer_auth(key).send().await.expect("is answered");
+        assert_eq!(stream.status(), 200);
+        more(&mut stream).await.expect("goes on");
+        stream
+    };
+    let (mut ends, mut ends_too) = (open(&gone, &job).await, open(&gone, &quiet).await);
+    let mut goes_on = open(&stays, &job).await;
+    made(&up, &["remove", "gone"]).await;
+    for stream in [&mut ends, &mut ends_too] {
+        tokio::time::timeout(PATIENCE, async { while more(stream).await.is_some() {} }).await.expect("ends in time");
+    }
+    for _ in 0..5 {
+        more(&mut goes_on).await.expect("goes on");
+    }
+    for job in [&job, &quiet] {
+        up.call(Method::POST, &format!("/v1/jobs/{}/cancel?force=true", id(job)), None).await;
+    }
+    up.stop().await;
+}
+
+/// The next output of a stream of events; `None` at its end, however it came.
+async fn more(stream: &mut reqwest::Response) -> Option<()> {
+    loop {
+        let chunk = tokio::time::timeout(PATIENCE, stream.chunk()).await.expect("comes in time").ok()??;
+        if chunk.windows(12).any(|part| part == b"event: frame") {
+            return Some(());
+        }
+    }
+}

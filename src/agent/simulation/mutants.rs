@@ -25,6 +25,8 @@ fn brought_out_by(mutant: Mutant) -> (&'static [Kind], u64) {
         Mutant::GraceBeyondLease => (&[Crash, Outage], 870),
         Mutant::WholeLeaseAtCommit => (&[], 37_028),
         Mutant::KillTriedOnce => (&[], 49_451),
+        Mutant::LostIsGone => (&[], 497_473),
+        Mutant::TakeoverBelievedNoted => (&[], 383_081),
         Mutant::KillUnheard => (&[], 108_622),
         Mutant::ClockSeldomLookedAt => (&[], 494_849),
         Mutant::RenewalFromAnswer => (&[Renewal], 145),

@@ -3,6 +3,7 @@
 //! Everything slow is a future in one set, so nothing here ever waits for one thing only: a full link, a slow disk or a
 //! dead engine delays neither a cancel nor another job.
 
+use super::epochs::Epochs;
 use super::feed::Feed;
 use super::keep::{Keep, Keeper, Kept};
 use super::pace::Pace;
@@ -44,8 +45,6 @@ const WRITTEN_MAX: usize = 64 * 1024;
 const AT_ONCE: usize = 64 * 1024;
 /// For a warden to take its leave.
 const FAREWELL: Duration = Duration::from_millis(100);
-/// Each process that talks to a warden has so many session numbers to itself, above those of the processes before it.
-const EPOCHS: u32 = 1 << 24;
 /// First and last pause between tries to attach again.
 const RECONNECT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// Between tries to kill a cell while the engine is away.
@@ -145,6 +144,8 @@ pub struct Conversation<'a> {
     pub generation: u32,
     /// Where the files go that the job leaves; without it none are kept.
     pub keep: Option<&'a Keep>,
+    /// The next process will know of this one.
+    pub noted: bool,
     /// Bytes of output that are taken in a second while other jobs' output is written here too.
     pub output_share: u64,
     /// Where a job goes that may go out.
@@ -154,6 +155,7 @@ pub struct Conversation<'a> {
 enum Done {
     Linked(Link),
     Gone(String),
+    Lost(String),
     Killed(Result<(), String>),
     Appended(Box<LogWriter>, Result<u64, LogError>),
 }
@@ -172,9 +174,7 @@ struct Talk<'a, C: Cell> {
     reconnect: Duration,
     session: Session,
     began: Instant,
-    epoch: u32,
-    /// The epoch of the first link.
-    first_epoch: u32,
+    epochs: Epochs,
     links: u32,
     /// There was a process before this one.
     resumed: bool,
@@ -226,7 +226,8 @@ pub async fn converse<C: Cell + Sync>(
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect, generation, keep, output_share, outside } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation, noted, keep, output_share, outside } =
+        conversation;
     let door = Door::of(order.attempt, &order.spec, outside);
     let began = Instant::now();
     let mut session = Session::new(
@@ -252,8 +253,7 @@ pub async fn converse<C: Cell + Sync>(
         reconnect,
         session,
         began,
-        epoch: generation.min(u32::MAX / EPOCHS) * EPOCHS + random_below(EPOCHS / 2),
-        first_epoch: 0,
+        epochs: Epochs::new(generation, noted, random_below),
         links: 0,
         resumed: first.is_none(),
         may_have_run: first.is_none(),
@@ -327,7 +327,7 @@ pub async fn converse<C: Cell + Sync>(
                 talk.send_out(&out);
             }
             // One at a time, and only when what was there is on its way.
-            piece = super::feed::next(&mut talk.feed) => talk.piece(piece),
+            piece = super::feed::next(&mut talk.feed) => talk.piece(piece, &mut progress),
             chunk = next_chunk(&mut talk.output) => match chunk {
                 Some(Ok(bytes)) => talk.received(&bytes, &mut progress),
                 Some(Err(reason)) => talk.cut(reason, &mut progress),
@@ -388,7 +388,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     fn act(&mut self, action: Action, progress: &mut impl FnMut(Progress)) {
         match action {
-            Action::Send(message) => message.encode(self.epoch, &mut self.to_send),
+            Action::Send(message) => message.encode(self.epochs.now(), &mut self.to_send),
             Action::SendSpec => self.queue_spec(),
             Action::SendInputs => self.begin_inputs(),
             // Only asked for by an output frame, and done where the frame is at hand.
@@ -428,7 +428,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     fn send_all(&mut self, messages: Vec<ToWarden>) {
         // Without a link nothing is sent: what was under way is asked for again over the next one.
         for message in messages.iter().filter(|_| self.input.is_some()) {
-            message.encode(self.epoch, &mut self.to_send);
+            message.encode(self.epochs.now(), &mut self.to_send);
         }
     }
 
@@ -475,12 +475,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     fn linked(&mut self, link: Link, progress: &mut impl FnMut(Progress)) {
         self.unlink();
-        // Unguessable, so that output which a torn stream shows as if it were frames cannot pass for the warden's.
-        self.epoch = self.epoch.saturating_add(1 + random_below(1 << 8));
+        self.epochs.next();
         self.links += 1;
-        if self.links == 1 {
-            self.first_epoch = self.epoch;
-        }
         self.output = Some(link.output);
         self.input = Some(link.input);
         self.on(Input::Attached, progress);
@@ -513,8 +509,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
 
     fn send_out(&mut self, out: &Out) {
         match out {
-            Out::Word(word) => ToWarden::Egress(word.clone()).encode(self.epoch, &mut self.to_send),
-            Out::Data(stream, bytes) => egress_data(false, *stream, bytes, self.epoch, seal, &mut self.to_send),
+            Out::Word(word) => ToWarden::Egress(word.clone()).encode(self.epochs.now(), &mut self.to_send),
+            Out::Data(stream, bytes) => egress_data(false, *stream, bytes, self.epochs.now(), seal, &mut self.to_send),
         }
     }
 
@@ -522,10 +518,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         self.decoder.feed(bytes);
         while self.output.is_some() && self.over.is_none() {
             let Some(frame) = self.decoder.next() else { break };
-            if frame.epoch != self.epoch {
+            if frame.epoch != self.epochs.now() {
                 // What was under way over an earlier link still comes out of the engine's buffers first. It is sent again, so
                 // it is dropped; but it tells that the warden lives.
-                if (self.first_epoch..self.epoch).contains(&frame.epoch) {
+                if self.epochs.was_ours(frame.epoch) {
                     self.on(Input::Stale, progress);
                 }
                 continue;
@@ -623,6 +619,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         match done {
             Done::Linked(link) => self.linked(link, progress),
             Done::Gone(reason) => self.on(Input::Gone(reason), progress),
+            Done::Lost(reason) => self.on(Input::Lost(reason), progress),
             Done::Killed(Ok(())) => {
                 self.killing = false;
                 self.on(Input::Gone("ended from outside".to_owned()), progress);
@@ -676,17 +673,17 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             let mut offset = 0;
             for chunk in pieces(bytes) {
                 let message = ToWarden::SpecChunk { section, offset, bytes: chunk.to_vec() };
-                message.encode(self.epoch, &mut self.to_send);
+                message.encode(self.epochs.now(), &mut self.to_send);
                 offset += chunk.len() as u64;
             }
         }
-        ToWarden::commit(&head, script, stdin).encode(self.epoch, &mut self.to_send);
+        ToWarden::commit(&head, script, stdin).encode(self.epochs.now(), &mut self.to_send);
     }
 
     /// Begins to give the inputs, from the first byte.
     fn begin_inputs(&mut self) {
         let Some(inputs) = &self.order.inputs else { return };
-        ToWarden::Inputs { root: inputs.root.clone() }.encode(self.epoch, &mut self.to_send);
+        ToWarden::Inputs { root: inputs.root.clone() }.encode(self.epochs.now(), &mut self.to_send);
         self.given = None;
         self.feed = Some(Feed::new(inputs.open()));
     }
@@ -701,7 +698,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     Some((from, piece))
                 }) {
                     let (offset, bytes) = (piece.0, piece.1.to_vec());
-                    ToWarden::InputsPart { offset, bytes }.encode(self.epoch, &mut self.to_send);
+                    ToWarden::InputsPart { offset, bytes }.encode(self.epochs.now(), &mut self.to_send);
                 }
                 if self.to_send.len() >= AT_ONCE {
                     break;
@@ -711,13 +708,16 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     }
 
     /// The next of what the job is given, from whoever brings it.
-    fn piece(&mut self, piece: Result<(), Cause>) {
-        if let Err(cause) = piece {
-            self.unlink();
-            let cell = self.cell;
-            self.killing = true;
-            self.tasks.push(Box::pin(async move { Done::Killed(cell.kill().await) }));
-            self.over = Some(Over::Broken(cause));
+    fn piece(&mut self, piece: Result<(), Cause>, progress: &mut impl FnMut(Progress)) {
+        match piece {
+            Ok(()) => self.inputs_given(progress),
+            Err(cause) => {
+                self.unlink();
+                let cell = self.cell;
+                self.killing = true;
+                self.tasks.push(Box::pin(async move { Done::Killed(cell.kill().await) }));
+                self.over = Some(Over::Broken(cause));
+            }
         }
     }
 
@@ -725,20 +725,27 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         // Of inputs that are not being given: a last word about those of before.
         let Some(feed) = &mut self.feed else { return };
         match feed.taken(offset) {
-            Ok(None) => self.on(Input::InputsMoved, progress),
-            Ok(Some(totals)) => {
-                self.given = Some(totals);
-                self.feed = None;
-                self.on(Input::InputsGiven, progress);
+            Ok(()) => {
+                self.on(Input::InputsMoved, progress);
+                self.inputs_given(progress);
             }
             Err(text) => self.on(Input::Message(FromWarden::Fault { text }), progress),
+        }
+    }
+
+    /// Goes on with the job if all of its inputs are in their places.
+    fn inputs_given(&mut self, progress: &mut impl FnMut(Progress)) {
+        if let Some(totals) = self.feed.as_ref().and_then(Feed::whole) {
+            self.given = Some(totals);
+            self.feed = None;
+            self.on(Input::InputsGiven, progress);
         }
     }
 
     async fn finish(mut self) -> Finished {
         // What is half sent has to be whole before anything else is understood.
         let mut close = self.to_send.split_off(self.sent);
-        ToWarden::Close.encode(self.epoch, &mut close);
+        ToWarden::Close.encode(self.epochs.now(), &mut close);
         let farewell = Farewell { input: self.input.take(), close };
         let went_out = match &mut self.door {
             Some(door) => {
@@ -770,7 +777,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     }));
                 }
                 Some(Done::Killed(_)) => self.killing = false,
-                Some(Done::Linked(_) | Done::Gone(_)) => {}
+                Some(Done::Linked(_) | Done::Gone(_) | Done::Lost(_)) => {}
                 None => break,
             }
         }
@@ -880,7 +887,8 @@ async fn reattach<C: Cell>(cell: &C, limit: Duration) -> Done {
             }
         };
         if Instant::now() + pause >= until {
-            return Done::Gone(format!("no answer for {} s: {reason}", limit.as_secs()));
+            let reason = format!("no answer for {} s: {reason}", limit.as_secs());
+            return if mutant!(LostIsGone) { Done::Gone(reason) } else { Done::Lost(reason) };
         }
         sleep(pause).await;
         pause = (pause * 2).min(RECONNECT_PAUSES.1);

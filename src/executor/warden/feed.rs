@@ -53,13 +53,18 @@ impl Feed {
         Some((offset, self.at_hand.split_to(usize::try_from(size).unwrap_or_default())))
     }
 
-    /// So much is in its place; the totals when that is all. Errors: more than was sent.
-    pub(super) fn taken(&mut self, offset: u64) -> Result<Option<InputTotals>, String> {
+    /// So much is in its place. Errors: more than was sent.
+    pub(super) fn taken(&mut self, offset: u64) -> Result<(), String> {
         if offset > self.sent {
             return Err(format!("it has taken {offset} bytes of inputs, and {} were sent", self.sent));
         }
         self.taken = self.taken.max(offset);
-        Ok(self.totals.filter(|totals| totals.bytes == self.taken))
+        Ok(())
+    }
+
+    /// The totals, once they are known and all of it is in its place: either may be the last to be heard of.
+    pub(super) fn whole(&self) -> Option<InputTotals> {
+        self.totals.filter(|totals| totals.bytes == self.taken)
     }
 }
 
@@ -83,13 +88,15 @@ mod tests {
             sent += part.len() as u64;
         }
         assert_eq!(sent, INPUTS_CREDIT);
-        assert_eq!(of.taken(1000), Ok(None));
+        assert_eq!(of.taken(1000), Ok(()));
         assert_eq!(of.part().map(|(offset, part)| (offset, part.len())), Some((INPUTS_CREDIT, 1000)));
         assert!(of.taken(INPUTS_CREDIT + 1001).is_err());
-        assert_eq!(of.taken(INPUTS_CREDIT + 1000), Ok(None));
+        assert_eq!(of.taken(INPUTS_CREDIT + 1000), Ok(()));
         assert_eq!(of.part().map(|(_, part)| part.len()), Some(4000));
+        assert_eq!(of.taken(size as u64), Ok(()));
+        assert_eq!(of.whole(), None, "whether that is all is not known");
         feed = Some(of);
         next(&mut feed).await.expect("is there");
-        assert_eq!(feed.expect("is there").taken(size as u64), Ok(Some(totals)));
+        assert_eq!(feed.expect("is there").whole(), Some(totals));
     }
 }

@@ -7,6 +7,7 @@
 
 mod collect;
 mod converse;
+mod epochs;
 mod feed;
 mod keep;
 mod pace;

@@ -72,6 +72,8 @@ pub(super) enum Input {
     Cut(String),
     /// Whoever runs the cell says that it is gone.
     Gone(String),
+    /// For too long nobody could say whether it is there, or reach it: it may run.
+    Lost(String),
     /// A control message arrived (output is told by [`Input::Output`]).
     Message(FromWarden),
     /// Output with this sequence number arrived.
@@ -322,6 +324,7 @@ impl Session {
             Input::Cut(reason) if mutant!(CutIsTheEnd) => self.broken(&reason, &mut actions),
             Input::Cut(reason) => self.reattach(&reason, now, &mut actions),
             Input::Gone(reason) => self.gone(reason, &mut actions),
+            Input::Lost(reason) => self.given_up(Cause::CellLost { reason }, &mut actions),
             Input::Message(message) => self.message(message, now, &mut actions),
             Input::Output(seq) => self.output(seq, now, &mut actions),
             Input::Stale => self.fruitless = 0,
@@ -435,6 +438,11 @@ impl Session {
     }
 
     fn broken(&mut self, reason: &str, actions: &mut VecDeque<Action>) {
+        self.given_up(Cause::WardenFault { reason: reason.to_owned() }, actions);
+    }
+
+    /// The session ends, and its cell is to be ended: for `cause`, unless there was a stop or it had ended before.
+    fn given_up(&mut self, cause: Cause, actions: &mut VecDeque<Action>) {
         if let State::Draining(exit) | State::Collecting { exit, .. } = &self.state {
             let exit = exit.clone();
             actions.push_back(Action::Kill);
@@ -442,7 +450,7 @@ impl Session {
         }
         let cause = match self.stop {
             Some(stop) => super::verdict::stopped(stop, self.wall_ms),
-            None => Cause::WardenFault { reason: reason.to_owned() },
+            None => cause,
         };
         actions.push_back(Action::Kill);
         self.over(Over::Broken(cause), actions);

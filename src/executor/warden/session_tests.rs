@@ -473,3 +473,12 @@ fn who_was_away_hears_what_was_said_meanwhile_before_it_ends_anything() {
     session.on(Input::Tick, 12_000);
     assert!((12_001..14_001).any(|now| session.on(Input::Tick, now).contains(&Action::Kill)));
 }
+
+#[test]
+fn a_cell_that_nobody_reaches_is_lost_and_ended() {
+    let mut session = running();
+    session.on(Input::Cut("the engine is away".into()), 100);
+    let actions = session.on(Input::Lost("no answer for 30 s".into()), 31_000);
+    assert!(actions.contains(&Action::Kill), "it may run");
+    assert!(matches!(over(&actions), Some(Over::Broken(Cause::CellLost { .. }))), "{actions:?}");
+}

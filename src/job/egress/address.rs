@@ -23,14 +23,17 @@ const fn v6(head: [u16; 3], prefix: u8) -> Ipv6Net {
 }
 
 /// Where clouds tell a machine its keys, as far as it is not asked by name.
-const METADATA: [IpAddr; 5] = [
+const METADATA: [IpAddr; 8] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     // Containers and pods of one of them.
     IpAddr::V4(Ipv4Addr::new(169, 254, 170, 2)),
+    IpAddr::V4(Ipv4Addr::new(169, 254, 170, 23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     // Of the open ranges, and answered by the host below the machine.
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
 /// IANA's registry of special addresses, as of 2025.

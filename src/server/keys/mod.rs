@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 use utoipa::ToSchema;
 
 /// The name of the key in `admin.key`.
@@ -22,6 +23,10 @@ pub const ADMIN: &str = crate::queue::FIRST_SUBMITTER;
 const MOST: usize = 10_000;
 /// How long an old key can be good beside the new one: long enough for a change that waits for the next release.
 const LONGEST_OVERLAP: Millis = Millis::from_secs(30 * 24 * 3600);
+
+/// Older secrets of a key that can be good at a time.
+const MOST_BEFORE: usize = 8;
+const NO_TIME: Millis = Millis::from_secs(0);
 
 /// What a key may do; each may do what those before it may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -55,6 +60,19 @@ pub struct Caller {
     pub role: Role,
 }
 
+/// By which key a request came in, for what outlives the request: a stream goes on only as long as its key opens something.
+#[derive(Debug, Clone)]
+pub(super) struct Pass {
+    sha256: String,
+}
+
+impl Pass {
+    /// Of a key, whatever it opens.
+    pub(super) fn of(key: &str) -> Self {
+        Self { sha256: hash(key) }
+    }
+}
+
 /// Why a key opens nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Closed {
@@ -84,6 +102,12 @@ pub enum UserKeyError {
     /// There are too many.
     #[error("there are {MOST} keys; remove some first")]
     Full,
+    /// Its time is over, and another secret would not change that.
+    #[error("the key `{0}` has expired; remove it and make another one")]
+    Expired(String),
+    /// Too many old keys are good still.
+    #[error("{MOST_BEFORE} older secrets of `{0}` are good still; wait until one of them ends, or remove the key")]
+    TooMany(String),
     /// The old key would stay for too long.
     #[error("an old key is good for 30 days at most beside the new one")]
     TooLong,
@@ -104,9 +128,9 @@ struct Kept {
     made_at: UnixMillis,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at: Option<UnixMillis>,
-    /// The one before it, while both are good.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    old: Option<Old>,
+    /// Those before it that may be good still, the last one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    before: Vec<Old>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -133,6 +157,7 @@ pub struct UserKeys {
     kept: Mutex<BTreeMap<String, Kept>>,
     /// Held by whoever changes the file: requests that look a key up do not wait for a disk.
     changing: tokio::sync::Mutex<()>,
+    changed: watch::Sender<()>,
 }
 
 fn hash(key: &str) -> String {
@@ -149,7 +174,8 @@ impl UserKeys {
     /// Reads the file; one that is not there has no keys. `admin` is the key of that name. Errors: it cannot be read.
     pub fn open(path: PathBuf, admin: &str) -> Result<Self, UserKeyError> {
         let kept = kept::read(&path).map_err(|reason| UserKeyError::File { path: path.clone(), reason })?;
-        Ok(Self { path, admin: hash(admin), kept: Mutex::new(kept), changing: tokio::sync::Mutex::new(()) })
+        let (changing, changed) = (tokio::sync::Mutex::new(()), watch::Sender::new(()));
+        Ok(Self { path, admin: hash(admin), kept: Mutex::new(kept), changing, changed })
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
@@ -177,7 +203,10 @@ impl UserKeys {
             }
             let key = fresh();
             let expires_at = expires_in.map(|term| now.plus(term));
-            keys.insert(name.to_owned(), Kept { role, sha256: hash(&key), made_at: now, expires_at, old: None });
+            keys.insert(
+                name.to_owned(),
+                Kept { role, sha256: hash(&key), made_at: now, expires_at, before: Vec::new() },
+            );
             Ok(key)
         })
         .await
@@ -190,10 +219,17 @@ impl UserKeys {
         }
         self.change(name, |keys| {
             let kept = keys.get_mut(name).ok_or_else(|| UserKeyError::Unknown(name.to_owned()))?;
+            if kept.expires_at.is_some_and(|end| end <= now) {
+                return Err(UserKeyError::Expired(name.to_owned()));
+            }
             let key = fresh();
-            let old = std::mem::replace(&mut kept.sha256, hash(&key));
-            // Of more than two, the oldest ends here.
-            kept.old = (overlap > Millis::from_secs(0)).then(|| Old { sha256: old, until: now.plus(overlap) });
+            let old = Old { sha256: std::mem::replace(&mut kept.sha256, hash(&key)), until: now.plus(overlap) };
+            // A rotation that leaves no time is one of a secret that got out: it is for all of them.
+            let before = std::mem::take(&mut kept.before);
+            kept.before = [old].into_iter().chain(before).filter(|one| overlap > NO_TIME && one.until > now).collect();
+            if kept.before.len() > MOST_BEFORE {
+                return Err(UserKeyError::TooMany(name.to_owned()));
+            }
             kept.made_at = now;
             Ok(key)
         })
@@ -206,19 +242,24 @@ impl UserKeys {
         self.change(name, |keys| keys.remove(name).map(drop).ok_or_else(unknown)).await
     }
 
+    /// Tells of every change from now on.
+    pub(super) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// Whose key this is. What is compared are hashes, so timing tells nothing about the key.
-    pub(super) fn caller(&self, key: &str, now: UnixMillis) -> Result<Caller, Closed> {
-        let given = hash(key);
-        if given == self.admin {
+    pub(super) fn caller(&self, pass: &Pass, now: UnixMillis) -> Result<Caller, Closed> {
+        let given = &pass.sha256;
+        if *given == self.admin {
             return Ok(Caller { name: ADMIN.to_owned(), role: Role::Admin });
         }
         let kept = self.kept();
         let mut expired = Closed::Unknown;
         for (name, one) in kept.iter() {
-            let until = match &one.old {
-                _ if one.sha256 == given => one.expires_at,
-                Some(old) if old.sha256 == given => Some(one.expires_at.map_or(old.until, |end| end.min(old.until))),
-                _ => continue,
+            let until = match one.before.iter().find(|old| old.sha256 == *given) {
+                _ if one.sha256 == *given => one.expires_at,
+                Some(old) => Some(one.expires_at.map_or(old.until, |end| end.min(old.until))),
+                None => continue,
             };
             match until.filter(|until| *until <= now) {
                 None => return Ok(Caller { name: name.clone(), role: one.role }),
@@ -237,7 +278,7 @@ impl UserKeys {
             role: kept.role,
             made_at: Some(kept.made_at),
             expires_at: kept.expires_at,
-            old_until: kept.old.as_ref().map(|old| old.until).filter(|until| *until > now),
+            old_until: kept.before.iter().map(|old| old.until).filter(|until| *until > now).max(),
         };
         let mut all: Vec<Entry> = self.kept().iter().map(entry).chain([admin]).collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
@@ -259,6 +300,7 @@ impl UserKeys {
         let path = self.path.clone();
         let written = crate::supervise::blocking(move || kept::write(&path, &with).map(|()| with)).await;
         *self.kept() = written.map_err(|reason| UserKeyError::File { path: self.path.clone(), reason })?;
+        self.changed.send_replace(());
         Ok(changed)
     }
 }
@@ -270,6 +312,10 @@ mod tests {
 
     fn at(seconds: u64) -> UnixMillis {
         UnixMillis::new(seconds * 1000)
+    }
+
+    fn who(keys: &UserKeys, key: &str, now: UnixMillis) -> Result<Caller, Closed> {
+        keys.caller(&Pass::of(key), now)
     }
 
     fn caller(name: &str, role: Role) -> Result<Caller, Closed> {
@@ -291,15 +337,15 @@ mod tests {
         assert!(!text.contains(&ci[4..]) && !text.contains("the admin's"), "no key itself is anywhere");
         assert_eq!(std::fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o600);
         let again = UserKeys::open(path, "the admin's").expect("opens again");
-        assert_eq!(again.caller(&ci, at(59)), caller("ci", Role::Submit));
-        assert_eq!(again.caller(&ci, at(60)), Err(Closed::Expired { name: "ci".into(), since: at(60) }));
-        assert_eq!(again.caller("the admin's", at(60)), caller(ADMIN, Role::Admin));
+        assert_eq!(who(&again, &ci, at(59)), caller("ci", Role::Submit));
+        assert_eq!(who(&again, &ci, at(60)), Err(Closed::Expired { name: "ci".into(), since: at(60) }));
+        assert_eq!(who(&again, "the admin's", at(60)), caller(ADMIN, Role::Admin));
         assert_eq!(
-            (again.caller("", at(0)), again.caller("jck_00", at(0))),
+            (who(&again, "", at(0)), who(&again, "jck_00", at(0))),
             (Err(Closed::Unknown), Err(Closed::Unknown))
         );
         again.remove("web").await.expect("is there");
-        assert_eq!(again.caller(&web, at(1)), Err(Closed::Unknown));
+        assert_eq!(who(&again, &web, at(1)), Err(Closed::Unknown));
         assert!(matches!(again.remove("web").await, Err(UserKeyError::Unknown(_))));
         let names: Vec<String> = again.list(at(0)).into_iter().map(|entry| entry.name).collect();
         assert_eq!(names, [ADMIN, "ci"]);
@@ -320,18 +366,30 @@ mod tests {
         let keys = UserKeys::open(dir.path().join("keys.json"), "x").expect("opens");
         let first = keys.add("ci", Role::Submit, Some(Millis::from_secs(100)), at(0)).await.expect("is new");
         let second = keys.rotate("ci", Millis::from_secs(10), at(5)).await.expect("is there");
-        assert_eq!(keys.caller(&first, at(14)), caller("ci", Role::Submit));
-        assert_eq!(keys.caller(&first, at(15)), Err(Closed::Expired { name: "ci".into(), since: at(15) }));
-        assert_eq!(keys.caller(&second, at(15)), caller("ci", Role::Submit));
+        assert_eq!(who(&keys, &first, at(14)), caller("ci", Role::Submit));
+        assert_eq!(who(&keys, &first, at(15)), Err(Closed::Expired { name: "ci".into(), since: at(15) }));
+        assert_eq!(who(&keys, &second, at(15)), caller("ci", Role::Submit));
         let third = keys.rotate("ci", Millis::from_secs(1000), at(20)).await.expect("is there");
-        assert_eq!(keys.caller(&first, at(20)), Err(Closed::Unknown));
-        assert_eq!(keys.caller(&second, at(99)), caller("ci", Role::Submit));
-        assert_eq!(keys.caller(&second, at(100)), Err(Closed::Expired { name: "ci".into(), since: at(100) }));
+        assert_eq!(who(&keys, &first, at(20)), Err(Closed::Unknown), "what is over is forgotten");
+        assert_eq!(who(&keys, &second, at(99)), caller("ci", Role::Submit));
+        assert_eq!(who(&keys, &second, at(100)), Err(Closed::Expired { name: "ci".into(), since: at(100) }));
+        // Another rotation takes nothing back of what the last one has promised.
+        let fourth = keys.rotate("ci", Millis::from_secs(1), at(25)).await.expect("is there");
+        assert_eq!(keys.list(at(25))[1].old_until, Some(at(1020)));
+        for key in [&second, &third, &fourth] {
+            assert_eq!(who(&keys, key, at(25)), caller("ci", Role::Submit));
+        }
         let last = keys.rotate("ci", Millis::from_secs(0), at(30)).await.expect("is there");
-        assert_eq!(
-            (keys.caller(&third, at(30)), keys.caller(&last, at(30))),
-            (Err(Closed::Unknown), caller("ci", Role::Submit))
-        );
+        for key in [&second, &third, &fourth] {
+            assert_eq!(who(&keys, key, at(30)), Err(Closed::Unknown), "it may be known to whoever should not");
+        }
+        assert_eq!(who(&keys, &last, at(30)), caller("ci", Role::Submit));
+        for _ in 0..MOST_BEFORE {
+            keys.rotate("ci", Millis::from_secs(50), at(31)).await.expect("is there");
+        }
+        let more = keys.rotate("ci", Millis::from_secs(50), at(31)).await;
+        assert!(matches!(more, Err(UserKeyError::TooMany(_))));
+        assert!(matches!(keys.rotate("ci", NO_TIME, at(100)).await, Err(UserKeyError::Expired(_))));
         assert!(matches!(
             keys.rotate("ci", Millis::from_secs(40 * 24 * 3600), at(30)).await,
             Err(UserKeyError::TooLong)

@@ -31,7 +31,7 @@ struct Key {
     made_at: Option<schema::Moment>,
     #[schema(required)]
     expires_at: Option<schema::Moment>,
-    /// Until when the secret before this one is good as well.
+    /// Until when one of the secrets before this one is good as well.
     #[schema(required)]
     old_until: Option<schema::Moment>,
 }
@@ -59,7 +59,7 @@ pub(super) struct NewKey {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rotation {
-    /// How long the old secret stays good, 30 days at most; without it, it ends now.
+    /// How long the old secret stays good, 30 days at most; without it, it ends now, and so do all before it.
     #[schema(value_type = Option<schema::Span>, nullable = false)]
     overlap: Option<Millis>,
 }
@@ -76,7 +76,11 @@ impl From<UserKeyError> for ProblemDocument {
     fn from(error: UserKeyError) -> Self {
         let code = match &error {
             UserKeyError::BadName(_) | UserKeyError::TooLong => "bad_body",
-            UserKeyError::Exists(_) | UserKeyError::Full | UserKeyError::Fixed => "key_exists",
+            UserKeyError::Exists(_)
+            | UserKeyError::Full
+            | UserKeyError::Fixed
+            | UserKeyError::Expired(_)
+            | UserKeyError::TooMany(_) => "key_exists",
             UserKeyError::Unknown(_) => "key_not_found",
             UserKeyError::File { .. } => "unavailable",
         };

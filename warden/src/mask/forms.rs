@@ -31,10 +31,19 @@ pub(crate) fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     add(&percent(secret, b"0123456789ABCDEF", unreserved), PIECE);
     add(&percent(secret, b"0123456789abcdef", unreserved), PIECE);
     add(&percent(secret, b"0123456789ABCDEF", path), PIECE);
+    // As scripts of pages write parts of addresses.
+    add(&percent(secret, b"0123456789ABCDEF", |byte| unreserved(byte) || b"!*'()".contains(&byte)), PIECE);
     let form = percent(secret, b"0123456789ABCDEF", |byte| unreserved(byte) || byte == b' ');
     add(&form.iter().map(|byte| if *byte == b' ' { b'+' } else { *byte }).collect::<Vec<_>>(), PIECE);
-    add(&json(secret, false), PIECE);
-    add(&json(secret, true), PIECE);
+    for ascii in [false, true] {
+        let plain = json(secret, ascii);
+        // What writes JSON into pages escapes more of it, or all slashes.
+        add(&replaced(&plain, &[(b'<', "\\u003c"), (b'>', "\\u003e"), (b'&', "\\u0026")]), PIECE);
+        add(&replaced(&plain, &[(b'/', "\\/")]), PIECE);
+        add(&plain, PIECE);
+    }
+    // A shell's, within quotes.
+    add(&replaced(secret, &[(b'\'', "'\\''")]), PIECE);
     all.sort_unstable();
     all.dedup();
     all
@@ -84,6 +93,17 @@ fn percent(secret: &[u8], digits: &[u8; 16], keep: impl Fn(u8) -> bool) -> Vec<u
             out.push(*byte);
         } else {
             out.extend([b'%', digits[usize::from(byte >> 4)], digits[usize::from(byte & 15)]]);
+        }
+    }
+    out
+}
+
+fn replaced(form: &[u8], each: &[(u8, &str)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(form.len());
+    for byte in form {
+        match each.iter().find(|(from, _)| from == byte) {
+            Some((_, to)) => out.extend_from_slice(to.as_bytes()),
+            None => out.push(*byte),
         }
     }
     out
@@ -144,6 +164,9 @@ mod tests {
             let found = forms(secret);
             let found: Vec<_> = found.iter().map(|form| String::from_utf8_lossy(form).into_owned()).collect();
             assert!(found.iter().any(|one| one == form), "{form} is not in {found:#?}");
+        }
+        for form in ["it'\\''s<a>&/b!", "it's\\u003ca\\u003e\\u0026/b!", "it's<a>&\\/b!", "it's%3Ca%3E%26%2Fb!"] {
+            assert!(has(b"it's<a>&/b!", form), "{form}");
         }
         // The two alphabets differ where the bits do.
         assert!(has(b"\xff\xef\xfe\xff\xef\xfe", "/+/+/+/+"), "{:?}", forms(b"\xff\xef\xfe\xff\xef\xfe"));

@@ -110,10 +110,14 @@ impl Inner {
 
     /// Without force: the engine refuses when a container has it.
     async fn remove(&self, image: &Judged) -> Result<(), String> {
-        let names = image.names.iter().chain([&image.id]);
-        for name in names {
-            self.engine.remove_image(name).await.map_err(|error| error.short())?;
+        for name in &image.names {
+            // It may be another image's by now.
+            let found = self.engine.find_image(name).await.map_err(|error| error.short())?;
+            if found.is_some_and(|found| found.id == image.id) {
+                self.engine.remove_image(name).await.map_err(|error| error.short())?;
+            }
         }
+        self.engine.remove_image(&image.id).await.map_err(|error| error.short())?;
         let id = image.id.clone();
         self.ledger.change(true, move |book| book.removed(&id)).await;
         Ok(())

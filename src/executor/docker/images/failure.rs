@@ -3,7 +3,7 @@
 //! An engine hands a registry's answers on as sentences, and its own troubles in the same way; the sentences here are those of Docker 20.10
 //! to 28. What is not recognised is the engine's failure, never the job's.
 
-use crate::job::{Cause, Millis};
+use crate::job::{Cause, ImageName, Millis};
 
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,15 +109,37 @@ const SAID: [Sign; 6] = [
     ),
 ];
 
-/// What a sentence of the engine about a pull means.
-pub(super) fn read(status: Option<u16>, said: &str) -> Failure {
-    let text = said.to_ascii_lowercase();
+/// What a sentence of the engine about a pull of `name` means. The name itself, which is whatever a job has written, is passed over.
+pub(super) fn read(status: Option<u16>, said: &str, name: &ImageName) -> Failure {
+    let mut text = said.to_ascii_lowercase();
+    let repository = name.repository().to_ascii_lowercase();
+    let path = repository.strip_prefix(&format!("{}/", name.registry().to_ascii_lowercase())).unwrap_or(&repository);
+    // With what engines add to a name, and without.
+    for part in [&repository, path, path.strip_prefix("library/").unwrap_or(path), &name.version().to_ascii_lowercase()]
+    {
+        text = without(&text, part);
+    }
     let found = SAID.iter().find(|(parts, _)| parts.iter().any(|part| text.contains(part)));
     match (found, status) {
         (Some((_, make)), _) => make(said.to_owned()),
         (None, Some(404)) => Failure::Missing(said.to_owned()),
         (None, _) => Failure::Engine(said.to_owned()),
     }
+}
+
+/// The text without a name that stands in it by itself.
+fn without(text: &str, name: &str) -> String {
+    let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(name).filter(|_| !name.is_empty()) {
+        let (before, after) = (&rest[..at], &rest[at + name.len()..]);
+        out.push_str(before);
+        if out.ends_with(part) || after.starts_with(part) {
+            out.push_str(name);
+        }
+        rest = after;
+    }
+    out + rest
 }
 
 impl Failure {
@@ -192,9 +214,39 @@ mod tests {
             ),
             (500, "something new", "engine_failed"),
         ] {
-            let cause = read(Some(status), said).cause("x");
+            let cause = read(Some(status), said, &name("r/x:1")).cause("x");
             assert_eq!(cause.code(), wanted, "{said}");
             assert!(cause.to_string().contains(said) && cause.hint().is_some(), "{cause}");
+        }
+    }
+
+    fn name(text: &str) -> ImageName {
+        ImageName::parse(text).expect("a name")
+    }
+
+    #[test]
+    fn an_images_name_says_nothing_of_what_went_wrong() {
+        for (image, said, wanted) in [
+            ("eof:1", "manifest for eof:1 not found: manifest unknown: manifest unknown", "image_missing"),
+            ("denied:timeout", "manifest for denied:timeout not found: manifest unknown", "image_missing"),
+            (
+                "r.example:5000/certificate/tls:v1",
+                "Get https://r.example:5000/v2/certificate/tls/manifests/v1: new",
+                "engine_failed",
+            ),
+            (
+                "r.example/unauthorized:1",
+                "Get https://r.example/v2/: dial tcp: lookup r.example: no such host",
+                "registry_unreachable",
+            ),
+            ("x:1", "unexpected EOF", "image_corrupt"),
+            (
+                "refused:1",
+                "Get http://r/v2/: dial tcp 127.0.0.1:1: connect: connection refused",
+                "registry_unreachable",
+            ),
+        ] {
+            assert_eq!(read(Some(500), said, &name(image)).cause(image).code(), wanted, "{image}: {said}");
         }
     }
 }

@@ -17,6 +17,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
+/// Registries that did not answer of late, and are remembered.
+const BREAKERS_MAX: usize = 1_000;
+
 /// How a pull stands.
 #[derive(Debug, Clone)]
 pub(super) enum State {
@@ -108,9 +111,9 @@ impl Inner {
     /// Errors: its registry is left alone at the moment.
     fn admit(&self, registry: &str) -> Result<(), Failure> {
         let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        match breakers.entry(registry.to_owned()).or_default().ask(Instant::now()) {
-            Admission::Admit | Admission::Probe => Ok(()),
-            Admission::Refuse(pause) => Err(Failure::Unreachable(format!(
+        match breakers.get_mut(registry).map(|breaker| breaker.ask(Instant::now())) {
+            None | Some(Admission::Admit | Admission::Probe) => Ok(()),
+            Some(Admission::Refuse(pause)) => Err(Failure::Unreachable(format!(
                 "{registry} did not answer several times in a row, and is not asked for {} ms",
                 pause.as_millis()
             ))),
@@ -119,10 +122,15 @@ impl Inner {
 
     fn judge(&self, registry: &str, answered: bool) {
         let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        let breaker = breakers.entry(registry.to_owned()).or_default();
         if answered {
-            breaker.worked();
-        } else if breaker.failed(Instant::now()) {
+            breakers.remove(registry);
+            return;
+        }
+        // Jobs name registries. With so many that do not answer, all are asked anew.
+        if breakers.len() >= BREAKERS_MAX && !breakers.contains_key(registry) {
+            breakers.clear();
+        }
+        if breakers.entry(registry.to_owned()).or_default().failed(Instant::now()) {
             tracing::error!(registry, "the registry does not answer; it is left alone for a while");
         }
     }
@@ -162,7 +170,7 @@ impl Inner {
                         let key = full.clone();
                         // It did not come, and will not.
                         self.ledger.change(false, move |book| drop(book.pulling.remove(&key))).await;
-                        return Err(told(error));
+                        return Err(told(error, name));
                     }
                 }
             }
@@ -180,9 +188,9 @@ impl Inner {
     }
 }
 
-fn told(error: PullError) -> Failure {
+fn told(error: PullError, name: &ImageName) -> Failure {
     match error {
-        PullError::Said { status, text } => failure::read(status, &text),
+        PullError::Said { status, text } => failure::read(status, &text, name),
         PullError::Silent(text) => Failure::Unreachable(text),
         PullError::NoEngine(text) => Failure::NoEngine(text),
     }

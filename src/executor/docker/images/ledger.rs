@@ -107,7 +107,13 @@ impl Ledger {
     /// What is remembered; nothing when the document cannot be read, so that nothing is removed by a mistake.
     pub(super) async fn read(&self) -> Book {
         let file = Arc::clone(&self.file);
-        supervise::blocking(move || read(&file)).await
+        supervise::blocking(move || {
+            read(&file).unwrap_or_else(|unread| {
+                tracing::warn!(file = %file.display(), reason = %unread, "what is known of images cannot be read; nothing of it counts");
+                Book::default()
+            })
+        })
+        .await
     }
 
     /// Changes it; `synced` survives the power. What cannot be written is told of and costs no job.
@@ -140,33 +146,51 @@ impl Ledger {
     }
 }
 
-fn read(file: &Path) -> Book {
+/// Why the document says nothing.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("it is damaged: {0}")]
+    Damaged(serde_json::Error),
+    #[error("it is of version {0}, and this program knows {VERSION}")]
+    Newer(u32),
+}
+
+fn read(file: &Path) -> Result<Book, Unread> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
     let text = match std::fs::read(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Book::default(),
-        Err(error) => {
-            tracing::warn!(file = %file.display(), %error, "what is known of images cannot be read");
-            return Book::default();
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Book::default()),
+        Err(error) => return Err(error.into()),
     };
-    match serde_json::from_slice::<Book>(&text) {
-        Ok(book) if book.version == VERSION => book,
-        other => {
-            let reason = other.map_or_else(|error| error.to_string(), |book| format!("version {}", book.version));
-            tracing::warn!(file = %file.display(), reason, "what is known of images is damaged or newer; nothing of it counts");
-            Book::default()
-        }
+    match serde_json::from_slice::<Versioned>(&text).map_err(Unread::Damaged)?.version {
+        VERSION => serde_json::from_slice(&text).map_err(Unread::Damaged),
+        newer => Err(Unread::Newer(newer)),
     }
 }
 
-fn write(file: &Path, synced: bool, change: impl FnOnce(&mut Book)) -> std::io::Result<()> {
+fn write(file: &Path, synced: bool, change: impl FnOnce(&mut Book)) -> Result<(), Unread> {
     let private = |path: PathBuf| -> std::io::Result<File> {
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
     };
     // Held for milliseconds, by an agent or a command on this host.
     let lock = private(file.with_extension("lock"))?;
     lock.lock()?;
-    let before = read(file);
+    let before = match read(file) {
+        Ok(book) => book,
+        // Put aside for whoever wants to know: what follows is a new beginning.
+        Err(Unread::Damaged(error)) => {
+            tracing::warn!(file = %file.display(), %error, "what is known of images is damaged, and is put aside");
+            std::fs::rename(file, file.with_extension("damaged"))?;
+            Book::default()
+        }
+        // What a newer program has written is not ours to change.
+        Err(unread) => return Err(unread),
+    };
     let mut book = before.clone();
     change(&mut book);
     book.bounded();
@@ -177,11 +201,11 @@ fn write(file: &Path, synced: bool, change: impl FnOnce(&mut Book)) -> std::io::
     let fresh = file.with_extension("new");
     let mut new = private(fresh.clone())?;
     new.set_len(0)?;
-    new.write_all(serde_json::to_string_pretty(&book)?.as_bytes())?;
+    new.write_all(serde_json::to_string_pretty(&book).map_err(std::io::Error::from)?.as_bytes())?;
     if synced {
         new.sync_all()?;
     }
-    std::fs::rename(&fresh, file)
+    Ok(std::fs::rename(&fresh, file)?)
 }
 
 #[cfg(test)]
@@ -232,9 +256,18 @@ mod tests {
             (0..20).map(|n| again.change(false, move |book| book.pulled("n", &n.to_string(), None, at(1)))).collect();
         futures_util::future::join_all(both).await;
         assert_eq!(again.read().await.images.len(), 21);
-        for damaged in ["{", "{\"version\": 2}", "[]"] {
-            std::fs::write(dir.path().join("images.json"), damaged).expect("writes");
+        let (file, aside) = (dir.path().join("images.json"), dir.path().join("images.damaged"));
+        for damaged in ["{", "[]", "{\"version\": 1, \"images\": 5}"] {
+            std::fs::write(&file, damaged).expect("writes");
             assert_eq!(again.read().await, Book::default(), "{damaged}");
+            again.change(false, |book| book.pulled("r/x:1", "a", None, at(5))).await;
+            assert_eq!(again.read().await.images.len(), 1, "a new beginning");
+            assert_eq!(std::fs::read_to_string(&aside).expect("is there"), damaged);
         }
+        let newer = "{\"version\": 2, \"images\": []}";
+        std::fs::write(&file, newer).expect("writes");
+        again.change(false, |book| book.pulled("r/x:1", "a", None, at(5))).await;
+        assert_eq!(again.read().await, Book::default());
+        assert_eq!(std::fs::read_to_string(&file).expect("is there"), newer, "it is not changed");
     }
 }
