@@ -75,7 +75,7 @@ impl Progress {
     }
 
     /// Whether it is to be told now, which then counts as done.
-    pub(crate) fn to_tell(&mut self, now: u64) -> bool {
+    pub(crate) fn tells_now(&mut self, now: u64) -> bool {
         let due = self.changed && now >= self.tell_at;
         if due {
             (self.changed, self.tell_at) = (false, now.saturating_add(TELL_PAUSE_NS));

@@ -544,7 +544,7 @@ impl Warden {
             let secrets = &self.secrets;
             progress.read(now, &|text| secrets.text(text));
             // Told to the agent of this session only, and kept for the next one.
-            if self.epoch > 0 && !self.stranger && progress.to_tell(now) {
+            if self.epoch > 0 && !self.stranger && progress.tells_now(now) {
                 self.outbox.advance = true;
             }
         }

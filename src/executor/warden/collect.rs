@@ -179,13 +179,14 @@ impl Collector {
     }
 
     /// Takes a page. Errors: it was not asked for.
+    #[expect(clippy::needless_pass_by_value, reason = "as it came from the wire; nobody else needs it")]
     pub(super) fn page(&mut self, page: Page) -> Result<Vec<Do>, String> {
         let empty = page.entries.is_empty() && !page.end;
         if self.stage != Stage::Listing || page.from != self.listed || empty || self.listed > MOST_ENTRIES {
             return Err("it sends a list that was not asked for".to_owned());
         }
         self.listed += page.entries.len() as u64;
-        for entry in page.entries {
+        for entry in &page.entries {
             self.entry(entry);
         }
         if !page.end {
@@ -196,7 +197,7 @@ impl Collector {
         Ok(self.ask(true))
     }
 
-    fn entry(&mut self, entry: Entry) {
+    fn entry(&mut self, entry: &Entry) {
         let mine = entry.rules & self.all_rules();
         if mine == 0 {
             return;

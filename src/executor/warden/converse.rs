@@ -414,7 +414,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 if let Some(keep) = self.keep {
                     let (rules, attempt) = (self.order.spec.artifacts(), self.order.attempt);
                     let sends = self.keeper.get_or_insert_with(|| Keeper::new(keep, rules, attempt)).begin();
-                    self.send_all(sends);
+                    self.send_all(&sends);
                 }
                 self.fetch(progress);
             }
@@ -425,7 +425,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         }
     }
 
-    fn send_all(&mut self, messages: Vec<ToWarden>) {
+    fn send_all(&mut self, messages: &[ToWarden]) {
         // Without a link nothing is sent: what was under way is asked for again over the next one.
         for message in messages.iter().filter(|_| self.input.is_some()) {
             message.encode(self.epochs.now(), &mut self.to_send);
@@ -436,7 +436,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     fn fetch(&mut self, progress: &mut impl FnMut(Progress)) {
         // Without a link nobody answers; the session says when there is one again.
         let sends = self.keeper.as_mut().filter(|_| self.input.is_some()).map(Keeper::ask).unwrap_or_default();
-        self.send_all(sends);
+        self.send_all(&sends);
         if self.keeper.as_ref().is_none_or(Keeper::is_done) {
             self.on(Input::Collected, progress);
         }
@@ -451,7 +451,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         };
         match taken {
             Ok(sends) => {
-                self.send_all(sends);
+                self.send_all(&sends);
                 // A sign of life.
                 self.on(Input::Stale, progress);
                 self.fetch(progress);

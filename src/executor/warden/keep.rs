@@ -18,6 +18,9 @@ use tokio::sync::{Notify, mpsc};
 const MOST_HELD: usize = 1 << 20;
 /// Files that are being stored; with more, no more are asked for.
 const MOST_STORING: usize = 16;
+/// Parts of one file that wait for the store. What is asked for, and what is held before no more is, are fewer as a warden sends them; one that sends
+/// more and smaller ones does not keep to what it was asked.
+const MOST_PARTS: usize = 128;
 /// For what has come, when nothing more will.
 const WRAP_UP: Duration = Duration::from_secs(20);
 
@@ -41,15 +44,17 @@ pub(super) struct Kept {
 }
 
 /// A file on its way to the store: pieces, or the word that it is not wanted any more.
-type Pieces = mpsc::UnboundedSender<Result<Bytes, &'static str>>;
+type Pieces = mpsc::Sender<Result<Bytes, &'static str>>;
 type Storing = BoxFuture<'static, (Wanted, Result<Stored, BlobError>)>;
 
 pub(super) struct Keeper {
     collector: Collector,
     store: BlobStore,
     attempt: AttemptId,
-    /// The file that is received. Its queue has no bound of its own: what is in it was asked for, and that is bounded.
+    /// The file that is received. Its queue has room for one more than [`MOST_PARTS`]: for the word that it is not wanted.
     open: Option<Pieces>,
+    /// What the warden has done that it must not.
+    fault: Option<&'static str>,
     held: Arc<AtomicUsize>,
     /// Told when something was taken from a queue.
     taken: Arc<Notify>,
@@ -68,6 +73,7 @@ impl Keeper {
             store: keep.store.clone(),
             attempt,
             open: None,
+            fault: None,
             held: Arc::default(),
             taken: Arc::default(),
             storing: FuturesUnordered::new(),
@@ -90,6 +96,9 @@ impl Keeper {
     pub(super) fn piece(&mut self, piece: Piece) -> Result<Vec<ToWarden>, String> {
         let todo = self.collector.piece(piece)?;
         let mut sends = self.carry_out(todo);
+        if let Some(fault) = self.fault.take() {
+            return Err(fault.to_owned());
+        }
         sends.extend(self.ask());
         Ok(sends)
     }
@@ -138,15 +147,19 @@ impl Keeper {
 
     fn hand_on(&mut self, piece: Result<Bytes, &'static str>) {
         let count = piece.as_ref().map_or(0, Bytes::len);
+        if piece.is_ok() && self.open.as_ref().is_some_and(|open| open.capacity() < 2 && !open.is_closed()) {
+            self.fault = Some("it sends a file in more parts than were asked for");
+            return;
+        }
         self.held.fetch_add(count, Ordering::Relaxed);
         // Nobody takes it when the store has failed: that is told when it ends.
-        if self.open.as_ref().is_none_or(|open| open.send(piece).is_err()) {
+        if self.open.as_ref().is_none_or(|open| open.try_send(piece).is_err()) {
             self.held.fetch_sub(count, Ordering::Relaxed);
         }
     }
 
     fn store(&mut self, wanted: Wanted) {
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, receiver) = mpsc::channel(MOST_PARTS + 1);
         self.open = Some(sender);
         let pieces = pieces(receiver, Arc::clone(&self.held), Arc::clone(&self.taken));
         let (store, length) = (self.store.clone(), (!wanted.may_change()).then(|| wanted.size()));
@@ -233,7 +246,7 @@ async fn seal(
 
 /// The pieces of a file as the store takes them, which counts what it takes.
 fn pieces(
-    receiver: mpsc::UnboundedReceiver<Result<Bytes, &'static str>>,
+    receiver: mpsc::Receiver<Result<Bytes, &'static str>>,
     held: Arc<AtomicUsize>,
     taken: Arc<Notify>,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send {

@@ -65,6 +65,7 @@ impl StopReason {
 
 /// What happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(super) enum Input {
     /// A link is up.
     Attached,
@@ -128,6 +129,7 @@ pub(super) enum Action {
 
 /// How the session ended.
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a session")]
 pub(super) enum Over {
     /// The warden reported the end and all its output is stored.
     Exited(Exit),

@@ -91,7 +91,7 @@ pub(super) fn with_artifacts(cause: Cause, kept: &Kept) -> Cause {
 pub(super) fn progress(advance: &Advance) -> Option<Progress> {
     let at = UnixMillis::new(advance.time_us / 1000);
     let message = crate::job::shown(&advance.text);
-    (advance.percent <= 100).then(|| Progress { percent: advance.percent, message, at, eta: None })
+    (advance.percent <= 100).then_some(Progress { percent: advance.percent, message, at, eta: None })
 }
 
 /// Its steps.

@@ -37,6 +37,7 @@ fn store(app: &App) -> Result<&BlobStore, ProblemDocument> {
     app.backend.artifacts().ok_or_else(|| ProblemDocument::new("unavailable", "this server keeps no files"))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
 fn blob_problem(error: BlobError) -> ProblemDocument {
     match error {
         BlobError::Full(_) | BlobError::NoSpace => ProblemDocument::new("store_full", error.to_string()),
