@@ -199,6 +199,7 @@ async fn whole(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
         given: std::collections::BTreeMap::new(),
         image: None,
         log: LogTotals::default(),
+        results: jobcell::job::Results::default(),
     };
     store.complete(AGENT, &report, claim.token, UnixMillis::now(), 3).await?;
     Ok(())

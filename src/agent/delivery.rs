@@ -3,7 +3,8 @@
 //! and the next process begins it anew.
 
 use crate::backend::{Backend, BackendError};
-use crate::job::{AttemptId, Phase, Report};
+use crate::blobs::BlobStore;
+use crate::job::{AttemptId, Cause, Phase, Report};
 use crate::journal::{Entry, Journal};
 use crate::net::{Retry, pauses};
 use crate::protocol::agent::{AttemptStanding, Reported};
@@ -28,6 +29,8 @@ pub(super) struct Delivery {
     pub(super) journal: Arc<dyn Journal>,
     pub(super) entry: Entry,
     pub(super) report: Report,
+    /// Where its files are.
+    pub(super) store: Option<BlobStore>,
     /// An earlier process began it: it may have delivered the report already, and has not told this one of the output.
     pub(super) again: bool,
 }
@@ -102,7 +105,22 @@ impl Delivery {
                     report.log.complete = false;
                 }
             }
+            self.give_artifacts(&mut report).await;
             self.deliver(&report).await;
+        }
+    }
+
+    /// Its files are there before its end is told; what of them is not, the report says.
+    async fn give_artifacts(&self, report: &mut Report) {
+        let (Some(artifacts), Some(store)) = (&mut report.results.artifacts, &self.store) else { return };
+        let (attempt, token) = (self.entry.key.attempt, self.entry.token);
+        if let Err(reason) = self.backend.give_artifacts(attempt, token, artifacts, store).await {
+            tracing::error!(%attempt, %reason, "the backend does not have its files; the report says so");
+            artifacts.not_delivered(&reason);
+            let required = self.entry.spec.artifacts().iter().any(|rule| rule.required);
+            if required && report.cause == (Cause::ExitCode { exit_code: 0 }) {
+                report.cause = Cause::ArtifactsFailed { reason: crate::job::shown(&reason) };
+            }
         }
     }
 

@@ -499,6 +499,7 @@ impl<E: Executor> Table<E> {
             noted: true,
             secrets: settings.secrets.clone(),
             reconnect: settings.reconnect,
+            keep: settings.keep.clone(),
             output_share: settings.output_share.as_u64(),
             outside: settings.outside.clone(),
             ends: self.ends.0.clone(),

@@ -89,6 +89,7 @@ mod tests {
             given: BTreeMap::new(),
             image: None,
             log: LogTotals::default(),
+            results: crate::job::Results::default(),
         };
         let stage = match stage {
             0 => Stage::Intent,

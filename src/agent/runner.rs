@@ -7,9 +7,9 @@ use super::delivery::{Delivery, forget};
 use crate::admission::Permit;
 use crate::backend::Backend;
 use crate::egress::Outside;
-use crate::executor::warden::{Conversation, Finished, Orders, Progress, Stop, StopReason, converse};
+use crate::executor::warden::{Conversation, Finished, Keep, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present};
-use crate::job::{Cause, Ending, LogTotals, PULL_NOTE, Phase, Report, UnixMillis, UsedImage};
+use crate::job::{Cause, Ending, LogTotals, PULL_NOTE, Phase, Report, Results, UnixMillis, UsedImage};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
@@ -36,6 +36,8 @@ const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration:
 const UNSURE: Duration = Duration::from_secs(30);
 /// Phase notes on their way to the backend: at most one of each phase exists, so this is never full.
 const NOTES: usize = 4;
+/// Fetching a job's files that takes longer is told: the job has ended, and is not to be taken for one that does not get on.
+const SLOW_FETCH: Duration = Duration::from_secs(20);
 /// How far a preparation is, is told at most so often.
 const PREPARING_EVERY: Duration = Duration::from_secs(2);
 /// First and longest pause between tries to bring one there.
@@ -52,6 +54,7 @@ pub(super) struct Runner<E: Executor> {
     pub(super) noted: bool,
     pub(super) secrets: Providers,
     pub(super) reconnect: Duration,
+    pub(super) keep: Option<Keep>,
     pub(super) output_share: u64,
     pub(super) outside: Outside,
     /// Takes the end, for its delivery. Full: the runner waits with its cell, and nothing else does.
@@ -312,8 +315,10 @@ impl<E: Executor> Runner<E> {
         };
         self.backend.log_began(id, self.entry.token);
         let (notes, mut noted) = mpsc::channel(NOTES);
+        let (fetches, mut fetching) = mpsc::channel(1);
         let (reconnect, generation) = (self.reconnect, self.entry.generation);
-        let (output_share, outside) = (self.output_share, &self.outside);
+        let (keep, output_share, outside) = (self.keep.as_ref(), self.output_share, &self.outside);
+        let (backend, token) = (Arc::clone(&self.backend), self.entry.token);
         let conversation = Conversation {
             order: &order,
             log,
@@ -321,6 +326,7 @@ impl<E: Executor> Runner<E> {
             reconnect,
             generation,
             noted: self.noted,
+            keep,
             output_share,
             outside,
         };
@@ -329,6 +335,11 @@ impl<E: Executor> Runner<E> {
             Progress::Started => {
                 let _ = notes.try_send(UnixMillis::now());
             }
+            Progress::Fetching => {
+                // Said again over a new link; the first word is enough.
+                let _ = fetches.try_send(());
+            }
+            Progress::Told(progress, steps) => backend.tell_progress(id, token, progress, steps),
         });
         let tell = async {
             let Some(at) = noted.recv().await else { return };
@@ -351,7 +362,29 @@ impl<E: Executor> Runner<E> {
                 () = again => {}
             }
         };
-        let (finished, ()) = tokio::join!(talk, tell);
+        let tell_of_fetching = async {
+            if fetching.recv().await.is_none() {
+                return;
+            }
+            let at = UnixMillis::now();
+            let told = async {
+                sleep(SLOW_FETCH).await;
+                let advance = || self.backend.advance(id, self.entry.token, Phase::Finishing, at, "fetching_files");
+                for pause in pauses(NOTE_PAUSES.0, NOTE_PAUSES.1) {
+                    if advance().await.is_ok() {
+                        return;
+                    }
+                    sleep(pause).await;
+                }
+            };
+            let over = async { while fetching.recv().await.is_some() {} };
+            tokio::select! {
+                biased;
+                () = over => {}
+                () = told => {}
+            }
+        };
+        let (finished, (), ()) = tokio::join!(talk, tell, tell_of_fetching);
         if finished.not_begun {
             tracing::info!("the last process died before it gave the job to its cell; it goes back");
             self.give_back("not_begun").await;
@@ -373,6 +406,7 @@ impl<E: Executor> Runner<E> {
             given: self.entry.spec.limits(),
             image,
             log: finished.log,
+            results: finished.results,
         };
         self.end_with(report, Some((cell, None)), farewell.say()).await
     }
@@ -408,7 +442,8 @@ impl<E: Executor> Runner<E> {
         let (told, delivered) = oneshot::channel();
         // An adopted one may not have come to tell the backend of its output.
         let again = entry.generation > 0;
-        let delivery = Delivery { backend, journal, entry, report, again };
+        let store = self.keep.as_ref().map(|keep| keep.store.clone());
+        let delivery = Delivery { backend, journal, entry, report, store, again };
         // Closed: the agent goes without its table, as in a crash; the journal has the end.
         let _ = self.ends.send(End { delivery, told: Some(told) }).await;
         if let Some((cell, link)) = made {
@@ -481,6 +516,7 @@ fn never_ran(entry: &Entry, cause: Cause) -> Report {
         given: BTreeMap::new(),
         image: None,
         log: LogTotals { complete: true, ..LogTotals::default() },
+        results: Results::default(),
     }
 }
 

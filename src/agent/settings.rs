@@ -4,6 +4,7 @@ use super::claims::BackendState;
 use super::sweeper::SweepTimes;
 use crate::admission::Gate;
 use crate::egress::Outside;
+use crate::executor::warden::Keep;
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
 use crate::secrets::Providers;
@@ -36,6 +37,8 @@ pub struct AgentSettings {
     /// Where everything is written, and how many bytes are to stay free there: with fewer no jobs are claimed, and with fewer than a quarter
     /// of it running jobs wait when they write. 0: nobody looks.
     pub disk: (PathBuf, ByteSize),
+    /// Where the files go that jobs leave; without it none are kept.
+    pub keep: Option<Keep>,
     /// When it looks for cells that nobody wants.
     pub sweep: SweepTimes,
     /// Where jobs go that may go out.

@@ -125,7 +125,8 @@ impl<E: Executor> Table<E> {
         let Some(index) = self.backend_of(&entry.key) else { return };
         let key = (index, entry.key.attempt);
         let (backend, journal) = (Arc::clone(&self.agent.backends[index]), Arc::clone(&self.agent.journal));
-        let delivery = Delivery { backend, journal, entry, report, again: true };
+        let store = self.agent.settings.keep.as_ref().map(|keep| keep.store.clone());
+        let delivery = Delivery { backend, journal, entry, report, store, again: true };
         self.deliveries.spawn(supervise::of_this_process(async move {
             delivery.run(None).await;
             key
@@ -145,7 +146,7 @@ impl<E: Executor> Table<E> {
                 let attempt = entry.key.attempt;
                 tracing::error!(%error, %attempt, "that it was lost cannot be journaled; it is told all the same");
             }
-            Delivery { backend, journal, entry, report, again: true }.run(None).await;
+            Delivery { backend, journal, entry, report, store: None, again: true }.run(None).await;
             key
         }));
     }

@@ -1,6 +1,7 @@
 //! The backend in the same process as its agent.
 
 use super::explain::{Explanation, explain};
+use super::results::ResultsRoom;
 use super::steady::SteadyClock;
 use super::waiting::Waiting;
 use super::{Ask, Drain, Intake, Roster};
@@ -104,6 +105,7 @@ pub struct Embedded {
     departures: AtomicU64,
     /// A job waits for its next try, and that may be due before everything else.
     delayed: Notify,
+    pub(super) results: ResultsRoom,
     /// Jobs that did not get on, since somebody asked.
     stuck: AtomicU64,
     changes: broadcast::Sender<Change>,
@@ -146,6 +148,7 @@ impl Embedded {
             ends: AtomicU64::new(0),
             departures: AtomicU64::new(0),
             delayed: Notify::new(),
+            results: ResultsRoom::default(),
             stuck: AtomicU64::new(0),
             changes,
             orders,
@@ -291,6 +294,7 @@ impl Embedded {
         {
             job.log.frames = tail.borrow().last_seq;
         }
+        self.results.add_to(&mut job);
         Ok(Some(job))
     }
 
@@ -608,6 +612,7 @@ impl Embedded {
         let (now, max_attempts) = (UnixMillis::now(), self.settings.max_attempts);
         let completion = self.store.complete(agent, report, token, now, max_attempts).await?;
         if let Completion::Applied(job) = &completion {
+            self.report_taken(report).await;
             self.waiting.freed(agent, job.spec.resources());
             self.changed(job.id, job.phase == Phase::Ended);
             self.made_room();

@@ -81,6 +81,7 @@ fn report(attempt: AttemptId) -> Report {
         given: std::collections::BTreeMap::new(),
         image: None,
         log: LogTotals { complete: true, ..writer.finish() },
+        results: crate::job::Results::default(),
     }
 }
 

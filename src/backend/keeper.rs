@@ -98,6 +98,9 @@ impl Embedded {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
+            if let Err(error) = self.end_strays().await {
+                tracing::warn!(%error, "files of tries that were lost could not be looked for; tried again in a minute");
+            }
             match self.look_after(contents, &mut after, UnixMillis::now()).await {
                 Ok(Held { blobs: 0, .. }) => {}
                 Ok(Held { blobs, bytes }) => {

@@ -3,7 +3,7 @@
 use super::embedded_tests::Here;
 use super::*;
 use crate::blobs::{BlobSettings, BlobStore};
-use crate::job::{ByteSize, Cause, Digest, JobId, Millis, SpecRules};
+use crate::job::{Artifacts, AttemptId, ByteSize, Cause, Digest, JobId, Millis, SpecRules};
 use crate::queue::{StoreError, Submitted};
 use serde_json::json;
 
@@ -113,4 +113,32 @@ async fn what_is_known_of_inputs_is_filled_in_and_asked_for_once() {
         assert_eq!(known.inputs_need(), (8192, 2));
         assert!(kept.blobs.find(digest).await.expect("answers").is_some_and(|blob| blob.note.is_some()));
     }
+}
+
+#[tokio::test]
+async fn the_files_of_a_try_that_was_never_told_of_go_when_their_time_is_over() {
+    let kept = Kept::new().await;
+    let bounds = (ByteSize::from_mib(32), ByteSize::from_mib(32));
+    kept.here.backend.keep_artifacts(kept.blobs.within(bounds.0, bounds.1), KEEP);
+    let job = kept.here.submit(&json!({})).await;
+    let (attempt, token) = kept.here.claim("a").await;
+    let [file, stray] = [kept.put(b"file").await, kept.put(b"stray").await];
+    let nobodys = AttemptId::new(JobId::new(UnixMillis::now()), 1);
+    kept.blobs.refer(&Artifacts::holder(attempt), &[file]).await.expect("is there");
+    kept.blobs.refer(&Artifacts::holder(nobodys), &[stray]).await.expect("is there");
+    let after = |more: Millis| UnixMillis::now().plus(more).plus(GRACE).plus(Millis::from_secs(60));
+    kept.here.backend.end_strays().await.expect("looks");
+    kept.look(after(KEEP)).await;
+    assert!(kept.has(file).await, "its job goes on");
+    assert!(!kept.has(stray).await, "of a job that is not there");
+    // The end is told of without the files, as after a loss of them.
+    let ended = super::retry_tests::report(attempt, Cause::ExitCode { exit_code: 0 });
+    kept.here.backend.report("a", &ended, token).await.expect("is taken");
+    let found = kept.here.backend.get(job).await.expect("answers").expect("is there");
+    assert!(!kept.here.backend.artifacts_are_over(&found));
+    kept.here.backend.end_strays().await.expect("looks");
+    kept.look(after(Millis::new(0))).await;
+    assert!(kept.has(file).await, "for its time");
+    kept.look(after(KEEP.and(GRACE))).await;
+    assert!(!kept.has(file).await);
 }

@@ -2,7 +2,7 @@
 
 use super::{Announcement, Answer, Ask, Backend, BackendError, BlobPieces, Embedded, Grant, Load, Order};
 use crate::blobs::BlobError;
-use crate::job::{AttemptId, Digest, LeaseToken, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Digest, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
 use crate::net::Retry;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::StoreError;
@@ -118,6 +118,10 @@ impl Backend for Local {
 
     fn flush_log(&self, _: AttemptId, _: u64) -> BoxFuture<'_, bool> {
         Box::pin(std::future::ready(true))
+    }
+
+    fn tell_progress(&self, attempt: AttemptId, _: LeaseToken, progress: Option<Progress>, steps: Vec<JobStep>) {
+        self.backend.progressed(attempt, progress, steps);
     }
 
     fn read_blob(&self, digest: Digest, from: u64) -> Answer<'_, BlobPieces> {

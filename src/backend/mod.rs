@@ -20,6 +20,7 @@ mod keeper;
 #[cfg(test)]
 mod keeper_tests;
 mod local;
+mod results;
 #[cfg(test)]
 mod retry_tests;
 mod roster;
@@ -38,7 +39,8 @@ pub use keeper::Contents;
 pub use local::Local;
 pub use roster::{AgentEntry, AgentState, Registration, Roster, SessionError};
 
-use crate::job::{AttemptId, Digest, JobSpec, LeaseToken, Phase, Report, UnixMillis};
+use crate::blobs::BlobStore;
+use crate::job::{Artifacts, AttemptId, Digest, JobSpec, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
 use crate::net::Retry;
 use crate::protocol::agent::{Announcement, AttemptStanding, Capabilities, Load, Renewed, Reported, Step};
 use bytes::Bytes;
@@ -147,6 +149,22 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Waits until every frame up to `last` is durable at the backend, as long as it gets on; true when it is.
     fn flush_log(&self, attempt: AttemptId, last: u64) -> BoxFuture<'_, bool>;
+
+    /// Says how far a job says it is, with its steps so far. A newer word replaces an older one; one that does not arrive is lost, and the
+    /// report has the last one.
+    fn tell_progress(&self, _: AttemptId, _: LeaseToken, _: Option<Progress>, _: Vec<JobStep>) {}
+
+    /// Brings a job's files from the agent's store to the backend, as long as it gets on. Errors: why not all of them are there; none when
+    /// the store is the backend's own.
+    fn give_artifacts<'a>(
+        &'a self,
+        _: AttemptId,
+        _: LeaseToken,
+        _: &'a Artifacts,
+        _: &'a BlobStore,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// The bytes of a content that a job is given, from an offset on. The answer has a deadline; between the pieces that follow, whoever
     /// reads them looks at the clock. A backend that has no contents hands out no jobs that need one.

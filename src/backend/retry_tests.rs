@@ -19,6 +19,7 @@ pub(super) fn report(attempt: AttemptId, cause: Cause) -> Report {
         given: std::collections::BTreeMap::new(),
         image: None,
         log: LogTotals::default(),
+        results: crate::job::Results::default(),
     }
 }
 

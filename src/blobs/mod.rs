@@ -129,15 +129,14 @@ impl From<object_store::Error> for BlobError {
     }
 }
 
-/// The store. Cheap to clone.
+/// The store, and how much those who have it from here may put into it. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct BlobStore(Arc<Inner>);
+pub struct BlobStore(Arc<Inner>, BlobSettings);
 
 #[derive(Debug)]
 struct Inner {
     files: LocalFileSystem,
     index: Index,
-    settings: BlobSettings,
     /// Bytes that are there, and those that uploads under way have room for.
     taken: AtomicU64,
     /// Held while a content gets its name and its row, or loses them: so none is removed under one who stores it again.
@@ -154,8 +153,8 @@ impl BlobStore {
     pub async fn open(root: &Path, settings: BlobSettings) -> Result<Self, BlobError> {
         let root = root.to_owned();
         let (files, index) = crate::supervise::blocking(move || open_files(&root)).await?;
-        let inner = Inner { files, index, settings, taken: AtomicU64::new(0), naming: Mutex::new(()) };
-        let store = Self(Arc::new(inner));
+        let inner = Inner { files, index, taken: AtomicU64::new(0), naming: Mutex::new(()) };
+        let store = Self(Arc::new(inner), settings);
         store.settle().await?;
         let held = store.held().await?;
         store.0.taken.store(held.bytes, std::sync::atomic::Ordering::Relaxed);
@@ -183,12 +182,19 @@ impl BlobStore {
 
     /// How much may be stored.
     pub fn settings(&self) -> BlobSettings {
-        self.0.settings
+        self.1
+    }
+
+    /// The same store for contents of a kind that has bounds of its own: the rest of the room is for others.
+    #[must_use]
+    pub fn within(&self, max_bytes: ByteSize, max_blob: ByteSize) -> Self {
+        let max_bytes = max_bytes.min(self.1.max_bytes);
+        Self(Arc::clone(&self.0), BlobSettings { max_bytes, max_blob, ..self.1 })
     }
 
     /// What is known of a content, which from now on stays for the grace at least.
     pub async fn find(&self, digest: Digest) -> Result<Option<Blob>, BlobError> {
-        self.0.index.find(digest, UnixMillis::now(), self.0.settings.grace).await
+        self.0.index.find(digest, UnixMillis::now(), self.1.grace).await
     }
 
     /// The bytes of a content from `range`, which is cut to what there is, in pieces of half a megabyte. Nothing is read ahead.
@@ -259,7 +265,7 @@ impl BlobStore {
     /// Removes references whose time is over, and contents that nobody refers to and that nobody has asked for within the grace. Says what
     /// went.
     pub async fn sweep(&self, now: UnixMillis) -> Result<Held, BlobError> {
-        let grace = self.0.settings.grace;
+        let grace = self.1.grace;
         let before = UnixMillis::new(now.as_u64().saturating_sub(grace.as_u64()));
         let mut gone = Held::default();
         loop {

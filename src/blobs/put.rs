@@ -33,7 +33,7 @@ impl Room<'_> {
     /// Has room for so many bytes. Errors: there is not so much.
     fn reach(&mut self, bytes: u64) -> Result<(), BlobError> {
         let more = bytes.saturating_sub(self.bytes);
-        let most = self.store.0.settings.max_bytes;
+        let most = self.store.1.max_bytes;
         let fits = |taken: u64| taken.checked_add(more).filter(|all| *all <= most.as_u64());
         let taken = self.store.0.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits);
         taken.map_err(|_| BlobError::Full(most))?;
@@ -66,7 +66,7 @@ impl BlobStore {
         said: Option<Digest>,
         length: Option<u64>,
     ) -> Result<Stored, BlobError> {
-        let most = self.0.settings.max_blob;
+        let most = self.1.max_blob;
         if length.is_some_and(|length| length > most.as_u64()) {
             return Err(BlobError::TooLarge(most));
         }
@@ -111,7 +111,7 @@ impl BlobStore {
         upload: &mut dyn MultipartUpload,
         room: &mut Room<'_>,
     ) -> Result<(Digest, u64), BlobError> {
-        let most = self.0.settings.max_blob;
+        let most = self.1.max_blob;
         let (mut hash, mut bytes, mut held) = (Sha256::new(), 0u64, BytesMut::new());
         let mut content = std::pin::pin!(content);
         while let Some(piece) = content.next().await {

@@ -183,3 +183,18 @@ async fn notes_stay_beside_their_contents() {
     let found = place.store.find(stored.digest).await.expect("answers").expect("is there");
     assert_eq!(found, Blob { digest: stored.digest, bytes: 1, note: Some("{}".into()) });
 }
+
+#[tokio::test]
+async fn a_kind_of_contents_with_bounds_of_its_own_leaves_room_for_others() {
+    let place = Place::new().await;
+    let kind = place.store.within(ByteSize::new(1024 * KIB), ByteSize::new(3072 * KIB));
+    let content = |byte: u8, kib: u64| vec![byte; usize::try_from(kib * KIB).expect("fits")];
+    kind.put_bytes(content(1, 600)).await.expect("has room");
+    assert_eq!(kind.put_bytes(content(2, 600)).await, Err(BlobError::Full(ByteSize::new(1024 * KIB))));
+    place.store.put_bytes(content(3, 1200)).await.expect("the others have room");
+    // What others have put there counts.
+    assert_eq!(kind.put_bytes(content(4, 1)).await, Err(BlobError::Full(ByteSize::new(1024 * KIB))));
+    let wide = place.store.within(ByteSize::from_mib(1 << 20), ByteSize::new(3072 * KIB));
+    assert_eq!(wide.settings().max_bytes, settings().max_bytes, "no more than all together");
+    assert_eq!(place.store.held().await.expect("answers").blobs, 2);
+}

@@ -5,12 +5,14 @@ use super::service::{Parts, Signals, exit_code, journal, run_agent};
 use super::{Failure, node};
 use crate::backend::{Backend, Http, HttpSettings};
 use crate::config::{BackendConfig, Config};
+use crate::job::Artifacts;
 use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::server::{admin_router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Component, Health, Metrics};
 use clap::Subcommand;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -45,6 +47,12 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         let entries = journal.entries().await.map_err(|error| Failure::unavailable(error.to_string()))?;
         logs.keep_only(&entries.iter().map(|entry| entry.key.attempt).collect()).map_err(unusable)?;
     }
+    let artifacts = node::artifacts(&config, &node::blobs(&config, &home.path("blobs")).await?);
+    if whole {
+        let entries = journal.entries().await.map_err(|error| Failure::unavailable(error.to_string()))?;
+        let held: HashSet<String> = entries.iter().map(|entry| Artifacts::holder(entry.key.attempt)).collect();
+        node::release_artifacts(&artifacts, &held).await.map_err(|error| Failure::unavailable(error.to_string()))?;
+    }
     let metrics = Arc::new(Metrics::new());
     let health = Health::new(&[Component::Engine, Component::Agent, Component::Backend]);
     let signals = Signals::listen()?;
@@ -60,6 +68,7 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
     home.publish("health", &format!("http://{address}"))
         .map_err(|error| Failure::unavailable(format!("health file: {error}")))?;
 
+    let sweeping = spawn("artifacts", node::sweep_artifacts(artifacts.clone(), stop.clone()));
     let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
     for (name, backend) in &config.backends {
         let key = key(name, backend)?;
@@ -77,11 +86,22 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         println!("  health   http://{address}/healthz");
     }
 
-    let parts =
-        Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health, gate };
+    let parts = Parts {
+        config: &config,
+        home: &home,
+        seccomp,
+        backends,
+        journal,
+        logs,
+        metrics,
+        health: &health,
+        gate,
+        artifacts,
+    };
     let drained = run_agent(parts, &signals).await;
     stop.cancel();
     let _ = admin.await;
+    let _ = sweeping.await;
     home.unpublish("health");
     Ok(exit_code(drained?))
 }

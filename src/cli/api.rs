@@ -37,7 +37,9 @@ impl Api {
             .map_err(|error| unavailable(&error))?;
         let agent_keys = AgentKeys::open(home.path("agents.json")).map_err(|error| unavailable(&error))?;
         let backend = node::backend(config, AnyStore::Sqlite(store), &home.path("logs"))?;
-        backend.keep_contents(node::blobs(config, &home.path("blobs")).await?, config.blobs.keep);
+        let blobs = node::blobs(config, &home.path("blobs")).await?;
+        backend.keep_artifacts(node::artifacts(config, &blobs), config.artifacts.keep);
+        backend.keep_contents(blobs, config.blobs.keep);
         let agent_drains =
             AgentDrains::open(home.path("drains.json"), &backend).map_err(|error| unavailable(&error))?;
         let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {

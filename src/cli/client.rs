@@ -11,6 +11,8 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long one request waits for a job's end; the server may have a lower limit.
 const LONG_WAIT: Duration = Duration::from_secs(60);
+/// A file, which may be large.
+const DOWNLOAD: Duration = Duration::from_secs(24 * 3600);
 /// Bytes in a second; a slower upload is given up.
 const SLOWEST_UPLOAD: u64 = 64 * 1024;
 /// On top of a `?wait=`.
@@ -213,6 +215,24 @@ impl Client {
     /// Deletes the output of a job that has ended.
     pub(super) async fn remove_logs(&self, id: &str) -> Result<(), Failure> {
         self.answer(self.request(Method::DELETE, &format!("/v1/jobs/{}/logs", segment(id)?))).await.map(drop)
+    }
+
+    /// A page of the files that a job has left, behind this path.
+    pub(super) async fn artifacts(&self, id: &str, after: Option<&str>) -> Result<Value, Failure> {
+        let after = after.map(|after| format!("?after={}", escaped(after))).unwrap_or_default();
+        self.json(self.request(Method::GET, &format!("/v1/jobs/{}/artifacts{after}", segment(id)?))).await
+    }
+
+    /// One of them, as it comes. It may take long, as long as something comes.
+    pub(super) async fn artifact(
+        &self,
+        id: &str,
+        path: &str,
+    ) -> Result<impl futures_util::Stream<Item = reqwest::Result<bytes::Bytes>> + use<>, Failure> {
+        let path: Vec<String> = path.split('/').map(escaped).collect();
+        let path = format!("/v1/jobs/{}/artifacts/{}", segment(id)?, path.join("/"));
+        let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.key).timeout(DOWNLOAD);
+        Ok(self.answer(request).await?.bytes_stream())
     }
 
     /// Why a job stands where it stands.

@@ -116,6 +116,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         handover: false,
         drain_timeout: Duration::from_secs(30),
         reconnect: Duration::from_secs(30),
+        keep: None,
         output_share: ByteSize::from_mib(32),
         gate: crate::admission::Gate::default(),
         secrets: crate::secrets::Providers::default(),

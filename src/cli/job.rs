@@ -1,6 +1,7 @@
 //! `jobcell job …`
 
 mod allow;
+mod artifacts;
 mod cancel;
 pub(super) mod exec;
 mod list;
@@ -82,6 +83,9 @@ pub(super) enum JobCommand {
         #[arg(long, value_name = "SEQ", default_value_t = 1)]
         from: u64,
     },
+    /// The files that a job has left
+    #[command(subcommand)]
+    Artifacts(artifacts::ArtifactsCommand),
     /// Ask for the end of jobs
     Cancel(cancel::CancelArgs),
 }
@@ -134,6 +138,7 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
         }
         JobCommand::Retry { id, until } => submit::retry(&id, until, global).await,
         JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,
+        JobCommand::Artifacts(command) => artifacts::run(command, global).await,
         JobCommand::Cancel(args) => cancel::run(args, global).await,
     }
 }
@@ -236,6 +241,8 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         let document = args.inputs.add_to(document, &Target::Here(&blobs)).await?;
         spec = JobSpec::check(&document, &rules).map_err(bad)?;
     }
+    let artifacts = node::artifacts(&config, &blobs);
+    backend.keep_artifacts(artifacts.clone(), config.artifacts.keep);
     backend.keep_contents(blobs, config.blobs.keep);
     let spec = backend.know_inputs(spec).await.map_err(|unready| match unready {
         Unready::Problems(problems) => bad(problems),
@@ -255,6 +262,7 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         Arc::new(MemoryJournal::default()),
         metrics,
         gate,
+        artifacts,
     );
     let mut status = agent.status();
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());
@@ -287,6 +295,11 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
     let job = watched?;
     let ending = job.ending.clone().unwrap_or_else(|| Ending::from(Cause::AgentStopped));
     let shown = serde_json::to_value(&job).map_err(|error| Failure::new(error.to_string()))?;
+    if let Some(count) = job.results.artifacts.as_ref().map(|kept| kept.count).filter(|count| *count > 0) {
+        global.note(&format!(
+            "{count} files of it were fetched, and go with this run; a server keeps them (`jobcell up`, `job submit`)"
+        ));
+    }
     match global.output {
         Output::Table => tell(global, &shown),
         output => output.print(&shown, String::new)?,

@@ -5,21 +5,23 @@ use crate::admission::policy::{Defaults, Filter};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
-use crate::blobs::{BlobSettings, BlobStore};
-use crate::config::Config;
+use crate::blobs::{BlobError, BlobSettings, BlobStore};
+use crate::config::{BlobsConfig, Config};
 use crate::egress::{EgressSettings, Outside};
 use crate::executor::Arriving;
 use crate::executor::docker::{
     Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
     Shape, answers_calls_itself,
 };
-use crate::job::{Capacity, ImageName, OwnerId, Seccomp, SpecRules};
+use crate::executor::warden::{CollectLimits, Keep};
+use crate::job::{Artifacts, ByteSize, Capacity, ImageName, OwnerId, Seccomp, SpecRules, UnixMillis};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
 use crate::secrets::{Keyring, Providers};
 use crate::telemetry::Metrics;
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -45,12 +47,57 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
     Ok(Embedded::with_keys(store, logs, settings, keys))
 }
 
-/// Contents that jobs are given, below `root`.
+/// Contents that jobs are given and give back, below `root`.
 pub(crate) async fn blobs(config: &Config, root: &Path) -> Result<BlobStore, Failure> {
-    let settings =
-        BlobSettings { max_bytes: config.blobs.max_bytes, max_blob: config.blobs.max_blob, grace: config.blobs.grace };
-    let opened = BlobStore::open(root, settings).await;
+    let BlobsConfig { max_bytes, max_blob, grace, .. } = config.blobs;
+    let opened = BlobStore::open(root, BlobSettings { max_bytes, max_blob, grace }).await;
     opened.map_err(|error| Failure::unavailable(format!("{}: {error}", root.display())))
+}
+
+/// The same contents, as the files of jobs get there.
+pub(crate) fn artifacts(config: &Config, blobs: &BlobStore) -> BlobStore {
+    // One content is a file, or the list of all of a job.
+    blobs.within(config.artifacts.quota, config.artifacts.max_size.max(ByteSize::from_mib(64)))
+}
+
+/// Between two looks at what of an agent's store nobody needs any more.
+const ARTIFACT_SWEEP: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// Lets go of the files of attempts that nobody remembers: they will never be passed on.
+pub(crate) async fn release_artifacts(store: &BlobStore, held: &HashSet<String>) -> Result<(), BlobError> {
+    let mut after = String::new();
+    loop {
+        let holders = store.holders(Artifacts::HOLDERS, &after, 500).await?;
+        let Some(last) = holders.last() else { return Ok(()) };
+        after.clone_from(last);
+        for holder in holders.iter().filter(|holder| !held.contains(*holder)) {
+            store.release(holder).await?;
+        }
+    }
+}
+
+/// Removes what an agent has passed on, until `stop`.
+pub(crate) async fn sweep_artifacts(store: BlobStore, stop: CancellationToken) {
+    loop {
+        if let Err(error) = store.sweep(UnixMillis::now()).await {
+            tracing::warn!(%error, "files that were passed on could not be removed yet");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ARTIFACT_SWEEP) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+fn keep(config: &Config, store: BlobStore) -> Keep {
+    let artifacts = &config.artifacts;
+    let limits = CollectLimits {
+        max_size: artifacts.max_size,
+        max_total: artifacts.max_total,
+        max_count: artifacts.max_count,
+        timeout: artifacts.timeout,
+    };
+    Keep { store, limits }
 }
 
 /// What checking a spec needs to know of these settings.
@@ -200,6 +247,7 @@ pub(crate) fn agent(
     journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
     gate: Gate,
+    artifacts: BlobStore,
 ) -> Agent<Arriving<DockerExecutor>> {
     let beside = shape(config, Profiles::built_in(config.docker.seccomp)).beside();
     let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory, beside };
@@ -221,6 +269,7 @@ pub(crate) fn agent(
         reconnect: config.docker.reconnect_timeout.as_duration(),
         output_share: config.logs_share,
         gate,
+        keep: Some(keep(config, artifacts)),
         secrets: Providers::of(&config.secrets),
         disk: (config.data_dir.clone(), config.agent.disk_floor),
         sweep: SweepTimes::default(),

@@ -80,6 +80,9 @@ fn line(job: &Value) -> String {
     if !job["agent"].is_null() {
         line.push_str(&format!(" on {}", said(&job["agent"])));
     }
+    if let Some(progress) = show::progress(job) {
+        line.push_str(&format!(", {progress}"));
+    }
     line
 }
 
@@ -96,6 +99,8 @@ mod tests {
         assert_eq!(line(&pulls), "a preparing, image: 1.0 of 2.0 MiB on h");
         let lost_once = json!({"id": "a", "phase": "running", "attempt": 2, "agent": "h\u{1b}[2J"});
         assert_eq!(line(&lost_once), "a running, try 2 on h\\u{1b}[2J");
+        let told = json!({"id": "a", "phase": "running", "progress": {"percent": 40, "message": "b\u{1b}", "at": 0, "eta": 5000}});
+        assert_eq!(line(&told), "a running, 40 % b\\u{1b}, done at 1970-01-01T00:00:05.000Z");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::admission::policy::Looked;
 use crate::admission::{Gate, LivePolicy};
 use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
+use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::executor::Arriving;
 use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
@@ -82,17 +83,18 @@ pub(super) struct Parts<'a> {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: &'a Health,
     pub(super) gate: Gate,
+    pub(super) artifacts: BlobStore,
 }
 
 /// Runs the agent, with the engine as soon as that answers. Errors: another agent uses the engine.
 pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Drained, Failure> {
-    let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate } = parts;
+    let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate, artifacts } = parts;
     let removals_stop = CancellationToken::new();
     let executor = Arriving::default();
     // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
     let watch = || watch_policy(gate.policy.clone(), health.clone());
     let policy = gate.policy.file().is_some().then(watch).transpose()?;
-    let agent = node::agent(config, backends, logs, &home.owner, executor.clone(), journal, metrics, gate);
+    let agent = node::agent(config, backends, logs, &home.owner, executor.clone(), journal, metrics, gate, artifacts);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
     let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
     // The agent does not wait for the engine: what has ended can be told, and leases kept, without one.

@@ -174,6 +174,53 @@ pub(super) fn ending(job: &Value) -> String {
     format!("{}{}{log}", printable(&line), printable(&hint).replacen("\\n", "\n", 1))
 }
 
+/// How far a job says it is, in a few words.
+pub(super) fn progress(job: &Value) -> Option<String> {
+    let progress = &job["progress"];
+    let percent = progress["percent"].as_u64()?;
+    let mut told = format!("{percent} %");
+    if let Some(message) = progress["message"].as_str().filter(|message| !message.is_empty()) {
+        told.push_str(&format!(" {}", printable(message)));
+    }
+    if !progress["eta"].is_null() {
+        told.push_str(&format!(", done at {}", time(&progress["eta"])));
+    }
+    Some(told)
+}
+
+/// What a job has given back beside its output.
+fn given_back(job: &Value, line: &mut impl FnMut(&str, String)) {
+    if let Some(progress) = progress(job) {
+        line("progress", progress);
+    }
+    for step in job["steps"].as_array().into_iter().flatten() {
+        let took = match (step["began_at"].as_u64(), step["ended_at"].as_u64()) {
+            (Some(began), Some(ended)) => format!("took {} ms", ended.saturating_sub(began)),
+            _ => "never ended".to_owned(),
+        };
+        line("step", format!("{}: began {}, {took}", text(&step["name"]), time(&step["began_at"])));
+    }
+    for (key, value) in job["outputs"].as_object().into_iter().flatten() {
+        line("output", format!("{key}={}", text(value)));
+    }
+    for problem in job["output_problems"].as_array().into_iter().flatten() {
+        line("output", format!("problem: {}", text(problem)));
+    }
+    let artifacts = &job["artifacts"];
+    if !artifacts.is_null() {
+        let (count, bytes) = (text(&artifacts["count"]), text(&artifacts["bytes"]));
+        let complete = if artifacts["complete"] == true { "complete" } else { "not complete" };
+        line("artifacts", format!("{count} files, {bytes} bytes, {complete}"));
+        for problem in artifacts["problems"].as_array().into_iter().flatten() {
+            let (path, sentence) = (text(&problem["path"]), text(&problem["sentence"]));
+            line("", if path.is_empty() { sentence } else { format!("{path} {sentence}") });
+        }
+        if let Some(more) = artifacts["more_problems"].as_u64().filter(|more| *more > 0) {
+            line("", format!("and {more} more problems"));
+        }
+    }
+}
+
 fn limits_met(job: &Value) -> Vec<LimitMet> {
     let met = job["usage"]["limits_met"].as_array().into_iter().flatten();
     met.filter_map(|met| serde_json::from_value(met.clone()).ok()).collect()
@@ -284,6 +331,7 @@ pub(super) fn job(job: &Value) -> String {
             ),
         );
     }
+    given_back(job, &mut line);
     out.push_str("\nphases\n");
     let mut before = None;
     for event in job["history"].as_array().into_iter().flatten() {

@@ -25,8 +25,19 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let api = Api::start(&config, &home, greeting(quiet, ""), rules, Arc::clone(&metrics), health.clone()).await?;
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&api.backend), &config.agent.name))];
     let logs = api.backend.logs().clone();
-    let parts =
-        Parts { config: &config, home: &home, seccomp, backends, journal, logs, metrics, health: &health, gate };
+    let Some(artifacts) = api.backend.artifacts().cloned() else { return Err(Failure::new("no store for artifacts")) };
+    let parts = Parts {
+        config: &config,
+        home: &home,
+        seccomp,
+        backends,
+        journal,
+        logs,
+        metrics,
+        health: &health,
+        gate,
+        artifacts,
+    };
     let drained = run_agent(parts, &signals).await;
     api.stop(&home).await;
     Ok(exit_code(drained?))

@@ -39,6 +39,8 @@ pub struct Config {
     pub logs_sync_every: ByteSize,
     /// Most output of a job that does not say how much.
     pub logs_output: ByteSize,
+    /// Files that jobs leave to be kept.
+    pub artifacts: ArtifactsConfig,
     /// What of a job's output is taken in a second while others run.
     pub logs_share: ByteSize,
     /// Language environments.
@@ -47,6 +49,23 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Checks of the host that are not to count, or that must be well.
     pub doctor: BTreeMap<String, CheckLevel>,
+}
+
+/// Files that jobs leave to be kept.
+#[derive(Debug, Clone)]
+pub struct ArtifactsConfig {
+    /// Most bytes of one.
+    pub max_size: ByteSize,
+    /// Most bytes of all of one job.
+    pub max_total: ByteSize,
+    /// Most of one job.
+    pub max_count: u64,
+    /// For fetching those of one job.
+    pub timeout: Millis,
+    /// Those of all jobs together.
+    pub quota: ByteSize,
+    /// How long they are kept.
+    pub keep: Millis,
 }
 
 /// The HTTP API.
@@ -264,6 +283,14 @@ pub(super) fn check(
         },
         logs_sync_every: r.size("logs.sync_every"),
         logs_output: r.size("logs.output_limit"),
+        artifacts: ArtifactsConfig {
+            max_size: r.size("artifacts.max_size"),
+            max_total: r.size("artifacts.max_total"),
+            max_count: r.number("artifacts.max_count"),
+            timeout: r.duration("artifacts.timeout"),
+            quota: r.size("artifacts.quota"),
+            keep: r.duration("artifacts.keep"),
+        },
         logs_share: r.size("logs.output_share"),
         presets: r.presets(),
         telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
@@ -278,6 +305,14 @@ pub(super) fn check(
     }
     if config.images.free_high < config.images.free_low {
         r.bad("images.free_high", "is below images.free_low", "raise it, or lower the other");
+    }
+    // Looking for a content makes it young again only when it has a quarter of the time behind it.
+    if config.artifacts.timeout.as_u64() > config.blobs.grace.as_u64() / 2 {
+        r.bad(
+            "artifacts.timeout",
+            "is more than half of blobs.grace, so a file could go before all files of its job are there",
+            "lower it, or raise the other",
+        );
     }
     if config.docker.uid_count < config.agent.slots {
         r.bad(

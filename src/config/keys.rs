@@ -53,7 +53,7 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 12] = [
+pub(super) const SECTIONS: [(&str, &str); 13] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
@@ -63,7 +63,8 @@ pub(super) const SECTIONS: [(&str, &str); 12] = [
     ("policy", "What jobs may have on this host."),
     ("egress", "The way out of cells, for jobs that may go out. docs/egress.md tells more."),
     ("logs", "The output of jobs."),
-    ("blobs", "Contents that jobs are given, by their digests."),
+    ("blobs", "Contents that jobs are given and give back, by their digests."),
+    ("artifacts", "The files that jobs leave to be kept."),
     ("telemetry", "Log lines of this process."),
     ("doctor", "What `jobcell doctor` checks."),
 ];
@@ -446,6 +447,42 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Duration(Millis::new(0), Millis::from_secs(366 * 24 * 3600)),
         |_| json!("7d"),
         "How long the inputs of a job that has ended are kept, for those who run it again.",
+    ),
+    key(
+        "artifacts.max_size",
+        Kind::Size(ByteSize::new(1), TIB),
+        |_| json!("1GiB"),
+        "Most bytes of one file; a job can ask for less. A larger one is not kept, and the job says so.",
+    ),
+    key(
+        "artifacts.max_total",
+        Kind::Size(ByteSize::new(1), TIB),
+        |_| json!("4GiB"),
+        "Most bytes of all files of one job.",
+    ),
+    key(
+        "artifacts.max_count",
+        Kind::Number(1, 100_000),
+        |_| json!(1000),
+        "Most files of one job; a job can ask for less.",
+    ),
+    key(
+        "artifacts.timeout",
+        Kind::Duration(SECOND, DAY),
+        |_| json!("10m"),
+        "How long fetching the files of a job that has ended may take. What is not there by then is not kept, and the job says so.",
+    ),
+    key(
+        "artifacts.quota",
+        Kind::Size(MIB, ByteSize::from_mib(1 << 30)),
+        |_| json!("50GiB"),
+        "With so much among the contents of all kinds (blobs.max_bytes), no more files are kept until some contents are gone: what is above it is for what jobs are given. Jobs that require their files end as artifacts_failed then.",
+    ),
+    key(
+        "artifacts.keep",
+        Kind::Duration(SECOND, Millis::from_secs(10 * 365 * 24 * 3600)),
+        |_| json!("7d"),
+        "How long the files of a job are kept after its end.",
     ),
     key(
         "presets",

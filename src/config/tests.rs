@@ -164,6 +164,7 @@ fn what_is_empty_changes_nothing_and_what_is_no_section_is_told_once() {
         ("secrets: {a: 'file:relative'}", "secrets.a: does not say where it is"),
         ("secrets: {a: 'credential:../b'}", "secrets.a: does not say where it is"),
         ("secrets: {a: 'env:'}", "secrets.a: does not say where it is"),
+        ("blobs: {grace: 15m}", "artifacts.timeout: is more than half of blobs.grace"),
         ("secrets: {'a b': 'env:X'}", "secrets.a b: is no name that a job can ask for"),
     ] {
         let (_dir, input) = with_file(text);

@@ -127,6 +127,16 @@ pub enum Cause {
         /// The limit.
         limit: Millis,
     },
+    /// It went well, and files that its spec requires are not there, or could not be kept for what they are.
+    ArtifactsMissing {
+        /// The rules that were not kept to, and why; the first few.
+        missing: Vec<String>,
+    },
+    /// It went well, and files that its spec requires could not be fetched or stored.
+    ArtifactsFailed {
+        /// What failed.
+        reason: String,
+    },
     /// It wrote more than it may.
     OutputLimit {
         /// The limit.
@@ -296,6 +306,8 @@ impl Cause {
             Self::CellLost { .. } => "cell_lost",
             Self::WardenFault { .. } => "warden_fault",
             Self::LogStoreFailed { .. } => "log_store_failed",
+            Self::ArtifactsMissing { .. } => "artifacts_missing",
+            Self::ArtifactsFailed { .. } => "artifacts_failed",
             Self::InputRefused { .. } => "input_refused",
             Self::InputsFailed { .. } => "inputs_failed",
             Self::LeaseExpired => "lease_expired",
@@ -315,6 +327,7 @@ impl Cause {
             | Self::ProgramNotExecutable { .. }
             | Self::PolicyViolation { .. }
             | Self::WorkdirUnusable { .. }
+            | Self::ArtifactsMissing { .. }
             | Self::OutputLimit { .. } => Verdict::Failed,
             Self::Timeout { .. } | Self::Silence { .. } => Verdict::TimedOut,
             Self::Canceled => Verdict::Canceled,
@@ -334,6 +347,7 @@ impl Cause {
             | Self::CellLost { .. }
             | Self::WardenFault { .. }
             | Self::LogStoreFailed { .. }
+            | Self::ArtifactsFailed { .. }
             | Self::InputRefused { .. }
             | Self::InputsFailed { .. }
             | Self::Stuck { .. } => Verdict::CellError,
@@ -353,6 +367,7 @@ impl Cause {
             | Self::WorkdirUnusable { .. }
             | Self::Timeout { .. }
             | Self::Silence { .. }
+            | Self::ArtifactsMissing { .. }
             | Self::OutputLimit { .. } => Class::Failure,
             // Another agent may have it, or this one by then.
             Self::SecretMissing { .. }
@@ -365,6 +380,7 @@ impl Cause {
             | Self::CellLost { .. }
             | Self::WardenFault { .. }
             | Self::LogStoreFailed { .. }
+            | Self::ArtifactsFailed { .. }
             | Self::InputsFailed { .. }
             | Self::LeaseExpired
             | Self::AgentLost { .. }
@@ -391,6 +407,7 @@ impl Cause {
                 | Self::CellLost { .. }
                 | Self::WardenFault { .. }
                 | Self::LogStoreFailed { .. }
+                | Self::ArtifactsFailed { .. }
         )
     }
 
@@ -410,6 +427,8 @@ impl Cause {
             Self::Timeout { .. } | Self::Silence { .. } => 124,
             // As for a file that grew too large (SIGXFSZ).
             Self::OutputLimit { .. } => 153,
+            // As sysexits has it for a file that was to be made and was not.
+            Self::ArtifactsMissing { .. } => 73,
             Self::Canceled => 130,
             _ => 125,
         }
@@ -489,6 +508,12 @@ impl Cause {
             }
             Self::InputsFailed { .. } => "look at the log of the agent that held it, and at its way to the backend".into(),
             Self::LogStoreFailed { .. } => "check free space and inodes of the data directory".into(),
+            Self::ArtifactsFailed { .. } => {
+                "check free space and inodes of the data directory, artifacts.quota and blobs.max_bytes".into()
+            }
+            Self::ArtifactsMissing { .. } => {
+                "have the job make them in its workspace, correct the paths in `artifacts`, or leave out `required`".into()
+            }
             Self::ExitCode { .. }
             | Self::Signal { .. }
             | Self::Canceled
@@ -565,6 +590,8 @@ impl fmt::Display for Cause {
             Self::CellLost { reason } => write!(f, "the cell was lost: {reason}"),
             Self::WardenFault { reason } => write!(f, "the warden broke the protocol: {reason}"),
             Self::LogStoreFailed { reason } => write!(f, "the job's output could not be stored: {reason}"),
+            Self::ArtifactsMissing { missing } => write!(f, "required artifacts are missing: {}", missing.join("; ")),
+            Self::ArtifactsFailed { reason } => write!(f, "the job's artifacts could not be kept: {reason}"),
             Self::InputRefused { input, reason } => write!(f, "it cannot be given {input}: {reason}"),
             Self::InputsFailed { reason } => write!(f, "its inputs could not be given to it: {reason}"),
             Self::LeaseExpired => f.write_str("the agent lost its backend for longer than the lease"),
@@ -627,6 +654,8 @@ mod tests {
             Cause::OutOfMemory { limit: ByteSize::from_mib(1), peak: ByteSize::from_mib(2) },
             Cause::OutputLimit { limit: ByteSize::from_mib(1), written: ByteSize::from_mib(2) },
             Cause::Canceled,
+            Cause::ArtifactsMissing { missing: vec!["x".into()] },
+            Cause::ArtifactsFailed { reason: "x".into() },
             Cause::PolicyViolation { call: Some("bpf".into()), program: Some("x".into()) },
             Cause::PolicyViolation { call: None, program: None },
             Cause::CellWeaker { mismatches: vec![] },

@@ -11,8 +11,10 @@ mod id;
 mod image;
 mod limits;
 mod moment;
+mod outputs;
 mod phase;
 mod record;
+mod results;
 mod retry;
 mod secret;
 mod spec;
@@ -25,15 +27,17 @@ pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
 pub use image::{DEFAULT_REGISTRY, ImageName, UsedImage};
 pub use limits::LimitMet;
+pub use outputs::read_outputs;
 pub use phase::{IllegalStep, PULL_NOTE, Phase, PhaseEvent};
 pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
+pub use results::{Artifact, ArtifactProblem, Artifacts, FILES_SHOWN, JobStep, Progress, Results, is_artifact_path};
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{
-    Beside, Capacity, Clamp, Egress, Input, InputContent, JobSpec, LIMITS, Limit, MAX_INLINE_BYTES, MAX_INPUT_ENTRIES,
-    MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel, OutputExcess, OutputOverflow, Program,
-    Pull, Requires, Resources, Retry, Seccomp, SecretAsk, SecretSource, Source, SpecRules, UNBOUNDED, WORKDIR, Wanted,
-    in_pages, input_path_fault, parse_json,
+    ArtifactRule, Beside, Capacity, Clamp, Egress, Input, InputContent, JobSpec, LIMITS, Limit, MAX_INLINE_BYTES,
+    MAX_INPUT_ENTRIES, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel, OutputExcess,
+    OutputOverflow, Program, Pull, Requires, Resources, Retry, Seccomp, SecretAsk, SecretSource, Source, SpecRules,
+    UNBOUNDED, WORKDIR, Wanted, in_pages, input_path_fault, parse_json,
 };
 pub(crate) use spec::{check_labels, is_secret_name};
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

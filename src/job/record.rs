@@ -2,8 +2,8 @@
 
 use super::egress::EgressUse;
 use super::{
-    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, UnixMillis,
-    UsedImage,
+    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, Results,
+    UnixMillis, UsedImage,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -103,6 +103,9 @@ pub struct Report {
     pub image: Option<UsedImage>,
     /// What the log holds.
     pub log: LogTotals,
+    /// What it has given back; empty from agents that do not say.
+    #[serde(default, skip_serializing_if = "Results::is_empty")]
+    pub results: Results,
 }
 
 /// That a job ended because no try was left.
@@ -163,6 +166,9 @@ pub struct Job {
     pub image: Option<UsedImage>,
     /// What the last try's log holds.
     pub log: LogTotals,
+    /// What the last try has given back, or says of itself while it runs.
+    #[serde(flatten)]
+    pub results: Results,
 }
 
 /// What a list says of a job: everything but its spec, history and receipt, which can be a megabyte each.

@@ -3,6 +3,7 @@
 //! A [`JobSpec`] can only be made by [`JobSpec::check`], so whoever holds one need not check again. Checking is pure,
 //! finds all problems at once, and happens before anything is created.
 
+mod artifacts;
 mod check;
 mod egress;
 mod image;
@@ -16,6 +17,7 @@ mod seccomp;
 mod secrets;
 mod stop;
 
+pub use artifacts::ArtifactRule;
 pub(crate) use check::labels as check_labels;
 pub use egress::Egress;
 pub(super) use image::fault as image_fault;
@@ -220,6 +222,8 @@ pub struct JobSpec {
     output_overflow: OutputOverflow,
     #[serde(skip_serializing_if = "OutputExcess::is_default")]
     output_excess: OutputExcess,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    artifacts: Vec<ArtifactRule>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_after: Option<Millis>,
     resources: Resources,
@@ -344,6 +348,10 @@ impl JobSpec {
     /// What becomes of a job that writes more than it may.
     pub fn output_excess(&self) -> OutputExcess {
         self.output_excess
+    }
+    /// Files that are kept when it is over.
+    pub fn artifacts(&self) -> &[ArtifactRule] {
+        &self.artifacts
     }
     /// How long an agent that cannot reach its backend may hold the job: so long the job runs on without a word, and after it
     /// another agent may get it. Without it, the backend's own setting.

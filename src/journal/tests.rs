@@ -23,6 +23,7 @@ pub(super) fn ended(entry: &Entry) -> Entry {
         given: std::collections::BTreeMap::new(),
         image: None,
         log: LogTotals::default(),
+        results: crate::job::Results::default(),
     };
     Entry { stage: Stage::Ended(Box::new(report)), ..entry.clone() }
 }

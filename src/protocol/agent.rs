@@ -4,7 +4,9 @@
 //! Readers pass over fields that they do not know and have a default for those that are missing, so a version can grow. What
 //! cannot be done that way is a new version: both sides speak N and N−1, and the registration settles which.
 
-use crate::job::{AttemptId, Capacity, JobId, LeaseToken, Millis, Phase, Report, Secret, UnixMillis};
+use crate::job::{
+    AttemptId, Capacity, Digest, JobId, JobStep, LeaseToken, Millis, Phase, Progress, Report, Secret, UnixMillis,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -233,6 +235,47 @@ pub struct Advance {
     pub at: UnixMillis,
     /// Why, as a stable code.
     pub reason: String,
+}
+
+/// `POST /v1/agent/progress`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TellProgress {
+    /// The attempt.
+    #[serde(flatten)]
+    pub holding: Holding,
+    /// How far it says it is; absent when it has not said.
+    #[serde(default)]
+    pub progress: Option<Progress>,
+    /// Its steps so far.
+    #[serde(default)]
+    pub steps: Vec<JobStep>,
+}
+
+/// `POST /v1/agent/artifacts/missing`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactsWanted {
+    /// The attempt.
+    #[serde(flatten)]
+    pub holding: Holding,
+    /// Contents of its files; at most 1000.
+    pub digests: Vec<Digest>,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingAnswer {
+    /// Those that the backend has not.
+    pub missing: Vec<Digest>,
+}
+
+/// `POST /v1/agent/artifacts/given`
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactsGiven {
+    /// The attempt.
+    #[serde(flatten)]
+    pub holding: Holding,
+    /// The content with the list of its files.
+    pub list: Digest,
 }
 
 /// `POST /v1/agent/release`

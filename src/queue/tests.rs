@@ -54,6 +54,7 @@ pub(super) fn report(attempt: AttemptId) -> Report {
         given: std::collections::BTreeMap::new(),
         image: None,
         log: LogTotals::default(),
+        results: crate::job::Results::default(),
     }
 }
 

@@ -9,7 +9,7 @@
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
     AttemptId, Cause, Class, Ending, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PULL_NOTE, PastTry, Phase,
-    PhaseEvent, Report, Then, Tried, UnixMillis, then,
+    PhaseEvent, Report, Results, Then, Tried, UnixMillis, then,
 };
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,7 @@ impl Row {
             clamped: Vec::new(),
             image: None,
             log: LogTotals::default(),
+            results: Results::default(),
         };
         Self { job, tries: 0, failures: 0, delayed: None, told: None, lease: None }
     }
@@ -226,6 +227,7 @@ impl Row {
         self.job.clamped = Vec::new();
         self.job.image = None;
         self.job.log = LogTotals::default();
+        self.job.results = Results::default();
         self.enter(Phase::Claimed, now, CLAIMED);
         let until = now.plus(self.term(lease));
         self.lease = Some(Lease { token, until });
@@ -297,6 +299,7 @@ impl Row {
         self.job.clamped = self.job.spec.clamped_to(&report.given);
         self.job.image.clone_from(&report.image);
         self.job.log = report.log.clone();
+        self.job.results = report.results.clone();
         if self.job.cancel_requested && !mutant!(RetriedWhileCanceled) {
             self.end(report.cause.clone(), now);
         } else {

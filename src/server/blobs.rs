@@ -105,7 +105,7 @@ async fn take(app: &App, said: Option<Digest>, headers: &HeaderMap, body: Body) 
 }
 
 /// The pieces of a body, and an error when none comes for too long.
-fn timely(body: Body) -> impl Stream<Item = Result<axum::body::Bytes, String>> + Send {
+pub(super) fn timely(body: Body) -> impl Stream<Item = Result<axum::body::Bytes, String>> + Send {
     futures_util::stream::unfold(Some(body.into_data_stream()), |pieces| async {
         let mut pieces = pieces?;
         match tokio::time::timeout(STALL, pieces.next()).await {

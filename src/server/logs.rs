@@ -206,7 +206,7 @@ pub(super) async fn on_reader<T: Default + Send + 'static>(
 
 /// `Range: bytes=first-last`, with the last one left out for "to the end". Other forms count as absent, as the standard
 /// allows; a range that is none is refused.
-fn byte_range(headers: &HeaderMap) -> Result<Option<(u64, Option<u64>)>, ProblemDocument> {
+pub(super) fn byte_range(headers: &HeaderMap) -> Result<Option<(u64, Option<u64>)>, ProblemDocument> {
     let Some(value) = headers.get(header::RANGE) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
     let bad = || ProblemDocument::new("bad_query", "Range: write bytes=FIRST-LAST or bytes=FIRST-");

@@ -4,6 +4,7 @@
 //! writes the answer. Bodies, waits and viewers are bounded; a viewer of a live log is a cursor on the log store.
 
 mod agents;
+mod artifacts;
 mod auth;
 mod blobs;
 mod bulk;
@@ -109,6 +110,8 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(report::read))
         .routes(routes!(stats::daily))
         .routes(routes!(logs::read, logs::remove))
+        .routes(routes!(artifacts::list))
+        .routes(routes!(artifacts::read))
         .routes(routes!(live::follow))
         .routes(routes!(events::follow))
         .merge(agents::for_people())

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 29] = [
+pub const ERROR_CODES: [(&str, u16, &str); 32] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("policy_refused", 403, "the operator's policy does not allow the job; `problems` says what of it"),
     ("bad_query", 400, "a query parameter cannot be read"),
@@ -21,6 +21,7 @@ pub const ERROR_CODES: [(&str, u16, &str); 29] = [
     ("forbidden", 403, "the key has not the role that this needs, or the job is another key's"),
     ("foreign_origin", 403, "a web page of another origin tried to open a live stream"),
     ("job_not_found", 404, "no job has this id"),
+    ("artifact_not_found", 404, "the job has no such file, or its files are gone"),
     ("no_route", 404, "the API has no such path"),
     ("no_method", 405, "the path does not take this method"),
     ("key_conflict", 409, "the idempotency key was used with another spec"),
@@ -43,6 +44,8 @@ pub const ERROR_CODES: [(&str, u16, &str); 29] = [
     ("blob_too_large", 413, "the content is larger than blobs.max_blob"),
     ("blobs_full", 507, "the contents together have blobs.max_bytes, or the disk is full"),
     ("queue_full", 429, "queue.max_queued jobs wait; Retry-After says when to try again"),
+    ("not_held", 409, "the attempt is not the agent's, or has ended"),
+    ("store_full", 507, "the store of files has no room; artifacts.quota bounds it, or the disk is full"),
     ("unavailable", 503, "the queue, the log or a stream cannot be had at the moment"),
 ];
 

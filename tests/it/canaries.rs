@@ -147,6 +147,7 @@ async fn api(sinks: &mut Sinks, up: &Up, job: &Value) {
         "/report?format=json".to_owned(),
         "/logs?stream=both".to_owned(),
         "/logs?stream=stderr".to_owned(),
+        "/artifacts".to_owned(),
     ] {
         let answer = up.call(Method::GET, &format!("/v1/jobs/{id}{path}"), None).await;
         let headers = format!("{:?}", answer.headers());
@@ -185,11 +186,12 @@ async fn api(sinks: &mut Sinks, up: &Up, job: &Value) {
 async fn commands(sinks: &mut Sinks, up: &Up, job: &Value) {
     let config = up.dir.path().join("config.yaml");
     let config = config.to_str().expect("text");
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 9] = [
         &["job", "get", id(job)],
         &["-o", "json", "job", "get", id(job)],
         &["job", "explain", id(job)],
         &["job", "report", id(job)],
+        &["job", "artifacts", "ls", id(job)],
         &["job", "list"],
         &["dlq", "list"],
         &["--config", config, "config", "show"],
@@ -235,6 +237,9 @@ const SCRIPT: &str = r#"
         echo "$VARIABLE $INLINE"; cat "$FILE" "$INLINE_FILE"
         base64 -w 0 <<< "x$VARIABLE"; base64 "$FILE"; base64 -w 0 <<< "$INLINE"; env | base64 -w 0
         echo "${INLINE//\"/%22} ${INLINE//\"/\\\"}" >&2
+        echo "value=$VARIABLE $INLINE" > "$JOBCELL_OUTPUT"; base64 -w 0 <<< "b=$VARIABLE" >> "$JOBCELL_OUTPUT"
+        echo "progress 1 $VARIABLE $INLINE" > "$JOBCELL_PROGRESS"; echo "step begin $INLINE" > "$JOBCELL_PROGRESS"
+        : > "file of $VARIABLE"; : > innocent
         for ((i = 0; i < ${#VARIABLE}; i++)); do printf %s "${VARIABLE:i:1}"; done; echo
     }
     trap 'say; exit 0' TERM
@@ -270,7 +275,9 @@ async fn no_value_is_found_anywhere_while_a_job_has_it_after_its_agent_was_kille
         "VARIABLE": "variable", "FILE": {"from": "file", "as": "file"},
         "INLINE": {"value": INLINE}, "INLINE_FILE": {"value": INLINE_FILE, "as": "file"},
     });
-    let job = up.submit(&json!({"preset": "bash", "script": SCRIPT, "secrets": secrets, "timeout": "5m"})).await;
+    let job = up
+        .submit(&json!({"preset": "bash", "script": SCRIPT, "secrets": secrets, "timeout": "5m", "artifacts": ["**"]}))
+        .await;
     // One that waits behind it, with its values sealed.
     let waits = up.submit(&json!({"preset": "bash", "script": "true", "secrets": {"A": {"value": INLINE}}})).await;
     let wrote = async |up: &Up, more: usize| {
@@ -290,6 +297,9 @@ async fn no_value_is_found_anywhere_while_a_job_has_it_after_its_agent_was_kille
     assert_eq!(ended["log"]["complete"], true, "{ended}");
     up.ended(&waits).await;
     look(&up, &ended, "at the end", None).await;
+    let files = &ended["artifacts"];
+    assert_eq!((&files["count"], &files["problems"][0]["code"]), (&json!(1), &json!("bad_name")), "{ended}");
+    assert_eq!((&ended["outputs"]["value"], &ended["progress"]["message"]), (&json!("*** ***"), &json!("*** ***")));
     let out = up.text(&ended, "stdout").await;
     assert!(out.contains("*** ***\n***"), "{out}");
     up.stop().await;
@@ -343,13 +353,19 @@ async fn between_a_server_and_its_agent_values_and_keys_are_in_no_file_and_no_lo
     );
     let agent = process(dir.path(), "one", &["agent"], &config, &[("DOCKER_HOST", &host)]);
     let spec = at("job.json");
-    let script = "echo \"<$INLINE>\"; cat \"$FILE\"; echo done";
+    let script = "echo \"<$INLINE>\"; cat \"$FILE\"; echo \"a=$INLINE\" > $JOBCELL_OUTPUT; : > \"$INLINE\"; : > f
+        echo \"progress 9 $INLINE\" > $JOBCELL_PROGRESS; echo \"step begin $INLINE\" > $JOBCELL_PROGRESS; echo done";
     let secrets = json!({"INLINE": {"value": INLINE}, "FILE": {"from": "file", "as": "file"}});
-    std::fs::write(&spec, json!({"preset": "bash", "script": script, "secrets": secrets}).to_string()).expect("writes");
+    std::fs::write(
+        &spec,
+        json!({"preset": "bash", "script": script, "secrets": secrets, "artifacts": ["*"]}).to_string(),
+    )
+    .expect("writes");
     let output = cli(&["-o", "json", "job", "submit", spec.to_str().expect("text"), "--wait"]).await;
     assert!(output.status.success(), "{output:?}\n{}", std::fs::read_to_string(at("one.log")).unwrap_or_default());
     std::fs::remove_file(&spec).expect("was there");
     let job: Value = serde_json::from_slice(&output.stdout).expect("is JSON");
+    assert_eq!((&job["outputs"]["a"], &job["artifacts"]["count"]), (&json!("***"), &json!(1)), "{job}");
     let shown = cli(&["job", "logs", id(&job)]).await;
     assert_eq!(String::from_utf8_lossy(&shown.stdout), "<***>\n***\ndone\n");
     let mut sinks = Sinks::default();

@@ -134,6 +134,12 @@ async fn every_end_of_the_jobs_own_doing_names_its_limit_and_what_to_do() {
             "executable file",
         ),
         row(
+            json!({"preset": "bash", "script": "true", "artifacts": [{"path": "report.xml", "required": true}]}),
+            failed("artifacts_missing", 73),
+            &[],
+            "leave out `required`",
+        ),
+        row(
             json!({"preset": "bash", "command": ["true"], "workdir": "/no/such"}),
             failed("workdir_unusable", 126),
             &[],

@@ -38,18 +38,22 @@ async fn each_role_opens_what_it_is_for_and_nothing_else() {
     let read = made(&up, &["add", "web", "--role", "read"]).await;
     let submit = made(&up, &["add", "ci", "--role", "submit", "--expires-in", "90d"]).await;
     let admin = made(&up, &["add", "boss", "--role", "admin"]).await;
-    let quick = json!({"preset": "bash", "script": "true"});
+    let quick = json!({"preset": "bash", "script": "echo 1 > f", "artifacts": ["f"]});
     let mine = up.run(&quick).await;
     assert_eq!(mine["submitter"], "admin");
     let (get, post, delete) = (Method::GET, Method::POST, Method::DELETE);
     let job = format!("/v1/jobs/{}", id(&mine));
     let (cancel, retry, logs) = (format!("{job}/cancel"), format!("{job}/retry"), format!("{job}/logs"));
+    let (files, file) = (format!("{job}/artifacts"), format!("{job}/artifacts/f"));
     // What each answers to: the role read, submit, admin.
     let none = Value::Null;
     let ids = json!({"ids": []});
     for (method, path, body, wanted) in [
         (&get, "/v1/jobs", &none, [200, 200, 200]),
         (&get, job.as_str(), &none, [200, 200, 200]),
+        (&get, files.as_str(), &none, [200, 200, 200]),
+        (&get, file.as_str(), &none, [200, 200, 200]),
+        (&post, "/v1/agent/artifacts/given", &json!({}), [401, 401, 401]),
         (&get, "/v1/agents", &none, [200, 200, 200]),
         (&get, "/v1/keys", &none, [403, 403, 200]),
         (&post, "/v1/keys", &json!({"name": "x", "role": "none"}), [403, 403, 400]),

@@ -2,6 +2,8 @@
 //! loudly, and fail where `JOBCELL_TEST_ENGINE=required` is set, as in CI.
 
 mod api;
+mod artifacts;
+mod artifacts_elsewhere;
 mod bad_input;
 mod bridge;
 mod canaries;

@@ -146,6 +146,7 @@ async fn the_agent_of_today_takes_over_a_job_from_a_warden_of_the_first_version(
         reconnect: Duration::from_secs(10),
         output_share: 32 << 20,
         generation: 1,
+        keep: None,
         noted: true,
     };
     let mut progress = Vec::new();

@@ -28,7 +28,7 @@ const RANKS: [(&str, u8); 21] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 12] = [
+const CONFINED: [(&str, &[&str]); 13] = [
     ("bollard", &["src/executor/docker"]),
     ("chacha20poly1305", &["src/secrets"]),
     ("figment", &["src/config"]),
@@ -40,6 +40,7 @@ const CONFINED: [(&str, &[&str]); 12] = [
     ("backon", &["src/net"]),
     ("simple_dns", &["src/egress"]),
     ("clap", &["src/cli"]),
+    ("cap_std", &["src/cli"]),
     ("utoipa", &["src/server"]),
 ];
 

@@ -65,6 +65,54 @@ async fn a_job_has_its_secrets_and_nobody_reads_them_in_what_it_writes() {
 }
 
 #[tokio::test]
+async fn what_a_job_gives_back_shows_no_secret() {
+    let Some((up, _)) = up_with("").await else { return };
+    let script = r#"
+        echo "got=<$TOKEN>" >> "$JOBCELL_OUTPUT"
+        "$JOBCELL_HELPER" output key - < "$KEY"; "$JOBCELL_HELPER" output lines < "$KEY"
+        printf 'coded=%s\n' "$(printf 'x%s' "$TOKEN" | base64)" >> "$JOBCELL_OUTPUT"
+        echo "$INLINE=name" >> "$JOBCELL_OUTPUT"
+        "$JOBCELL_HELPER" step begin "use $INLINE"
+        "$JOBCELL_HELPER" progress 40 "has $TOKEN"
+        mkdir "of $INLINE"; echo 1 > "of $INLINE/f"; echo 2 > "g $INLINE"
+        ln -s "$KEY" link; echo "$INLINE" > plain
+        while [ ! -e go ]; do sleep 0.05; done
+    "#;
+    let secrets = json!({"TOKEN": "token", "KEY": {"from": "key", "as": "file"}, "INLINE": {"value": "in line"}});
+    let mut spec = job(script, &secrets);
+    spec["artifacts"] = json!(["**"]);
+    let running = up.submit(&spec).await;
+    let path = format!("/v1/jobs/{}", id(&running));
+    let live = until("live progress", || async {
+        let job = up.get(&path).await;
+        (job["progress"]["percent"] == 40).then_some(job)
+    })
+    .await;
+    assert_eq!((&live["progress"]["message"], &live["steps"][0]["name"]), (&json!("has ***"), &json!("use ***")));
+    let container = up.containers().pop().expect("its cell");
+    super::stage::docker(&up.host, &["exec", &container, "touch", "/workspace/go"]);
+    let done = up.ended(&running).await;
+    let coded = done["outputs"]["coded"].as_str().unwrap_or_default().to_owned();
+    let wanted = json!({"got": "<***>", "key": "-", "lines": "***", "coded": coded});
+    assert_eq!((cause(&done), &done["outputs"]), ("exit_code", &wanted), "{done}");
+    assert!(coded.contains("***") && coded.len() < 12, "{coded}");
+    let problems: Vec<_> = done["artifacts"]["problems"].as_array().expect("some").iter().collect();
+    let mut told: Vec<_> = problems.iter().map(|one| (one["path"].as_str(), one["code"].as_str())).collect();
+    told.sort_unstable();
+    let bad = |path| (Some(path), Some("bad_name"));
+    assert_eq!(told, [bad("g ***"), (Some("link"), Some("link")), bad("of ***/f")]);
+    // Neither the files that secrets are, nor what leads to them; what a job writes into its own files is its own.
+    let files = up.get(&format!("{path}/artifacts")).await;
+    let files: Vec<_> = files["artifacts"].as_array().expect("files").iter().map(|file| &file["path"]).collect();
+    assert_eq!(files, ["go", "plain"]);
+    let text = done.to_string();
+    for shown in ["s3cr3t", "t0ken", "MIIE", "BEGIN", "in line", "czNjcjN0"] {
+        assert!(!text.contains(shown), "{shown}: {text}");
+    }
+    up.stop().await;
+}
+
+#[tokio::test]
 async fn a_line_without_an_end_is_seen_while_the_job_waits_and_a_new_value_is_used_without_a_restart() {
     let Some((up, file)) = up_with("").await else { return };
     let hash = "printf 'Password: '; sha256sum < \"$KEY\" >&2; read -t 600 <> <(:)";

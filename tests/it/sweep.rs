@@ -296,6 +296,7 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         handover: false,
         drain_timeout: limit,
         reconnect: limit,
+        keep: None,
         output_share: ByteSize::from_mib(32),
         gate: jobcell::admission::Gate::default(),
         secrets: jobcell::secrets::Providers::default(),

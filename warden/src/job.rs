@@ -480,6 +480,7 @@ impl Job {
             leftover: self.leftover,
             on_cancel: self.cleaned,
             met: self.met(limits, peaks),
+            results: None,
         }
     }
 }
@@ -522,6 +523,7 @@ pub(crate) fn never_started(step: &str, error: i32) -> Exit {
         leftover: 0,
         on_cancel: None,
         met: Vec::new(),
+        results: None,
     }
 }
 

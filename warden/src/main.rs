@@ -8,6 +8,7 @@
 //! - `procfs`, `cgroup` what the kernel says · `room` whether its file systems were full · `plan` from spec to exec
 //! - `mask` secrets in what the job writes · `secrets` how it gets them
 //! - `tripwire` calls that end the job · `egress` the proxy of a job that may go out
+//! - `collect` the files that a job leaves to be kept · `progress` what it says of itself · `helper` a command for jobs
 //! - `receipt` the isolation in force · `intake` the spec's sections · `unpack` what the job is given · `source` the job's pipes
 //! - `job` its processes
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
@@ -16,7 +17,9 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 mod cgroup;
+mod collect;
 mod egress;
+mod helper;
 mod inbox;
 mod intake;
 mod job;
@@ -26,6 +29,7 @@ mod mask;
 mod outbox;
 mod plan;
 mod procfs;
+mod progress;
 mod receipt;
 mod ring;
 mod room;
@@ -56,7 +60,17 @@ const TRANSPORT_PIPE_BYTES: u32 = 1 << 20;
 const START_DEADLINE_MS: u64 = 120_000;
 
 fn main() -> ExitCode {
-    let code = match start_deadline(std::env::args().skip(1)) {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if std::process::id() != 1 && helper::is_meant(args.first().map(String::as_str)) {
+        return helper::run(&args).map_or_else(
+            |error| {
+                eprintln!("jobcell: {error}");
+                ExitCode::from(EXIT_USAGE)
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
+    let code = match start_deadline(args.into_iter()) {
         // Everywhere else "all processes" would mean the user's own.
         Ok(_) if std::process::id() != 1 => {
             eprintln!("jobcell warden {BUILD}: runs only as process 1 of a cell");

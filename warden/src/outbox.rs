@@ -17,6 +17,7 @@ pub(crate) struct Outbox {
     pub(crate) refused: bool,
     pub(crate) started: bool,
     pub(crate) pong: Option<u64>,
+    pub(crate) advance: bool,
     /// How much of the inputs is in its place; a newer word replaces an older one.
     pub(crate) taken: Option<u64>,
     pub(crate) exit: bool,
@@ -30,6 +31,7 @@ pub(crate) enum Say {
     Refused,
     Started,
     Pong(u64),
+    Advance,
     InputsTaken(u64),
     Exit,
 }
@@ -50,6 +52,7 @@ impl Outbox {
             || self.refused
             || self.started
             || self.pong.is_some()
+            || self.advance
             || self.taken.is_some()
     }
 
@@ -66,6 +69,8 @@ impl Outbox {
             Some(Say::Started)
         } else if let Some(nonce) = self.pong.take() {
             Some(Say::Pong(nonce))
+        } else if once(&mut self.advance) {
+            Some(Say::Advance)
         } else if let Some(offset) = self.taken.take() {
             Some(Say::InputsTaken(offset))
         } else if output_sent && once(&mut self.exit) {

@@ -11,13 +11,16 @@
 //!      └──start deadline (exit 3)
 //! ```
 
+use crate::collect::Collector;
 use crate::egress::Egress;
 use crate::inbox::Inbox;
 use crate::intake::{Failed, Intake};
 use crate::job::{self, Job};
 use crate::ladder::Level;
+use crate::mask::Masker;
 use crate::outbox::{Outbox, Say};
 use crate::plan;
+use crate::progress::Progress;
 use crate::receipt::{self, Receipt};
 use crate::ring::{RING_BYTES, Ring};
 use crate::room::Room;
@@ -25,8 +28,14 @@ use crate::secrets::{self, Secrets};
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
 use crate::unpack::{self, Unpack};
-use crate::wire::{Exit, FromWarden, Mismatch, ToWarden, VERSION, WardenState, unmet};
+use crate::wire::{
+    Collect, Exit, ExitKind, FromWarden, MOST_OUTPUTS, Mismatch, OUTPUT_FILE, Results, ToWarden, VERSION, WardenState,
+    unmet,
+};
+use std::ffi::CString;
+use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 
 const STDIN: RawFd = 0;
 const STDOUT: RawFd = 1;
@@ -48,7 +57,7 @@ const TEXT_MAX: usize = 200;
 /// For what a job has sent before its end.
 const LINGER_NS: u64 = 2_000_000_000;
 /// What is waited for beside the clients of the proxy.
-const OWN_ENTRIES: usize = 7;
+const OWN_ENTRIES: usize = 8;
 
 enum Phase {
     Waiting(Box<Intake>),
@@ -65,6 +74,10 @@ pub(crate) struct Warden {
     secrets: Secrets,
     signals: OwnedFd,
     phase: Phase,
+    /// What is asked for of the job's results, and what it says of itself until it is over.
+    results: Option<(Collect, Progress)>,
+    /// Its files, once it is over.
+    collector: Option<Collector>,
     /// Empty until an attach names it.
     attempt: String,
     /// The highest epoch that was attached; 0 for none.
@@ -101,6 +114,8 @@ impl Warden {
             secrets: Secrets::default(),
             signals,
             phase: Phase::Waiting(Box::default()),
+            results: None,
+            collector: None,
             attempt: String::new(),
             epoch: 0,
             window: 0,
@@ -135,6 +150,7 @@ impl Warden {
                 return code;
             }
             self.look_after_job(&ready);
+            self.look_after_results();
             if let Some(egress) = &mut self.egress {
                 egress.turn(self.polled.get(OWN_ENTRIES..).unwrap_or_default(), sys::boot_ns());
             }
@@ -164,8 +180,10 @@ impl Warden {
             entry(source(0), POLLIN),
             entry(source(1), POLLIN),
             entry(job.and_then(|job| job.tripwire_fd()), POLLIN),
+            entry(self.results.as_ref().filter(|_| job.is_some()).and_then(|(_, progress)| progress.fd(now)), POLLIN),
         ];
-        let at_once = self.reap_again || job.is_some_and(|job| room && job.must_read());
+        let walks = self.collector.as_ref().is_some_and(Collector::walks);
+        let at_once = walks || self.reap_again || job.is_some_and(|job| room && job.must_read());
         let wake_at = if at_once { Some(now) } else { self.wake_at(now, reads) };
         let mut fds = std::mem::take(&mut self.polled);
         fds.clear();
@@ -191,8 +209,10 @@ impl Warden {
             Phase::Ended(_) => None,
         };
         let rescue = self.rescue_due.then(|| self.last_input.saturating_add(RESCUE_AFTER_NS));
+        let progress = self.results.as_ref().and_then(|(_, progress)| progress.wake_at(now));
         let egress = self.egress.as_ref().and_then(Egress::wake_at);
-        [phase, rescue, egress, self.linger_until.filter(|_| self.egress.is_some())].into_iter().flatten().min()
+        let linger = self.linger_until.filter(|_| self.egress.is_some());
+        [phase, rescue, progress, egress, linger].into_iter().flatten().min()
     }
 
     fn read_input(&mut self, buffer: &mut [u8]) -> Option<u8> {
@@ -273,6 +293,12 @@ impl Warden {
             Phase::Ended(_) => self.outbox.exit = true,
             Phase::Waiting(_) | Phase::Running(_) => {}
         }
+        if let Some(collector) = &mut self.collector {
+            collector.forget();
+        }
+        if let Some((_, progress)) = &mut self.results {
+            progress.tell_again();
+        }
     }
 
     fn obey(&mut self, message: ToWarden) -> Option<u8> {
@@ -320,6 +346,18 @@ impl Warden {
                 job.stop(level, reason, grace_ms, now);
             }
             (ToWarden::Lease { remaining_ms }, Phase::Running(job)) => job.renew(remaining_ms, now),
+            (ToWarden::List { from }, Phase::Ended(_)) => {
+                if let Some(collector) = &mut self.collector {
+                    collector.list(from);
+                }
+            }
+            (ToWarden::Read { number, offset, len, path }, Phase::Ended(_)) => {
+                if let Some(collector) = &mut self.collector
+                    && let Err(text) = collector.read(number, offset, len, path)
+                {
+                    self.outbox.fault = Some(text);
+                }
+            }
             (ToWarden::Egress(message), _) => {
                 if let Some(egress) = &mut self.egress {
                     egress.obey(message);
@@ -334,6 +372,8 @@ impl Warden {
                 | ToWarden::Stop { .. }
                 | ToWarden::Lease { .. }
                 | ToWarden::Close
+                | ToWarden::List { .. }
+                | ToWarden::Read { .. }
                 | ToWarden::Inputs { .. }
                 | ToWarden::InputsPart { .. }
                 | ToWarden::Attach { .. }
@@ -392,6 +432,8 @@ impl Warden {
                 return self.ended(job::never_started("tripwire", error.raw_os_error().unwrap_or(sys::EIO)));
             }
         };
+        // Before the job, which finds the pipe there.
+        self.results = complete.spec.collect.clone().map(|collect| (collect, Progress::new()));
         let patterns = self.secrets.patterns.as_ref();
         let started = Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room, patterns);
         secrets::forget(&mut complete.spec);
@@ -430,6 +472,8 @@ impl Warden {
         self.egress = None;
         self.phase = Phase::Ended(Box::new(exit));
         self.outbox.exit = true;
+        // The end has the last word.
+        self.outbox.advance = false;
     }
 
     fn look_at_clocks(&mut self) -> Option<u8> {
@@ -482,9 +526,30 @@ impl Warden {
             let group = self.receipt.group.as_ref();
             let told = group.map(|group| (group.limits(receipt::read), group.peaks(receipt::read)));
             let (limits, peaks) = told.unwrap_or_default();
-            let exit = job.exit(self.ring.next_seq() - 1, &limits, peaks);
+            let mut exit = job.exit(self.ring.next_seq() - 1, &limits, peaks);
+            if let Some((collect, mut progress)) = self.results.take()
+                && exit.kind != ExitKind::StartFailed
+            {
+                exit.results = Some(results(&collect.root, &mut progress, &self.secrets));
+                self.collector = Some(Collector::new(collect, self.secrets.patterns.clone()));
+            }
             // The start is told even when the end came in the same turn.
             self.ended(exit);
+        }
+    }
+
+    fn look_after_results(&mut self) {
+        let now = sys::boot_ns();
+        if let (Some((_, progress)), Phase::Running(_)) = (&mut self.results, &self.phase) {
+            let secrets = &self.secrets;
+            progress.read(now, &|text| secrets.text(text));
+            // Told to the agent of this session only, and kept for the next one.
+            if self.epoch > 0 && !self.stranger && progress.to_tell(now) {
+                self.outbox.advance = true;
+            }
+        }
+        if let Some(collector) = &mut self.collector {
+            collector.turn();
         }
     }
 
@@ -517,6 +582,10 @@ impl Warden {
                 let stalled = matches!(self.phase, Phase::Running(_)) && !self.ring.has_room();
                 FromWarden::Pong { nonce, stalled: u8::from(stalled) }
             }
+            Say::Advance => match &self.results {
+                Some((_, progress)) => FromWarden::Advance(progress.said().clone()),
+                None => unexpected("progress"),
+            },
             Say::InputsTaken(offset) => FromWarden::InputsTaken { offset },
             Say::Exit => match &self.phase {
                 Phase::Ended(exit) => FromWarden::Exit((**exit).clone()),
@@ -562,6 +631,12 @@ impl Warden {
                     self.outbox.say(&message);
                     continue;
                 }
+                // Only as much as was asked for: nothing waits behind more of it than the agent has chosen.
+                let collector = self.collector.as_mut().filter(|_| !self.stranger);
+                if let Some(message) = collector.and_then(Collector::say) {
+                    self.outbox.say(&message);
+                    continue;
+                }
                 if !self.egress_has_frame() {
                     return;
                 }
@@ -594,6 +669,44 @@ struct Ready {
     input: bool,
     children: bool,
     tripped: bool,
+}
+
+/// What a job that is over gives back with its end.
+fn results(root: &str, progress: &mut Progress, secrets: &Secrets) -> Results {
+    let advance = progress.finish(&|text| secrets.text(text));
+    let mut results = Results { advance, ..Results::default() };
+    match outputs(root) {
+        Ok((mut bytes, length)) => {
+            if let Some(patterns) = &secrets.patterns {
+                // Where the file goes on, its end may begin a secret.
+                let whole = length <= bytes.len() as u64;
+                let kept = Masker::new(Rc::clone(patterns)).pass(&mut bytes, whole);
+                bytes.truncate(kept);
+            }
+            // What is masked is another length; that it is not whole is said by being longer than the most.
+            let whole = length <= MOST_OUTPUTS as u64;
+            results.outputs_bytes = if whole { bytes.len() as u64 } else { length };
+            results.outputs = bytes;
+        }
+        Err(error) => {
+            let code = error.raw_os_error().unwrap_or(sys::EIO);
+            results.outputs_error = if code == sys::ENOENT { 0 } else { code };
+        }
+    }
+    results
+}
+
+/// The first bytes of the file with the outputs, and how long it is.
+fn outputs(root: &str) -> std::io::Result<(Vec<u8>, u64)> {
+    let (root, name) = (std::fs::File::open(root)?, CString::new(OUTPUT_FILE)?);
+    if !sys::look_at(root.as_raw_fd(), &name)?.metadata()?.is_file() {
+        return Err(std::io::Error::from_raw_os_error(sys::EINVAL));
+    }
+    let file = sys::file_at(root.as_raw_fd(), &name)?;
+    let length = file.metadata()?.len();
+    let mut bytes = Vec::new();
+    file.take(MOST_OUTPUTS as u64).read_to_end(&mut bytes)?;
+    Ok((bytes, length))
 }
 
 /// A state that this program does not reach; told rather than trusted.

@@ -126,6 +126,7 @@ unsafe extern "C" {
     fn memchr(from: *const c_void, byte: c_int, count: usize) -> *mut c_void;
     fn memfd_create(name: *const c_char, flags: c_uint) -> c_int;
     fn mkdirat(folder: c_int, name: *const c_char, mode: c_uint) -> c_int;
+    fn mkfifo(path: *const c_char, mode: c_uint) -> c_int;
     fn open(path: *const c_char, flags: c_int, ...) -> c_int;
     fn openat(folder: c_int, name: *const c_char, flags: c_int, ...) -> c_int;
     fn pipe2(fds: *mut c_int, flags: c_int) -> c_int;
@@ -251,6 +252,43 @@ pub(crate) fn memory_file() -> io::Result<File> {
     const MFD_CLOEXEC: c_uint = 1;
     // SAFETY: the name is a C string constant; the descriptor is new, and so ours alone.
     unsafe { Ok(File::from_raw_fd(checked(memfd_create(c"stdin".as_ptr(), MFD_CLOEXEC))?)) }
+}
+
+/// What is under `name` in the folder `dir`, which is only looked at: no pipe is waited for, no device is touched, no link followed.
+pub(crate) fn look_at(dir: RawFd, name: &CStr) -> io::Result<File> {
+    const O_PATH: c_int = 0o10_000_000;
+    open_beneath(dir, name, O_PATH)
+}
+
+/// The folder `name` in `dir`.
+pub(crate) fn folder_at(dir: RawFd, name: &CStr) -> io::Result<File> {
+    open_beneath(dir, name, O_DIRECTORY)
+}
+
+/// `name` in `dir`, to be read. It may be anything but a link; a pipe without a writer does not hold us up.
+pub(crate) fn file_at(dir: RawFd, name: &CStr) -> io::Result<File> {
+    open_beneath(dir, name, O_NONBLOCK)
+}
+
+fn open_beneath(dir: RawFd, name: &CStr, flags: c_int) -> io::Result<File> {
+    const O_NOCTTY: c_int = 0o400;
+    // SAFETY: the name is a C string; the descriptor is new, and so ours alone.
+    unsafe { Ok(File::from_raw_fd(checked(openat(dir, name.as_ptr(), flags | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC))?)) }
+}
+
+/// Some entries of a folder as the kernel writes them (`struct linux_dirent64`), into `to`; 0 at its end. The offset that an entry
+/// names is where the next one is.
+pub(crate) fn entries(dir: RawFd, to: &mut [u8]) -> io::Result<usize> {
+    const SYS_GETDENTS64: c_long = 217;
+    // SAFETY: the kernel writes at most `to.len()` bytes to `to`.
+    let count = unsafe { syscall(SYS_GETDENTS64, dir, to.as_mut_ptr(), to.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// Makes a pipe with a name, which only this user may use.
+pub(crate) fn named_pipe(path: &CStr) -> io::Result<()> {
+    // SAFETY: the path is a C string.
+    checked(unsafe { mkfifo(path.as_ptr(), 0o600) }).map(drop)
 }
 
 const O_DIRECTORY: c_int = 0o200_000;

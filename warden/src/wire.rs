@@ -20,12 +20,16 @@ mod egress;
 mod fields;
 #[path = "wire/frame.rs"]
 mod frame;
+#[path = "wire/glob.rs"]
+mod glob;
 #[path = "wire/inputs.rs"]
 mod inputs;
 #[path = "wire/message.rs"]
 mod message;
 #[path = "wire/parts.rs"]
 mod parts;
+#[path = "wire/results.rs"]
+mod results;
 #[path = "wire/secrets.rs"]
 mod secrets;
 
@@ -36,9 +40,15 @@ pub use frame::{
     Decoder, Frame, HEADER_BYTES, MARKER, MAX_OUTPUT, MAX_PAYLOAD, VERSION, crc32c, crc32c_append, encode, restamp,
     seal,
 };
+pub use glob::matches;
 pub use inputs::{INPUTS_CREDIT, InputReader, InputTotals, InputWriter, Place, Stuck};
 pub use message::{
-    CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, Met, ToWarden, WardenState, egress_data, output_parts,
+    CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, KIND_PIECE, Met, ToWarden, WardenState, egress_data, output_parts,
+};
+pub use results::{
+    Advance, Collect, Entry, EntryKind, MOST_OUTPUTS, MOST_PATH, MOST_PIECE, MOST_PROGRESS_TEXT, MOST_READS,
+    MOST_RULES, MOST_STEP_NAME, MOST_STEPS, OUTPUT_FILE, OWN_PREFIX, PROGRESS_PIPE, Page, Piece, Results, Stamp,
+    StepMark,
 };
 pub use secrets::{SECRET_MIN, SECRETS_BYTES, SECRETS_DIR, SECRETS_MOST, Secret};
 

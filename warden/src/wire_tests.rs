@@ -26,6 +26,8 @@ fn to_warden() -> Vec<ToWarden> {
         ToWarden::Close,
         ToWarden::Inputs { root: "/workspace".into() },
         ToWarden::InputsPart { offset: 1 << 40, bytes: vec![1, 2, 3] },
+        ToWarden::List { from: 7 },
+        ToWarden::Read { number: 1, offset: 2, len: 3, path: b"a/\xff".to_vec() },
     ]
     .into_iter()
     .chain(egress().into_iter().map(ToWarden::Egress))
@@ -66,7 +68,19 @@ fn from_warden() -> Vec<FromWarden> {
         leftover: 12,
         on_cancel: Some(CleanUp { kind: ExitKind::Signaled, code: 9 }),
         met: vec![Met { name: "pids".into(), limit: 12, peak: 11, times: 3 }],
+        results: None,
     };
+    let advance = Advance {
+        percent: 40,
+        text: "half".into(),
+        time_us: 5,
+        steps: vec![StepMark { name: "build".into(), began_us: 1, ended_us: 0 }],
+        ignored: 2,
+    };
+    let results = Results { outputs: b"a=1\n".to_vec(), outputs_bytes: 4, outputs_error: 13, advance: advance.clone() };
+    let stamp = Stamp { size: 1, mtime_ns: 2, inode: 3 };
+    let entry = Entry { kind: EntryKind::Link, rules: 5, mode: 0o755, stamp, path: b"a/\xff".to_vec() };
+    let piece = Piece { number: 1, offset: 2, error: 5, last: true, stamp, bytes: vec![0xC3, 0x4A] };
     let mismatch = Mismatch { key: "uid".into(), wanted: "1".into(), got: "0".into() };
     vec![
         FromWarden::Hello {
@@ -83,7 +97,12 @@ fn from_warden() -> Vec<FromWarden> {
         FromWarden::Exit(Exit { on_cancel: None, met: Vec::new(), ..exit.clone() }),
         FromWarden::Exit(Exit { on_cancel: None, ..exit.clone() }),
         FromWarden::Exit(Exit { met: Vec::new(), ..exit.clone() }),
+        FromWarden::Exit(Exit { results: Some(results.clone()), on_cancel: None, met: Vec::new(), ..exit.clone() }),
+        FromWarden::Exit(Exit { results: Some(results), ..exit.clone() }),
         FromWarden::Exit(exit),
+        FromWarden::Advance(advance),
+        FromWarden::Page(Page { from: 3, entries: vec![entry], end: true }),
+        FromWarden::Piece(piece),
         FromWarden::Pong { nonce: 1, stalled: 1 },
         FromWarden::Fault { text: "x".into() },
         FromWarden::InputsTaken { offset: 1 << 40 },
@@ -136,6 +155,7 @@ fn the_spec_round_trips() {
         output_limit: 1 << 30,
         secrets: vec![Secret { name: "TOKEN".into(), value: b"\xffhunter2".to_vec(), file: true }],
         cut_output: true,
+        collect: None,
         egress_connections: 0,
         inputs: Some(InputTotals { entries: 3, bytes: 1 << 40, sum: 7 }),
     };
@@ -166,6 +186,12 @@ fn the_spec_round_trips() {
     for cut in plain + 1..bytes.len() {
         assert!(CellSpec::decode(&bytes[..cut]).is_err());
     }
+    // The first of them.
+    let collect = Some(Collect { root: "/workspace".into(), rules: vec!["**/*.xml".into()] });
+    let spec = CellSpec { collect, ..CellSpec::decode(&bytes).expect("reads back") };
+    bytes.clear();
+    spec.encode(&mut bytes);
+    assert_eq!(CellSpec::decode(&bytes), Ok(spec));
 }
 
 #[test]

@@ -396,6 +396,7 @@ impl<'a> Stage<'a> {
             handover: plan.handover,
             drain_timeout: Duration::from_secs(30),
             reconnect: Duration::from_secs(30),
+            keep: None,
             output_share: ByteSize::from_mib(32),
             gate: crate::admission::Gate::default(),
             secrets: crate::secrets::Providers::default(),

@@ -170,6 +170,7 @@ fn report(attempt: AttemptId, log: LogTotals) -> Report {
         given: std::collections::BTreeMap::new(),
         image: None,
         log,
+        results: crate::job::Results::default(),
     }
 }
 

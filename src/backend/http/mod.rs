@@ -6,10 +6,14 @@
 mod blobs;
 mod call;
 mod link;
+mod results;
 mod uplink;
 
 use super::{Announcement, Answer, Ask, Backend, BackendError, BlobPieces, Grant, Load, Order};
-use crate::job::{AttemptId, Digest, JobSpec, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::blobs::BlobStore;
+use crate::job::{
+    Artifacts, AttemptId, Digest, JobSpec, JobStep, LeaseToken, Millis, Phase, Progress, Report, UnixMillis,
+};
 use crate::logstore::LogStore;
 use crate::net::{Breaker, Retry};
 use crate::protocol::agent::{
@@ -118,6 +122,8 @@ struct Shared {
     /// What the backend said last of whether this agent is drained.
     drained: Mutex<Option<String>>,
     orders: broadcast::Sender<Order>,
+    /// How far jobs are, on its way.
+    words: results::Words,
 }
 
 impl Shared {
@@ -168,6 +174,7 @@ impl Http {
             load: watch::channel(Load::default()).0,
             drained: Mutex::default(),
             orders: broadcast::channel(ORDERS).0,
+            words: results::Words::default(),
         });
         crate::supervise::spawn("spool", watch_spool(Arc::clone(&shared), stop.clone()));
         crate::supervise::spawn("log stream", link::run(Arc::clone(&shared), stop));
@@ -409,6 +416,27 @@ impl Backend for Http {
                     }
                 }
             }
+        })
+    }
+
+    fn tell_progress(&self, attempt: AttemptId, token: LeaseToken, progress: Option<Progress>, steps: Vec<JobStep>) {
+        results::tell(&self.shared, attempt, token, progress, steps);
+    }
+
+    fn give_artifacts<'a>(
+        &'a self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        artifacts: &'a Artifacts,
+        store: &'a BlobStore,
+    ) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async move {
+            let given = results::give(&self.shared, attempt, token, artifacts, store).await;
+            // Either it has them, or it does not want them.
+            if let Err(error) = store.release(&Artifacts::holder(attempt)).await {
+                tracing::warn!(%attempt, %error, "its files stay in this agent's store until the next start");
+            }
+            given
         })
     }
 

@@ -8,7 +8,7 @@ use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
 use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp, UsedImage};
 use crate::job::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST};
-use crate::protocol::wire::{self, CellSpec, Expect, Rlimit, SECRETS_DIR};
+use crate::protocol::wire::{self, CellSpec, Collect, Expect, OUTPUT_FILE, PROGRESS_PIPE, Rlimit, SECRETS_DIR};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
     MountVolumeOptions,
@@ -39,6 +39,8 @@ const _: () = assert!(
 /// The warden itself, and what the engine starts beside it for a moment.
 const WARDEN_PIDS: u32 = 4;
 const PAGE: u64 = 4096;
+/// Where a job works, and leaves what is to be kept.
+const WORKSPACE: &str = "/workspace";
 /// A job's share of the processors is counted anew so often, microseconds; the kernel's usual time.
 const CPU_PERIOD_US: i64 = 100_000;
 /// Where the script lies in the cell.
@@ -289,7 +291,10 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
     set("TZ", "UTC");
     set("JOBCELL_JOB_ID", &order.attempt.job.to_string());
     set("JOBCELL_ATTEMPT", &order.attempt.attempt.to_string());
-    set("JOBCELL_WORKSPACE", "/workspace");
+    set("JOBCELL_WORKSPACE", WORKSPACE);
+    set("JOBCELL_OUTPUT", &format!("{WORKSPACE}/{OUTPUT_FILE}"));
+    set("JOBCELL_PROGRESS", PROGRESS_PIPE);
+    set("JOBCELL_HELPER", volume::WARDEN_PATH);
     env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
     CellSpec {
         attempt: order.attempt.to_string(),
@@ -316,6 +321,10 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         tripwire: false,
         output_limit: limits.output,
         cut_output: spec.output_excess() == OutputExcess::Cut,
+        collect: Some(Collect {
+            root: WORKSPACE.to_owned(),
+            rules: spec.artifacts().iter().map(|rule| rule.path.clone()).collect(),
+        }),
         secrets: order.secrets.clone(),
         egress_connections: if spec.egress().is_none() { 0 } else { shape.egress_connections },
         // Known when they are in their places.

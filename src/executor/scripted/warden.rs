@@ -444,6 +444,7 @@ impl Warden {
             leftover: 0,
             on_cancel: None,
             met: Vec::new(),
+            results: None,
         }
     }
 }

@@ -5,14 +5,17 @@
 
 use super::epochs::Epochs;
 use super::feed::Feed;
+use super::keep::{Keep, Keeper, Kept};
 use super::pace::Pace;
 use super::session::{Action, Input, Over, Session, StopReason};
 use super::verdict;
 use crate::egress::{Door, Out, Outside};
 use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
-use crate::job::{Cause, LogTotals, UnixMillis, Usage};
+use crate::job::{ArtifactProblem, Artifacts, Cause, JobStep, LogTotals, Results, UnixMillis, Usage};
 use crate::logstore::{FrameRef, Full, LogError, LogWriter};
-use crate::protocol::wire::{Decoder, EGRESS_WINDOW, FromWarden, InputTotals, MARKER, ToWarden, egress_data, seal};
+use crate::protocol::wire::{
+    Advance, Decoder, EGRESS_WINDOW, ExitKind, FromWarden, InputTotals, MARKER, ToWarden, egress_data, seal,
+};
 use crate::supervise;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -72,6 +75,10 @@ pub struct Orders {
 pub enum Progress {
     /// The job has started.
     Started,
+    /// It has ended, and its files are fetched.
+    Fetching,
+    /// How far it says it is, and its steps so far.
+    Told(Option<crate::job::Progress>, Vec<JobStep>),
 }
 
 /// How it ended.
@@ -89,6 +96,8 @@ pub struct Finished {
     pub receipt: Vec<(String, String)>,
     /// What the log holds.
     pub log: LogTotals,
+    /// What it has given back.
+    pub results: Results,
     /// Bytes that were no frame.
     pub skipped_bytes: u64,
     /// Links made after the first one.
@@ -133,6 +142,8 @@ pub struct Conversation<'a> {
     pub reconnect: Duration,
     /// How many processes have talked to this warden before.
     pub generation: u32,
+    /// Where the files go that the job leaves; without it none are kept.
+    pub keep: Option<&'a Keep>,
     /// The next process will know of this one.
     pub noted: bool,
     /// Bytes of output that are taken in a second while other jobs' output is written here too.
@@ -197,6 +208,11 @@ struct Talk<'a, C: Cell> {
     started_at: Option<UnixMillis>,
     /// What the warden was told of the lease with its job.
     lease_ms: Option<u64>,
+    keep: Option<&'a Keep>,
+    /// Fetches what the job leaves, once it has ended.
+    keeper: Option<Keeper>,
+    /// The last word of the job on how far it is.
+    advance: Advance,
     /// The way out, for a job that asked for one.
     door: Option<Door>,
     over: Option<Over>,
@@ -210,7 +226,8 @@ pub async fn converse<C: Cell + Sync>(
     conversation: Conversation<'_>,
     mut progress: impl FnMut(Progress) + Send,
 ) -> Finished {
-    let Conversation { order, log, mut orders, reconnect, generation, noted, output_share, outside } = conversation;
+    let Conversation { order, log, mut orders, reconnect, generation, noted, keep, output_share, outside } =
+        conversation;
     let door = Door::of(order.attempt, &order.spec, outside);
     let began = Instant::now();
     let mut session = Session::new(
@@ -225,6 +242,8 @@ pub async fn converse<C: Cell + Sync>(
     }
     session = session.cleaning_up(order.spec.on_cancel().map_or(0, |after| after.timeout.as_u64()));
     session = session.with_inputs(order.inputs.is_some());
+    let keep = keep.filter(|_| !order.spec.artifacts().is_empty());
+    session = session.collecting(keep.map(|keep| keep.limits.timeout.as_u64()));
     if let Some(until) = *orders.lease.borrow_and_update() {
         session = session.leased(left(until));
     }
@@ -257,6 +276,9 @@ pub async fn converse<C: Cell + Sync>(
         killing: false,
         started_at: None,
         lease_ms: None,
+        keep,
+        keeper: None,
+        advance: Advance { percent: u8::MAX, ..Advance::default() },
         door,
         over: None,
     };
@@ -296,6 +318,7 @@ pub async fn converse<C: Cell + Sync>(
             Ok(()) = room.changed() => {}
             () = tokio::time::sleep_until(paced.unwrap_or(wake)), if paced.is_some() => {}
             Some(done) = talk.tasks.next() => talk.done(done, &mut progress),
+            () = changed(&mut talk.keeper) => talk.fetch(&mut progress),
             written = write_some(&mut talk.input, &talk.to_send[talk.sent..]) => match written {
                 Ok(count) => talk.wrote(count),
                 Err(error) => talk.cut(error.to_string(), &mut progress),
@@ -323,6 +346,13 @@ fn left(until: Instant) -> u64 {
 async fn next_chunk(output: &mut Option<LinkOutput>) -> Option<Result<Bytes, String>> {
     match output {
         Some(output) => output.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn changed(keeper: &mut Option<Keeper>) {
+    match keeper {
+        Some(keeper) => keeper.changed().await,
         None => std::future::pending().await,
     }
 }
@@ -379,10 +409,54 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 self.started_at = Some(UnixMillis::now());
                 progress(Progress::Started);
             }
+            Action::Collect => {
+                progress(Progress::Fetching);
+                if let Some(keep) = self.keep {
+                    let (rules, attempt) = (self.order.spec.artifacts(), self.order.attempt);
+                    let sends = self.keeper.get_or_insert_with(|| Keeper::new(keep, rules, attempt)).begin();
+                    self.send_all(sends);
+                }
+                self.fetch(progress);
+            }
             Action::Over(over) => {
                 self.may_have_run &= !matches!(*over, Over::Broken(Cause::CellWeaker { .. }));
                 self.over = Some(*over);
             }
+        }
+    }
+
+    fn send_all(&mut self, messages: Vec<ToWarden>) {
+        // Without a link nothing is sent: what was under way is asked for again over the next one.
+        for message in messages.iter().filter(|_| self.input.is_some()) {
+            message.encode(self.epochs.now(), &mut self.to_send);
+        }
+    }
+
+    /// Goes on with fetching what the job leaves.
+    fn fetch(&mut self, progress: &mut impl FnMut(Progress)) {
+        // Without a link nobody answers; the session says when there is one again.
+        let sends = self.keeper.as_mut().filter(|_| self.input.is_some()).map(Keeper::ask).unwrap_or_default();
+        self.send_all(sends);
+        if self.keeper.as_ref().is_none_or(Keeper::is_done) {
+            self.on(Input::Collected, progress);
+        }
+    }
+
+    /// Takes a part of what the job leaves.
+    fn fetched(&mut self, message: FromWarden, progress: &mut impl FnMut(Progress)) {
+        let taken = match (&mut self.keeper, message) {
+            (Some(keeper), FromWarden::Page(page)) => keeper.page(page),
+            (Some(keeper), FromWarden::Piece(piece)) => keeper.piece(piece),
+            _ => Err("it sends files that nobody has asked for".to_owned()),
+        };
+        match taken {
+            Ok(sends) => {
+                self.send_all(sends);
+                // A sign of life.
+                self.on(Input::Stale, progress);
+                self.fetch(progress);
+            }
+            Err(text) => self.on(Input::Message(FromWarden::Fault { text }), progress),
         }
     }
 
@@ -463,6 +537,12 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                             self.on(Input::Message(FromWarden::Fault { text }), progress);
                         }
                     }
+                }
+                Ok(message @ (FromWarden::Page(_) | FromWarden::Piece(_))) => self.fetched(message, progress),
+                Ok(FromWarden::Advance(advance)) => {
+                    progress(Progress::Told(verdict::progress(&advance), verdict::steps(&advance)));
+                    self.advance = advance;
+                    self.on(Input::Stale, progress);
                 }
                 Ok(FromWarden::Egress(message)) => {
                     let taken = match &mut self.door {
@@ -702,6 +782,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             }
         }
         let over = self.over.expect("the loop ends with it");
+        let kept = kept(self.keeper, self.order, self.keep.is_some(), &over).await;
         let mut writer = self.writer.expect("an append always gives it back");
         let mut rest = std::mem::take(&mut self.pending);
         if mutant!(OverBeforeStored) {
@@ -728,7 +809,8 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                     && log.stderr.bytes == exit.stderr_bytes;
                 let argv0 = self.order.argv.first().map(String::as_str).unwrap_or_default();
                 let usage = Usage { egress: went_out, ..verdict::usage(exit, spec) };
-                (verdict::cause(exit, spec, argv0), Some(usage))
+                let cause = verdict::cause(exit, spec, argv0);
+                (verdict::with_artifacts(cause, &kept), Some(usage))
             }
             Over::Broken(cause) => {
                 // Nothing can be missing where nothing ever ran.
@@ -740,7 +822,13 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
                 (Cause::LeaseExpired, None)
             }
         };
+        let told = match &over {
+            Over::Exited(exit) => exit.results.as_ref(),
+            Over::Broken(_) | Over::NotBegun => None,
+        };
+        let artifacts = Some(kept.artifacts).filter(|_| !spec.artifacts().is_empty() && over != Over::NotBegun);
         Finished {
+            results: verdict::results(told, &self.advance, artifacts),
             cause,
             started_at,
             usage,
@@ -752,6 +840,28 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             farewell,
         }
     }
+}
+
+/// What became of the files that the job leaves.
+async fn kept(keeper: Option<Keeper>, order: &CellOrder, wanted: bool, over: &Over) -> Kept {
+    if let Some(keeper) = keeper {
+        return keeper.wrap_up(None).await;
+    }
+    let rules = order.spec.artifacts();
+    if rules.is_empty() {
+        return Kept::default();
+    }
+    let why = match over {
+        Over::Exited(exit) if exit.kind == ExitKind::StartFailed => "the job never ran",
+        Over::Exited(exit) if exit.results.is_none() => "the warden of its cell is of an older version",
+        Over::Exited(_) if !wanted => "this agent keeps no files",
+        Over::Exited(_) => "it was ended before the first of it was fetched",
+        Over::Broken(_) | Over::NotBegun => "its cell was gone before",
+    };
+    let mut artifacts = Artifacts::default();
+    artifacts.tell(ArtifactProblem::new(b"", "not_fetched", format!("nothing was fetched: {why}")));
+    let missing = rules.iter().filter(|rule| rule.required).map(|rule| format!("{}: {why}", rule.path)).collect();
+    Kept { artifacts, missing, failed: Some(why.to_owned()) }
 }
 
 fn frames(batch: &[Held]) -> Vec<FrameRef<'_>> {

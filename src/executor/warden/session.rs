@@ -4,7 +4,7 @@
 //!            ┌──────────── cut / lost frames: attach again, higher epoch ───────────┐
 //!            ▼                                                                      │
 //!  greeting ─hello(waiting)─► committed ─started─► running ─exit─► draining ─all stored─► over
-//!      └─────hello(running|ended)────────────────────┘
+//!      └─────hello(running|ended)────────────────────┘                  └──► collecting ───┘
 //! ```
 //!
 //! Owns the sequence numbers and the deadlines. Must never do I/O or read a clock: `now` is milliseconds since the
@@ -86,6 +86,8 @@ pub(super) enum Input {
     InputsGiven,
     /// Everything up to this number is in the log store.
     Stored(u64),
+    /// The files that the job leaves are kept, or will not be.
+    Collected,
     /// Somebody wants the job to end.
     Stop {
         /// Why.
@@ -118,6 +120,8 @@ pub(super) enum Action {
     Kill,
     /// The job has started.
     Started,
+    /// Fetch the files that the job leaves, or go on with it over a new link.
+    Collect,
     /// Nothing more will come.
     Over(Box<Over>),
 }
@@ -139,6 +143,7 @@ enum State {
     Committed { until: u64 },
     Running,
     Draining(Exit),
+    Collecting { exit: Exit, until: u64 },
     Over,
 }
 
@@ -179,6 +184,8 @@ pub(super) struct Session {
     stop_answer_ms: u64,
     /// For the command that runs after a stop.
     clean_up_ms: u64,
+    /// How long fetching what the job leaves may take; `None` when nothing of it is wanted.
+    collect_ms: Option<u64>,
     nonce: u64,
     /// Bytes of unacknowledged output that the warden may have in flight.
     window: u32,
@@ -211,6 +218,7 @@ impl Session {
             stop_heard: None,
             stop_answer_ms: STOP_ANSWER_MS,
             clean_up_ms: 0,
+            collect_ms: None,
             nonce: 0,
             window: WINDOW_BYTES,
             receipt: Vec::new(),
@@ -229,6 +237,12 @@ impl Session {
         self
     }
 
+    /// Files that the job leaves are wanted, and fetching them may take so long.
+    pub(super) fn collecting(mut self, collect_ms: Option<u64>) -> Self {
+        self.collect_ms = collect_ms;
+        self
+    }
+
     /// The cell has so little of a processor that its warden may not get a turn within a second.
     pub(super) fn starved(mut self, starved: bool) -> Self {
         self.stop_answer_ms = if starved { SLOW_ANSWER_MS } else { STOP_ANSWER_MS };
@@ -243,12 +257,12 @@ impl Session {
 
     /// It is about to end, or has ended: what output is left has a bound.
     pub(super) fn is_ending(&self) -> bool {
-        self.stop.is_some() || matches!(self.state, State::Draining(_) | State::Over)
+        self.stop.is_some() || matches!(self.state, State::Draining(_) | State::Collecting { .. } | State::Over)
     }
 
     /// It has ended; only what is left of its output comes.
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.state, State::Draining(_) | State::Over)
+        matches!(self.state, State::Draining(_) | State::Collecting { .. } | State::Over)
     }
 
     /// The right to run the job lasts so long, unless it is renewed.
@@ -278,7 +292,7 @@ impl Session {
     /// When [`Input::Tick`] must come at the latest.
     pub(super) fn wake_at(&self) -> u64 {
         let state = match self.state {
-            State::Greeting { until } | State::Committed { until } => Some(until),
+            State::Greeting { until } | State::Committed { until } | State::Collecting { until, .. } => Some(until),
             State::Running | State::Draining(_) | State::Over => None,
         };
         let ping = self.unanswered.map_or(self.next_ping, |(_, due)| due);
@@ -321,7 +335,8 @@ impl Session {
                     actions.push_back(Action::SendSpec);
                 }
             }
-            Input::Stored(seq) => self.stored_up_to(seq, &mut actions),
+            Input::Stored(seq) => self.stored_up_to(seq, now, &mut actions),
+            Input::Collected => self.collected(&mut actions),
             Input::Stop { reason, force } => self.stop_for(reason, force, now, &mut actions),
             Input::Renewed(remaining_ms) => {
                 // An answer that was overtaken takes nothing back.
@@ -409,7 +424,7 @@ impl Session {
     }
 
     fn gone(&mut self, reason: String, actions: &mut VecDeque<Action>) {
-        if let State::Draining(exit) = &self.state {
+        if let State::Draining(exit) | State::Collecting { exit, .. } = &self.state {
             // It had ended before, and that is what became of it, whatever of its output is missing.
             let exit = exit.clone();
             return self.over(Over::Exited(exit), actions);
@@ -428,7 +443,7 @@ impl Session {
 
     /// The session ends, and its cell is to be ended: for `cause`, unless there was a stop or it had ended before.
     fn given_up(&mut self, cause: Cause, actions: &mut VecDeque<Action>) {
-        if let State::Draining(exit) = &self.state {
+        if let State::Draining(exit) | State::Collecting { exit, .. } = &self.state {
             let exit = exit.clone();
             actions.push_back(Action::Kill);
             return self.over(Over::Exited(exit), actions);
@@ -480,6 +495,10 @@ impl Session {
             }
             FromWarden::Exit(exit) => {
                 self.stop_heard = None;
+                if matches!(self.state, State::Collecting { .. }) {
+                    // Said again, since the link is a new one.
+                    return actions.push_back(Action::Collect);
+                }
                 if !matches!(self.state, State::Draining(_)) {
                     if matches!(self.state, State::Greeting { .. } | State::Committed { .. }) && exit.started_us > 0 {
                         self.running(now, actions);
@@ -488,7 +507,7 @@ impl Session {
                     // Nothing is left to be ended but the cell.
                     self.kill_at = None;
                 }
-                self.over_when_stored(actions);
+                self.over_when_stored(now, actions);
                 // The exit comes after the last output: if something is missing now, it was lost on the way.
                 if let State::Draining(exit) = &self.state
                     && self.received < exit.last_seq
@@ -511,8 +530,8 @@ impl Session {
             }
             // Told by inputs of their own; here only if a caller mixes the two up.
             FromWarden::Output { .. } | FromWarden::InputsTaken { .. } => {}
-            // Of a stream of the cell's proxy: somebody else's, and it shows that the warden lives.
-            FromWarden::Egress(_) => {}
+            // Signs of life to the machine, and no more.
+            FromWarden::Advance(_) | FromWarden::Page(_) | FromWarden::Piece(_) | FromWarden::Egress(_) => {}
         }
     }
 
@@ -545,22 +564,37 @@ impl Session {
         }
     }
 
-    fn stored_up_to(&mut self, seq: u64, actions: &mut VecDeque<Action>) {
+    fn stored_up_to(&mut self, seq: u64, now: u64, actions: &mut VecDeque<Action>) {
         self.stored = self.stored.max(seq);
         if self.stored > self.acked {
             self.acked = self.stored;
             if mutant!(NoAck) {
-                return self.over_when_stored(actions);
+                return self.over_when_stored(now, actions);
             }
             self.send(ToWarden::Ack { seq: self.stored }, actions);
         }
-        self.over_when_stored(actions);
+        self.over_when_stored(now, actions);
     }
 
     /// The warden keeps the end until it is told to close, and that is for whoever has put the end where it is safe.
-    fn over_when_stored(&mut self, actions: &mut VecDeque<Action>) {
+    fn over_when_stored(&mut self, now: u64, actions: &mut VecDeque<Action>) {
         let State::Draining(exit) = &self.state else { return };
         if self.stored >= exit.last_seq || mutant!(OverBeforeStored) {
+            let exit = exit.clone();
+            // Without results it is a warden of before, or nothing of the job ran.
+            match self.collect_ms.filter(|_| exit.results.is_some()) {
+                Some(limit) => {
+                    self.state = State::Collecting { exit, until: now.saturating_add(limit) };
+                    actions.push_back(Action::Collect);
+                }
+                None => self.over(Over::Exited(exit), actions),
+            }
+        }
+    }
+
+    /// Also when not all of it could be had: the job has ended as it did.
+    fn collected(&mut self, actions: &mut VecDeque<Action>) {
+        if let State::Collecting { exit, .. } = &self.state {
             let exit = exit.clone();
             self.over(Over::Exited(exit), actions);
         }
@@ -575,6 +609,13 @@ impl Session {
     /// taken back: the reason is the strongest that was given, and no stop lengthens what an earlier one left.
     fn stop_for(&mut self, reason: StopReason, force: bool, now: u64, actions: &mut VecDeque<Action>) {
         if matches!(self.state, State::Draining(_)) {
+            return;
+        }
+        if matches!(self.state, State::Collecting { .. }) {
+            // A cancel came too late. Who has no time or no right any more goes without the rest.
+            if force || reason >= StopReason::Drain {
+                self.collected(actions);
+            }
             return;
         }
         let stronger = self.stop.is_none_or(|current| current < reason);
@@ -605,7 +646,9 @@ impl Session {
         self.kill_at = self.kill_at.map(|at| at.max(heard));
         self.stop_heard = self.stop_heard.map(|(nonce, due, warned)| (nonce, due.max(heard), warned));
         self.unanswered = self.unanswered.map(|(nonce, due)| (nonce, due.max(heard)));
-        if let State::Greeting { until } | State::Committed { until } = &mut self.state {
+        if let State::Greeting { until } | State::Committed { until } | State::Collecting { until, .. } =
+            &mut self.state
+        {
             *until = (*until).max(heard);
         }
     }
@@ -616,6 +659,7 @@ impl Session {
             State::Committed { until } if now >= until => {
                 return self.broken("it did not start the job in time", actions);
             }
+            State::Collecting { until, .. } if now >= until => return self.collected(actions),
             _ => {}
         }
         if self.wall_guard().is_some_and(|until| now >= until) {

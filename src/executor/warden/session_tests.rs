@@ -48,6 +48,7 @@ fn exit(last_seq: u64) -> Exit {
         leftover: 0,
         on_cancel: None,
         met: Vec::new(),
+        results: None,
     }
 }
 

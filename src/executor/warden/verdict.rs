@@ -1,8 +1,11 @@
 //! From the warden's exit frame to the cause that the user reads. Pure.
 
+use super::keep::Kept;
 use super::session::StopReason;
-use crate::job::{ByteSize, Cause, JobSpec, LimitMet, Millis, Usage};
-use crate::protocol::wire::{Exit, ExitKind, Met};
+use crate::job::{
+    Artifacts, ByteSize, Cause, JobSpec, JobStep, LimitMet, Millis, Progress, Results, UnixMillis, Usage, read_outputs,
+};
+use crate::protocol::wire::{self, Advance, Exit, ExitKind, Met};
 
 const ENOENT: i32 = 2;
 const ENOSPC: i32 = 28;
@@ -12,6 +15,8 @@ const SIGKILL: i32 = 9;
 /// A warden knows of fewer, and is not believed to know of more.
 const MOST_MET: usize = 16;
 const MOST_NAME: usize = 32;
+/// Rules that a cause names.
+const MOST_MISSING: usize = 8;
 
 /// The cause of a job that was asked to end.
 pub(super) fn stopped(reason: StopReason, wall_ms: u64) -> Cause {
@@ -67,6 +72,50 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
             }
         }
     }
+}
+
+/// The cause of a job whose files were fetched: one that went well has failed when it did not leave what it was required to.
+pub(super) fn with_artifacts(cause: Cause, kept: &Kept) -> Cause {
+    match (cause, &kept.failed) {
+        (Cause::ExitCode { exit_code: 0 }, Some(reason)) if !kept.missing.is_empty() => {
+            Cause::ArtifactsFailed { reason: reason.clone() }
+        }
+        (Cause::ExitCode { exit_code: 0 }, None) if !kept.missing.is_empty() => {
+            Cause::ArtifactsMissing { missing: kept.missing.iter().take(MOST_MISSING).cloned().collect() }
+        }
+        (cause, _) => cause,
+    }
+}
+
+/// How far the job says it is. What it says comes from the cell, so it is text that cannot harm and times that are given.
+pub(super) fn progress(advance: &Advance) -> Option<Progress> {
+    let at = UnixMillis::new(advance.time_us / 1000);
+    let message = crate::job::shown(&advance.text);
+    (advance.percent <= 100).then(|| Progress { percent: advance.percent, message, at, eta: None })
+}
+
+/// Its steps.
+pub(super) fn steps(advance: &Advance) -> Vec<JobStep> {
+    let one = |step: &wire::StepMark| JobStep {
+        name: crate::job::shown(&step.name),
+        began_at: UnixMillis::new(step.began_us / 1000),
+        ended_at: (step.ended_us > 0).then(|| UnixMillis::new(step.ended_us / 1000)),
+    };
+    advance.steps.iter().map(one).collect()
+}
+
+/// What a job gives back, with what is kept of its files.
+pub(super) fn results(told: Option<&wire::Results>, last: &Advance, artifacts: Option<Artifacts>) -> Results {
+    let Some(told) = told else {
+        return Results { progress: progress(last), steps: steps(last), artifacts, ..Results::default() };
+    };
+    let (outputs, mut output_problems) = read_outputs(&told.outputs, told.outputs_bytes);
+    if told.outputs_error != 0 {
+        let error = std::io::Error::from_raw_os_error(told.outputs_error);
+        output_problems.push(format!("the file cannot be read: {error}"));
+    }
+    let (progress, steps) = (progress(&told.advance), steps(&told.advance));
+    Results { outputs, output_problems, progress, steps, artifacts }
 }
 
 /// What the warden says of a call that tripped it: the call, the number of its process, and what that calls itself. The last is the job's

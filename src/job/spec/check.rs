@@ -1,8 +1,8 @@
 //! From a document to a [`JobSpec`], or to the list of everything that is wrong with it.
 
 use super::{
-    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, egress,
-    image, inputs, pull, requires, retry, seccomp, secrets, stop,
+    JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, artifacts,
+    egress, image, inputs, pull, requires, retry, seccomp, secrets, stop,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -90,6 +90,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
     let on_cancel = fields.map("on_cancel", p).and_then(|map| stop::on_cancel(map, p));
     let output_overflow = stop::overflow(&mut fields, p);
     let output_excess = stop::excess(&mut fields, p);
+    let artifacts = artifacts::check(&mut fields, p);
     let lost_after = fields.parsed::<Millis>("lost_after", "5m", p);
     if let Some(span) = lost_after.filter(|span| !LOST_AFTERS.contains(span)) {
         p.add(
@@ -130,6 +131,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
             on_cancel,
             output_overflow,
             output_excess,
+            artifacts,
             lost_after,
             resources,
             network,

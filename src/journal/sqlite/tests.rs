@@ -236,6 +236,7 @@ pub(super) fn fixture() -> Vec<Entry> {
             gaps: Vec::new(),
             complete: true,
         },
+        results: crate::job::Results::default(),
     };
     let third = Entry {
         key: EntryKey { backend: "eu-server".into(), ..first.key.clone() },
@@ -253,6 +254,7 @@ pub(super) fn fixture() -> Vec<Entry> {
         given: std::collections::BTreeMap::new(),
         image: None,
         log: LogTotals::default(),
+        results: crate::job::Results::default(),
         ..report
     };
     let fourth = Entry {

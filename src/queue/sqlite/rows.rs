@@ -7,7 +7,7 @@
 use super::shapes;
 use crate::job::{
     Cause, Clamp, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase,
-    PhaseEvent, UnixMillis, Usage, UsedImage,
+    PhaseEvent, Results, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
@@ -46,6 +46,9 @@ struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<UsedImage>,
     log: LogTotals,
+    /// Absent where there is nothing to say, and in rows of before there were any.
+    #[serde(default, skip_serializing_if = "Results::is_empty")]
+    results: Results,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
@@ -71,6 +74,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         clamped: job.clamped.clone(),
         image: job.image.clone(),
         log: job.log.clone(),
+        results: job.results.clone(),
     };
     json(&state)
 }
@@ -129,6 +133,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         clamped: state.clamped,
         image: state.image,
         log: state.log,
+        results: state.results,
     };
     Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, told: state.told, lease })
 }

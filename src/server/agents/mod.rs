@@ -1,5 +1,6 @@
 //! What agents and those who look after them ask: keys and the list for people, the agent protocol for programs.
 
+mod artifacts;
 mod calls;
 mod contents;
 mod drains;
@@ -36,6 +37,10 @@ pub(super) fn for_agents() -> OpenApiRouter<App> {
         .routes(routes!(calls::advance))
         .routes(routes!(calls::release))
         .routes(routes!(calls::report))
+        .routes(routes!(artifacts::missing))
+        .routes(routes!(artifacts::put))
+        .routes(routes!(artifacts::given))
+        .routes(routes!(artifacts::progress))
         .routes(routes!(contents::read))
         .routes(routes!(stream::open))
 }

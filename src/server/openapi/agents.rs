@@ -2,7 +2,7 @@
 
 #![expect(dead_code, reason = "the types are read by a derive only")]
 
-use super::jobs::{Cause, Cpus, LogTotals, Moment, Phase, Size, Span, Usage, UsedImage};
+use super::jobs::{Artifacts, Cause, Cpus, JobStep, LogTotals, Moment, Phase, Progress, Size, Span, Usage, UsedImage};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -253,6 +253,40 @@ pub(crate) struct Advance {
     reason: String,
 }
 
+/// How far a job is.
+#[derive(ToSchema)]
+pub(crate) struct TellProgress {
+    attempt: AttemptId,
+    token: u64,
+    progress: Option<Progress>,
+    #[schema(nullable = false, max_items = 128)]
+    steps: Option<Vec<JobStep>>,
+}
+
+/// Contents of an attempt's files.
+#[derive(ToSchema)]
+pub(crate) struct ArtifactsWanted {
+    attempt: AttemptId,
+    token: u64,
+    #[schema(max_items = 1000)]
+    digests: Vec<String>,
+}
+
+/// Those that are not there.
+#[derive(ToSchema)]
+pub(crate) struct MissingAnswer {
+    missing: Vec<String>,
+}
+
+/// All contents of an attempt's files are there.
+#[derive(ToSchema)]
+pub(crate) struct ArtifactsGiven {
+    attempt: AttemptId,
+    token: u64,
+    /// The content with the list of the files.
+    list: String,
+}
+
 /// An attempt that has not started goes back.
 #[derive(ToSchema)]
 pub(crate) struct Release {
@@ -294,6 +328,22 @@ pub(crate) struct AttemptReport {
     #[schema(nullable = false)]
     image: Option<UsedImage>,
     log: LogTotals,
+    /// What it has given back; absent when that is nothing.
+    #[schema(nullable = false)]
+    results: Option<Results>,
+}
+
+/// What an attempt has given back.
+#[derive(ToSchema)]
+pub(crate) struct Results {
+    outputs: BTreeMap<String, String>,
+    #[schema(nullable = false)]
+    output_problems: Option<Vec<String>>,
+    #[schema(required)]
+    progress: Option<Progress>,
+    steps: Vec<JobStep>,
+    #[schema(required)]
+    artifacts: Option<Artifacts>,
 }
 
 /// A report with the proof of the right to make it.

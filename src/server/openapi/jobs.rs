@@ -110,38 +110,124 @@ pub(crate) struct UsedImage {
 #[derive(ToSchema)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub(crate) enum Cause {
-    ExitCode { exit_code: i32 },
-    Signal { signal: i32 },
-    OutOfMemory { limit: Size, peak: Size },
-    ProgramNotFound { program: String },
-    ProgramNotExecutable { program: String, reason: String },
-    PolicyViolation { call: Option<String>, program: Option<String> },
-    WorkdirUnusable { workdir: String, reason: String },
-    Timeout { limit: Span },
-    Silence { limit: Span },
-    OutputLimit { limit: Size, written: Size },
+    /// It went well, and files that it requires are not there.
+    ArtifactsMissing {
+        /// The rules that were not kept to, and why.
+        missing: Vec<String>,
+    },
+    /// It went well, and files that it requires could not be fetched or stored.
+    ArtifactsFailed {
+        reason: String,
+    },
+    ExitCode {
+        exit_code: i32,
+    },
+    Signal {
+        signal: i32,
+    },
+    OutOfMemory {
+        limit: Size,
+        peak: Size,
+    },
+    ProgramNotFound {
+        program: String,
+    },
+    ProgramNotExecutable {
+        program: String,
+        reason: String,
+    },
+    PolicyViolation {
+        call: Option<String>,
+        program: Option<String>,
+    },
+    WorkdirUnusable {
+        workdir: String,
+        reason: String,
+    },
+    Timeout {
+        limit: Span,
+    },
+    Silence {
+        limit: Span,
+    },
+    OutputLimit {
+        limit: Size,
+        written: Size,
+    },
     Canceled,
     AgentStopped,
-    ImageMissing { image: String, reason: String },
-    ImageDenied { image: String, reason: String },
-    ImageCorrupt { image: String, reason: String },
-    RegistryUnreachable { image: String, reason: String },
-    RegistryLimited { image: String, reason: String },
-    PullTimeout { image: String, limit: Span, reached: String },
-    PresetMissing { preset: String },
-    SecretMissing { secret: String, reason: String },
-    TooLarge { resource: String, asked: String, capacity: String },
-    PolicyRefused { rule: String, refusals: Vec<PolicyRefusal> },
-    CellWeaker { mismatches: Vec<Mismatch> },
-    EngineFailed { step: String, reason: String },
-    CellLost { reason: String },
-    WardenFault { reason: String },
-    LogStoreFailed { reason: String },
-    InputRefused { input: String, reason: String },
-    InputsFailed { reason: String },
+    ImageMissing {
+        image: String,
+        reason: String,
+    },
+    ImageDenied {
+        image: String,
+        reason: String,
+    },
+    ImageCorrupt {
+        image: String,
+        reason: String,
+    },
+    RegistryUnreachable {
+        image: String,
+        reason: String,
+    },
+    RegistryLimited {
+        image: String,
+        reason: String,
+    },
+    PullTimeout {
+        image: String,
+        limit: Span,
+        reached: String,
+    },
+    PresetMissing {
+        preset: String,
+    },
+    SecretMissing {
+        secret: String,
+        reason: String,
+    },
+    TooLarge {
+        resource: String,
+        asked: String,
+        capacity: String,
+    },
+    PolicyRefused {
+        rule: String,
+        refusals: Vec<PolicyRefusal>,
+    },
+    CellWeaker {
+        mismatches: Vec<Mismatch>,
+    },
+    EngineFailed {
+        step: String,
+        reason: String,
+    },
+    CellLost {
+        reason: String,
+    },
+    WardenFault {
+        reason: String,
+    },
+    LogStoreFailed {
+        reason: String,
+    },
+    InputRefused {
+        input: String,
+        reason: String,
+    },
+    InputsFailed {
+        reason: String,
+    },
     LeaseExpired,
-    AgentLost { attempts: u32 },
-    Stuck { phase: Phase, limit: Span },
+    AgentLost {
+        attempts: u32,
+    },
+    Stuck {
+        phase: Phase,
+        limit: Span,
+    },
 }
 
 /// How a job ended.
@@ -619,6 +705,8 @@ pub(crate) struct JobSpec {
     #[schema(nullable = false)]
     output_excess: Option<OutputExcess>,
     #[schema(nullable = false)]
+    artifacts: Option<Vec<ArtifactRule>>,
+    #[schema(nullable = false)]
     lost_after: Option<Span>,
     resources: Resources,
     network: Network,
@@ -683,6 +771,109 @@ pub(crate) struct Job {
     #[schema(required)]
     image: Option<UsedImage>,
     log: LogTotals,
+    /// Values that it has named, by their names.
+    outputs: BTreeMap<String, String>,
+    /// What was wrong with what it wrote as outputs.
+    #[schema(nullable = false)]
+    output_problems: Option<Vec<String>>,
+    #[schema(required)]
+    progress: Option<Progress>,
+    /// Parts that it named itself, in the order of their begins.
+    steps: Vec<JobStep>,
+    #[schema(required)]
+    artifacts: Option<Artifacts>,
+}
+
+/// Files that are kept.
+#[derive(ToSchema)]
+pub(crate) struct ArtifactRule {
+    /// In the workspace; `*` and `?` in a name, `**` for folders; a folder stands for what is beneath it.
+    #[schema(max_length = 512)]
+    path: String,
+    /// The job has failed without them.
+    #[schema(nullable = false)]
+    required: Option<bool>,
+    /// A file that changes while it is read is kept as it was read.
+    #[schema(nullable = false)]
+    may_change: Option<bool>,
+    #[schema(nullable = false)]
+    max_size: Option<Size>,
+    #[schema(nullable = false, minimum = 1, maximum = 1_000_000)]
+    max_count: Option<u64>,
+}
+
+/// A path, or a rule with its conditions.
+#[derive(ToSchema)]
+#[serde(untagged)]
+pub(crate) enum NewArtifactRule {
+    Path(String),
+    Rule(ArtifactRule),
+}
+
+/// How far a job says it is.
+#[derive(ToSchema)]
+pub(crate) struct Progress {
+    #[schema(maximum = 100)]
+    percent: u8,
+    /// In its words.
+    message: String,
+    /// When it said so.
+    at: Moment,
+    /// When it will be done, if it goes on as it did so far.
+    #[schema(nullable = false)]
+    eta: Option<Moment>,
+}
+
+/// A part of a job that it named itself.
+#[derive(ToSchema)]
+pub(crate) struct JobStep {
+    name: String,
+    began_at: Moment,
+    #[schema(required)]
+    ended_at: Option<Moment>,
+}
+
+/// A file of a job that is kept.
+#[derive(ToSchema)]
+pub(crate) struct Artifact {
+    /// In the workspace.
+    path: String,
+    size: u64,
+    /// Permission bits.
+    mode: u16,
+    /// Last change of its content.
+    modified_at: Moment,
+    /// `sha256:` and 64 hexadecimal digits.
+    digest: String,
+}
+
+/// Why a file is not kept.
+#[derive(ToSchema)]
+pub(crate) struct ArtifactProblem {
+    /// The file, or the rule's pattern; empty when it is all of them.
+    path: String,
+    /// A stable code.
+    code: String,
+    sentence: String,
+}
+
+/// The files of a job's last try.
+#[derive(ToSchema)]
+pub(crate) struct Artifacts {
+    count: u64,
+    bytes: u64,
+    /// Everything that the rules mean is kept.
+    complete: bool,
+    /// The first 50 by their paths; `/v1/jobs/{id}/artifacts` has all.
+    files: Vec<Artifact>,
+    /// Digest of the document with all of them.
+    #[schema(nullable = false)]
+    list: Option<String>,
+    #[schema(nullable = false)]
+    problems: Option<Vec<ArtifactProblem>>,
+    /// Problems that are not named for want of room.
+    #[schema(nullable = false)]
+    more_problems: Option<u64>,
 }
 
 /// What a list says of a job.
@@ -831,6 +1022,9 @@ pub(crate) struct NewJob {
     on_cancel: Option<NewOnCancel>,
     output_overflow: Option<OutputOverflow>,
     output_excess: Option<OutputExcess>,
+    /// Files that are kept when it is over, however it ended.
+    #[schema(nullable = false, max_items = 64)]
+    artifacts: Option<Vec<NewArtifactRule>>,
     /// How long an agent that cannot reach the server may hold the job; default: the server's `queue.lease`.
     lost_after: Option<TextOrNumber>,
     resources: Option<NewResources>,

@@ -93,6 +93,7 @@ fn document() -> Value {
     document["tags"] = json!([
         {"name": "jobs", "description": "Submit, find, watch, cancel, run again"},
         {"name": "output", "description": "What jobs write"},
+        {"name": "artifacts", "description": "Files that jobs leave"},
         {"name": "contents", "description": "What jobs are given: files and archives, by their SHA-256"},
         {"name": "statistics", "description": "What happened"},
         {"name": "keys", "description": "Who may do what"},
@@ -102,6 +103,13 @@ fn document() -> Value {
         {"name": "description", "description": "This document"},
     ]);
     let paths = document["paths"].as_object_mut().expect("paths");
+    // A parameter that takes slashes too has a star in the router's spelling only.
+    let starred: Vec<String> = paths.keys().filter(|path| path.contains("{*")).cloned().collect();
+    for path in starred {
+        if let Some(item) = paths.remove(&path) {
+            paths.insert(path.replace("{*", "{"), item);
+        }
+    }
     for (path, item) in paths.iter_mut() {
         for (method, operation) in item.as_object_mut().expect("a path") {
             finish(path, method, operation.as_object_mut().expect("an operation"));

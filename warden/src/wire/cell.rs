@@ -3,6 +3,7 @@
 use super::fields::{BadPayload, Reader, Writer};
 use super::inputs::InputTotals;
 use super::parts;
+use super::results::Collect;
 use super::secrets::Secret;
 
 /// A fact and its value, as read or tried from inside a cell.
@@ -156,6 +157,8 @@ pub struct CellSpec {
     pub output_limit: u64,
     /// What is beyond it is dropped and counted, and the job goes on; otherwise it is ended.
     pub cut_output: bool,
+    /// What is kept of its results; without it, none of what belongs to that is said or understood.
+    pub collect: Option<Collect>,
     /// What the job is given that nobody else may see.
     pub secrets: Vec<Secret>,
     /// Connections at a time of the proxy in the cell; 0 for no proxy.
@@ -166,6 +169,8 @@ pub struct CellSpec {
 
 /// Number of the part with [`CellSpec::inputs`].
 const INPUTS: u8 = 1;
+/// Number of the part with [`CellSpec::collect`].
+const COLLECT: u8 = 2;
 /// Number of the part with [`CellSpec::secrets`].
 const SECRETS: u8 = 3;
 /// Number of the part with [`CellSpec::egress_connections`].
@@ -194,6 +199,7 @@ impl CellSpec {
             .u8(u8::from(self.drop_output) | u8::from(self.tripwire) << 1 | u8::from(self.cut_output) << 2)
             .u64(self.output_limit);
         let writer = parts::write(writer, INPUTS, self.inputs.as_ref(), InputTotals::write);
+        let writer = parts::write(writer, COLLECT, self.collect.as_ref(), Collect::write);
         let secrets = Some(self.secrets.as_slice()).filter(|all| !all.is_empty());
         let writer = parts::write(writer, SECRETS, secrets.as_ref(), |all, w| Secret::write_all(all, w));
         let egress = Some(self.egress_connections).filter(|most| *most > 0);
@@ -228,6 +234,7 @@ impl CellSpec {
             tripwire: false,
             cut_output: false,
             output_limit: 0,
+            collect: None,
             secrets: Vec::new(),
             egress_connections: 0,
             inputs: None,
@@ -238,6 +245,7 @@ impl CellSpec {
         let (mut secrets, mut egress) = (None, None);
         parts::read(&mut r, |tag, r| match tag {
             INPUTS => parts::once(&mut spec.inputs, InputTotals::read(r)?),
+            COLLECT => parts::once(&mut spec.collect, Collect::read(r)?),
             SECRETS => parts::once(&mut secrets, Secret::read_all(r)?),
             EGRESS => parts::once(&mut egress, r.u32()?),
             _ => Err(parts::UNKNOWN),

@@ -4,6 +4,8 @@ use super::cell::{Fact, Mismatch};
 use super::egress::{EGRESS_DATA, Egress};
 use super::fields::{BadPayload, Reader, Writer};
 use super::frame::{Frame, crc32c, encode, encode_by};
+use super::parts;
+use super::results::{Advance, MOST_PATH, MOST_PIECE, Page, Piece, Results};
 
 /// What the agent says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,6 +78,22 @@ pub enum ToWarden {
         /// The part.
         bytes: Vec<u8>,
     },
+    /// What is there to be kept, from this entry on; answered by one page. Only after an end with [`Exit::results`], as the next one.
+    List {
+        /// Number of the first entry.
+        from: u64,
+    },
+    /// A part of a file; answered by pieces. At most [`super::MOST_READS`] wait at a warden.
+    Read {
+        /// Comes back.
+        number: u32,
+        /// Where the part begins.
+        offset: u64,
+        /// Its length.
+        len: u32,
+        /// Beneath the root.
+        path: Vec<u8>,
+    },
     /// Of a stream of the cell's proxy. Only for a cell whose spec asked for one.
     Egress(Egress),
 }
@@ -113,6 +131,8 @@ impl ToWarden {
             Self::Close => (8, w),
             Self::Inputs { root } => (9, w.text(root)),
             Self::InputsPart { offset, bytes } => (10, w.u64(*offset).bytes(bytes)),
+            Self::List { from } => (16, w.u64(*from)),
+            Self::Read { number, offset, len, path } => (17, w.u32(*number).u64(*offset).u32(*len).bytes(path)),
             Self::Egress(egress) => {
                 let (number, w) = egress.write(w);
                 (EGRESS_TO + number, w)
@@ -141,6 +161,15 @@ impl ToWarden {
             8 => Self::Close,
             9 => Self::Inputs { root: r.text()? },
             10 => Self::InputsPart { offset: r.u64()?, bytes: r.bytes()?.to_vec() },
+            16 => Self::List { from: r.u64()? },
+            17 => {
+                let (number, offset, len) = (r.u32()?, r.u64()?, r.u32()?);
+                let path = r.bytes()?.to_vec();
+                if path.len() > MOST_PATH {
+                    return Err(BadPayload("a path is too long"));
+                }
+                Self::Read { number, offset, len, path }
+            }
             kind if (EGRESS_TO..EGRESS_TO + EGRESS_KINDS).contains(&kind) => {
                 Self::Egress(Egress::read(kind - EGRESS_TO, &mut r)?)
             }
@@ -215,6 +244,8 @@ pub struct Exit {
     pub on_cancel: Option<CleanUp>,
     /// Limits that the job has met, each once.
     pub met: Vec<Met>,
+    /// What it gives back; `None` when nothing was asked for, or nothing of it ran.
+    pub results: Option<Results>,
 }
 
 /// A limit that a job has met.
@@ -298,9 +329,18 @@ pub enum FromWarden {
         /// What.
         text: String,
     },
+    /// How far the job says it is; the whole of it, each time something has changed.
+    Advance(Advance),
+    /// The answer to a list.
+    Page(Page),
+    /// A part of a file.
+    Piece(Piece),
     /// Of a stream of the cell's proxy.
     Egress(Egress),
 }
+
+/// Kind number of a piece of a file.
+pub const KIND_PIECE: u8 = 82;
 
 /// Kind number of an output frame, for those who take it apart themselves.
 pub const KIND_OUTPUT: u8 = 67;
@@ -337,6 +377,12 @@ impl FromWarden {
             Self::Pong { nonce, stalled } => (69, w.u64(*nonce).u8(*stalled)),
             Self::Fault { text } => (70, w.text(text)),
             Self::InputsTaken { offset } => (72, w.u64(*offset)),
+            Self::Advance(advance) => (80, advance.write(w)),
+            Self::Page(page) => (81, page.write(w)),
+            Self::Piece(piece) => {
+                let bytes = &piece.bytes[..piece.bytes.len().min(MOST_PIECE)];
+                return encode(KIND_PIECE, 0, epoch, seq, &[&piece.head(), bytes], out);
+            }
             Self::Egress(egress) => {
                 let (number, w) = egress.write(w);
                 (EGRESS_FROM + number, w)
@@ -374,6 +420,9 @@ impl FromWarden {
             69 => Self::Pong { nonce: r.u64()?, stalled: r.u8()? },
             70 => Self::Fault { text: r.text()? },
             72 => Self::InputsTaken { offset: r.u64()? },
+            80 => Self::Advance(Advance::read(&mut r)?),
+            81 => Self::Page(Page::read(&mut r)?),
+            KIND_PIECE => Self::Piece(Piece::read(&mut r)?),
             kind if (EGRESS_FROM..EGRESS_FROM + EGRESS_KINDS).contains(&kind) => {
                 Self::Egress(Egress::read(kind - EGRESS_FROM, &mut r)?)
             }
@@ -392,6 +441,8 @@ pub fn egress_data(from_warden: bool, stream: u32, bytes: &[u8], epoch: u32, sea
 
 /// In place of how the command after a stop ended: none ran, and something follows.
 const NONE_RAN: u8 = 255;
+/// Number of the part with [`Exit::results`].
+const RESULTS: u8 = 2;
 
 impl Exit {
     fn write(&self, w: Writer) -> Writer {
@@ -414,21 +465,23 @@ impl Exit {
             .u64(self.stderr_bytes)
             .u32(self.leftover);
         // Written where there is something to tell only: a reader of before does not know it.
-        if self.on_cancel.is_none() && self.met.is_empty() {
+        let parts = self.results.is_some();
+        if self.on_cancel.is_none() && self.met.is_empty() && !parts {
             return w;
         }
         let w = match self.on_cancel {
             Some(CleanUp { kind, code }) => w.u8(kind as u8).u32(code as u32),
             None => w.u8(NONE_RAN).u32(0),
         };
-        if self.met.is_empty() {
+        if self.met.is_empty() && !parts {
             return w;
         }
-        w.list(&self.met, |w, one| w.text(&one.name).u64(one.limit).u64(one.peak).u64(one.times))
+        let w = w.list(&self.met, |w, one| w.text(&one.name).u64(one.limit).u64(one.peak).u64(one.times));
+        parts::write(w, RESULTS, self.results.as_ref(), Results::write)
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, BadPayload> {
-        Ok(Self {
+        let mut exit = Self {
             last_seq: r.u64()?,
             kind: ExitKind::read(r)?,
             code: r.i32()?,
@@ -460,7 +513,13 @@ impl Exit {
             } else {
                 r.list(|r| Ok(Met { name: r.text()?, limit: r.u64()?, peak: r.u64()?, times: r.u64()? }))?
             },
-        })
+            results: None,
+        };
+        parts::read(r, |tag, r| match tag {
+            RESULTS => parts::once(&mut exit.results, Results::read(r)?),
+            _ => Err(parts::UNKNOWN),
+        })?;
+        Ok(exit)
     }
 }
 
