@@ -23,7 +23,8 @@ use crate::logstore::Stream;
 use crate::queue::{AnyStore, MemoryStore, Submitted};
 use crate::supervise::spawn;
 use crate::telemetry::Metrics;
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
+use secrets::SecretArgs;
 use serde_json::Value;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -43,15 +44,7 @@ pub(super) enum JobCommand {
     /// Run one command as a job: submit it, show its output, exit with its code
     Exec(exec::ExecArgs),
     /// Run one job here and now, without any server
-    Run {
-        /// The spec, YAML or JSON; - reads standard input
-        file: PathBuf,
-        /// A place that the job may reach, beside those of its spec, such as pypi.org:443; may be given several times
-        #[arg(long, value_name = "HOST:PORT")]
-        allow: Vec<String>,
-        #[command(flatten)]
-        inputs: super::inputs::InputArgs,
-    },
+    Run(RunArgs),
     /// List jobs, newest first
     List(list::ListArgs),
     /// Show a job in full
@@ -97,6 +90,19 @@ pub(super) enum JobCommand {
     Cancel(cancel::CancelArgs),
 }
 
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The spec, YAML or JSON; - reads standard input
+    file: PathBuf,
+    #[command(flatten)]
+    secrets: SecretArgs,
+    /// A place that the job may reach, beside those of its spec, such as pypi.org:443; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    allow: Vec<String>,
+    #[command(flatten)]
+    inputs: InputArgs,
+}
+
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum StreamName {
     Stdout,
@@ -105,9 +111,7 @@ pub(super) enum StreamName {
 
 pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Failure> {
     match command {
-        JobCommand::Run { file, allow, inputs } => {
-            run_here(&file, &allow, &inputs, settings(global, &[], super::QUIET)?, global).await
-        }
+        JobCommand::Run(args) => run_here(&args, settings(global, &[], super::QUIET)?, global).await,
         JobCommand::Submit(args) => submit::run(args, global).await,
         JobCommand::Exec(args) => exec::run(args, global).await,
         JobCommand::List(args) => list::run(args, global).await,
@@ -196,13 +200,7 @@ pub(super) fn read_file(file: &Path) -> Result<String, Failure> {
 }
 
 /// One job through the agent's own code, with a queue in memory and a log in a folder that goes away.
-async fn run_here(
-    file: &Path,
-    allow: &[String],
-    inputs: &InputArgs,
-    config: Config,
-    global: &Global,
-) -> Result<u8, Failure> {
+async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8, Failure> {
     let bad = |problems: Problems| {
         let lines: Vec<String> = problems.iter().map(|problem| format!("  {problem}")).collect();
         Failure::usage(format!(
@@ -210,8 +208,23 @@ async fn run_here(
             terminal::lines(&lines.join("\n"))
         ))
     };
-    let text = allow::add_to(&file.display().to_string(), read_file(file)?, allow)?;
-    let mut spec = JobSpec::from_yaml(&text, &node::rules(&config)).map_err(bad)?;
+    secrets::one_reader(&args.secrets, std::slice::from_ref(&args.file))?;
+    let (given, text, rules) = (args.secrets.read()?, read_file(&args.file)?, node::rules(&config));
+    let as_it_is = args.secrets.is_empty() && args.allow.is_empty() && args.inputs.is_empty();
+    let document = match as_it_is {
+        true => None,
+        false => Some(many::only(&args.file.display().to_string(), &text)?),
+    };
+    let document = document.map(|mut document| {
+        secrets::put(&mut document, &given);
+        allow::add(&mut document, &args.allow);
+        document
+    });
+    let checked = match &document {
+        None => JobSpec::from_yaml(&text, &rules),
+        Some(document) => JobSpec::check(document, &rules),
+    };
+    let mut spec = checked.map_err(bad)?;
     let seccomp = node::seccomp(&config)?;
     let gate = node::gate(&config, node::policy(&config)?);
     let engine = node::connect(&config).await.map_err(|error| {
@@ -224,11 +237,9 @@ async fn run_here(
     let folder = Folder::make()?;
     let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0.join("logs"))?;
     let blobs = node::blobs(&config, &folder.0.join("blobs")).await?;
-    if !inputs.is_empty() {
-        let documents = many::documents(&file.display().to_string(), &text)?;
-        let document = documents.into_iter().next().map(|one| one.spec).unwrap_or_default();
-        let document = inputs.add_to(document, &Target::Here(&blobs)).await?;
-        spec = JobSpec::check(&document, &node::rules(&config)).map_err(bad)?;
+    if let Some(document) = document.filter(|_| !args.inputs.is_empty()) {
+        let document = args.inputs.add_to(document, &Target::Here(&blobs)).await?;
+        spec = JobSpec::check(&document, &rules).map_err(bad)?;
     }
     let artifacts = node::artifacts(&config, &blobs);
     backend.keep_artifacts(artifacts.clone(), config.artifacts.keep);

@@ -1,10 +1,11 @@
 //! Secrets of jobs: where they come from, how a job has them, what is seen of them, and what is said when they cannot be had.
 
 use super::policy::up_by;
-use super::stage::{Up, cause, engine, fact, id, said, until};
+use super::stage::{JOBCELL, PATIENCE, Up, cause, engine, fact, id, said, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Stdio;
 
 /// `jobcell up` with a secret from a variable, `token`, and one from a file, `key`, whose path is given back.
 async fn up_with(settings: &str) -> Option<(Up, std::path::PathBuf)> {
@@ -309,6 +310,15 @@ async fn the_command_line_takes_values_from_files_and_standard_input_and_never_f
     drop(stdin);
     let (code, out, err) = said(&child.wait_with_output().await.expect("ends"));
     assert_eq!((code, out.as_str()), (0, "<***>\n0\n"), "{err}");
+    // Without a server too.
+    let own = up.dir.path().join("own.yaml");
+    std::fs::write(&own, "preset: bash\nscript: 'echo \"<$MINE>\"; sha256sum <<< \"$MINE\"'\n").expect("writes");
+    let mut here = tokio::process::Command::new(JOBCELL);
+    here.args(["job", "run", own.to_str().expect("text"), "--secret", &mine]).stdin(Stdio::null());
+    here.env("DOCKER_HOST", engine().expect("is there")).env("JOBCELL_DOCKER__SHARED", "true").kill_on_drop(true);
+    let (code, out, err) = said(&tokio::time::timeout(PATIENCE, here.output()).await.expect("ends").expect("runs"));
+    let sum = jobcell::job::Digest::of(b"from a file\n").hex();
+    assert_eq!((code, out.as_str()), (0, format!("<***>\n{sum}  -\n").as_str()), "{err}");
     let (code, _, err) = said(&up.command(&["job", "exec", "--secret", "MINE=hunter2 hunter2", "--", "true"]).await);
     assert!(code == 2 && err.contains("NAME=@FILE"), "{err}");
     up.stop().await;

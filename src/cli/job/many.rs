@@ -55,6 +55,15 @@ pub(super) fn documents(name: &str, text: &str) -> Result<Vec<Document>, Failure
     Ok(all.into_iter().enumerate().map(|(number, spec)| Document { place: place(number), spec }).collect())
 }
 
+/// The one spec of a file. Errors: it cannot be read as such, or there are others.
+pub(super) fn only(name: &str, text: &str) -> Result<Value, Failure> {
+    let mut all = documents(name, text)?.into_iter();
+    match (all.next(), all.next()) {
+        (Some(one), None) => Ok(one.spec),
+        _ => Err(Failure::usage(format!("{name}: holds several jobs, and one is wanted"))),
+    }
+}
+
 /// Submits all of them in one request, and waits for their ends, for so long at most, if that is wanted.
 pub(super) async fn submit(
     client: &Client,
@@ -164,6 +173,7 @@ mod tests {
             ("-", "{\"a\": 1}\n\n{\"b\": 2}\n", &["-, line 1", "-, line 3"]),
             ("a.ndjson", "{\"a\": 1}\n", &["a.ndjson, line 1"]),
         ] {
+            assert_eq!(only(name, text).is_ok(), places.len() == 1, "{name}");
             let found = documents(name, text).expect("is read");
             assert_eq!(found.iter().map(|one| one.place.as_str()).collect::<Vec<_>>(), places);
             assert_eq!(has_several(name, text), places[0] != name, "{text}");

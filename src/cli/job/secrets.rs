@@ -1,4 +1,4 @@
-//! `--secret NAME=…` of `job submit` and `job exec`: secrets that are said beside the spec. A value never comes from an argument, which
+//! `--secret NAME=…` of `job submit`, `job run` and `exec`: secrets that are said beside the spec. A value never comes from an argument, which
 //! every process of the host may read, but from a file or from standard input.
 
 use crate::cli::Failure;
@@ -6,7 +6,7 @@ use crate::job::SECRETS_BYTES;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 #[derive(Debug, Args)]
@@ -64,6 +64,14 @@ impl SecretArgs {
             }
         }
         Ok(all)
+    }
+}
+
+/// Standard input is one thing only. Errors: it is a spec and a secret.
+pub(super) fn one_reader(args: &SecretArgs, specs: &[PathBuf]) -> Result<(), Failure> {
+    match args.reads_stdin() && specs.iter().any(|file| file.as_os_str() == "-") {
+        true => Err(Failure::usage("standard input is read for a spec and for a secret; put one of them into a file")),
+        false => Ok(()),
     }
 }
 

@@ -39,9 +39,7 @@ pub(in crate::cli) struct SubmitArgs {
 
 pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure> {
     let (until, limit) = args.until.read()?;
-    if args.secrets.reads_stdin() && args.files.iter().any(|file| file.as_os_str() == "-") {
-        return Err(Failure::usage("standard input is read for a spec and for a secret; put one of them into a file"));
-    }
+    secrets::one_reader(&args.secrets, &args.files)?;
     let given = args.secrets.read()?;
     let mut texts = Vec::with_capacity(args.files.len());
     for file in &args.files {
