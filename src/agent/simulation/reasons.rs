@@ -127,12 +127,14 @@ pub(super) fn true_cause(
         Cause::LeaseExpired => {
             let agent = why.agent.ok_or("it had no agent")?;
             let from = seen.heard(attempt, why.over).unwrap_or(why.over).min(why.run.map_or(why.over, |run| run.from));
-            // Its agent may know that it has the lease, and cannot tell the warden, or dies before it does.
-            let died = seen
+            // Its agent may know that it has the lease, and cannot tell the warden, or dies, or hands over, before it does.
+            let handover = scenario.agents[agent].handover;
+            let left = |what: &str| what == "a crash" || (handover && what == "a drain");
+            let left = seen
                 .disturbances
                 .iter()
-                .any(|one| one.what == "a crash" && one.agent == Some(agent) && one.from <= why.over && one.to >= from);
-            when(why.lease_over() || why.silent_link() || why.engine_away() || died, "its lease was not over")?;
+                .any(|one| left(one.what) && one.agent == Some(agent) && one.from <= why.over && one.to >= from);
+            when(why.lease_over() || why.silent_link() || why.engine_away() || left, "its lease was not over")?;
             when(why.silent_link() || seen.disturbed(agent, from, why.over), "nothing was in the way of a renewal")
         }
         Cause::CellLost { .. } => {
