@@ -6,7 +6,7 @@ use super::{
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 use std::collections::BTreeMap;
 
 /// All variables together: execve takes about 2 MiB; this leaves room and fits the API's body.
@@ -325,6 +325,17 @@ pub(super) fn variable_fault(name: &str) -> Option<(&'static str, &'static str)>
     None
 }
 
+const QUOTE: &str = "quote it, so that it is kept as it is written";
+
+/// Whether its text is not in doubt. `1.10` and `0755` are read as other numbers than they look like, and what was written is gone by then.
+fn is_whole(number: &Number) -> bool {
+    number.is_i64() || number.is_u64()
+}
+
+fn unlike(number: &Number) -> String {
+    format!("is read as the number {number}, which may not be what was written")
+}
+
 fn env(map: &Map<String, Value>, p: &mut Problems) -> BTreeMap<String, String> {
     let mut env = BTreeMap::new();
     let mut bytes = 0;
@@ -337,7 +348,11 @@ fn env(map: &Map<String, Value>, p: &mut Problems) -> BTreeMap<String, String> {
         let text = match value {
             Value::String(text) => text.clone(),
             // People write `PORT: 8080`; the meaning is not in doubt.
-            Value::Number(number) => number.to_string(),
+            Value::Number(number) if is_whole(number) => number.to_string(),
+            Value::Number(number) => {
+                p.add(path, unlike(number), QUOTE);
+                continue;
+            }
             other => {
                 p.add(path, format!("is {}", type_name(other)), "quote it to make it a string");
                 continue;
@@ -439,9 +454,10 @@ pub(crate) fn labels(at: &str, map: &Map<String, Value>, p: &mut Problems) -> BT
             Value::String(_) => {
                 p.add(path, "is longer than 255 bytes or has unprintable characters", "shorten or clean it")
             }
-            Value::Number(number) => {
+            Value::Number(number) if is_whole(number) => {
                 labels.insert(key.clone(), number.to_string());
             }
+            Value::Number(number) => p.add(path, unlike(number), QUOTE),
             other => p.add(path, format!("is {}", type_name(other)), "quote it to make it a string"),
         }
     }

@@ -172,3 +172,18 @@ proptest! {
         prop_assert_eq!(check(&canonical, &SpecRules::default()).expect("canonical is valid"), spec);
     }
 }
+
+#[test]
+fn a_number_that_may_have_been_another_text_is_refused() {
+    for (text, good) in [("8080", true), ("-1", true), ("0", true), ("1.10", false), ("0755", false), ("1e3", false)] {
+        for field in ["env", "labels"] {
+            let document = format!("preset: bash\nscript: x\n{field}: {{A: {text}}}\n");
+            let checked = JobSpec::from_yaml(&document, &SpecRules::default());
+            assert_eq!(checked.is_ok(), good, "{field} {text}: {checked:?}");
+            if let Err(problems) = checked {
+                let told = problems.to_string();
+                assert!(told.contains(&format!("{field}.A")) && told.contains("quote it"), "{told}");
+            }
+        }
+    }
+}
