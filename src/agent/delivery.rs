@@ -119,7 +119,7 @@ impl Delivery {
             artifacts.not_delivered(&reason);
             let required = self.entry.spec.artifacts().iter().any(|rule| rule.required);
             if required && report.cause == (Cause::ExitCode { exit_code: 0 }) {
-                report.cause = Cause::ArtifactsFailed { reason: crate::job::shown(&reason) };
+                report.cause = Cause::ArtifactsFailed { reason: crate::job::one_line(&reason, 500) };
             }
         }
     }

@@ -641,6 +641,7 @@ impl Embedded {
     pub async fn release(&self, agent: &str, lease: (AttemptId, LeaseToken), reason: &str) -> Result<Step, StoreError> {
         let applied = self.store.release(agent, lease, UnixMillis::now(), reason).await?;
         if applied == Applied::Applied {
+            self.results.forget(lease.0.job);
             self.close_logs(lease.0).await;
             // A release ends a job whose end was asked for.
             self.changed(lease.0.job, true);
@@ -794,6 +795,7 @@ impl Embedded {
             Expired::Requeued(attempt) => (attempt, false),
             Expired::Ended(job) => (AttemptId::new(job.id, job.attempt), true),
         };
+        self.results.forget(attempt.job);
         tracing::warn!(%attempt, ended, "{why}");
         // Else an agent that is frozen could be the first to get it again, and would lose it again.
         if let Ok(Some(job)) = self.store.get(attempt.job).await {

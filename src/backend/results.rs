@@ -2,7 +2,10 @@
 
 use super::Embedded;
 use crate::blobs::{BlobError, BlobStore};
-use crate::job::{Artifact, Artifacts, AttemptId, Digest, Job, JobId, JobStep, Millis, Progress, Report, UnixMillis};
+use crate::job::{
+    ARTIFACT_LIST_MOST, Artifact, Artifacts, AttemptId, Digest, Job, JobId, JobStep, Millis, Phase, Progress, Report,
+    UnixMillis,
+};
 use crate::queue::{Store, StoreError};
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -10,8 +13,6 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Jobs whose progress is known. With more than an installation can run, a further one is not shown until its end.
 const MOST_LIVE: usize = 20_000;
-/// A list of files is no longer than this: that of as many as an agent may keep.
-const MOST_LIST: u64 = 64 << 20;
 const HOLDERS: u32 = 500;
 
 /// Where files are kept, and for how long after their job's end.
@@ -42,7 +43,7 @@ impl ResultsRoom {
 
     /// Adds what a job that runs says of itself.
     pub(super) fn add_to(&self, job: &mut Job) {
-        if job.ending.is_some() {
+        if job.ending.is_some() || job.phase == Phase::Queued {
             return;
         }
         if let Some(live) = self.live().get(&job.id).filter(|live| live.attempt == job.attempt) {
@@ -89,7 +90,7 @@ impl Embedded {
     pub async fn artifact_list(&self, list: Digest) -> Result<Vec<Artifact>, BlobError> {
         let store = self.artifacts().ok_or(BlobError::Missing(list))?;
         let mut bytes = Vec::new();
-        let mut pieces = std::pin::pin!(store.read(list, 0..MOST_LIST).await?);
+        let mut pieces = std::pin::pin!(store.read(list, 0..ARTIFACT_LIST_MOST).await?);
         while let Some(piece) = pieces.next().await {
             bytes.extend_from_slice(&piece?);
         }

@@ -88,6 +88,23 @@ pub(crate) fn shown(text: &str) -> String {
     if text.chars().nth(60).is_some() { format!("{cut}…") } else { cut }
 }
 
+/// A text from a cell as one line: what is no letter is escaped, and what is beyond so many bytes is cut.
+pub(crate) fn one_line(text: &str, most: usize) -> String {
+    let mut line = String::new();
+    for c in text.chars() {
+        let before = line.len();
+        match c.is_control() {
+            true => line.extend(c.escape_debug()),
+            false => line.push(c),
+        }
+        if line.len() > most {
+            line.truncate(before);
+            break;
+        }
+    }
+    line
+}
+
 /// What JSON calls the type of a value.
 pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {

@@ -22,7 +22,7 @@ mod units;
 
 pub use digest::{BadDigest, Digest};
 pub use ending::{Cause, Ending, MismatchLine, PolicyRefusal, Verdict};
-pub(crate) use fields::{Fields, shown, suggestion, type_name};
+pub(crate) use fields::{Fields, one_line, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
 pub use image::{DEFAULT_REGISTRY, ImageName, UsedImage};
@@ -30,7 +30,9 @@ pub use limits::LimitMet;
 pub use outputs::read_outputs;
 pub use phase::{IllegalStep, PULL_NOTE, Phase, PhaseEvent};
 pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
-pub use results::{Artifact, ArtifactProblem, Artifacts, FILES_SHOWN, JobStep, Progress, Results, is_artifact_path};
+pub use results::{
+    ARTIFACT_LIST_MOST, Artifact, ArtifactProblem, Artifacts, JobStep, Progress, Results, is_artifact_path,
+};
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{

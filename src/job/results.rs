@@ -5,8 +5,14 @@ use super::{Digest, Millis, UnixMillis};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// Files that a job's own document names; the list of them has all.
-pub const FILES_SHOWN: usize = 50;
+/// Files that a job's own document names; the list of them has all. Fewer of those whose paths are long: an end has to fit into a request,
+/// whatever a job calls its files.
+const FILES_SHOWN: usize = 50;
+const SHOWN_BYTES: usize = 64 * 1024;
+/// Bytes that a list of files has at most.
+pub const ARTIFACT_LIST_MOST: u64 = 64 << 20;
+/// Bytes of a backend's reason.
+const MOST_REASON: usize = 500;
 /// Problems with files that are told one by one.
 pub const PROBLEMS_SHOWN: usize = 32;
 /// Names of files in a problem are cut to this.
@@ -152,12 +158,25 @@ impl Artifacts {
         }
     }
 
+    /// Those of these files that a job's document names.
+    pub fn first(files: &[Artifact]) -> Vec<Artifact> {
+        let mut left = SHOWN_BYTES;
+        let fits = |file: &&Artifact| {
+            // As it is written: what is no letter takes up to six bytes.
+            let bytes = serde_json::to_string(&file.path).map_or(usize::MAX, |path| path.len());
+            let fits = bytes <= left;
+            left = left.saturating_sub(bytes);
+            fits
+        };
+        files.iter().take(FILES_SHOWN).take_while(fits).cloned().collect()
+    }
+
     /// They are kept nowhere, for this reason.
     pub fn not_delivered(&mut self, reason: &str) {
         (self.complete, self.list) = (false, None);
         (self.count, self.bytes) = (0, 0);
         self.files.clear();
-        let sentence = format!("the backend has none of them: {}", super::shown(reason));
+        let sentence = format!("the backend has none of them: {}", super::one_line(reason, MOST_REASON));
         self.problems.insert(0, ArtifactProblem::new(b"", "not_delivered", sentence));
         self.problems.truncate(PROBLEMS_SHOWN);
     }
@@ -202,6 +221,22 @@ mod tests {
         for bad in ["", "/a", "a/", "a//b", ".", "..", "a/../b", "./a", "a\0b", "a/..", &"x".repeat(256)] {
             assert!(!is_artifact_path(bad), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_end_names_as_many_files_as_fit_into_it() {
+        let file = |path: String| Artifact {
+            path,
+            size: 1,
+            mode: 0o644,
+            modified_at: UnixMillis::new(0),
+            digest: Digest::of(b"x"),
+        };
+        let plain: Vec<Artifact> = (0..100).map(|n| file(format!("out/{n}"))).collect();
+        assert_eq!(Artifacts::first(&plain).len(), FILES_SHOWN);
+        let wild: Vec<Artifact> = (0..100).map(|n| file(format!("{n}{}", "/\u{1}".repeat(2000)))).collect();
+        let shown = serde_json::to_vec(&Artifacts::first(&wild)).expect("is written");
+        assert!(shown.len() < SHOWN_BYTES + 10_000 && Artifacts::first(&wild).len() >= 4, "{}", shown.len());
     }
 
     #[test]

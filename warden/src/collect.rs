@@ -200,7 +200,7 @@ struct Walk {
     path: Vec<u8>,
     /// Entries that a rule meant so far.
     found: u64,
-    /// The root cannot be opened; told once.
+    /// The root cannot be opened, or the walk not go on; told once.
     unopened: Option<io::Error>,
 }
 
@@ -237,12 +237,16 @@ impl Walk {
         if self.at >= self.read.len() {
             self.read.resize(FOLDER_BYTES, 0);
             self.at = 0;
-            let count = sys::entries(folder.open.as_raw_fd(), &mut self.read).unwrap_or(0);
-            self.read.truncate(count);
-            if count == 0 {
+            let read = sys::entries(folder.open.as_raw_fd(), &mut self.read);
+            self.read.truncate(*read.as_ref().unwrap_or(&0));
+            let path = self.path.strip_suffix(b"/").unwrap_or(&self.path).to_vec();
+            if self.read.is_empty() {
                 self.up();
             }
-            return Seen::Nothing;
+            return match read {
+                Ok(_) => Seen::Nothing,
+                Err(error) => self.found(unreadable(&error), u64::MAX, path),
+            };
         }
         let Some((next, length, name)) = entry(&self.read[self.at..]) else {
             // Not as the kernel writes it; the rest of what was read is passed over.
@@ -321,10 +325,11 @@ impl Walk {
             self.path.truncate(folder.above);
         }
         if let Some(above) = self.folders.last_mut()
-            && above.open.seek(SeekFrom::Start(above.next)).is_err()
+            && let Err(error) = above.open.seek(SeekFrom::Start(above.next))
         {
             // Without its place it would begin anew, for ever.
             self.folders.clear();
+            self.unopened = Some(error);
         }
     }
 }

@@ -140,9 +140,14 @@ impl Patterns {
 
     /// A text that stands for itself.
     pub(crate) fn text(self: &Rc<Self>, text: &str) -> String {
-        let mut bytes = text.as_bytes().to_vec();
+        String::from_utf8_lossy(&self.hide(text.as_bytes().to_vec())).into_owned()
+    }
+
+    /// The same for bytes.
+    pub(crate) fn hide(self: &Rc<Self>, mut bytes: Vec<u8>) -> Vec<u8> {
         let kept = Masker::new(Rc::clone(self)).pass(&mut bytes, true);
-        String::from_utf8_lossy(&bytes[..kept]).into_owned()
+        bytes.truncate(kept);
+        bytes
     }
 }
 

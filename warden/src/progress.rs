@@ -28,8 +28,8 @@ const O_NOFOLLOW: i32 = 0o400_000;
 /// It has not said how far it is.
 const UNKNOWN: u8 = 255;
 
-/// Takes secrets out of a text.
-pub(crate) type Mask<'a> = &'a dyn Fn(String) -> String;
+/// Takes secrets out of what will be a text.
+pub(crate) type Mask<'a> = &'a dyn Fn(Vec<u8>) -> Vec<u8>;
 
 pub(crate) struct Progress {
     pipe: Option<File>,
@@ -57,10 +57,10 @@ impl Progress {
         self.pipe.as_ref().filter(|_| now >= self.read_at).map(AsRawFd::as_raw_fd)
     }
 
-    /// The next moment at which something is to be done without anybody asking.
-    pub(crate) fn wake_at(&self, now: u64) -> Option<u64> {
+    /// The next moment at which something is to be done without anybody asking. What is to be told waits until somebody listens.
+    pub(crate) fn wake_at(&self, now: u64, heard: bool) -> Option<u64> {
         let read = Some(self.read_at).filter(|at| self.pipe.is_some() && now < *at);
-        let tell = self.changed.then_some(self.tell_at);
+        let tell = (self.changed && heard).then_some(self.tell_at);
         [read, tell].into_iter().flatten().min()
     }
 
@@ -135,7 +135,8 @@ impl Lines {
                 continue;
             }
             let whole = [part.as_slice(), line].concat();
-            match self.line(&mask(String::from_utf8_lossy(&whole).into_owned()), now_us) {
+            // As bytes: what is no text would look otherwise, and be no secret any more.
+            match self.line(&String::from_utf8_lossy(&mask(whole)), now_us) {
                 Some(()) => changed = true,
                 None => self.said.ignored = self.said.ignored.saturating_add(1),
             }

@@ -68,7 +68,15 @@ impl Secrets {
         Ok(given)
     }
 
-    /// A text that nobody reads a secret in.
+    /// Bytes that nobody reads a secret in.
+    pub(crate) fn hide(&self, bytes: Vec<u8>) -> Vec<u8> {
+        match &self.patterns {
+            Some(patterns) => patterns.hide(bytes),
+            None => bytes,
+        }
+    }
+
+    /// The same for a text.
     pub(crate) fn text(&self, text: String) -> String {
         match &self.patterns {
             Some(patterns) => patterns.text(&text),

@@ -209,7 +209,8 @@ impl Warden {
             Phase::Ended(_) => None,
         };
         let rescue = self.rescue_due.then(|| self.last_input.saturating_add(RESCUE_AFTER_NS));
-        let progress = self.results.as_ref().and_then(|(_, progress)| progress.wake_at(now));
+        let heard = self.epoch > 0 && !self.stranger && matches!(self.phase, Phase::Running(_));
+        let progress = self.results.as_ref().and_then(|(_, progress)| progress.wake_at(now, heard));
         let egress = self.egress.as_ref().and_then(Egress::wake_at);
         let linger = self.linger_until.filter(|_| self.egress.is_some());
         [phase, rescue, progress, egress, linger].into_iter().flatten().min()
@@ -542,7 +543,7 @@ impl Warden {
         let now = sys::boot_ns();
         if let (Some((_, progress)), Phase::Running(_)) = (&mut self.results, &self.phase) {
             let secrets = &self.secrets;
-            progress.read(now, &|text| secrets.text(text));
+            progress.read(now, &|bytes| secrets.hide(bytes));
             // Told to the agent of this session only, and kept for the next one.
             if self.epoch > 0 && !self.stranger && progress.tells_now(now) {
                 self.outbox.advance = true;
@@ -673,7 +674,7 @@ struct Ready {
 
 /// What a job that is over gives back with its end.
 fn results(root: &str, progress: &mut Progress, secrets: &Secrets) -> Results {
-    let advance = progress.finish(&|text| secrets.text(text));
+    let advance = progress.finish(&|bytes| secrets.hide(bytes));
     let mut results = Results { advance, ..Results::default() };
     match outputs(root) {
         Ok((mut bytes, length)) => {

@@ -115,16 +115,19 @@ async fn get(
         if let Some(parent) = Path::new(path).parent().filter(|parent| !parent.as_os_str().is_empty()) {
             folder.create_dir_all(parent).map_err(told)?;
         }
-        if force {
-            // A link that lies there is replaced, not followed.
-            let _ = folder.remove_file(path);
+        if !force && folder.symlink_metadata(path).is_ok() {
+            return Err(told(std::io::ErrorKind::AlreadyExists.into()));
         }
-        let mut to = folder.open_with(path, OpenOptions::new().write(true).create_new(true)).map_err(told)?;
+        // Under another name until it is whole: half a file looks like a whole one.
+        let half = Path::new(path).with_file_name(format!(".jobcell-{}", std::process::id()));
+        let _ = folder.remove_file(&half);
+        let mut to = folder.open_with(&half, OpenOptions::new().write(true).create_new(true)).map_err(told)?;
         if let Err(failure) = fetch(client, id, file, &mut to).await {
-            // Half a file looks like a whole one.
-            let _ = folder.remove_file(path);
+            let _ = folder.remove_file(&half);
             return Err(failure);
         }
+        // A link that lies there is replaced, not followed.
+        folder.rename(&half, &folder, path).map_err(told)?;
         global.note(&show::printable(path));
     }
     if global.output != Output::Table {

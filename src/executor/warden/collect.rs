@@ -5,7 +5,7 @@
 //! a warden is believed about its own cell only: paths are looked at, sizes are held to the limits, what was not asked for is a fault.
 
 use crate::job::{ArtifactProblem, ArtifactRule, Artifacts, ByteSize, Millis, UnixMillis, is_artifact_path};
-use crate::protocol::wire::{Entry, EntryKind, MOST_PIECE, Page, Piece, Stamp, ToWarden};
+use crate::protocol::wire::{self, Entry, EntryKind, MOST_PIECE, Page, Piece, Stamp, ToWarden};
 use std::collections::VecDeque;
 
 /// Bytes that are asked for and have not come: so much is before a ping's answer, at most.
@@ -96,6 +96,8 @@ pub(super) struct Collector {
     /// Rules that something was found for, and those of which something that counts is not kept.
     found: u64,
     spoiled: u64,
+    /// Rules of which something is not kept, or may not be, and the job can do nothing about it.
+    ours: u64,
     /// There are folders that nobody has looked into.
     unseen: bool,
     /// By rule and in all: how many more than may be kept.
@@ -125,6 +127,7 @@ impl Collector {
             taken: vec![0; count],
             found: 0,
             spoiled: 0,
+            ours: 0,
             unseen: false,
             beyond: vec![0; count],
             beyond_all: 0,
@@ -215,7 +218,12 @@ impl Collector {
             match entry.kind {
                 // What lies in a folder that nobody has seen may be meant by no rule at all.
                 EntryKind::TooDeep | EntryKind::Unreadable | EntryKind::Secret if entry.rules == u64::MAX => {
-                    self.unseen = true
+                    self.unseen = true;
+                    // Unless the folder itself is meant: then all of it is.
+                    let means = |rule: &ArtifactRule| wire::matches(rule.path.as_bytes(), &entry.path);
+                    for (bit, _) in self.rules.iter().enumerate().filter(|(_, rule)| means(rule)) {
+                        self.spoiled |= 1 << bit;
+                    }
                 }
                 EntryKind::Unreadable => self.spoiled |= mine,
                 EntryKind::Secret => {
@@ -360,7 +368,12 @@ impl Collector {
 
     /// A file that was kept could not be stored.
     pub(super) fn not_stored(&mut self, wanted: &Wanted, reason: &str) {
-        self.give_up(&wanted.path, wanted.rules, "not_stored", format!("could not be stored: {reason}"));
+        self.ours |= wanted.rules;
+        self.told.tell(ArtifactProblem::new(
+            wanted.path.as_bytes(),
+            "not_stored",
+            format!("could not be stored: {reason}"),
+        ));
     }
 
     fn finish(&mut self) {
@@ -377,10 +390,23 @@ impl Collector {
         self.stage == Stage::Done
     }
 
-    /// The required rules that are not kept to.
+    /// From here on nobody can say of any rule that it is kept to.
+    pub(super) fn none_for_sure(&mut self) {
+        self.ours |= self.all_rules();
+    }
+
+    /// Whether a required rule is not kept to for another reason than the job.
+    pub(super) fn failed(&self) -> bool {
+        self.rules.iter().enumerate().any(|(bit, rule)| rule.required && self.ours >> bit & 1 == 1)
+    }
+
+    /// The required rules that the job has not kept to.
     pub(super) fn missing(&self) -> Vec<String> {
         let required = self.rules.iter().enumerate().filter(|(_, rule)| rule.required);
-        let missing = required.filter(|(bit, _)| self.found >> bit & 1 == 0 || self.spoiled >> bit & 1 == 1);
+        let missing = required.filter(|(bit, _)| {
+            let (found, spoiled, ours) = (self.found >> bit & 1, self.spoiled >> bit & 1, self.ours >> bit & 1);
+            spoiled == 1 || (found == 0 && ours == 0)
+        });
         let told = |bit: usize, rule: &ArtifactRule| {
             let why = if self.found >> bit & 1 == 0 { "there is no such file" } else { "not all of it could be kept" };
             format!("{}: {why}", rule.path)
@@ -390,7 +416,7 @@ impl Collector {
 
     /// Whether everything that the rules mean is kept.
     pub(super) fn is_complete(&self) -> bool {
-        self.is_done() && self.spoiled == 0 && !self.unseen && self.missing().is_empty()
+        self.is_done() && self.spoiled == 0 && self.ours == 0 && !self.unseen && self.missing().is_empty()
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::collect::{CollectLimits, Collector, Do, Wanted};
 use crate::blobs::{BlobError, BlobStore, Stored};
-use crate::job::{Artifact, ArtifactProblem, ArtifactRule, Artifacts, AttemptId, FILES_SHOWN};
+use crate::job::{ARTIFACT_LIST_MOST, Artifact, ArtifactProblem, ArtifactRule, Artifacts, AttemptId};
 use crate::protocol::wire::{Page, Piece, ToWarden};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -37,14 +37,14 @@ pub struct Keep {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) artifacts: Artifacts,
-    /// The required rules that are not kept to.
+    /// The required rules that the job has not kept to.
     pub(super) missing: Vec<String>,
-    /// What stood in the way that was not the job's doing.
+    /// Why another required rule is not kept to, which is not the job's doing.
     pub(super) failed: Option<String>,
 }
 
-/// A file on its way to the store: pieces, or the word that it is not wanted any more.
-type Pieces = mpsc::Sender<Result<Bytes, &'static str>>;
+/// A file on its way to the store: parts, or the word that it is not wanted any more.
+type Pieces = mpsc::Sender<Result<Part, &'static str>>;
 type Storing = BoxFuture<'static, (Wanted, Result<Stored, BlobError>)>;
 
 pub(super) struct Keeper {
@@ -146,22 +146,21 @@ impl Keeper {
     }
 
     fn hand_on(&mut self, piece: Result<Bytes, &'static str>) {
-        let count = piece.as_ref().map_or(0, Bytes::len);
         if piece.is_ok() && self.open.as_ref().is_some_and(|open| open.capacity() < 2 && !open.is_closed()) {
             self.fault = Some("it sends a file in more parts than were asked for");
             return;
         }
-        self.held.fetch_add(count, Ordering::Relaxed);
+        let part = piece.map(|bytes| Part::new(bytes, &self.held, &self.taken));
         // Nobody takes it when the store has failed: that is told when it ends.
-        if self.open.as_ref().is_none_or(|open| open.try_send(piece).is_err()) {
-            self.held.fetch_sub(count, Ordering::Relaxed);
+        if let Some(open) = &self.open {
+            let _ = open.try_send(part);
         }
     }
 
     fn store(&mut self, wanted: Wanted) {
         let (sender, receiver) = mpsc::channel(MOST_PARTS + 1);
         self.open = Some(sender);
-        let pieces = pieces(receiver, Arc::clone(&self.held), Arc::clone(&self.taken));
+        let pieces = pieces(receiver);
         let (store, length) = (self.store.clone(), (!wanted.may_change()).then(|| wanted.size()));
         self.storing.push(Box::pin(async move {
             let stored = store.put(pieces, None, length).await;
@@ -196,28 +195,37 @@ impl Keeper {
                 self.stored(&wanted, stored);
             }
         };
+        let late = || format!("the store did not take it within {} s", WRAP_UP.as_secs());
         if tokio::time::timeout(WRAP_UP, rest).await.is_err() {
-            self.failed = Some(format!("the store did not take it within {} s", WRAP_UP.as_secs()));
+            self.none_for_sure("not_stored", late());
         }
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
-        let mut kept = Kept {
-            missing: self.collector.missing(),
-            artifacts: std::mem::take(&mut self.collector.told),
-            failed: self.failed.take(),
-        };
-        kept.artifacts.complete = self.collector.is_complete();
         if !self.collector.is_done() {
             let why = ended.unwrap_or("it was ended before all of it was fetched");
-            kept.artifacts.tell(ArtifactProblem::new(b"", "not_fetched", format!("not everything was fetched: {why}")));
-            kept.failed.get_or_insert_with(|| why.to_owned());
+            self.none_for_sure("not_fetched", format!("not everything was fetched: {why}"));
         }
-        if let Err(error) = seal(&self.store, self.attempt, &self.files, &mut kept.artifacts).await {
-            let sentence = format!("the list of files could not be stored: {error}");
-            kept.artifacts.tell(ArtifactProblem::new(b"", "not_stored", &sentence));
-            kept.artifacts.complete = false;
-            kept.failed = Some(sentence);
+        let mut artifacts = Artifacts::default();
+        let sealed = seal(&self.store, self.attempt, &self.files, &mut artifacts);
+        let sealed = tokio::time::timeout(WRAP_UP, sealed).await;
+        if let Err(reason) = sealed.map_err(|_| late()).and_then(|sealed| sealed.map_err(|error| error.to_string())) {
+            artifacts = Artifacts::default();
+            self.none_for_sure("not_stored", format!("the list of files could not be stored: {reason}"));
         }
-        kept
+        let told = std::mem::take(&mut self.collector.told);
+        (artifacts.problems, artifacts.more_problems) = (told.problems, told.more_problems);
+        artifacts.complete = self.collector.is_complete();
+        Kept {
+            artifacts,
+            missing: self.collector.missing(),
+            failed: self.failed.take().filter(|_| self.collector.failed()),
+        }
+    }
+
+    /// Something went wrong that is not the job's doing, and of no rule is it known that it is kept to.
+    fn none_for_sure(&mut self, code: &str, sentence: String) {
+        self.collector.none_for_sure();
+        self.collector.told.tell(ArtifactProblem::new(b"", code, &sentence));
+        self.failed.get_or_insert(sentence);
     }
 }
 
@@ -232,6 +240,10 @@ async fn seal(
         return Ok(());
     }
     let list = serde_json::to_vec(files).map_err(|error| BlobError::Failed(error.to_string()))?;
+    if list.len() as u64 > ARTIFACT_LIST_MOST {
+        let (bytes, most) = (list.len(), ARTIFACT_LIST_MOST);
+        return Err(BlobError::Failed(format!("it has {bytes} bytes, and {most} at most can be read")));
+    }
     let list = store.put_bytes(list).await?.digest;
     let mut digests: Vec<_> = files.iter().map(|file| file.digest).chain([list]).collect();
     digests.sort_unstable();
@@ -239,21 +251,44 @@ async fn seal(
     store.refer(&Artifacts::holder(attempt), &digests).await?;
     artifacts.count = files.len() as u64;
     artifacts.bytes = files.iter().map(|file| file.size).sum();
-    artifacts.files = files.iter().take(FILES_SHOWN).cloned().collect();
+    artifacts.files = Artifacts::first(files);
     artifacts.list = Some(list);
     Ok(())
 }
 
-/// The pieces of a file as the store takes them, which counts what it takes.
-fn pieces(
-    receiver: mpsc::Receiver<Result<Bytes, &'static str>>,
+/// Bytes that have come and are not with the store. They are counted as long as they are here, whoever drops them.
+struct Part {
+    bytes: Bytes,
+    counted: usize,
     held: Arc<AtomicUsize>,
     taken: Arc<Notify>,
+}
+
+impl Part {
+    fn new(bytes: Bytes, held: &Arc<AtomicUsize>, taken: &Arc<Notify>) -> Self {
+        let counted = bytes.len();
+        held.fetch_add(counted, Ordering::Relaxed);
+        Self { bytes, counted, held: Arc::clone(held), taken: Arc::clone(taken) }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.counted, Ordering::Relaxed);
+        self.taken.notify_one();
+    }
+}
+
+/// The parts of a file as the store takes them.
+fn pieces(
+    receiver: mpsc::Receiver<Result<Part, &'static str>>,
 ) -> impl Stream<Item = Result<Bytes, &'static str>> + Send {
-    stream::unfold((receiver, held, taken), |(mut receiver, held, taken)| async move {
+    stream::unfold(receiver, |mut receiver| async move {
         let piece = receiver.recv().await?;
-        held.fetch_sub(piece.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
-        taken.notify_one();
-        Some((piece, (receiver, held, taken)))
+        Some((piece.map(|mut part| std::mem::take(&mut part.bytes)), receiver))
     })
 }
+
+#[cfg(test)]
+#[path = "keep_tests.rs"]
+mod tests;

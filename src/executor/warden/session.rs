@@ -527,8 +527,7 @@ impl Session {
             }
             FromWarden::Fault { text } => {
                 let reason: String = text.chars().take(200).flat_map(char::escape_debug).collect();
-                self.over(Over::Broken(Cause::WardenFault { reason }), actions);
-                actions.push_front(Action::Kill);
+                self.given_up(Cause::WardenFault { reason }, actions);
             }
             // Told by inputs of their own; here only if a caller mixes the two up.
             FromWarden::Output { .. } | FromWarden::InputsTaken { .. } => {}

@@ -77,12 +77,11 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
 /// The cause of a job whose files were fetched: one that went well has failed when it did not leave what it was required to.
 pub(super) fn with_artifacts(cause: Cause, kept: &Kept) -> Cause {
     match (cause, &kept.failed) {
-        (Cause::ExitCode { exit_code: 0 }, Some(reason)) if !kept.missing.is_empty() => {
-            Cause::ArtifactsFailed { reason: reason.clone() }
-        }
-        (Cause::ExitCode { exit_code: 0 }, None) if !kept.missing.is_empty() => {
+        // First what another try would not change.
+        (Cause::ExitCode { exit_code: 0 }, _) if !kept.missing.is_empty() => {
             Cause::ArtifactsMissing { missing: kept.missing.iter().take(MOST_MISSING).cloned().collect() }
         }
+        (Cause::ExitCode { exit_code: 0 }, Some(reason)) => Cause::ArtifactsFailed { reason: reason.clone() },
         (cause, _) => cause,
     }
 }
@@ -90,14 +89,14 @@ pub(super) fn with_artifacts(cause: Cause, kept: &Kept) -> Cause {
 /// How far the job says it is. What it says comes from the cell, so it is text that cannot harm and times that are given.
 pub(super) fn progress(advance: &Advance) -> Option<Progress> {
     let at = UnixMillis::new(advance.time_us / 1000);
-    let message = crate::job::shown(&advance.text);
+    let message = crate::job::one_line(&advance.text, wire::MOST_PROGRESS_TEXT);
     (advance.percent <= 100).then_some(Progress { percent: advance.percent, message, at, eta: None })
 }
 
 /// Its steps.
 pub(super) fn steps(advance: &Advance) -> Vec<JobStep> {
     let one = |step: &wire::StepMark| JobStep {
-        name: crate::job::shown(&step.name),
+        name: crate::job::one_line(&step.name, wire::MOST_STEP_NAME),
         began_at: UnixMillis::new(step.began_us / 1000),
         ended_at: (step.ended_us > 0).then(|| UnixMillis::new(step.ended_us / 1000)),
     };
