@@ -12,8 +12,9 @@ struct Reserved {
 }
 
 impl Reserved {
-    /// All that a job may come to use: also what its cell takes beside it.
-    fn of(asked: Resources, beside: Beside) -> Self {
+    /// All that a job may come to use: also what its cell takes beside it. One that runs on another host takes its slot alone.
+    fn of(asked: Option<Resources>, beside: Beside) -> Self {
+        let Some(asked) = asked else { return Self { slots: 1, ..Self::default() } };
         let memory = beside.with(asked.memory, asked.disk).as_u64();
         Self { slots: 1, cpu_milli: u64::from(asked.cpu.as_milli()), memory }
     }
@@ -70,8 +71,10 @@ impl Ledger {
         self.capacity
     }
 
-    /// Whether a job can ever fit. Errors: the cause to refuse it with.
-    pub fn could_fit(&self, asked: Resources) -> Result<(), Cause> {
+    /// Whether a job can ever fit. Errors: the cause to refuse it with. Here and below, `asked` is `None` for a job that takes nothing of
+    /// this host but a slot.
+    pub fn could_fit(&self, asked: impl Into<Option<Resources>>) -> Result<(), Cause> {
+        let Some(asked) = asked.into() else { return Ok(()) };
         let too_large = |resource: &str, asked: String, capacity: String| {
             Err(Cause::TooLarge { resource: resource.to_owned(), asked, capacity })
         };
@@ -87,9 +90,9 @@ impl Ledger {
     }
 
     /// Reserves all of what a job asks for, or nothing.
-    pub fn reserve(&self, asked: Resources) -> Option<Permit> {
+    pub fn reserve(&self, asked: impl Into<Option<Resources>>) -> Option<Permit> {
         let mut reserved = self.lock();
-        let part = Reserved::of(asked, self.capacity.beside);
+        let part = Reserved::of(asked.into(), self.capacity.beside);
         let after = reserved.with(part);
         let fits = after.slots <= self.capacity.slots
             && after.cpu_milli <= u64::from(self.capacity.cpu.as_milli())
@@ -103,8 +106,8 @@ impl Ledger {
 
     /// Reserves for a job that runs already, whether it fits or not: with smaller limits than before, what was there stays, and
     /// nothing new is taken until there is room again.
-    pub fn keep(&self, asked: Resources) -> Permit {
-        let part = Reserved::of(asked, self.capacity.beside);
+    pub fn keep(&self, asked: impl Into<Option<Resources>>) -> Permit {
+        let part = Reserved::of(asked.into(), self.capacity.beside);
         let mut reserved = self.lock();
         *reserved = reserved.with(part);
         Permit { part, reserved: Arc::clone(&self.reserved) }
@@ -152,6 +155,18 @@ mod tests {
         assert!(
             matches!(ledger.could_fit(with_disk(821)), Err(Cause::TooLarge { resource, .. }) if resource == "memory")
         );
+    }
+
+    #[test]
+    fn a_job_on_another_host_takes_a_slot_and_nothing_else() {
+        let beside = Beside { fixed: ByteSize::from_mib(80), disk: ByteSize::from_mib(20) };
+        let ledger = Ledger::new(Capacity { beside, ..capacity() });
+        assert_eq!(ledger.could_fit(None), Ok(()));
+        let there: Vec<Permit> = (0..4).map(|_| ledger.reserve(None).expect("a slot is free")).collect();
+        assert_eq!(ledger.free(), Capacity { slots: 0, beside, ..capacity() });
+        assert!(ledger.reserve(None).is_none(), "a slot it does take");
+        drop(there);
+        assert_eq!(*ledger.lock(), Reserved::default());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! From a spec to image and argument list, by the operator's presets. Pure.
 
-use crate::job::{Cause, JobSpec, Program, Source};
+use crate::job::{Cause, JobSpec, Program, Source, TARGET_INTERPRETER};
 use std::collections::BTreeMap;
 
 /// The element of an argument list that stands for the script's path in the cell.
@@ -18,21 +18,23 @@ pub struct Preset {
 /// Presets by name.
 pub type Presets = BTreeMap<String, Preset>;
 
-/// Image and arguments of a job. Errors: a preset that is not there.
+/// Image and arguments of a job; the image is empty for one on a target. Errors: a preset that is not there.
 pub fn resolve(spec: &JobSpec, presets: &Presets) -> Result<(String, Vec<String>), Cause> {
     let preset = match spec.source() {
-        Source::Image(_) => None,
+        Source::Image(_) | Source::Target(_) => None,
         Source::Preset(name) => Some(presets.get(name).ok_or_else(|| Cause::PresetMissing { preset: name.clone() })?),
     };
     let image = match (spec.source(), preset) {
         (Source::Image(image), _) => image.clone(),
         (Source::Preset(_), preset) => preset.map(|preset| preset.image.clone()).unwrap_or_default(),
+        (Source::Target(_), _) => String::new(),
     };
     let argv = match spec.program() {
         Program::Command(argv) => argv.clone(),
         Program::Script { interpreter, .. } => {
-            let interpreter = interpreter.as_ref().or(preset.map(|preset| &preset.interpreter));
-            let mut argv = interpreter.cloned().unwrap_or_default();
+            let own = interpreter.as_ref().or(preset.map(|preset| &preset.interpreter)).cloned();
+            let of_host = || spec.source().is_elsewhere().then(|| vec![TARGET_INTERPRETER.to_owned()]);
+            let mut argv = own.or_else(of_host).unwrap_or_default();
             argv.push(SCRIPT.to_owned());
             argv
         }
@@ -65,6 +67,10 @@ mod tests {
         assert_eq!(found.1, own(&["/bin/sh", "-e", "{script}"]));
         let found = resolved(&json!({"image": "debian", "command": ["ls", "{script}"]})).expect("resolves");
         assert_eq!(found, ("debian".to_owned(), own(&["ls", "{script}"])));
+        let found = resolved(&json!({"target": {"host": "web1"}, "script": "x"})).expect("resolves");
+        assert_eq!(found, (String::new(), own(&["/bin/sh", "{script}"])));
+        let found = resolved(&json!({"target": {"host": "web1"}, "script": "x", "interpreter": "/bin/bash"}));
+        assert_eq!(found.expect("resolves").1, own(&["/bin/bash", "{script}"]));
         assert!(matches!(resolved(&json!({"preset": "go", "script": "x"})), Err(Cause::PresetMissing { .. })));
     }
 }

@@ -437,7 +437,7 @@ impl<E: Executor> Table<E> {
             let (asked, given) = match admitted {
                 Err(cause) => (Err(cause), None),
                 Ok(given) => {
-                    let asked = given.resources();
+                    let asked = given.takes();
                     (self.ledger.could_fit(asked).map(|()| asked), Some(given))
                 }
             };

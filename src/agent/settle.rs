@@ -107,7 +107,7 @@ impl<E: Executor> Table<E> {
         self.held.insert((index, entry.key.attempt), held);
         let another = Ledger::new(self.ledger.capacity());
         let ledger = if mutant!(AdoptWithoutKeep) { &another } else { &self.ledger };
-        let permit = ledger.keep(entry.spec.resources());
+        let permit = ledger.keep(entry.spec.takes());
         self.start(index, entry, Ok(permit), Some(present), orders);
     }
 

@@ -613,7 +613,9 @@ impl Embedded {
         let completion = self.store.complete(agent, report, token, now, max_attempts).await?;
         if let Completion::Applied(job) = &completion {
             self.report_taken(report).await;
-            self.waiting.freed(agent, job.spec.resources());
+            if let Some(resources) = job.spec.takes() {
+                self.waiting.freed(agent, resources);
+            }
             self.changed(job.id, job.phase == Phase::Ended);
             self.made_room();
             self.tried_again(job, now);

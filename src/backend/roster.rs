@@ -63,7 +63,12 @@ pub struct AgentEntry {
 impl AgentEntry {
     /// What it can do.
     pub fn profile(&self) -> Profile {
-        Profile { labels: self.labels.clone(), presets: self.presets.clone(), capacity: self.capacity }
+        Profile {
+            labels: self.labels.clone(),
+            presets: self.presets.clone(),
+            executors: self.executors.clone(),
+            capacity: self.capacity,
+        }
     }
 }
 
@@ -221,7 +226,12 @@ impl Roster {
 }
 
 fn profile(who: &Announcement) -> Profile {
-    Profile { labels: who.labels.clone(), presets: who.presets.clone(), capacity: who.capacity }
+    Profile {
+        labels: who.labels.clone(),
+        presets: who.presets.clone(),
+        executors: who.executors.clone(),
+        capacity: who.capacity,
+    }
 }
 
 fn healthy() -> Load {

@@ -207,7 +207,12 @@ mod tests {
     fn profile(zone: &str) -> Option<Profile> {
         let capacity =
             Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000), ..Capacity::default() };
-        Some(Profile { labels: [("zone".to_owned(), zone.to_owned())].into(), presets: Vec::new(), capacity })
+        Some(Profile {
+            labels: [("zone".to_owned(), zone.to_owned())].into(),
+            presets: Vec::new(),
+            executors: Vec::new(),
+            capacity,
+        })
     }
 
     #[test]

@@ -36,10 +36,11 @@ pub use results::{
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{
-    ArtifactRule, Beside, Capacity, Clamp, Egress, Input, InputContent, JobSpec, LIMITS, Limit, MAX_INLINE_BYTES,
-    MAX_INPUT_ENTRIES, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel, OutputExcess,
-    OutputOverflow, Program, Pull, Requires, Resources, Retry, Seccomp, SecretAsk, SecretSource, Source, SpecRules,
-    UNBOUNDED, WORKDIR, Wanted, in_pages, input_path_fault, parse_json,
+    Access, ArtifactRule, Beside, Capacity, Clamp, Egress, Input, InputContent, JobSpec, LIMITS, Limit,
+    MAX_INLINE_BYTES, MAX_INPUT_ENTRIES, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel,
+    OutputExcess, OutputOverflow, Program, Pull, Requires, Resources, Retry, Seccomp, SecretAsk, SecretSource, Source,
+    SpecRules, TARGET_INTERPRETER, Target, TargetMode, UNBOUNDED, WORKDIR, Wanted, in_pages, input_path_fault,
+    parse_json,
 };
 pub(crate) use spec::{check_labels, is_secret_name};
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

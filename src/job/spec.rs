@@ -16,6 +16,7 @@ mod retry;
 mod seccomp;
 mod secrets;
 mod stop;
+mod target;
 
 pub use artifacts::ArtifactRule;
 pub(crate) use check::labels as check_labels;
@@ -31,6 +32,7 @@ pub use seccomp::{NoCommonProfile, Seccomp};
 pub(crate) use secrets::is_secret_name;
 pub use secrets::{SecretAsk, SecretSource};
 pub use stop::{OnCancel, OutputExcess, OutputOverflow};
+pub use target::{Access, TARGET_INTERPRETER, Target, TargetMode};
 
 use super::{ByteSize, Cpus, Millis, Problems};
 use serde::{Deserialize, Serialize};
@@ -43,10 +45,10 @@ pub const MAX_SCRIPT_BYTES: usize = 512 * 1024;
 /// Inline stdin larger than this is refused. Half of the API's 1 MiB body.
 pub const MAX_STDIN_BYTES: usize = 512 * 1024;
 
-/// The folder that a job begins in when it names none: its workspace.
+/// The folder that a job in a container begins in when it names none: its workspace.
 pub const WORKDIR: &str = "/workspace";
 
-/// Where the root file system of the cell comes from.
+/// Where a job runs: what the root file system of its container is, or which host it goes to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
@@ -54,6 +56,18 @@ pub enum Source {
     Image(String),
     /// A name that the operator maps to an image and an interpreter.
     Preset(String),
+    /// Another host, over SSH.
+    Target(Target),
+}
+
+impl Source {
+    /// It runs on another host than the agent's.
+    pub fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Image(_) | Self::Preset(_) => false,
+            Self::Target(_) => true,
+        }
+    }
 }
 
 /// What the job runs.
@@ -205,7 +219,8 @@ pub struct JobSpec {
     pull: Option<Pull>,
     #[serde(flatten, serialize_with = "program_fields")]
     program: Program,
-    workdir: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workdir: Option<String>,
     env: BTreeMap<String, String>,
     #[serde(skip_serializing_if = "secrets::Secrets::is_empty")]
     secrets: secrets::Secrets,
@@ -291,7 +306,7 @@ impl JobSpec {
     pub fn name(&self) -> Option<&str> {
         self.name.as_deref()
     }
-    /// Where the root file system comes from.
+    /// Where it runs.
     pub fn source(&self) -> &Source {
         &self.source
     }
@@ -303,9 +318,14 @@ impl JobSpec {
     pub fn program(&self) -> &Program {
         &self.program
     }
-    /// Absolute path in the cell.
-    pub fn workdir(&self) -> &str {
-        &self.workdir
+    /// The folder that it begins in: an absolute path in its container, or on its target. `None`: on its target, in a private
+    /// folder that is made for it there.
+    pub fn workdir(&self) -> Option<&str> {
+        self.workdir.as_deref()
+    }
+    /// What it takes of its agent's host beside a slot; nothing when it runs on another one.
+    pub fn takes(&self) -> Option<Resources> {
+        (!self.source.is_elsewhere()).then_some(self.resources)
     }
     /// Variables set for the job, on top of the image's.
     pub fn env(&self) -> &BTreeMap<String, String> {

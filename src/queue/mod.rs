@@ -16,7 +16,7 @@ pub use batch::{Batch, CancelMark, Replay};
 pub use daily::{Day, Ended};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
-pub use routing::{Groups, Obstacle, Peer, Profile};
+pub use routing::{CONTAINERS, Groups, HOSTS, Obstacle, Peer, Profile};
 pub use sqlite::SqliteStore;
 
 use crate::job::{AttemptId, Capacity, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};

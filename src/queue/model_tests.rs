@@ -105,6 +105,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             let profile = (*agent < 2).then(|| Profile {
                 labels: zone.into_iter().collect(),
                 presets: vec!["bash".into()],
+                executors: vec![],
                 capacity: Capacity { memory: ByteSize::from_mib(1000), ..capacity },
             });
             let free = Capacity { slots: 3, memory: ByteSize::from_mib(*mib), ..capacity };

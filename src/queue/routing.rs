@@ -4,7 +4,7 @@
 //! jobs has a handful of them, so a claim never walks over jobs that it cannot hand out. A queue in which every job is of a
 //! shape of its own has too many to look at: [`Glance`] bounds it.
 
-use crate::job::{ByteSize, Capacity, Cpus, JobSpec, Millis, Source, UnixMillis, Wanted};
+use crate::job::{ByteSize, Capacity, Cpus, JobSpec, Millis, Resources, Source, UnixMillis, Wanted};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::cmp::Reverse;
@@ -17,6 +17,17 @@ const RESERVE_AFTER: Millis = Millis::from_secs(30);
 /// Shapes that one claim decides about: far more than a queue has whose jobs are alike, and few enough to answer at once.
 pub(super) const MOST_SHAPES: usize = 128;
 
+/// What a job takes of an agent that runs it on another host, beside a slot.
+const NOTHING: Resources = Resources {
+    cpu: Cpus::from_milli(0),
+    memory: ByteSize::new(0),
+    pids: 0,
+    disk: None,
+    inodes: None,
+    output: None,
+    nofile: None,
+};
+
 /// Labels of jobs with the most jobs that may run at the same time with one value of it.
 pub type Groups = BTreeMap<String, u32>;
 
@@ -27,8 +38,22 @@ pub struct Profile {
     pub labels: BTreeMap<String, String>,
     /// Its presets.
     pub presets: Vec<String>,
+    /// Kinds of cells that it makes. One that does not say makes containers.
+    pub executors: Vec<String>,
     /// What it has in all.
     pub capacity: Capacity,
+}
+
+/// The kind of cell that containers are.
+pub const CONTAINERS: &str = "docker";
+/// The kind of cell that is on another host.
+pub const HOSTS: &str = "ssh";
+
+impl Profile {
+    /// Whether it makes cells of this kind.
+    fn makes(&self, executor: &str) -> bool {
+        (self.executors.is_empty() && executor == CONTAINERS) || self.executors.iter().any(|own| own == executor)
+    }
 }
 
 /// Why an agent does not get a job.
@@ -48,6 +73,11 @@ pub enum Obstacle {
     Preset {
         /// The preset.
         preset: String,
+    },
+    /// The agent does not make cells of that kind.
+    Executor {
+        /// `docker` or `ssh`.
+        executor: &'static str,
     },
     /// The agent is too small.
     TooLarge {
@@ -84,7 +114,7 @@ pub enum Obstacle {
 impl Obstacle {
     /// True when the agent as it is will never run the job.
     pub fn is_lasting(&self) -> bool {
-        matches!(self, Self::Label { .. } | Self::Preset { .. } | Self::TooLarge { .. })
+        matches!(self, Self::Label { .. } | Self::Preset { .. } | Self::Executor { .. } | Self::TooLarge { .. })
     }
 
     /// The sentence for a person.
@@ -95,6 +125,11 @@ impl Obstacle {
             }
             Self::Label { label, wanted, has: None } => format!("it has no label {label}, and {wanted} is required"),
             Self::Preset { preset } => format!("it has no preset {preset}"),
+            Self::Executor { executor: HOSTS } => {
+                "it runs no jobs on other hosts: its settings have no ssh.inventory".to_owned()
+            }
+            Self::Executor { executor: CONTAINERS } => "it runs no jobs in containers".to_owned(),
+            Self::Executor { executor } => format!("it makes no cells of kind {executor}"),
             Self::TooLarge { resource, asked, capacity } => {
                 format!("{asked} of {resource} are asked for, and it has {capacity} in all")
             }
@@ -113,6 +148,8 @@ impl Obstacle {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Shape {
     preset: Option<String>,
+    /// On another host: it takes nothing here but a slot.
+    elsewhere: bool,
     cpu: Cpus,
     memory: ByteSize,
     disk: Option<ByteSize>,
@@ -124,12 +161,13 @@ pub(super) struct Shape {
 impl Shape {
     pub(super) fn of(spec: &JobSpec, groups: &Groups) -> Self {
         let own = |key: &String| spec.labels().get(key).map(|value| (key.clone(), value.clone()));
-        let resources = spec.resources();
+        let (elsewhere, resources) = (spec.takes().is_none(), spec.takes().unwrap_or(NOTHING));
         Self {
             preset: match spec.source() {
                 Source::Preset(name) => Some(name.clone()),
-                Source::Image(_) => None,
+                Source::Image(_) | Source::Target(_) => None,
             },
+            elsewhere,
             cpu: resources.cpu,
             memory: resources.memory,
             disk: resources.disk,
@@ -141,23 +179,31 @@ impl Shape {
 
     /// Its name: equal shapes have equal ones.
     pub(super) fn name(&self) -> String {
-        // Without a disk as it was before there were any: files have names of then.
+        // Without a disk, and in a container, as it was before there was anything else: files have names of then.
         let memory = self.disk.map_or_else(|| json!(self.memory), |disk| json!([self.memory, disk]));
-        json!([self.preset, self.cpu, memory, self.labels, self.apart, self.groups]).to_string()
+        let (place, cpu, memory) = match self.elsewhere {
+            true => (json!(true), Value::Null, Value::Null),
+            false => (json!(self.preset), json!(self.cpu), memory),
+        };
+        json!([place, cpu, memory, self.labels, self.apart, self.groups]).to_string()
     }
 
     /// The shape of that name. `None` for a name of another version of this program.
     pub(super) fn named(name: &str) -> Option<Self> {
         let mut parts = serde_json::from_str::<[Value; 6]>(name).ok()?.into_iter();
         let mut next = || parts.next();
-        let preset = serde_json::from_value(next()?).ok()?;
-        let cpu = serde_json::from_value(next()?).ok()?;
-        let (memory, disk) = match next()? {
-            Value::Array(both) => {
+        let (preset, elsewhere) = match next()? {
+            Value::Bool(true) => (None, true),
+            preset => (serde_json::from_value(preset).ok()?, false),
+        };
+        let (cpu, memory) = (next()?, next()?);
+        let (cpu, (memory, disk)) = match (elsewhere, memory) {
+            (true, _) => (NOTHING.cpu, (NOTHING.memory, None)),
+            (false, Value::Array(both)) => {
                 let [memory, disk] = serde_json::from_value::<[ByteSize; 2]>(Value::Array(both)).ok()?;
-                (memory, Some(disk))
+                (serde_json::from_value(cpu).ok()?, (memory, Some(disk)))
             }
-            memory => (serde_json::from_value(memory).ok()?, None),
+            (false, memory) => (serde_json::from_value(cpu).ok()?, (serde_json::from_value(memory).ok()?, None)),
         };
         let labels = serde_json::from_value::<BTreeMap<String, Value>>(next()?).ok()?;
         let values = |value: &Value| match value {
@@ -174,7 +220,7 @@ impl Shape {
         let labels = labels.into_iter().map(wanted).collect::<Option<_>>()?;
         let apart = serde_json::from_value(next()?).ok()?;
         let groups = serde_json::from_value(next()?).ok()?;
-        Some(Self { preset, cpu, memory, disk, labels, apart, groups })
+        Some(Self { preset, elsewhere, cpu, memory, disk, labels, apart, groups })
     }
 
     /// True when what others run matters for it.
@@ -202,6 +248,8 @@ impl Shape {
                 .filter(|preset| !profile.presets.contains(preset))
                 .map(|preset| Obstacle::Preset { preset: preset.clone() }),
         );
+        let executor = if self.elsewhere { HOSTS } else { CONTAINERS };
+        found.extend((!profile.makes(executor)).then_some(Obstacle::Executor { executor }));
         let capacity = profile.capacity;
         if self.cpu > capacity.cpu {
             let (asked, capacity) = (self.cpu.to_string(), capacity.cpu.to_string());
@@ -218,12 +266,18 @@ impl Shape {
 
     /// What its cell can use there: the agent's ledger counts the same.
     fn memory_at(&self, agent: Capacity) -> ByteSize {
+        if self.elsewhere {
+            return ByteSize::new(0);
+        }
         agent.beside.with(self.memory, self.disk)
     }
 
     /// How much of it there is room for, in thousandths of what it asks for; more than that counts no more.
     fn covered(&self, free: Capacity) -> u64 {
-        let part = |free: u64, asked: u64| (free.saturating_mul(1000) / asked.max(1)).min(1000);
+        let part = |free: u64, asked: u64| match asked {
+            0 => 1000,
+            asked => (free.saturating_mul(1000) / asked).min(1000),
+        };
         let (cpu, memory) = (u64::from(self.cpu.as_milli()), self.memory_at(free).as_u64());
         part(u64::from(free.cpu.as_milli()), cpu)
             .min(part(free.memory.as_u64(), memory))

@@ -49,6 +49,30 @@ fn a_shape_is_read_back_from_its_name() {
 }
 
 #[test]
+fn a_job_on_another_host_goes_to_who_reaches_hosts_and_takes_a_slot() {
+    let none = Groups::new();
+    let asked = json!({"target": {"host": "web1"}, "command": ["x"], "resources": {"cpu": 64, "memory": "1TiB"}});
+    let there = Shape::of(&JobSpec::check(&asked, &SpecRules::default()).expect("valid"), &none);
+    assert_eq!(Shape::named(&there.name()), Some(there.clone()));
+    let told = |shape: &Shape, executors: &[&str]| {
+        let executors = executors.iter().map(|&name| name.to_owned()).collect();
+        let small = Profile { executors, presets: vec!["bash".into()], capacity: room(1, 1, 64), ..Profile::default() };
+        shape.lasting(&small).iter().map(Obstacle::sentence).collect::<Vec<_>>()
+    };
+    let cannot = "it runs no jobs on other hosts: its settings have no ssh.inventory";
+    // One that says nothing of itself is one of before there was a choice.
+    assert_eq!((told(&there, &["docker"]), told(&there, &[])), (vec![cannot.to_owned()], vec![cannot.to_owned()]));
+    assert!(told(&there, &["docker", "ssh"]).is_empty() && told(&there, &["ssh"]).is_empty());
+    let here = shape(&json!({}), &none);
+    assert!(told(&here, &[]).is_empty() && told(&here, &["docker"]).is_empty());
+    assert_eq!(told(&here, &["ssh"]), ["it runs no jobs in containers"]);
+    // Cores and memory are all taken, and it needs none.
+    let full = Capacity { slots: 2, ..room(2, 0, 0) };
+    let queues = vec![(there, vec![job(1, 0, 1), job(2, 0, 1), job(3, 0, 1)])];
+    assert_eq!(choose(queues, asker(full, 8), &Running::default(), &none).jobs, [1, 2]);
+}
+
+#[test]
 fn what_a_cell_takes_beside_its_job_needs_room_too() {
     let none = Groups::new();
     let beside = Beside { fixed: ByteSize::from_mib(80), disk: ByteSize::from_mib(256) };
@@ -77,7 +101,7 @@ fn every_lasting_obstacle_is_told() {
         &Groups::new(),
     );
     let labels = [("zone".to_owned(), "us".to_owned())].into();
-    let profile = Profile { labels, presets: vec![], capacity: room(4, 4, 1024) };
+    let profile = Profile { labels, capacity: room(4, 4, 1024), ..Profile::default() };
     let told: Vec<String> = one.lasting(&profile).iter().map(Obstacle::sentence).collect();
     assert_eq!(
         told,

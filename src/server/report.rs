@@ -10,7 +10,9 @@ use super::logs::log_problem;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use super::tail::{self, Line};
-use crate::job::{AttemptId, Ending, Job, JobId, LogTotals, Millis, Phase, Program, Source, UnixMillis, Usage};
+use crate::job::{
+    AttemptId, Ending, Job, JobId, LogTotals, Millis, Phase, Program, Resources, Source, UnixMillis, Usage,
+};
 use crate::logstore::LogError;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -146,20 +148,18 @@ impl Report {
             for_ms: next.map(|next| next.since(event.at).as_u64()),
             reason: event.reason.clone(),
         };
-        let resources = job.spec.resources();
         Self {
             id: job.id,
             name: job.spec.name().map(str::to_owned),
             retry_of: job.retry_of,
             submitter: job.submitter.clone(),
             what: what(&job),
-            limits: format!(
-                "cpu {}, memory {}, pids {}, timeout {}",
-                resources.cpu,
-                resources.memory,
-                resources.pids,
-                job.spec.timeout()
-            ),
+            limits: match job.spec.takes() {
+                Some(Resources { cpu, memory, pids, .. }) => {
+                    format!("cpu {cpu}, memory {memory}, pids {pids}, timeout {}", job.spec.timeout())
+                }
+                None => format!("timeout {}", job.spec.timeout()),
+            },
             labels: job.spec.labels().clone(),
             phase: job.phase,
             attempt: job.attempt,
@@ -265,6 +265,7 @@ fn what(job: &Job) -> String {
     let from = match job.spec.source() {
         Source::Image(image) => format!("image {image}"),
         Source::Preset(preset) => format!("preset {preset}"),
+        Source::Target(target) => format!("target {target}"),
     };
     match job.spec.program() {
         Program::Script { text, .. } => {

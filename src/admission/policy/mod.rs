@@ -438,7 +438,7 @@ impl Allowances {
     fn program(&self, spec: &JobSpec, checks: &mut Checks) {
         let stdin = spec.stdin().is_some();
         match spec.program() {
-            Program::Command(argv) => self.command("command", argv, stdin, spec.workdir(), checks),
+            Program::Command(argv) => self.command("command", argv, stdin, spec.workdir().unwrap_or(WORKDIR), checks),
             Program::Script { text, .. } if self.programs.is_none() => {
                 checks.item("script", &format!("{} bytes", text.len()), Ok("no list".to_owned()));
             }
@@ -454,12 +454,18 @@ impl Allowances {
                     false => "no script of the list has its SHA-256",
                 };
                 let value = format!("sha256:{sha256}");
-                self.runs(("script", &value), (stdin, spec.workdir()), why, |one| is_text(one) && is_it(one), checks);
+                self.runs(
+                    ("script", &value),
+                    (stdin, spec.workdir().unwrap_or(WORKDIR)),
+                    why,
+                    |one| is_text(one) && is_it(one),
+                    checks,
+                );
             }
         }
         if let Some(after) = spec.on_cancel() {
             // It has no input, and the job's folder.
-            self.command("on_cancel.command", &after.command, false, spec.workdir(), checks);
+            self.command("on_cancel.command", &after.command, false, spec.workdir().unwrap_or(WORKDIR), checks);
         }
         // What a program does depends on its variables: a list of programs without one of variables allows none.
         let nothing = [];

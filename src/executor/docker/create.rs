@@ -7,7 +7,7 @@
 use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
 use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp, UsedImage};
-use crate::job::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST};
+use crate::job::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, WORKDIR};
 use crate::protocol::wire::{self, CellSpec, Collect, Expect, OUTPUT_FILE, PROGRESS_PIPE, Rlimit, SECRETS_DIR};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
@@ -302,7 +302,7 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
         env,
         // What the image says about itself (PATH, JAVA_HOME, …); never the names that a cell sets.
         inherit_env: vec!["*".to_owned()],
-        cwd: spec.workdir().to_owned(),
+        cwd: spec.workdir().unwrap_or(WORKDIR).to_owned(),
         script_path: if matches!(spec.program(), crate::job::Program::Script { .. }) {
             SCRIPT_PATH.to_owned()
         } else {

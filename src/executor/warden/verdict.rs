@@ -56,7 +56,7 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
             match exit.step.as_str() {
                 "interpreter" if exit.code == ENOENT => Cause::ProgramNotFound { program: argv0.to_owned() },
                 "interpreter" => Cause::ProgramNotExecutable { program: argv0.to_owned(), reason },
-                "workdir" => Cause::WorkdirUnusable { workdir: spec.workdir().to_owned(), reason },
+                "workdir" => Cause::WorkdirUnusable { workdir: spec.workdir().unwrap_or_default().to_owned(), reason },
                 step if step.starts_with(INPUTS) => {
                     let input = crate::job::shown(&step[INPUTS.len()..]);
                     match exit.code {

@@ -2,7 +2,7 @@
 
 use super::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, artifacts,
-    egress, image, inputs, pull, requires, retry, seccomp, secrets, stop,
+    egress, image, inputs, pull, requires, retry, seccomp, secrets, stop, target,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -42,7 +42,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
         return Err(Problems::one(
             "",
             format!("is {}", type_name(document)),
-            "write a map with at least `image` or `preset`, and `script` or `command`",
+            "write a map with at least `image`, `preset` or `target`, and `script` or `command`",
         ));
     };
     let mut fields = Fields::new("", map);
@@ -55,8 +55,11 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
     let source = source(&mut fields, rules, p);
     let pull = pull::check(&mut fields, p);
     let program = program(&mut fields, source.as_ref(), p);
-    let workdir = fields.text("workdir", p).unwrap_or(WORKDIR).to_owned();
-    path_rules("workdir", &workdir, p);
+    let elsewhere = source.as_ref().is_some_and(Source::is_elsewhere);
+    let workdir = fields.text("workdir", p).or((!elsewhere).then_some(WORKDIR)).map(str::to_owned);
+    if let Some(workdir) = &workdir {
+        path_rules("workdir", workdir, p);
+    }
     let env = fields.map("env", p).map(|map| env(map, p)).unwrap_or_default();
     let secrets = fields.map("secrets", p).map(|map| secrets::check(map, stored, p)).unwrap_or_default();
     for name in env.keys().filter(|name| secrets.names(name)) {
@@ -104,6 +107,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
     let seccomp = seccomp::check(&mut fields, p);
     let egress = fields.map("egress", p).map(|map| egress::check(map, p)).unwrap_or_default();
     egress::fits(&egress, network, seccomp, p);
+    target::fits(source.as_ref(), (pull, network), &egress, seccomp, p);
     let labels = fields.map("labels", p).map(|map| labels("labels", map, p)).unwrap_or_default();
     let requires = fields.map("requires", p).map(|map| requires::check(map, p)).unwrap_or_default();
     let retry = fields.map("retry", p).map(|map| retry::check(map, p)).unwrap_or_default();
@@ -172,45 +176,49 @@ fn path_rules(path: &str, text: &str, p: &mut Problems) {
 }
 
 fn source(fields: &mut Fields<'_>, rules: &SpecRules, p: &mut Problems) -> Option<Source> {
-    let before = (fields.take("image").is_some(), fields.take("preset").is_some());
-    let image = fields.text("image", p).map(str::to_owned);
-    let preset = fields.text("preset", p).map(str::to_owned);
-    match (image, preset) {
-        (Some(_), Some(_)) => {
-            p.add("preset", "is given together with `image`", "keep one of the two");
+    let given: Vec<&'static str> =
+        ["image", "preset", "target"].into_iter().filter(|key| fields.take(key).is_some()).collect();
+    match given[..] {
+        [] => {
+            p.add(
+                "image",
+                "is missing, and so are `preset` and `target`",
+                "say where the job runs: `preset: bash`, `image: …` or `target: {host: …}`",
+            );
             None
         }
-        (Some(image), None) => match image::fault(&image) {
-            Some(fault) => {
-                p.add("image", format!("`{}` {fault}", shown(&image)), "write a reference such as jobcell/bash:1");
-                None
-            }
-            None => Some(Source::Image(image)),
-        },
-        (None, Some(preset)) => {
-            let grammar = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
-            if preset.is_empty() || preset.len() > 64 || !preset.bytes().all(grammar) {
-                p.add("preset", format!("`{}` is not a preset's name", shown(&preset)), "write a name such as bash");
-                return None;
-            }
-            if let Some(known) = rules.presets.as_ref().filter(|known| !known.contains(&preset)) {
-                let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                p.add("preset", format!("no preset is called `{preset}`"), suggestion(&preset, &known));
-                return None;
-            }
-            Some(Source::Preset(preset))
-        }
-        (None, None) => {
-            if before == (false, false) {
-                p.add(
-                    "image",
-                    "is missing, and so is `preset`",
-                    "say where the job runs: `preset: bash` or `image: …`",
-                );
-            }
+        ["image"] => fields.text("image", p).and_then(|image| image_source(image, p)),
+        ["preset"] => fields.text("preset", p).and_then(|preset| preset_source(preset, rules, p)),
+        ["target"] => fields.map("target", p).and_then(|map| target::check(map, p)),
+        [first, .., last] => {
+            let fix = if given.len() == 2 { "keep one of the two" } else { "keep one of the three" };
+            p.add(last, format!("is given together with `{first}`"), fix);
             None
         }
+        [_] => None,
     }
+}
+
+fn image_source(image: &str, p: &mut Problems) -> Option<Source> {
+    if let Some(fault) = image::fault(image) {
+        p.add("image", format!("`{}` {fault}", shown(image)), "write a reference such as jobcell/bash:1");
+        return None;
+    }
+    Some(Source::Image(image.to_owned()))
+}
+
+fn preset_source(preset: &str, rules: &SpecRules, p: &mut Problems) -> Option<Source> {
+    let grammar = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
+    if preset.is_empty() || preset.len() > 64 || !preset.bytes().all(grammar) {
+        p.add("preset", format!("`{}` is not a preset's name", shown(preset)), "write a name such as bash");
+        return None;
+    }
+    if let Some(known) = rules.presets.as_ref().filter(|known| !known.iter().any(|name| name == preset)) {
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
+        p.add("preset", format!("no preset is called `{preset}`"), suggestion(preset, &known));
+        return None;
+    }
+    Some(Source::Preset(preset.to_owned()))
 }
 
 fn program(fields: &mut Fields<'_>, source: Option<&Source>, p: &mut Problems) -> Option<Program> {

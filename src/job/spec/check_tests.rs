@@ -26,7 +26,7 @@ fn the_smallest_spec_gets_every_default() {
     let spec = check(&base(), &SpecRules::default()).expect("valid");
     assert_eq!(spec.timeout(), DEFAULT_TIMEOUT);
     assert_eq!(spec.resources(), Resources::default());
-    assert_eq!(spec.workdir(), "/workspace");
+    assert_eq!(spec.workdir(), Some("/workspace"));
 }
 
 #[test]

@@ -582,6 +582,10 @@ pub(crate) enum Obstacle {
     Preset {
         preset: String,
     },
+    /// It does not make cells of that kind: `docker` or `ssh`.
+    Executor {
+        executor: String,
+    },
     TooLarge {
         resource: String,
         asked: String,
@@ -693,6 +697,8 @@ pub(crate) struct JobSpec {
     #[schema(nullable = false)]
     preset: Option<String>,
     #[schema(nullable = false)]
+    target: Option<Target>,
+    #[schema(nullable = false)]
     pull: Option<Pull>,
     #[schema(nullable = false)]
     script: Option<String>,
@@ -700,7 +706,9 @@ pub(crate) struct JobSpec {
     interpreter: Option<Vec<String>>,
     #[schema(nullable = false)]
     command: Option<Vec<String>>,
-    workdir: String,
+    /// Absent for a job on a target that begins in a folder of its own.
+    #[schema(nullable = false)]
+    workdir: Option<String>,
     env: BTreeMap<String, String>,
     #[schema(nullable = false)]
     secrets: Option<BTreeMap<String, SecretAsk>>,
@@ -1005,7 +1013,49 @@ pub(crate) struct NewResources {
     nofile: Option<u64>,
 }
 
-/// A job spec: one of `image` and `preset`, and one of `script` and `command`; a script in an image needs an `interpreter`.
+/// How a job is looked after on a target.
+#[derive(ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TargetMode {
+    Auto,
+    Plain,
+}
+
+/// Another host that the job runs on, over SSH. docs/ssh.md says all about it.
+#[derive(ToSchema)]
+#[schema(example = json!({"host": "web1", "login": "deploy"}))]
+pub(crate) struct NewTarget {
+    /// A name of the agent's inventory; or a host's name or address, where the agent takes those.
+    host: String,
+    #[schema(minimum = 1, maximum = 65535)]
+    port: Option<u16>,
+    login: Option<String>,
+    /// A name of the agent's inventory.
+    credential: Option<String>,
+    /// Hosts on the way, the first one first.
+    jump: Option<OneOrMany>,
+    /// Default `auto`.
+    mode: Option<TargetMode>,
+}
+
+/// Another host that the job runs on. What is absent is the agent's inventory's to say.
+#[derive(ToSchema)]
+pub(crate) struct Target {
+    host: String,
+    #[schema(nullable = false)]
+    port: Option<u16>,
+    #[schema(nullable = false)]
+    login: Option<String>,
+    #[schema(nullable = false)]
+    credential: Option<String>,
+    #[schema(nullable = false)]
+    jump: Option<Vec<String>>,
+    /// Absent: `auto`.
+    #[schema(nullable = false)]
+    mode: Option<TargetMode>,
+}
+
+/// A job spec: one of `image`, `preset` and `target`, and one of `script` and `command`; a script in an image needs an `interpreter`.
 /// docs/job-spec.md says all about it.
 #[derive(ToSchema)]
 #[schema(example = json!({"preset": "bash", "script": "echo hello"}))]
@@ -1014,13 +1064,14 @@ pub(crate) struct NewJob {
     name: Option<String>,
     image: Option<String>,
     preset: Option<String>,
+    target: Option<NewTarget>,
     /// Default: the agent's `images.pull`.
     pull: Option<Pull>,
     script: Option<String>,
     interpreter: Option<Interpreter>,
     #[schema(min_items = 1)]
     command: Option<Vec<String>>,
-    /// An absolute path, default `/workspace`.
+    /// An absolute path; default `/workspace`, and on a target a folder of the job's own.
     workdir: Option<String>,
     env: Option<BTreeMap<String, TextOrNumber>>,
     /// By the names of their variables.
