@@ -549,6 +549,9 @@ impl Cause {
             Self::ArtifactsMissing { .. } => {
                 "have the job make them in its workspace, correct the paths in `artifacts`, or leave out `required`".into()
             }
+            Self::TargetUnsupported { field, .. } => format!("leave `{field}` out, or run the job in a cell of its own (`image` or `preset`)"),
+            // The reason has it.
+            Self::HostRefused { .. } => return None,
             Self::ExitCode { .. }
             | Self::Signal { .. }
             | Self::Canceled

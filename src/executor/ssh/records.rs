@@ -3,8 +3,9 @@
 //!
 //! Must never be asked what became of a job; the host is.
 
-use crate::job::{AttemptId, Target};
+use crate::job::{AttemptId, JobSpec, Source, SpecRules, Target};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,14 +13,29 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     /// The try.
-    pub(super) attempt: String,
-    /// Where.
-    pub(super) target: Target,
+    attempt: String,
+    /// Where, as in a job's spec.
+    target: Value,
 }
 
 impl Record {
+    /// That of a try of a job with this target.
+    pub(super) fn new(attempt: AttemptId, target: &Target) -> Self {
+        Self { attempt: attempt.to_string(), target: json!(target) }
+    }
+
+    /// The try.
     pub(super) fn attempt(&self) -> Option<AttemptId> {
         self.attempt.parse().ok()
+    }
+
+    /// Where.
+    pub(super) fn target(&self) -> Option<Target> {
+        let document = json!({"target": self.target, "command": ["true"]});
+        match JobSpec::check(&document, &SpecRules::default()).ok()?.source() {
+            Source::Target(target) => Some(target.clone()),
+            _ => None,
+        }
     }
 }
 

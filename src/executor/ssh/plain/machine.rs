@@ -245,7 +245,7 @@ impl Machine {
         self.output.begin(spec.drop_output, limit, patterns.map(|all| [Masker::new(Arc::clone(&all)), Masker::new(all)]));
         let secrets = std::mem::take(&mut spec.secrets);
         let brought = !secrets.is_empty();
-        spec.env.extend(secrets.into_iter().map(|secret| (secret.name.into_bytes(), secret.value)));
+        spec.env.extend(secrets.iter().map(|secret| (secret.name.clone().into_bytes(), secret.value.clone())));
         let nofile = spec.rlimits.iter().find(|one| one.resource == RLIMIT_NOFILE).map(|one| one.soft);
         let job = Job {
             argv: &spec.argv,

@@ -25,7 +25,7 @@ use bytes::{Bytes, BytesMut};
 use machine::{Machine, Now};
 use shell::{SIGN, Said};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -140,7 +140,8 @@ impl Opened {
         let mut task = Task {
             machine,
             exec: self.exec,
-            link: None,
+            ears: None,
+            mouth: None,
             tell,
             to_host: BytesMut::new(),
             shut: false,
@@ -217,7 +218,10 @@ impl StandIn {
 struct Task {
     machine: Machine,
     exec: Exec,
-    link: Linked,
+    /// What the agent says over its link.
+    ears: Option<(DuplexStream, Decoder)>,
+    /// Where it hears.
+    mouth: Option<mpsc::Sender<Result<Bytes, String>>>,
     tell: watch::Sender<Standing>,
     to_host: BytesMut,
     /// The host knows that nothing follows.
@@ -247,7 +251,7 @@ impl Task {
             if self.tell_standing() {
                 return;
             }
-            if said.is_empty() && self.link.is_some() {
+            if said.is_empty() && self.mouth.is_some() {
                 said = self.machine.say(SAID);
             }
             let (for_host, hang_up) = self.machine.for_host();
@@ -260,23 +264,25 @@ impl Task {
                 () = stop.cancelled() => return,
                 Some((input, output)) = new_links.recv() => {
                     said.clear();
-                    self.link = Some((input, output, Decoder::new()));
+                    (self.ears, self.mouth) = (Some((input, Decoder::new())), Some(output));
                 }
-                read = read(&mut self.link, &mut heard) => match read {
+                read = read(&mut self.ears, &mut heard) => match read {
                     Ok(count) if count > 0 => self.hear(&heard[..count]),
-                    _ => self.link = None,
+                    _ => (self.ears, self.mouth) = (None, None),
                 },
-                room = room(&self.link), if !said.is_empty() => match room {
+                room = room(self.mouth.as_ref()), if !said.is_empty() => match room {
                     Some(room) => drop(room.send(Ok(Bytes::from(std::mem::take(&mut said))))),
-                    None => self.link = None,
+                    None => (self.ears, self.mouth) = (None, None),
                 },
-                written = self.exec.input.write(&self.to_host), if !self.to_host.is_empty() => match written {
-                    Ok(count) if count > 0 => drop(self.to_host.split_to(count)),
-                    // What became of it, the channel's events say.
-                    _ => self.to_host.clear(),
+                written = tell(&mut self.exec.input, &self.to_host), if !self.to_host.is_empty() || (hang_up && !self.shut) => match written {
+                    Some(count) => drop(self.to_host.split_to(count)),
+                    None => {
+                        // What became of the rest, the channel's events say.
+                        self.to_host.clear();
+                        self.shut = true;
+                    }
                 },
-                _ = self.exec.input.shutdown(), if hang_up && self.to_host.is_empty() && !self.shut => self.shut = true,
-                event = self.exec.next(), if listens => {
+                event = self.exec.output.recv(), if listens => {
                     self.heard_all = event.is_none() || matches!(event, Some(Event::Closed | Event::Lost(_)));
                     let lost = || Event::Lost("the connection ended".to_owned());
                     self.machine.on(event.unwrap_or_else(lost), self.now());
@@ -307,7 +313,7 @@ impl Task {
 
     fn hear(&mut self, bytes: &[u8]) {
         let now = self.now();
-        let Some((_, _, decoder)) = &mut self.link else { return };
+        let Some((_, decoder)) = &mut self.ears else { return };
         decoder.feed(bytes);
         while let Some(frame) = decoder.next() {
             if let Ok(message) = ToWarden::decode(&frame) {
@@ -317,19 +323,27 @@ impl Task {
     }
 }
 
-type Linked = Option<(DuplexStream, mpsc::Sender<Result<Bytes, String>>, Decoder)>;
-
-async fn read(link: &mut Linked, into: &mut [u8]) -> std::io::Result<usize> {
-    match link {
-        Some((input, ..)) => input.read(into).await,
+async fn read(ears: &mut Option<(DuplexStream, Decoder)>, into: &mut [u8]) -> std::io::Result<usize> {
+    match ears {
+        Some((input, _)) => input.read(into).await,
         None => std::future::pending().await,
     }
 }
 
 /// Room for a piece; `None` when nobody reads any more.
-async fn room(link: &Linked) -> Option<mpsc::OwnedPermit<Result<Bytes, String>>> {
-    match link {
-        Some((_, output, _)) => output.clone().reserve_owned().await.ok(),
+async fn room(mouth: Option<&mpsc::Sender<Result<Bytes, String>>>) -> Option<mpsc::OwnedPermit<Result<Bytes, String>>> {
+    match mouth {
+        Some(mouth) => mouth.clone().reserve_owned().await.ok(),
         None => std::future::pending().await,
     }
+}
+
+/// Sends some of it, and says how much; without anything to send, says to the host that nothing follows. `None` when nothing can be
+/// sent any more.
+async fn tell(input: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> Option<usize> {
+    if bytes.is_empty() {
+        let _ = input.shutdown().await;
+        return None;
+    }
+    input.write(bytes).await.ok().filter(|count| *count > 0)
 }

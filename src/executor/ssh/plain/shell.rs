@@ -32,7 +32,7 @@ const OPENER: &str = concat!(
     r#"[ -d "$b" ] || mkdir -p "$b" || f folder "$b"; mkdir "$d" && cd "$d" || f folder "$d"; "#,
     r#"q() { cd /; rm -rf "$d"; exit 0; }; "#,
     r#"t=0; if { read -r s < /proc/$$/stat; } 2>/dev/null; then s="${s##*) }"; set -- $s; "#,
-    r#"if [ "$3" != "$$" ]; then rm -rf "$d"; f group; fi; t="${20}"; fi; "#,
+    r#"[ "$3" = "$$" ] || { rm -rf "$d"; f group; }; t="${20}"; fi; "#,
     r#"command -v setsid >/dev/null || { rm -rf "$d"; f setsid; }; "#,
     r#"printf "%s %s\n" "$$" "$t" > pid || f folder "$d"; "#,
     r#"printf "\036jobcell ready\n"; printf "\036jobcell ready %s %s %s\n" "$$" "$t" "$d" >&2; "#,
@@ -74,39 +74,39 @@ const LISTER: &str = r#"ls -1 "$HOME/$1" 2>/dev/null; echo end"#;
 
 /// Where a job is on its host, beneath the home of its login.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(in crate::executor::ssh) struct Place {
     /// The installation's folder.
-    pub(super) base: String,
+    base: String,
     /// The job's.
-    pub(super) own: String,
+    own: String,
 }
 
 impl Place {
     /// That of a cell of this name.
-    pub(super) fn new(owner: &OwnerId, own: &str) -> Self {
+    pub(in crate::executor::ssh) fn new(owner: &OwnerId, own: &str) -> Self {
         Self { base: format!("{BASE}/{owner}"), own: own.to_owned() }
     }
 
     /// The command that opens it. TERM is followed by KILL after `grace` seconds when nobody is there to say so.
-    pub(super) fn opener(&self, grace: u64) -> String {
+    pub(in crate::executor::ssh) fn opener(&self, grace: u64) -> String {
         command(OPENER, "jobcell", &[&self.base, &self.own, GUARD, &grace.to_string()])
     }
 
     /// The command that ends it from outside.
-    pub(super) fn sweeper(&self) -> String {
+    pub(in crate::executor::ssh) fn sweeper(&self) -> String {
         command(SWEEPER, "jobcell-sweeper", &[&self.base, &self.own])
     }
 }
 
 /// The command that lists what an installation has on a host.
-pub(super) fn lister(owner: &OwnerId) -> String {
+pub(in crate::executor::ssh) fn lister(owner: &OwnerId) -> String {
     command(LISTER, "jobcell-lister", &[&format!("{BASE}/{owner}")])
 }
 
 /// What the sweeper says when nothing is left.
-pub(super) const GONE: &str = "gone";
+pub(in crate::executor::ssh) const GONE: &str = "gone";
 /// The last line of the lister.
-pub(super) const LIST_END: &str = "end";
+pub(in crate::executor::ssh) const LIST_END: &str = "end";
 
 fn command(program: &str, name: &str, arguments: &[&str]) -> String {
     let mut command = format!("exec /bin/sh -c '{program}' {name}");
@@ -225,3 +225,7 @@ pub(super) fn said(line: &[u8]) -> Option<Said> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "shell_tests.rs"]
+mod tests;
