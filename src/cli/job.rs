@@ -16,8 +16,8 @@ use super::inputs::{InputArgs, Target};
 use super::{Failure, Global, Output, node, settings, show, terminal};
 use crate::backend::{Backend, Local, Unready, Waited};
 use crate::config::Config;
-use crate::executor::Arriving;
-use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId, Problems};
+use crate::executor::{Arriving, Both};
+use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId, Problems, Source};
 use crate::journal::MemoryJournal;
 use crate::logstore::Stream;
 use crate::queue::{AnyStore, MemoryStore, Submitted};
@@ -227,13 +227,18 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
     let mut spec = checked.map_err(bad)?;
     let seccomp = node::seccomp(&config)?;
     let gate = node::gate(&config, node::policy(&config)?);
-    let engine = node::connect(&config).await.map_err(|error| {
-        Failure::unavailable(format!(
-            "no engine at {}: {}; `jobcell doctor` tells more",
-            config.docker.host,
-            error.short()
-        ))
-    })?;
+    let inventory = node::inventory(&config)?;
+    // A job for another host needs no engine here.
+    let engine = match spec.source() {
+        Source::Target(_) => None,
+        _ => Some(node::connect(&config).await.map_err(|error| {
+            Failure::unavailable(format!(
+                "no engine at {}: {}; `jobcell doctor` tells more",
+                config.docker.host,
+                error.short()
+            ))
+        })?),
+    };
     let folder = Folder::make()?;
     let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0.join("logs"))?;
     let blobs = node::blobs(&config, &folder.0.join("blobs")).await?;
@@ -250,7 +255,10 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
     })?;
     let stop = CancellationToken::new();
     let owner = OwnerId::random();
-    let executor = Arc::new(node::executor(&config, engine, seccomp, &config.data_dir, owner.clone(), stop.clone()));
+    let executor = engine.map(|engine| {
+        Arc::new(node::executor(&config, engine, seccomp, &config.data_dir, owner.clone(), stop.clone()))
+    });
+    let hosts = inventory.map(|inventory| node::hosts(&config, inventory, &owner, &folder.0, stop.clone())).transpose()?;
     let local: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&backend), &config.agent.name))];
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
     let agent = node::agent(
@@ -258,7 +266,7 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         local,
         logs,
         &owner,
-        Arriving::from(Arc::clone(&executor)),
+        Both::new(executor.clone().map(Arriving::from), hosts),
         Arc::new(MemoryJournal::default()),
         metrics,
         gate,
@@ -290,7 +298,9 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
     drain.cancel();
     let _ = agent.await;
     interrupted.abort();
-    executor.settled(SETTLE).await;
+    if let Some(executor) = executor {
+        executor.settled(SETTLE).await;
+    }
     stop.cancel();
     let job = watched?;
     let ending = job.ending.clone().unwrap_or_else(|| Ending::from(Cause::AgentStopped));

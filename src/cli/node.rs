@@ -8,7 +8,9 @@ use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::blobs::{BlobError, BlobSettings, BlobStore};
 use crate::config::{BlobsConfig, Config};
 use crate::egress::{EgressSettings, Outside};
-use crate::executor::Arriving;
+use crate::executor::ssh::inventory::LiveInventory;
+use crate::executor::ssh::{Pool, SshExecutor};
+use crate::executor::{Arriving, Both};
 use crate::executor::docker::{
     Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
     Shape, answers_calls_itself,
@@ -236,6 +238,32 @@ fn outside(config: &Config) -> Outside {
     })
 }
 
+/// What an agent of this program makes.
+pub(crate) type Cells = Both<Arriving<DockerExecutor>>;
+
+/// The hosts that the operator lets jobs go to. Errors: what is wrong with the file that names them.
+pub(crate) fn inventory(config: &Config) -> Result<Option<LiveInventory>, Failure> {
+    let Some(file) = &config.ssh.inventory else { return Ok(None) };
+    let loaded = LiveInventory::load(file, &config.data_dir).map_err(|problems| {
+        Failure::config(format!("ssh.inventory: {} has problems:\n{problems}", file.display()))
+    })?;
+    Ok(Some(loaded))
+}
+
+/// Runs jobs on those hosts; what it knows of them lies below `dir`. Errors: that cannot be written.
+pub(crate) fn hosts(
+    config: &Config,
+    inventory: LiveInventory,
+    owner: &OwnerId,
+    dir: &Path,
+    stop: CancellationToken,
+) -> Result<SshExecutor, Failure> {
+    let pool = Pool::new(ssh_settings(config), inventory.clone(), stop);
+    let dir = dir.join("ssh");
+    SshExecutor::new(pool, inventory, owner.clone(), &dir, config.logs_output)
+        .map_err(|error| Failure::unavailable(format!("{}: {error}", dir.display())))
+}
+
 /// The agent.
 #[expect(clippy::too_many_arguments, reason = "each is a part of its own, and this is where they come together")]
 pub(crate) fn agent(
@@ -243,19 +271,19 @@ pub(crate) fn agent(
     backends: Vec<Arc<dyn Backend>>,
     logs: LogStore,
     owner: &OwnerId,
-    executor: Arriving<DockerExecutor>,
+    executor: Cells,
     journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
     gate: Gate,
     artifacts: BlobStore,
-) -> Agent<Arriving<DockerExecutor>> {
+) -> Agent<Cells> {
     let beside = shape(config, Profiles::built_in(config.docker.seccomp)).beside();
     let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory, beside };
     let announcement = Announcement {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         installation: owner.to_string(),
         labels: config.agent.labels.clone(),
-        executors: vec!["docker".to_owned()],
+        executors: executor.kinds(),
         presets: config.presets.keys().cloned().collect(),
         capacity,
     };

@@ -160,6 +160,8 @@ pub struct DockerConfig {
     pub workspace_size: ByteSize,
     pub workspace_inodes: u64,
     pub nofile: u64,
+    /// An engine is used at all.
+    pub enabled: bool,
     /// Other agents may use this engine too.
     pub shared: bool,
     /// A file with another profile than the built-in one.
@@ -579,6 +581,7 @@ impl Reader<'_> {
             workspace_size: self.size("docker.workspace_size"),
             workspace_inodes: self.number("docker.workspace_inodes"),
             nofile: self.number("docker.nofile"),
+            enabled: self.flag("docker.enabled"),
             shared: self.flag("docker.shared"),
             seccomp: self.seccomp(),
             seccomp_profile: Some(profile).filter(|path| !path.is_empty()).map(PathBuf::from),

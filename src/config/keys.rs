@@ -292,6 +292,12 @@ pub(super) static KEYS: &[Key] = &[
         "Open files of each process of a job that does not say how many (resources.nofile).",
     ),
     key(
+        "docker.enabled",
+        Kind::Flag,
+        |_| json!(true),
+        "False: no engine is used and no containers are made; the agent runs jobs on the hosts of its inventory only (ssh.inventory).",
+    ),
+    key(
         "docker.shared",
         Kind::Flag,
         |_| json!(false),

@@ -5,6 +5,7 @@
 use super::ssh::{SshCell, SshExecutor};
 use super::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
 use crate::job::Source;
+use crate::queue::{CONTAINERS, HOSTS};
 use crate::protocol::wire::CellSpec;
 
 /// Makes cells of whichever kind the job asks for.
@@ -32,6 +33,12 @@ const NO_CONTAINERS: &str = "this agent makes no containers (docker.enabled: fal
 const NO_HOSTS: &str = "this agent has no inventory of hosts (ssh.inventory)";
 
 impl<D: Executor> Both<D> {
+    /// What it makes, by the names under which agents tell it.
+    pub fn kinds(&self) -> Vec<String> {
+        let containers = self.containers.is_some().then(|| CONTAINERS.to_owned());
+        containers.into_iter().chain(self.hosts.is_some().then(|| HOSTS.to_owned())).collect()
+    }
+
     fn containers(&self) -> Result<&D, String> {
         self.containers.as_ref().ok_or_else(|| NO_CONTAINERS.to_owned())
     }

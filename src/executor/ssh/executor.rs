@@ -5,7 +5,8 @@
 
 use super::plain::{GONE, NotOpened, Opened, Place, Standing, StandIn};
 use super::records::{Record, Records};
-use super::{ConnectError, Event, Lane, LiveInventory, Pool, Route};
+use super::inventory::{Destination, LiveInventory};
+use super::{ConnectError, Event, Lane, Pool, Route};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
 use crate::job::{AttemptId, ByteSize, Cause, OutputExcess, OutputOverflow, OwnerId, Program, Source, Target};
 use crate::protocol::wire::{CellSpec, Fact, Rlimit};
@@ -78,6 +79,7 @@ fn target_of(order: &CellOrder) -> Result<&Target, NoCell> {
 /// What a job asks for and plain mode does not have.
 fn unsupported(order: &CellOrder, host: &str) -> Option<Cause> {
     let spec = &order.spec;
+    let odd = spec.env().keys().find(|name| !is_shell_name(name)).map(|name| format!("env.{name}"));
     let file = spec.secrets().iter().find(|(_, ask)| ask.file).map(|(name, _)| format!("secrets.{name}.file"));
     let resources = spec.resources();
     let asked = |field: &str, is: bool, reason: &'static str| is.then(|| (field.to_owned(), reason));
@@ -86,7 +88,13 @@ fn unsupported(order: &CellOrder, host: &str) -> Option<Cause> {
         .or_else(|| asked("on_cancel", spec.on_cancel().is_some(), "plain mode runs nothing after a stop: have the job's script trap TERM"))
         .or_else(|| file.map(|field| (field, "a file on the host would outlive the job's memory: take the secret as a variable")))
         .or_else(|| asked("resources.disk", resources.disk.is_some(), "the folder of a job there is a part of the host's own disk"));
+    let found = found.or_else(|| odd.map(|field| (field, "a shell has no variable of that name: use letters, digits and _")));
     found.map(|(field, reason)| Cause::TargetUnsupported { host: host.to_owned(), field, reason: reason.to_owned() })
+}
+
+/// Whether a shell can have a variable of this name.
+fn is_shell_name(name: &str) -> bool {
+    !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn no_channel(host: &str, error: ConnectError) -> NoCell {
@@ -110,7 +118,15 @@ impl Inner {
     }
 
     fn route(&self, target: &Target) -> Result<Route, String> {
-        self.inventory.current().route(target).map_err(|error| error.to_string())
+        let access = &target.access;
+        let to = Destination {
+            host: &target.host,
+            port: access.port,
+            login: access.login.as_deref(),
+            credential: access.credential.as_deref(),
+            jump: Some(access.jump.as_slice()).filter(|jump| !jump.is_empty()),
+        };
+        self.inventory.current().route(&to).map_err(|error| error.to_string())
     }
 
     /// Ends a job from outside, and removes what it left. Errors: what was said; it may still run.
@@ -129,7 +145,7 @@ impl Inner {
 async fn said(mut exec: super::Exec) -> Result<String, String> {
     let mut said = Vec::new();
     loop {
-        match exec.output.recv().await {
+        match exec.output.next().await {
             Some(Event::Stdout(bytes)) if said.len() < MOST_SAID => said.extend_from_slice(&bytes),
             Some(Event::Lost(reason)) => return Err(reason),
             Some(Event::Closed) | None => return Ok(String::from_utf8_lossy(&said).into_owned()),
@@ -171,11 +187,10 @@ impl Executor for SshExecutor {
                 return Err(no_channel(&target.host, error));
             }
         };
-        let key = exec.host_key.clone();
         match Opened::wait(exec).await {
             Ok(opened) => {
                 let spec = cell_spec(order, opened.dir(), inner.output);
-                let standing_in = opened.stand_in(order.attempt.to_string(), place, facts(&route, &key));
+                let standing_in = opened.stand_in(order.attempt.to_string(), place, facts(&route));
                 let link = standing_in.link().await.map_err(NoCell::Unavailable)?;
                 let cell = SshCell { inner: Arc::clone(inner), own, route: Ok(route), spec, standing_in: Some(standing_in) };
                 Ok((cell, link))
@@ -252,14 +267,13 @@ impl Drop for Busy<'_> {
 }
 
 /// What is in force for a job there, and what is not.
-fn facts(route: &Route, key: &str) -> Vec<Fact> {
+fn facts(route: &Route) -> Vec<Fact> {
     let fact = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     vec![
         fact("executor", "ssh"),
         fact("mode", "plain"),
         fact("host", &route.name),
         fact("login", &route.login),
-        fact("host_key", key),
         // It can do whatever else this login can do there.
         fact("isolation", "none: shared login"),
     ]

@@ -278,7 +278,8 @@ impl Machine {
         let first = self.kill_at.is_none();
         self.kill_at = Some(self.kill_at.map_or(kill_at, |at| at.min(kill_at)));
         if first && !force {
-            self.to_host.extend_from_slice(b"TERM\n");
+            // One that is stopped hears nothing.
+            self.to_host.extend_from_slice(b"TERM\nCONT\n");
         }
         self.kill_if_due(now);
     }
@@ -331,6 +332,12 @@ impl Machine {
                 Some(number) => self.exited(ExitKind::Signaled, number, now),
                 None => self.gone_for(format!("the host told of an unknown signal, {name:?}"), now),
             },
+            Event::Refused => {}
+            // It wrote on although it was stopped, and nobody can say how much.
+            Event::Overrun => {
+                self.to_host.extend_from_slice(b"KILL\n");
+                self.gone_for("its output came faster than it could be kept, and some of it is lost".to_owned(), now);
+            }
             Event::Eof => self.eof = true,
             Event::Closed => match self.phase {
                 Phase::Closing { .. } => self.close(now),
@@ -479,6 +486,13 @@ impl Machine {
             results: None,
         }));
         self.exit_due = true;
+    }
+
+    /// So much of its output waits that the job has to be stopped for a while; or so little that it may go on.
+    pub(super) fn press(&mut self, on: bool) {
+        if matches!(self.phase, Phase::Running) && self.reason == 0 {
+            self.to_host.extend_from_slice(if on { b"STOP\n" } else { b"CONT\n" });
+        }
     }
 
     // ---- time ----

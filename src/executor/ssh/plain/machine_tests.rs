@@ -194,7 +194,7 @@ fn stops_are_asked_for_first_and_a_stronger_reason_stays() {
     let mut stage = stage();
     stage.begin(&spec());
     stage.say(ToWarden::Stop { level: 0, reason: 1, grace_ms: 3000 });
-    assert_eq!(stage.host(), "TERM\n");
+    assert_eq!(stage.host(), "TERM\nCONT\n");
     stage.later(2999);
     assert_eq!(stage.host(), "");
     stage.say(ToWarden::Stop { level: 0, reason: 4, grace_ms: 3000 });

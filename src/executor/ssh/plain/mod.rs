@@ -82,7 +82,7 @@ impl Opened {
             if let (Some((pid, dir)), true) = (&ready, stdout_begun) {
                 return Ok(Self { exec, pid: *pid, dir: String::clone(dir), early });
             }
-            let event = timeout_at(until, exec.output.recv()).await;
+            let event = timeout_at(until, exec.output.next()).await;
             let event = event.map_err(|_| NotOpened::Lost(format!("its shell said nothing for {} s", OPEN.as_secs())))?;
             match event {
                 // Whatever a login's own files print comes first.
@@ -116,6 +116,8 @@ impl Opened {
                 Some(Event::Signal { name, .. }) => {
                     return Err(NotOpened::Unfit(format!("its shell was ended by {name} before the job")));
                 }
+                Some(Event::Refused) => return Err(NotOpened::Unfit("its server runs no commands".to_owned())),
+                Some(Event::Overrun) => return Err(NotOpened::Unfit("its login prints without an end".to_owned())),
                 Some(Event::Eof) => {}
                 Some(Event::Lost(reason)) => return Err(NotOpened::Lost(reason)),
                 Some(Event::Closed) | None => {
@@ -246,6 +248,7 @@ impl Task {
     ) {
         let mut said = Vec::new();
         let mut heard = vec![0; HEARD];
+        let mut pressure = self.exec.output.pressure();
         loop {
             self.machine.tick(self.now());
             if self.tell_standing() {
@@ -282,10 +285,14 @@ impl Task {
                         self.shut = true;
                     }
                 },
-                event = self.exec.output.recv(), if listens => {
+                event = self.exec.output.next(), if listens => {
                     self.heard_all = event.is_none() || matches!(event, Some(Event::Closed | Event::Lost(_)));
                     let lost = || Event::Lost("the connection ended".to_owned());
                     self.machine.on(event.unwrap_or_else(lost), self.now());
+                }
+                Ok(()) = pressure.changed() => {
+                    let on = *pressure.borrow_and_update();
+                    self.machine.press(on);
                 }
                 () = sleep_until(wake.unwrap_or(self.began)), if wake.is_some() => {}
                 () = sleep_until(self.leave_at.unwrap_or(self.began)), if self.leave_at.is_some() => {}

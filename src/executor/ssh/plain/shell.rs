@@ -50,7 +50,7 @@ const OPENER: &str = concat!(
 /// Whatever has left the group is found by the variable that all of it has.
 const GUARD: &str = concat!(
     r#"trap "" HUP INT TERM; k() { kill -s "$1" -- "-$p" 2>/dev/null; }; p="$1"; d="$2"; w="$3"; own="$4"; "#,
-    r#"while read -r c; do case "$c" in TERM) k TERM;; KILL) k KILL; w=0;; esac; done; "#,
+    r#"while read -r c; do case "$c" in TERM|STOP|CONT) k "$c";; KILL) k KILL; w=0;; esac; done; "#,
     r#"if k TERM; then n=0; while k 0 && [ "$n" -lt "$w"0 ]; do sleep 0.1; n=$((n+1)); done; k KILL; fi; "#,
     r#"for e in $(grep -ls -e "JOBCELL_CELL=$own" /proc/[0-9]*/environ); do e="${e#/proc/}"; kill -s KILL "${e%/environ}"; done; "#,
     r#"cd /; rm -rf "$d""#
