@@ -11,6 +11,7 @@ mod host;
 mod keys;
 mod layers;
 mod maps;
+pub mod operator_file;
 mod schema;
 
 pub use check::{

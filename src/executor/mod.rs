@@ -8,6 +8,7 @@ pub mod docker;
 mod inputs;
 #[cfg(test)]
 pub(crate) mod scripted;
+pub mod ssh;
 pub mod warden;
 
 pub use arriving::Arriving;
