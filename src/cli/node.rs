@@ -9,7 +9,7 @@ use crate::blobs::{BlobError, BlobSettings, BlobStore};
 use crate::config::{BlobsConfig, Config};
 use crate::egress::{EgressSettings, Outside};
 use crate::executor::ssh::inventory::LiveInventory;
-use crate::executor::ssh::{Pool, SshExecutor};
+use crate::executor::ssh::{Pool, SshExecutor, SshSettings};
 use crate::executor::{Arriving, Both};
 use crate::executor::docker::{
     Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
@@ -248,6 +248,20 @@ pub(crate) fn inventory(config: &Config) -> Result<Option<LiveInventory>, Failur
         Failure::config(format!("ssh.inventory: {} has problems:\n{problems}", file.display()))
     })?;
     Ok(Some(loaded))
+}
+
+fn ssh_settings(config: &Config) -> SshSettings {
+    let ssh = &config.ssh;
+    SshSettings {
+        connections_per_host: ssh.connections_per_host as usize,
+        channels_per_connection: ssh.channels_per_connection as usize,
+        handshakes_per_host: ssh.handshakes_per_host as usize,
+        connect_timeout: ssh.connect_timeout.as_duration(),
+        keepalive: ssh.keepalive.as_duration(),
+        idle_close: ssh.idle_close.as_duration(),
+        max_age: ssh.max_age.as_duration(),
+        ..SshSettings::default()
+    }
 }
 
 /// Runs jobs on those hosts; what it knows of them lies below `dir`. Errors: that cannot be written.

@@ -31,6 +31,8 @@ pub struct Config {
     pub images: ImagesConfig,
     /// What says what jobs may have.
     pub policy_file: Option<PathBuf>,
+    /// Jobs on other hosts.
+    pub ssh: SshConfig,
     /// The way out of cells.
     pub egress: EgressConfig,
     /// Contents that jobs are given.
@@ -140,6 +142,20 @@ pub struct AgentConfig {
     pub disk_floor: ByteSize,
     /// Output that one backend has not got yet.
     pub spool_max: ByteSize,
+}
+
+/// Jobs on other hosts.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "config/jobcell.example.yaml describes each key")]
+pub struct SshConfig {
+    pub inventory: Option<PathBuf>,
+    pub connections_per_host: u32,
+    pub channels_per_connection: u32,
+    pub handshakes_per_host: u32,
+    pub connect_timeout: Millis,
+    pub keepalive: Millis,
+    pub idle_close: Millis,
+    pub max_age: Millis,
 }
 
 /// Cells on a Docker engine.
@@ -275,6 +291,7 @@ pub(super) fn check(
         secrets: r.secrets(),
         docker: r.docker(env),
         images: r.images_section(),
+        ssh: r.ssh(),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         egress: r.egress(),
         blobs: BlobsConfig {
@@ -549,6 +566,19 @@ impl Reader<'_> {
             size_max: self.size("images.size_max"),
             keep: self.images("images.keep"),
             remove_others: self.flag("images.remove_others"),
+        }
+    }
+
+    fn ssh(&mut self) -> SshConfig {
+        SshConfig {
+            inventory: Some(self.text("ssh.inventory")).filter(|file| !file.is_empty()).map(PathBuf::from),
+            connections_per_host: self.number("ssh.connections_per_host"),
+            channels_per_connection: self.number("ssh.channels_per_connection"),
+            handshakes_per_host: self.number("ssh.handshakes_per_host"),
+            connect_timeout: self.duration("ssh.connect_timeout"),
+            keepalive: self.duration("ssh.keepalive"),
+            idle_close: self.duration("ssh.idle_close"),
+            max_age: self.duration("ssh.max_age"),
         }
     }
 

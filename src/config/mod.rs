@@ -11,12 +11,10 @@ mod host;
 mod keys;
 mod layers;
 mod maps;
+pub mod operator_file;
 mod schema;
 
-pub use check::{
-    AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig,
-    TelemetryConfig,
-};
+pub use check::{AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig, SshConfig, TelemetryConfig};
 pub use effective::{Loaded, Setting};
 pub use host::HostFacts;
 pub use layers::{LoadInput, inspect, load};

@@ -56,7 +56,6 @@ enum Phase {
     Running,
     Closing { kind: ExitKind, code: i32, ended: Now, until: u64 },
     Ended(Box<Exit>),
-    Refused,
     Gone(String),
 }
 
@@ -141,7 +140,7 @@ impl Machine {
 
     /// The job has ended, and nothing of it is left on the host as far as can be seen from here.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Ended(_) | Phase::Refused)
+        matches!(self.phase, Phase::Ended(_))
     }
 
     /// Whether more of the job's output is taken.
@@ -197,7 +196,7 @@ impl Machine {
         let (state, attempt) = match &self.phase {
             Phase::Waiting | Phase::Starting { .. } => (WardenState::Waiting, String::new()),
             Phase::Running | Phase::Closing { .. } => (WardenState::Running, self.attempt.clone()),
-            Phase::Ended(_) | Phase::Refused | Phase::Gone(_) => (WardenState::Ended, self.attempt.clone()),
+            Phase::Ended(_) | Phase::Gone(_) => (WardenState::Ended, self.attempt.clone()),
         };
         self.exit_due = matches!(self.phase, Phase::Ended(_));
         self.out.push_back(FromWarden::Hello {
@@ -341,13 +340,13 @@ impl Machine {
             Event::Eof => self.eof = true,
             Event::Closed => match self.phase {
                 Phase::Closing { .. } => self.close(now),
-                Phase::Ended(_) | Phase::Refused | Phase::Gone(_) => {}
+                Phase::Ended(_) | Phase::Gone(_) => {}
                 _ => self.gone_for("the host closed the channel and did not say how the job ended".to_owned(), now),
             },
             // Without its end, what the job wrote last may be missing.
             Event::Lost(reason) => match self.phase {
                 Phase::Closing { .. } if self.eof => self.close(now),
-                Phase::Ended(_) | Phase::Refused | Phase::Gone(_) => {}
+                Phase::Ended(_) | Phase::Gone(_) => {}
                 _ => self.gone_for(reason, now),
             },
         }

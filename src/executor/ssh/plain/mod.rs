@@ -14,7 +14,7 @@ mod mask;
 mod output;
 mod shell;
 
-pub(super) use shell::{GONE, LIST_END, Place, lister};
+pub(super) use shell::{GONE, Place};
 
 use super::{Event, Exec};
 use crate::executor::Link;

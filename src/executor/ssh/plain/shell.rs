@@ -69,9 +69,6 @@ const SWEEPER: &str = concat!(
     r#"rm -rf "$d"; if [ -z "$l" ] && [ ! -d "$d" ]; then echo gone; else echo left $l; fi"#
 );
 
-/// Says the names of what is in the folder of an installation.
-const LISTER: &str = r#"ls -1 "$HOME/$1" 2>/dev/null; echo end"#;
-
 /// Where a job is on its host, beneath the home of its login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::executor::ssh) struct Place {
@@ -98,16 +95,8 @@ impl Place {
     }
 }
 
-/// The command that lists what an installation has on a host.
-pub(in crate::executor::ssh) fn lister(owner: &OwnerId) -> String {
-    command(LISTER, "jobcell-lister", &[&format!("{BASE}/{owner}")])
-}
-
 /// What the sweeper says when nothing is left.
 pub(in crate::executor::ssh) const GONE: &str = "gone";
-/// The last line of the lister.
-pub(in crate::executor::ssh) const LIST_END: &str = "end";
-
 fn command(program: &str, name: &str, arguments: &[&str]) -> String {
     let mut command = format!("exec /bin/sh -c '{program}' {name}");
     for argument in arguments {
