@@ -230,6 +230,11 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
     let inventory = node::inventory(&config)?;
     // A job for another host needs no engine here.
     let engine = match spec.source() {
+        Source::Target(_) if inventory.is_none() => {
+            return Err(Failure::config(
+                "the job has a target, and no inventory says what its host is: set ssh.inventory (docs/ssh.md)",
+            ));
+        }
         Source::Target(_) => None,
         _ => Some(node::connect(&config).await.map_err(|error| {
             Failure::unavailable(format!(
@@ -258,7 +263,8 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
     let executor = engine.map(|engine| {
         Arc::new(node::executor(&config, engine, seccomp, &config.data_dir, owner.clone(), stop.clone()))
     });
-    let hosts = inventory.map(|inventory| node::hosts(&config, inventory, &owner, &folder.0, stop.clone())).transpose()?;
+    let hosts =
+        inventory.map(|inventory| node::hosts(&config, inventory, &owner, &folder.0, stop.clone())).transpose()?;
     let local: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&backend), &config.agent.name))];
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
     let agent = node::agent(

@@ -8,14 +8,14 @@ use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::blobs::{BlobError, BlobSettings, BlobStore};
 use crate::config::{BlobsConfig, Config};
 use crate::egress::{EgressSettings, Outside};
-use crate::executor::ssh::inventory::LiveInventory;
-use crate::executor::ssh::{Pool, SshExecutor, SshSettings};
-use crate::executor::{Arriving, Both};
 use crate::executor::docker::{
     Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
     Shape, answers_calls_itself,
 };
+use crate::executor::ssh::inventory::LiveInventory;
+use crate::executor::ssh::{Pool, SshExecutor, SshSettings};
 use crate::executor::warden::{CollectLimits, Keep};
+use crate::executor::{Arriving, Both};
 use crate::job::{Artifacts, ByteSize, Capacity, ImageName, OwnerId, Seccomp, SpecRules, UnixMillis};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
@@ -244,9 +244,8 @@ pub(crate) type Cells = Both<Arriving<DockerExecutor>>;
 /// The hosts that the operator lets jobs go to. Errors: what is wrong with the file that names them.
 pub(crate) fn inventory(config: &Config) -> Result<Option<LiveInventory>, Failure> {
     let Some(file) = &config.ssh.inventory else { return Ok(None) };
-    let loaded = LiveInventory::load(file, &config.data_dir).map_err(|problems| {
-        Failure::config(format!("ssh.inventory: {} has problems:\n{problems}", file.display()))
-    })?;
+    let loaded = LiveInventory::load(file, &config.data_dir)
+        .map_err(|problems| Failure::config(format!("ssh.inventory: {} has problems:\n{problems}", file.display())))?;
     Ok(Some(loaded))
 }
 

@@ -94,9 +94,9 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
     let executor = Arriving::default();
     let containers = config.docker.enabled.then(|| executor.clone());
     let inventory = node::inventory(config)?;
-    let hosts = inventory.clone().map(|inventory| {
-        node::hosts(config, inventory, &home.owner, &home.path(""), removals_stop.clone())
-    });
+    let hosts = inventory
+        .clone()
+        .map(|inventory| node::hosts(config, inventory, &home.owner, &home.path(""), removals_stop.clone()));
     let cells = Both::new(containers, hosts.transpose()?);
     // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
     let watch = || watch_policy(gate.policy.clone(), health.clone());
@@ -278,12 +278,16 @@ fn watch_inventory(inventory: LiveInventory, health: Health) -> Result<JoinHandl
             match supervise::blocking(move || live.look(asked)).await {
                 Found::Same => {}
                 Found::Loaded => {
-                    tracing::info!(hosts = inventory.current().hosts().count(), "the inventory was read and holds from now on");
+                    tracing::info!(
+                        hosts = inventory.current().hosts().count(),
+                        "the inventory was read and holds from now on"
+                    );
                     health.set(Component::Inventory, State::Ok);
                 }
                 Found::Refused(reason) => {
                     tracing::error!(%reason, "the inventory's file has problems; the last good one holds");
-                    health.set(Component::Inventory, State::Degraded(format!("the last good inventory holds; {reason}")));
+                    health
+                        .set(Component::Inventory, State::Degraded(format!("the last good inventory holds; {reason}")));
                 }
             }
         }

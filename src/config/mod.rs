@@ -14,7 +14,10 @@ mod maps;
 pub mod operator_file;
 mod schema;
 
-pub use check::{AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig, SshConfig, TelemetryConfig};
+pub use check::{
+    AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig, SshConfig,
+    TelemetryConfig,
+};
 pub use effective::{Loaded, Setting};
 pub use host::HostFacts;
 pub use layers::{LoadInput, inspect, load};

@@ -5,8 +5,8 @@
 use super::ssh::{SshCell, SshExecutor};
 use super::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
 use crate::job::Source;
-use crate::queue::{CONTAINERS, HOSTS};
 use crate::protocol::wire::CellSpec;
+use crate::queue::{CONTAINERS, HOSTS};
 
 /// Makes cells of whichever kind the job asks for.
 pub struct Both<D> {

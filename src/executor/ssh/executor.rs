@@ -3,9 +3,9 @@
 //! Owns what is known of such jobs and the order of things: the record before the host hears of a job, and the record's removal when
 //! nothing of the job is left there. Must never decide what the end of a job means.
 
-use super::plain::{GONE, NotOpened, Opened, Place, Standing, StandIn};
-use super::records::{Record, Records};
 use super::inventory::{Destination, LiveInventory};
+use super::plain::{GONE, NotOpened, Opened, Place, StandIn, Standing};
+use super::records::{Record, Records};
 use super::{ConnectError, Event, Lane, Pool, Route};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
 use crate::job::{AttemptId, ByteSize, Cause, OutputExcess, OutputOverflow, OwnerId, Program, Source, Target};
@@ -79,22 +79,35 @@ fn target_of(order: &CellOrder) -> Result<&Target, NoCell> {
 /// What a job asks for and plain mode does not have.
 fn unsupported(order: &CellOrder, host: &str) -> Option<Cause> {
     let spec = &order.spec;
-    let odd = spec.env().keys().find(|name| !is_shell_name(name)).map(|name| format!("env.{name}"));
     let file = spec.secrets().iter().find(|(_, ask)| ask.file).map(|(name, _)| format!("secrets.{name}.file"));
     let resources = spec.resources();
     let asked = |field: &str, is: bool, reason: &'static str| is.then(|| (field.to_owned(), reason));
-    let found = asked("inputs", !spec.inputs().is_empty(), "plain mode carries no files: put them into the script, or have the job fetch them")
-        .or_else(|| asked("artifacts", !spec.artifacts().is_empty(), "plain mode carries no files: have the job bring them where they belong"))
-        .or_else(|| asked("on_cancel", spec.on_cancel().is_some(), "plain mode runs nothing after a stop: have the job's script trap TERM"))
-        .or_else(|| file.map(|field| (field, "a file on the host would outlive the job's memory: take the secret as a variable")))
-        .or_else(|| asked("resources.disk", resources.disk.is_some(), "the folder of a job there is a part of the host's own disk"));
-    let found = found.or_else(|| odd.map(|field| (field, "a shell has no variable of that name: use letters, digits and _")));
+    let found = asked(
+        "inputs",
+        !spec.inputs().is_empty(),
+        "plain mode carries no files: put them into the script, or have the job fetch them",
+    )
+    .or_else(|| {
+        asked(
+            "artifacts",
+            !spec.artifacts().is_empty(),
+            "plain mode carries no files: have the job bring them where they belong",
+        )
+    })
+    .or_else(|| {
+        asked(
+            "on_cancel",
+            spec.on_cancel().is_some(),
+            "plain mode runs nothing after a stop: have the job's script trap TERM",
+        )
+    })
+    .or_else(|| {
+        file.map(|field| (field, "a file on the host would outlive the job's memory: take the secret as a variable"))
+    })
+    .or_else(|| {
+        asked("resources.disk", resources.disk.is_some(), "the folder of a job there is a part of the host's own disk")
+    });
     found.map(|(field, reason)| Cause::TargetUnsupported { host: host.to_owned(), field, reason: reason.to_owned() })
-}
-
-/// Whether a shell can have a variable of this name.
-fn is_shell_name(name: &str) -> bool {
-    !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 fn no_channel(host: &str, error: ConnectError) -> NoCell {
@@ -192,7 +205,8 @@ impl Executor for SshExecutor {
                 let spec = cell_spec(order, opened.dir(), inner.output);
                 let standing_in = opened.stand_in(order.attempt.to_string(), place, facts(&route));
                 let link = standing_in.link().await.map_err(NoCell::Unavailable)?;
-                let cell = SshCell { inner: Arc::clone(inner), own, route: Ok(route), spec, standing_in: Some(standing_in) };
+                let cell =
+                    SshCell { inner: Arc::clone(inner), own, route: Ok(route), spec, standing_in: Some(standing_in) };
                 Ok((cell, link))
             }
             Err(NotOpened::Unfit(reason)) => {
@@ -203,7 +217,9 @@ impl Executor for SshExecutor {
                 Err(refused(reason))
             }
             // The record stays: what has reached the host is swept when it answers again.
-            Err(NotOpened::Lost(reason)) => Err(NoCell::Failed(Cause::HostUnreachable { host: target.host.clone(), reason })),
+            Err(NotOpened::Lost(reason)) => {
+                Err(NoCell::Failed(Cause::HostUnreachable { host: target.host.clone(), reason }))
+            }
         }
     }
 
@@ -245,7 +261,9 @@ impl Executor for SshExecutor {
         match swept {
             Ok(()) => inner.records.remove(own),
             // It is still known, and tried again at the next look.
-            Err(reason) => tracing::warn!(cell = own, host = %target, %reason, "what a job left on its host could not be removed"),
+            Err(reason) => {
+                tracing::warn!(cell = own, host = %target, %reason, "what a job left on its host could not be removed")
+            }
         }
     }
 }
@@ -373,7 +391,9 @@ impl Cell for SshCell {
         };
         match swept {
             Ok(()) => self.inner.records.remove(&self.own),
-            Err(reason) => tracing::warn!(cell = self.own, %reason, "what a job left on its host could not be removed; it is tried again"),
+            Err(reason) => {
+                tracing::warn!(cell = self.own, %reason, "what a job left on its host could not be removed; it is tried again")
+            }
         }
     }
 }

@@ -87,7 +87,9 @@ impl Records {
             }
             match self.get(&name) {
                 Some(record) => all.push((name, record)),
-                None => tracing::error!(file = %path.display(), "what was begun there cannot be read; look for it by hand"),
+                None => {
+                    tracing::error!(file = %path.display(), "what was begun there cannot be read; look for it by hand")
+                }
             }
         }
         Ok(all)

@@ -14,9 +14,7 @@ use super::mask::{Masker, Patterns};
 use super::output::Output;
 use super::shell::{self, Job, Place, SIGN, Said};
 use crate::executor::ssh::Event;
-use crate::protocol::wire::{
-    CellSpec, Exit, ExitKind, Fact, FromWarden, Met, ToWarden, VERSION, WardenState, crc32c,
-};
+use crate::protocol::wire::{CellSpec, Exit, ExitKind, Fact, FromWarden, Met, ToWarden, VERSION, WardenState, crc32c};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use zeroize::Zeroize;
@@ -76,8 +74,8 @@ pub(super) struct Machine {
     /// For the host.
     to_host: Vec<u8>,
     hang_up: bool,
-    /// What the opener says, until it is the job's.
-    preface: Vec<u8>,
+    /// What each stream says before it is the job's; nothing any more when it is.
+    prefaces: [Option<Vec<u8>>; 2],
     pid: u32,
     started: Now,
     grace_ms: u64,
@@ -109,7 +107,7 @@ impl Machine {
             exit_due: false,
             to_host: Vec::new(),
             hang_up: false,
-            preface: Vec::new(),
+            prefaces: [Some(Vec::new()), Some(Vec::new())],
             pid,
             started: Now::default(),
             grace_ms: 0,
@@ -224,9 +222,8 @@ impl Machine {
         if !matches!(self.phase, Phase::Waiting) {
             return;
         }
-        let whole = |(section, (length, sum)): (&Vec<u8>, (u64, u32))| {
-            section.len() as u64 == length && crc32c(section) == sum
-        };
+        let whole =
+            |(section, (length, sum)): (&Vec<u8>, (u64, u32))| section.len() as u64 == length && crc32c(section) == sum;
         if !self.sections.iter().zip(lengths.into_iter().zip(sums)).all(whole) {
             return self.out.push_back(FromWarden::Fault { text: "the job did not arrive whole".to_owned() });
         }
@@ -241,7 +238,11 @@ impl Machine {
         let patterns = (!spec.secrets.is_empty())
             .then(|| Arc::new(Patterns::new(spec.secrets.iter().map(|secret| secret.value.as_slice()))));
         let limit = if spec.output_limit == 0 { u64::MAX } else { spec.output_limit };
-        self.output.begin(spec.drop_output, limit, patterns.map(|all| [Masker::new(Arc::clone(&all)), Masker::new(all)]));
+        self.output.begin(
+            spec.drop_output,
+            limit,
+            patterns.map(|all| [Masker::new(Arc::clone(&all)), Masker::new(all)]),
+        );
         let secrets = std::mem::take(&mut spec.secrets);
         let brought = !secrets.is_empty();
         spec.env.extend(secrets.iter().map(|secret| (secret.name.clone().into_bytes(), secret.value.clone())));
@@ -320,12 +321,8 @@ impl Machine {
     /// The host says something.
     pub(super) fn on(&mut self, event: Event, now: Now) {
         match event {
-            Event::Stdout(bytes) => self.wrote(1, &bytes, now),
-            Event::Stderr(bytes) if matches!(self.phase, Phase::Waiting | Phase::Starting { .. }) => {
-                self.preface.extend_from_slice(&bytes);
-                self.read_preface(now);
-            }
-            Event::Stderr(bytes) => self.wrote(2, &bytes, now),
+            Event::Stdout(bytes) => self.came(1, &bytes, now),
+            Event::Stderr(bytes) => self.came(2, &bytes, now),
             Event::Exit(code) => self.exited(ExitKind::Exited, i32::try_from(code).unwrap_or(i32::MAX), now),
             Event::Signal { name, .. } => match signal_number(&name) {
                 Some(number) => self.exited(ExitKind::Signaled, number, now),
@@ -359,29 +356,43 @@ impl Machine {
         self.phase = Phase::Gone(reason);
     }
 
-    fn read_preface(&mut self, now: Now) {
-        let Some(at) = find(&self.preface, SIGN) else {
-            if self.preface.len() > MOST_PREFACE {
-                self.preface.drain(..self.preface.len() - SIGN.len());
+    fn came(&mut self, stream: u8, bytes: &[u8], now: Now) {
+        let index = usize::from(stream - 1);
+        match &mut self.prefaces[index] {
+            None => self.wrote(stream, bytes, now),
+            Some(preface) => {
+                preface.extend_from_slice(bytes);
+                while self.read_preface(stream, now) {}
             }
-            return;
+        }
+    }
+
+    /// Reads a line of the opener's, if there is one; true if there was and the stream is not the job's yet.
+    fn read_preface(&mut self, stream: u8, now: Now) -> bool {
+        let index = usize::from(stream - 1);
+        let Some(preface) = &mut self.prefaces[index] else { return false };
+        let Some(at) = find(preface, SIGN) else {
+            // A login's files may print what they like.
+            if preface.len() > MOST_PREFACE {
+                preface.drain(..preface.len() - SIGN.len());
+            }
+            return false;
         };
         let line = at + SIGN.len();
-        let Some(end) = self.preface[line..].iter().position(|byte| *byte == b'\n').map(|end| line + end) else { return };
-        let said = shell::said(&self.preface[line..end]);
-        let before = String::from_utf8_lossy(&self.preface[..at]).trim().to_owned();
-        let rest = self.preface.split_off(end + 1);
-        self.preface.clear();
+        let Some(end) = preface[line..].iter().position(|byte| *byte == b'\n').map(|end| line + end) else {
+            return false;
+        };
+        let said = shell::said(&preface[line..end]);
+        let before = String::from_utf8_lossy(&preface[..at]).trim().to_owned();
+        let rest = preface.split_off(end + 1);
         match said {
             Some(Said::Go) => {
-                self.started = now;
-                self.phase = Phase::Running;
-                self.wall_at = Some(now.ms.saturating_add(self.wall_ms));
-                self.silence = self.silence.map(|(limit, _)| (limit, now.ms));
-                self.out.push_back(FromWarden::Started { pid: self.pid, time_us: now.us });
+                self.prefaces[index] = None;
+                self.begun(now);
                 if !rest.is_empty() {
-                    self.wrote(2, &rest, now);
+                    self.wrote(stream, &rest, now);
                 }
+                return false;
             }
             Some(Said::Fail(step)) => {
                 let (step, code) = match step.as_str() {
@@ -398,14 +409,23 @@ impl Machine {
                 self.hang_up = true;
                 self.failed(step, code, now);
             }
-            // The opener's first word again, or none of its own.
-            Some(Said::Ready { .. }) | None => {
-                self.preface = rest;
-                if find(&self.preface, SIGN).is_some() {
-                    self.read_preface(now);
-                }
-            }
+            // Its first word again, or none of its own.
+            Some(Said::Ready { .. }) | None => {}
         }
+        self.prefaces[index] = Some(rest);
+        true
+    }
+
+    /// The job runs; the first stream that says so counts.
+    fn begun(&mut self, now: Now) {
+        if !matches!(self.phase, Phase::Starting { .. }) {
+            return;
+        }
+        self.started = now;
+        self.phase = Phase::Running;
+        self.wall_at = Some(now.ms.saturating_add(self.wall_ms));
+        self.silence = self.silence.map(|(limit, _)| (limit, now.ms));
+        self.out.push_back(FromWarden::Started { pid: self.pid, time_us: now.us });
     }
 
     fn wrote(&mut self, stream: u8, bytes: &[u8], now: Now) {
@@ -430,7 +450,8 @@ impl Machine {
                 self.phase = Phase::Closing { kind, code, ended: now, until: now.ms + CLOSE_MS };
             }
             Phase::Starting { .. } | Phase::Waiting => {
-                let said = String::from_utf8_lossy(&self.preface).trim().to_owned();
+                let preface = self.prefaces[1].as_deref().unwrap_or_default();
+                let said = String::from_utf8_lossy(preface).trim().to_owned();
                 self.hang_up = true;
                 self.failed(format!("the shell ended: {said}"), EIO, now);
             }

@@ -55,9 +55,15 @@ impl Stage {
         self.attach(0, 2 << 20);
         self.give(spec, b"", b"");
         self.host();
-        self.on(Event::Stderr(Bytes::from_static(b"\x1ejobcell go\n")));
+        self.go();
         let heard = self.heard();
         assert!(heard.iter().any(|(_, message)| matches!(message, FromWarden::Started { pid: 77, .. })), "{heard:?}");
+    }
+
+    fn go(&mut self) {
+        for event in [Event::Stdout, Event::Stderr] {
+            self.on(event(Bytes::from_static(b"\x1ejobcell go\n")));
+        }
     }
 
     fn on(&mut self, event: Event) {
@@ -119,7 +125,8 @@ fn a_job_goes_to_the_host_whole_and_its_end_comes_back_after_its_output() {
     assert_eq!((lengths[1], lengths[2], rest), (7, 2, "echo hiincommit\n"));
     // What a login prints is not the job's, and what comes right behind the word is.
     stage.on(Event::Stderr(Bytes::from_static(b"motd\n\x1ejobcell go\nfirst")));
-    stage.out("hello");
+    // The streams come in any order.
+    stage.out("motd\n\x1ejobcell go\nhello");
     assert_eq!(stage.output(), "firsthello");
     stage.on(Event::Exit(3));
     assert_eq!(stage.host(), "KILL\n", "what it left goes");
@@ -128,7 +135,10 @@ fn a_job_goes_to_the_host_whole_and_its_end_comes_back_after_its_output() {
     assert_eq!(stage.exit(), None, "the channel is open: more may come");
     stage.on(Event::Closed);
     let exit = stage.exit().expect("it has ended");
-    assert_eq!((exit.kind, exit.code, exit.last_seq, exit.stdout_bytes, exit.stderr_bytes), (ExitKind::Exited, 3, 3, 11, 5));
+    assert_eq!(
+        (exit.kind, exit.code, exit.last_seq, exit.stdout_bytes, exit.stderr_bytes),
+        (ExitKind::Exited, 3, 3, 11, 5)
+    );
 }
 
 #[test]
@@ -317,7 +327,7 @@ fn secrets_are_given_and_never_seen_again() {
     stage.give(&CellSpec { secrets: vec![secret], ..spec() }, b"", b"");
     let told = stage.host();
     assert!(told.contains("export TOKEN='s3cr3t-value'") && told.contains("\nrm -f run\n"), "{told}");
-    stage.on(Event::Stderr(Bytes::from_static(b"\x1ejobcell go\n")));
+    stage.go();
     stage.heard();
     stage.out("a s3cr3");
     assert_eq!(stage.output(), "a ");

@@ -68,38 +68,25 @@ pub(super) struct Opened {
     exec: Exec,
     pid: u32,
     dir: String,
-    early: Vec<Event>,
 }
 
 impl Opened {
     /// Waits for the opener's first word. Errors: why it does not come.
     pub(super) async fn wait(mut exec: Exec) -> Result<Self, NotOpened> {
         let until = Instant::now() + OPEN;
-        let (mut heard, mut early, mut stdout_begun) = (Vec::new(), Vec::new(), false);
-        let mut ready = None;
-        let mut stdout = Vec::new();
+        let mut heard = Vec::new();
         loop {
-            if let (Some((pid, dir)), true) = (&ready, stdout_begun) {
-                return Ok(Self { exec, pid: *pid, dir: String::clone(dir), early });
-            }
             let event = timeout_at(until, exec.output.next()).await;
-            let event = event.map_err(|_| NotOpened::Lost(format!("its shell said nothing for {} s", OPEN.as_secs())))?;
+            let event =
+                event.map_err(|_| NotOpened::Lost(format!("its shell said nothing for {} s", OPEN.as_secs())))?;
             match event {
-                // Whatever a login's own files print comes first.
-                Some(Event::Stdout(bytes)) => {
-                    keep(&mut stdout, &bytes);
-                    if let Some((_, rest)) = line(&stdout) {
-                        stdout_begun = true;
-                        if !rest.is_empty() {
-                            early.push(Event::Stdout(Bytes::copy_from_slice(rest)));
-                        }
-                    }
-                }
+                // Whatever a login's own files print.
+                Some(Event::Stdout(_) | Event::Eof) => {}
                 Some(Event::Stderr(bytes)) => {
                     keep(&mut heard, &bytes);
-                    let Some((said, _)) = line(&heard) else { continue };
+                    let Some(said) = line(&heard) else { continue };
                     match said {
-                        Some(Said::Ready { pid, dir }) => ready = Some((pid, dir)),
+                        Some(Said::Ready { pid, dir }) => return Ok(Self { exec, pid, dir }),
                         Some(Said::Fail(step)) => return Err(NotOpened::Unfit(unfit(&step, &heard))),
                         Some(Said::Go) | None => {
                             return Err(NotOpened::Unfit("its shell does not do what it is told".to_owned()));
@@ -118,7 +105,6 @@ impl Opened {
                 }
                 Some(Event::Refused) => return Err(NotOpened::Unfit("its server runs no commands".to_owned())),
                 Some(Event::Overrun) => return Err(NotOpened::Unfit("its login prints without an end".to_owned())),
-                Some(Event::Eof) => {}
                 Some(Event::Lost(reason)) => return Err(NotOpened::Lost(reason)),
                 Some(Event::Closed) | None => {
                     return Err(NotOpened::Unfit("it closed the channel before the job".to_owned()));
@@ -139,7 +125,7 @@ impl Opened {
         let (links, new_links) = mpsc::channel(1);
         let (tell, standing) = watch::channel(Standing::Open);
         let stop = CancellationToken::new();
-        let mut task = Task {
+        let task = Task {
             machine,
             exec: self.exec,
             ears: None,
@@ -151,9 +137,6 @@ impl Opened {
             began: Instant::now(),
             leave_at: None,
         };
-        for event in self.early {
-            task.machine.on(event, task.now());
-        }
         spawn("ssh job", task.run(new_links, stop.clone()));
         StandIn { links, standing, stop }
     }
@@ -166,11 +149,11 @@ fn keep(buffer: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// The first line of the opener's in what was heard, and what follows it.
-fn line(heard: &[u8]) -> Option<(Option<Said>, &[u8])> {
+/// The first line of the opener's in what was heard; nothing, if it is none that it would say.
+fn line(heard: &[u8]) -> Option<Option<Said>> {
     let at = heard.windows(SIGN.len()).position(|window| window == SIGN)? + SIGN.len();
     let end = at + heard[at..].iter().position(|byte| *byte == b'\n')?;
-    Some((shell::said(&heard[at..end]), &heard[end + 1..]))
+    Some(shell::said(&heard[at..end]))
 }
 
 fn unfit(step: &str, heard: &[u8]) -> String {
@@ -212,7 +195,8 @@ impl StandIn {
         let (ours, theirs) = tokio::io::duplex(HEARD);
         let (tell, told) = mpsc::channel(PIECES);
         self.links.send((ours, tell)).await.map_err(|_| "nobody stands in for its warden any more".to_owned())?;
-        let output = futures_util::stream::unfold(told, |mut told| async { told.recv().await.map(|piece| (piece, told)) });
+        let output =
+            futures_util::stream::unfold(told, |mut told| async { told.recv().await.map(|piece| (piece, told)) });
         Ok(Link { output: Box::pin(output), input: Box::pin(theirs) })
     }
 }

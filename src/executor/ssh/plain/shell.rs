@@ -14,28 +14,28 @@
 
 use crate::job::OwnerId;
 
-/// Begins each line of the opener's on standard error, and its only one on standard output. No program writes it by chance.
+/// Begins each line of the opener's. No program writes it by chance. `go` is said on both streams, since nothing else tells on each what
+/// comes before the job; all else on standard error.
 pub(super) const SIGN: &[u8] = b"\x1ejobcell ";
 /// The variable by which what belongs to a job is known, wherever its processes have gone.
 const MARK: &str = "JOBCELL_CELL";
 /// In the home of the login; what is below belongs to one installation each.
 const BASE: &str = ".jobcell";
 
-
 /// $1 the installation's folder, $2 the job's in it, $3 the guard, $4 the grace in seconds.
 ///
-/// A folder that is not there in full is not begun: `commit` is the last word of what is taken. `dd`, since the `head` of some systems
+/// The installation's folder goes with the last job in it, which can be between two steps of the next one's opener. A folder that is not there in full is not begun: `commit` is the last word of what is taken. `dd`, since the `head` of some systems
 /// reads more than it is asked for. The input of what runs in the background would be /dev/null by itself.
 const OPENER: &str = concat!(
     r#"umask 077; b="$HOME/$1"; own="$2"; d="$b/$own"; i="$3"; w="$4"; "#,
     r#"f() { printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
-    r#"[ -d "$b" ] || mkdir -p "$b" || f folder "$b"; mkdir "$d" && cd "$d" || f folder "$d"; "#,
-    r#"q() { cd /; rm -rf "$d"; exit 0; }; "#,
+    r#"mk() { [ -d "$b" ] || mkdir -p "$b"; mkdir "$d" 2>/dev/null; }; mk || mk || mk || mkdir "$d" || f folder "$d"; cd "$d" || f folder "$d"; "#,
+    r#"q() { cd /; rm -rf "$d"; rmdir "$b" 2>/dev/null; exit 0; }; "#,
     r#"t=0; if { read -r s < /proc/$$/stat; } 2>/dev/null; then s="${s##*) }"; set -- $s; "#,
     r#"[ "$3" = "$$" ] || { rm -rf "$d"; f group; }; t="${20}"; fi; "#,
     r#"command -v setsid >/dev/null || { rm -rf "$d"; f setsid; }; "#,
     r#"printf "%s %s\n" "$$" "$t" > pid || f folder "$d"; "#,
-    r#"printf "\036jobcell ready\n"; printf "\036jobcell ready %s %s %s\n" "$$" "$t" "$d" >&2; "#,
+    r#"printf "\036jobcell ready %s %s %s\n" "$$" "$t" "$d" >&2; "#,
     r#"read -r n m k || q; "#,
     r#"u() { [ "$1" = 0 ] || dd bs="$1" count=1 iflag=fullblock 2>/dev/null; }; "#,
     r#"u "$n" > run && u "$m" > script && u "$k" > stdin || { cd /; rm -rf "$d"; f disk; }; "#,
@@ -53,7 +53,7 @@ const GUARD: &str = concat!(
     r#"while read -r c; do case "$c" in TERM|STOP|CONT) k "$c";; KILL) k KILL; w=0;; esac; done; "#,
     r#"if k TERM; then n=0; while k 0 && [ "$n" -lt "$w"0 ]; do sleep 0.1; n=$((n+1)); done; k KILL; fi; "#,
     r#"for e in $(grep -ls -e "JOBCELL_CELL=$own" /proc/[0-9]*/environ); do e="${e#/proc/}"; kill -s KILL "${e%/environ}"; done; "#,
-    r#"cd /; rm -rf "$d""#
+    r#"cd /; rm -rf "$d"; rmdir "${d%/*}""#
 );
 
 /// $1 the installation's folder, $2 the job's in it. Says `gone`, or what is left.
@@ -66,7 +66,7 @@ const SWEEPER: &str = concat!(
     r#"[ -z "$p" ] || kill -s KILL -- "-$p" 2>/dev/null; fi; "#,
     r#"n=0; while l=$(grep -ls -e "JOBCELL_CELL=$own" /proc/[0-9]*/environ; :) && [ -n "$l" ] && [ "$n" -lt 20 ]; do "#,
     r#"for e in $l; do e="${e#/proc/}"; kill -s KILL "${e%/environ}" 2>/dev/null; done; sleep 0.1; n=$((n+1)); done; "#,
-    r#"rm -rf "$d"; if [ -z "$l" ] && [ ! -d "$d" ]; then echo gone; else echo left $l; fi"#
+    r#"rm -rf "$d"; rmdir "${d%/*}" 2>/dev/null; [ -d "$d" ] && l="$l $d"; if [ -z "$l" ]; then echo gone; else echo left $l; fi"#
 );
 
 /// Where a job is on its host, beneath the home of its login.
@@ -171,7 +171,7 @@ pub(super) fn given(job: &Job<'_>, place: &Place, dir: &str) -> Vec<u8> {
         quoted(argument.as_bytes(), &mut argv);
     }
     // Its names are ours; the job has none of them.
-    word(&[br#"printf "\036jobcell go\n" >&2"#, b"\nexec", &argv, b"\n"]);
+    word(&[br#"printf "\036jobcell go\n"; printf "\036jobcell go\n" >&2"#, b"\nexec", &argv, b"\n"]);
     let mut given = format!("{} {} {}\n", run.len(), job.script.len(), job.stdin.len()).into_bytes();
     given.extend_from_slice(&run);
     given.extend_from_slice(job.script);

@@ -1,0 +1,3 @@
+//! SSH against real servers.
+mod jobs;
+mod sshd;
