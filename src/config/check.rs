@@ -33,6 +33,8 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     /// The way out of cells.
     pub egress: EgressConfig,
+    /// Jobs on other hosts.
+    pub ssh: SshConfig,
     /// Contents that jobs are given.
     pub blobs: BlobsConfig,
     /// Bytes of a log after which it is synced to disk.
@@ -181,6 +183,20 @@ pub struct EgressConfig {
     pub lookups: u64,
 }
 
+/// Jobs on other hosts, over SSH.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "config/jobcell.example.yaml describes each key")]
+pub struct SshConfig {
+    pub inventory: Option<PathBuf>,
+    pub connections_per_host: u16,
+    pub channels_per_connection: u16,
+    pub handshakes_per_host: u16,
+    pub connect_timeout: Millis,
+    pub keepalive: Millis,
+    pub idle_close: Millis,
+    pub max_age: Millis,
+}
+
 /// Images of cells.
 #[derive(Debug, Clone)]
 pub struct ImagesConfig {
@@ -275,6 +291,7 @@ pub(super) fn check(
         images: r.images_section(),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         egress: r.egress(),
+        ssh: r.ssh(),
         blobs: BlobsConfig {
             max_bytes: r.size("blobs.max_bytes"),
             max_blob: r.size("blobs.max_blob"),
@@ -516,6 +533,19 @@ impl Reader<'_> {
             connections: self.number("egress.connections"),
             bytes: self.size("egress.bytes"),
             lookups: self.number("egress.lookups"),
+        }
+    }
+
+    fn ssh(&mut self) -> SshConfig {
+        SshConfig {
+            inventory: Some(self.text("ssh.inventory")).filter(|file| !file.is_empty()).map(PathBuf::from),
+            connections_per_host: self.number("ssh.connections_per_host"),
+            channels_per_connection: self.number("ssh.channels_per_connection"),
+            handshakes_per_host: self.number("ssh.handshakes_per_host"),
+            connect_timeout: self.duration("ssh.connect_timeout"),
+            keepalive: self.duration("ssh.keepalive"),
+            idle_close: self.duration("ssh.idle_close"),
+            max_age: self.duration("ssh.max_age"),
         }
     }
 

@@ -15,7 +15,7 @@ pub mod operator_file;
 mod schema;
 
 pub use check::{
-    AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig,
+    AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig, SshConfig,
     TelemetryConfig,
 };
 pub use effective::{Loaded, Setting};
