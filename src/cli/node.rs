@@ -1,6 +1,6 @@
 //! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
 
-use super::Failure;
+use super::{Failure, show};
 use crate::admission::policy::{Defaults, Filter};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
@@ -244,23 +244,10 @@ pub(crate) type Cells = Both<Arriving<DockerExecutor>>;
 /// The hosts that the operator lets jobs go to. Errors: what is wrong with the file that names them.
 pub(crate) fn inventory(config: &Config) -> Result<Option<LiveInventory>, Failure> {
     let Some(file) = &config.ssh.inventory else { return Ok(None) };
-    let loaded = LiveInventory::load(file, &config.data_dir)
-        .map_err(|problems| Failure::config(format!("ssh.inventory: {} has problems:\n{problems}", file.display())))?;
-    Ok(Some(loaded))
-}
-
-fn ssh_settings(config: &Config) -> SshSettings {
-    let ssh = &config.ssh;
-    SshSettings {
-        connections_per_host: ssh.connections_per_host as usize,
-        channels_per_connection: ssh.channels_per_connection as usize,
-        handshakes_per_host: ssh.handshakes_per_host as usize,
-        connect_timeout: ssh.connect_timeout.as_duration(),
-        keepalive: ssh.keepalive.as_duration(),
-        idle_close: ssh.idle_close.as_duration(),
-        max_age: ssh.max_age.as_duration(),
-        ..SshSettings::default()
-    }
+    LiveInventory::load(file, &config.data_dir).map(Some).map_err(|problems| {
+        let text = format!("ssh.inventory: {} has problems:\n{problems}", file.display());
+        Failure::config(show::printable(&text).replace("\\n", "\n"))
+    })
 }
 
 /// Runs jobs on those hosts; what it knows of them lies below `dir`. Errors: that cannot be written.
@@ -271,7 +258,7 @@ pub(crate) fn hosts(
     dir: &Path,
     stop: CancellationToken,
 ) -> Result<SshExecutor, Failure> {
-    let pool = Pool::new(ssh_settings(config), inventory.clone(), stop);
+    let pool = Pool::new(SshSettings::of(&config.ssh), inventory.clone(), stop);
     let dir = dir.join("ssh");
     SshExecutor::new(pool, inventory, owner.clone(), &dir, config.logs_output)
         .map_err(|error| Failure::unavailable(format!("{}: {error}", dir.display())))

@@ -31,10 +31,10 @@ pub struct Config {
     pub images: ImagesConfig,
     /// What says what jobs may have.
     pub policy_file: Option<PathBuf>,
-    /// Jobs on other hosts.
-    pub ssh: SshConfig,
     /// The way out of cells.
     pub egress: EgressConfig,
+    /// Jobs on other hosts.
+    pub ssh: SshConfig,
     /// Contents that jobs are given.
     pub blobs: BlobsConfig,
     /// Bytes of a log after which it is synced to disk.
@@ -144,20 +144,6 @@ pub struct AgentConfig {
     pub spool_max: ByteSize,
 }
 
-/// Jobs on other hosts.
-#[derive(Debug, Clone)]
-#[allow(missing_docs, reason = "config/jobcell.example.yaml describes each key")]
-pub struct SshConfig {
-    pub inventory: Option<PathBuf>,
-    pub connections_per_host: u32,
-    pub channels_per_connection: u32,
-    pub handshakes_per_host: u32,
-    pub connect_timeout: Millis,
-    pub keepalive: Millis,
-    pub idle_close: Millis,
-    pub max_age: Millis,
-}
-
 /// Cells on a Docker engine.
 #[derive(Debug, Clone)]
 #[allow(missing_docs, reason = "config/jobcell.example.yaml describes each key")]
@@ -197,6 +183,20 @@ pub struct EgressConfig {
     pub connections: u64,
     pub bytes: ByteSize,
     pub lookups: u64,
+}
+
+/// Jobs on other hosts, over SSH.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "config/jobcell.example.yaml describes each key")]
+pub struct SshConfig {
+    pub inventory: Option<PathBuf>,
+    pub connections_per_host: u16,
+    pub channels_per_connection: u16,
+    pub handshakes_per_host: u16,
+    pub connect_timeout: Millis,
+    pub keepalive: Millis,
+    pub idle_close: Millis,
+    pub max_age: Millis,
 }
 
 /// Images of cells.
@@ -291,9 +291,9 @@ pub(super) fn check(
         secrets: r.secrets(),
         docker: r.docker(env),
         images: r.images_section(),
-        ssh: r.ssh(),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         egress: r.egress(),
+        ssh: r.ssh(),
         blobs: BlobsConfig {
             max_bytes: r.size("blobs.max_bytes"),
             max_blob: r.size("blobs.max_blob"),
@@ -538,6 +538,19 @@ impl Reader<'_> {
         }
     }
 
+    fn ssh(&mut self) -> SshConfig {
+        SshConfig {
+            inventory: Some(self.text("ssh.inventory")).filter(|file| !file.is_empty()).map(PathBuf::from),
+            connections_per_host: self.number("ssh.connections_per_host"),
+            channels_per_connection: self.number("ssh.channels_per_connection"),
+            handshakes_per_host: self.number("ssh.handshakes_per_host"),
+            connect_timeout: self.duration("ssh.connect_timeout"),
+            keepalive: self.duration("ssh.keepalive"),
+            idle_close: self.duration("ssh.idle_close"),
+            max_age: self.duration("ssh.max_age"),
+        }
+    }
+
     fn seccomp(&mut self) -> Seccomp {
         let text = self.text("docker.seccomp");
         Seccomp::named(&text).unwrap_or_else(|| {
@@ -566,19 +579,6 @@ impl Reader<'_> {
             size_max: self.size("images.size_max"),
             keep: self.images("images.keep"),
             remove_others: self.flag("images.remove_others"),
-        }
-    }
-
-    fn ssh(&mut self) -> SshConfig {
-        SshConfig {
-            inventory: Some(self.text("ssh.inventory")).filter(|file| !file.is_empty()).map(PathBuf::from),
-            connections_per_host: self.number("ssh.connections_per_host"),
-            channels_per_connection: self.number("ssh.channels_per_connection"),
-            handshakes_per_host: self.number("ssh.handshakes_per_host"),
-            connect_timeout: self.duration("ssh.connect_timeout"),
-            keepalive: self.duration("ssh.keepalive"),
-            idle_close: self.duration("ssh.idle_close"),
-            max_age: self.duration("ssh.max_age"),
         }
     }
 

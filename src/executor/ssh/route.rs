@@ -1,5 +1,7 @@
 //! Where a connection goes and as whom, and what the operator's settings say of connections.
 
+use crate::config::SshConfig;
+use crate::job::Millis;
 use std::fmt;
 use std::time::Duration;
 
@@ -88,6 +90,23 @@ pub struct StoreBounds {
 impl Default for StoreBounds {
     fn default() -> Self {
         Self { high: 4 << 20, low: 1 << 20, most: 16 << 20 }
+    }
+}
+
+impl SshSettings {
+    /// Those of the settings.
+    pub fn of(config: &SshConfig) -> Self {
+        let time = |millis: Millis| Duration::from_millis(millis.as_u64());
+        Self {
+            connections_per_host: usize::from(config.connections_per_host),
+            channels_per_connection: usize::from(config.channels_per_connection),
+            handshakes_per_host: usize::from(config.handshakes_per_host),
+            connect_timeout: time(config.connect_timeout),
+            keepalive: time(config.keepalive),
+            idle_close: time(config.idle_close),
+            max_age: time(config.max_age),
+            store: StoreBounds::default(),
+        }
     }
 }
 

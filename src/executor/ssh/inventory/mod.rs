@@ -122,7 +122,7 @@ pub struct NoRoute(pub String);
 impl Inventory {
     /// The way to a destination. Errors: what the job or the inventory has to say for there to be one.
     pub fn route(&self, to: &Destination<'_>) -> Result<Route, NoRoute> {
-        let (name, host) = self.host(to)?;
+        let (name, host) = self.found(to)?;
         let login = to.login.or(host.login.as_deref()).ok_or_else(|| {
             NoRoute(format!("nothing says who logs in at {name}: give `login` in the job's target or in the inventory"))
         })?;
@@ -148,7 +148,12 @@ impl Inventory {
         })
     }
 
-    fn host(&self, to: &Destination<'_>) -> Result<(String, Host), NoRoute> {
+    /// A host by its name.
+    pub fn host(&self, name: &str) -> Option<&Host> {
+        self.hosts.get(name)
+    }
+
+    fn found(&self, to: &Destination<'_>) -> Result<(String, Host), NoRoute> {
         if let Some(host) = self.hosts.get(to.host) {
             return Ok((to.host.to_owned(), host.clone()));
         }
