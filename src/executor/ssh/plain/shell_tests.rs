@@ -159,8 +159,14 @@ fn half_a_job_is_not_begun() {
     let home = tempfile::tempdir().expect("a folder");
     let place = place("job-h");
     let argv = argv(&["touch", "/tmp/never-made-by-half-a-job"]);
-    let whole = given(&Job { argv: &argv, script: b"text", ..Job::default() }, &place, "/x");
-    for cut in [0, 3, 20, whole.len() - "commit\n".len(), whole.len() - 1] {
+    let env = [(b"LONG".to_vec(), b"a\nb".to_vec())];
+    let wholes = [&[] as &[_], &env]
+        .map(|env| given(&Job { argv: &argv, env, script: b"text", ..Job::default() }, &place, "/x"));
+    assert!(wholes[0].starts_with(b"0 ") && !wholes[1].starts_with(b"0 "), "one in a line, one in a file");
+    for (whole, cut) in wholes
+        .iter()
+        .flat_map(|whole| [0, 3, 20, whole.len() - "commit\n".len(), whole.len() - 1].map(|cut| (whole, cut)))
+    {
         let mut opened = open(home.path(), "/bin/sh", &place, 1);
         opened.child.stdin.as_mut().expect("is piped").write_all(&whole[..cut]).expect("writes");
         let dir = opened.dir.clone();
