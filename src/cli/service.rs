@@ -10,6 +10,7 @@ use crate::backend::Backend;
 use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
+use crate::executor::ssh::Pool;
 use crate::executor::ssh::inventory::{Found, LiveInventory};
 use crate::executor::{Arriving, Both};
 use crate::job::UnixMillis;
@@ -30,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 const ENGINE_PAUSE: Duration = Duration::from_secs(2);
 /// Between two looks at the policy's file.
 const POLICY_PAUSE: Duration = Duration::from_secs(5);
+/// Between two looks at connections to hosts.
+const SSH_PAUSE: Duration = Duration::from_secs(2);
 /// For removals that are under way at the end.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -97,11 +100,14 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
     let hosts = inventory
         .clone()
         .map(|inventory| node::hosts(config, inventory, &home.owner, &home.path(""), removals_stop.clone()));
-    let cells = Both::new(containers, hosts.transpose()?);
+    let hosts = hosts.transpose()?;
+    let pool = hosts.as_ref().map(|hosts| hosts.pool().clone());
+    let cells = Both::new(containers, hosts);
     // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
     let watch = || watch_policy(gate.policy.clone(), health.clone());
     let policy = gate.policy.file().is_some().then(watch).transpose()?;
     let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone())).transpose()?;
+    let counting = pool.map(|pool| spawn("ssh metrics", count_connections(pool, Arc::clone(&metrics))));
     let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
     let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
@@ -116,7 +122,7 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
         }
     };
     watching.abort();
-    for watching in [policy, inventory].into_iter().flatten() {
+    for watching in [policy, inventory, counting].into_iter().flatten() {
         watching.abort();
     }
     if let Ok(executor) = executor.get()
@@ -292,6 +298,21 @@ fn watch_inventory(inventory: LiveInventory, health: Health) -> Result<JoinHandl
             }
         }
     }))
+}
+
+/// Tells in metrics how the hosts stand.
+async fn count_connections(pool: Pool, metrics: Arc<Metrics>) {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    loop {
+        let states = pool.states();
+        metrics.ssh_connections.set(number(states.iter().map(|host| host.connections).sum()));
+        metrics.ssh_channels.set(number(states.iter().map(|host| host.channels).sum()));
+        for breaker in ["admit", "probe", "refuse"] {
+            let count = states.iter().filter(|host| host.breaker == breaker).count();
+            metrics.ssh_hosts.with_label_values(&[breaker]).set(number(count));
+        }
+        tokio::time::sleep(SSH_PAUSE).await;
+    }
 }
 
 async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
