@@ -57,8 +57,10 @@ impl Opened {
     /// Its end, with what it wrote; its first line is the opener's.
     fn end(mut self) -> (ExitStatus, Vec<u8>, String) {
         let (mut out, mut err) = (Vec::new(), String::new());
+        // Waiting would close it, and its end is the connection's.
+        let stdin = self.child.stdin.take();
         let status = self.child.wait().expect("ends");
-        drop(self.child.stdin.take());
+        drop(stdin);
         self.child.stdout.take().expect("is piped").read_to_end(&mut out).expect("reads");
         self.stderr.read_to_string(&mut err).expect("reads");
         // What never began says nothing there.
@@ -147,7 +149,8 @@ fn a_job_whose_connection_goes_is_ended_and_so_is_what_left_its_group() {
     let mut opened = open(home.path(), "/bin/sh", &place, 1);
     let argv = argv(&["/bin/sh", "-c", "trap '' TERM; setsid sleep 300 & while :; do sleep 0.1; done"]);
     assert_eq!(opened.give(&place, &Job { argv: &argv, ..Job::default() }), Said::Go);
-    assert!(alive(&place.own));
+    // It says that it begins, and has its variables a moment later.
+    until("it runs", || alive(&place.own));
     let dir = opened.dir.clone();
     drop(opened.child.stdin.take());
     until("all of it ends", || !alive(&place.own) && !Path::new(&dir).exists());
