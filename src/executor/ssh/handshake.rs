@@ -116,9 +116,10 @@ fn explain(
         return unfit(format!("{route} is not safe to talk to: {why}"));
     }
     match error {
-        russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, theirs, .. } if pinned => {
-            host_key(format!("{route} has no key of the inventory's `fingerprints` (it has {})", some(&theirs)))
-        }
+        russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. } if pinned => host_key(format!(
+            "{route} has none of the host keys whose fingerprints the inventory has: somebody may be in between; \
+             if its operator says that they changed, correct `fingerprints` there"
+        )),
         russh::Error::NoCommonAlgo { kind, theirs, .. } => unfit(format!(
             "{route} offers no {} that is safe (it offers {}); update its SSH server, or its settings",
             match kind {

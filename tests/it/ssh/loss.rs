@@ -114,7 +114,7 @@ async fn keys_are_changed_under_load_and_nothing_is_lost() {
         assert!(ran.text() == wanted, "{} of {} bytes", ran.out.len(), wanted.len());
         assert_eq!(ran.code(), Some(0));
     }
-    let changes = sshd.log().matches("rekey").count() + sshd.log().matches("SSH2_MSG_NEWKEYS sent").count();
+    let changes = sshd.log().matches("SSH2_MSG_KEXINIT received").count();
     assert!(changes > 10, "{changes}");
     assert_eq!(sshd.log().matches("Accepted publickey").count(), rig.connections());
 }
