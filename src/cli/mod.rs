@@ -27,6 +27,7 @@ mod queue;
 mod service;
 mod show;
 mod sweep;
+mod systemd;
 mod terminal;
 mod up;
 

@@ -42,5 +42,6 @@ mod secrets;
 mod stage;
 mod stops;
 mod sweep;
+mod systemd;
 mod verbs;
 mod warden;
