@@ -28,6 +28,7 @@ mod service;
 mod show;
 mod ssh;
 mod sweep;
+mod systemd;
 mod terminal;
 mod up;
 

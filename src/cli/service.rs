@@ -2,7 +2,7 @@
 
 use super::exit::TEMPORARY;
 use super::home::Home;
-use super::{Failure, doctor, node};
+use super::{Failure, doctor, node, systemd};
 use crate::admission::policy::Looked;
 use crate::admission::{Gate, LivePolicy};
 use crate::agent::{BackendState, Drained, Status};
@@ -103,13 +103,14 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
     let hosts = hosts.transpose()?;
     let pool = hosts.as_ref().map(|hosts| hosts.pool().clone());
     let cells = Both::new(containers, hosts);
-    // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
+    // Without a file SIGHUP ends the process, as a terminal that is closed wants it; under systemd it is a reload, whatever there is to read.
     let watch = || watch_policy(gate.policy.clone(), health.clone());
-    let policy = gate.policy.file().is_some().then(watch).transpose()?;
+    let policy = (gate.policy.file().is_some() || systemd::is_here()).then(watch).transpose()?;
     let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone())).transpose()?;
     let counting = pool.map(|pool| spawn("ssh metrics", count_connections(pool, Arc::clone(&metrics))));
     let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
+    let told = systemd::follow(agent.status(), agent.pulse());
     let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
     // The agent does not wait for the engine: what has ended can be told, and leases kept, without one.
     let (drained, reached) = tokio::select! {
@@ -122,8 +123,8 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
         }
     };
     watching.abort();
-    for watching in [policy, inventory, counting].into_iter().flatten() {
-        watching.abort();
+    for task in [policy, inventory, counting, told].into_iter().flatten() {
+        task.abort();
     }
     if let Ok(executor) = executor.get()
         && !executor.settled(SETTLE).await
@@ -247,7 +248,9 @@ fn lock_engine(id: &str) -> Result<File, Failure> {
 /// SIGHUP. Errors: the signal cannot be listened to.
 fn watch_policy(policy: LivePolicy, health: Health) -> Result<JoinHandle<()>, Failure> {
     let mut hup = signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(format!("signals: {error}")))?;
-    health.set(Component::Policy, State::Ok);
+    if policy.file().is_some() {
+        health.set(Component::Policy, State::Ok);
+    }
     Ok(spawn("policy", async move {
         loop {
             let asked = tokio::select! {

@@ -345,7 +345,7 @@ async fn a_cell_that_is_taken_away_is_never_the_jobs_failure() {
 }
 
 /// Where each cause is forced: file, and what it is called there.
-const FORCED: [(&str, &str, &str); 34] = [
+const FORCED: [(&str, &str, &str); 37] = [
     ("exit_code", "tests/it/causes.rs", "\"exit_code\""),
     ("signal", "tests/it/causes.rs", "\"signal\""),
     ("out_of_memory", "tests/it/causes.rs", "\"out_of_memory\""),
@@ -366,6 +366,9 @@ const FORCED: [(&str, &str, &str); 34] = [
     ("registry_unreachable", "tests/it/images.rs", "\"registry_unreachable\""),
     ("registry_limited", "tests/it/images.rs", "\"registry_limited\""),
     ("pull_timeout", "tests/it/images.rs", "\"pull_timeout\""),
+    ("host_unreachable", "tests/it/ssh/jobs.rs", "\"host_unreachable\""),
+    ("host_refused", "tests/it/ssh/jobs.rs", "\"host_refused\""),
+    ("target_unsupported", "tests/it/ssh/jobs.rs", "\"target_unsupported\""),
     ("lease_expired", "tests/it/fleet.rs", "\"lease_expired\""),
     ("agent_lost", "tests/it/chaos/freeze.rs", "\"agent_lost\""),
     ("engine_failed", "tests/it/chaos/disks.rs", "\"engine_failed\""),

@@ -43,5 +43,6 @@ mod ssh;
 mod stage;
 mod stops;
 mod sweep;
+mod systemd;
 mod verbs;
 mod warden;
