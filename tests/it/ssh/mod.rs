@@ -3,6 +3,7 @@
 
 mod logins;
 mod loss;
+mod passwords;
 mod places;
 mod scan;
 mod sshd;
