@@ -4,6 +4,7 @@
 mod jobs;
 mod logins;
 mod loss;
+mod passwords;
 mod places;
 mod scan;
 mod sshd;

@@ -13,12 +13,13 @@ fn rig(folder: &Folder, sshd: &super::sshd::Sshd) -> Rig {
     Inventory::new(folder).host("web", sshd, "").pool(folder, SshSettings { store: BOUNDS, ..settings() })
 }
 
-/// Starts a command that says its process's id first.
-async fn with_pid(rig: &Rig, command: &str) -> (Exec, String) {
+/// Starts a command that says its process's id first. Also returns how much came behind that.
+async fn with_pid(rig: &Rig, command: &str) -> (Exec, String, usize) {
     let mut exec = rig.pool.exec(&rig.route("web"), &format!("echo $$; {command}"), Lane::Job).await.expect("runs");
     let Some(Event::Stdout(first)) = exec.output.next().await else { panic!("no pid") };
     let first = String::from_utf8_lossy(&first).into_owned();
-    (exec, first.lines().next().expect("a line").to_owned())
+    let (pid, rest) = first.split_once('\n').expect("a line");
+    (exec, pid.to_owned(), rest.len())
 }
 
 async fn control(rig: &Rig, command: &str) {
@@ -37,7 +38,7 @@ async fn a_stalled_consumer_holds_up_nobody_else() {
     let rig = rig(&folder, &sshd);
     // There before, on the same connection, and there to stay.
     let mut beside = rig.pool.exec(&rig.route("web"), "exec cat", Lane::Job).await.expect("runs");
-    let (loud, pid) = with_pid(&rig, "exec yes 'a line that nobody reads'").await;
+    let (loud, pid, _) = with_pid(&rig, "exec yes 'a line that nobody reads'").await;
     assert_eq!(loud.output.connection(), beside.output.connection());
     let mut pressure = loud.output.pressure();
     pressure.wait_for(|on| *on).await.expect("says that it fills");
@@ -76,9 +77,8 @@ async fn a_job_that_is_stopped_while_its_output_waits_loses_none_of_it() {
     let _beside = rig.pool.exec(&rig.route("web"), "exec cat", Lane::Job).await.expect("runs");
     // Slower than the word that stops it takes, as most jobs are.
     let script = "i=0; while [ $i -lt 60 ]; do head -c 200000 /dev/zero; i=$((i+1)); sleep 0.01; done";
-    let (mut exec, pid) = with_pid(&rig, script).await;
+    let (mut exec, pid, mut bytes) = with_pid(&rig, script).await;
     let mut pressure = exec.output.pressure();
-    let mut bytes = 0;
     let mut stops = 0;
     loop {
         if *pressure.borrow_and_update() {

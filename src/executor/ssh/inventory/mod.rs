@@ -236,16 +236,12 @@ fn usual_known_hosts(data_dir: &Path) -> KnownFiles {
 /// A name or an address, with or without a port: `web1`, `10.0.0.1:2222`, `[fd00::1]:22`, `fd00::1`. Errors: why it is none.
 pub fn address(text: &str) -> Result<(String, Option<u16>), &'static str> {
     let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
-        Some(Some((host, rest))) => {
-            if host.parse::<std::net::Ipv6Addr>().is_err() {
-                return Err("has no IPv6 address in its brackets; write [fd00::1]:22");
-            }
-            match rest.strip_prefix(':') {
-                Some(port) => (host, Some(port)),
-                None if rest.is_empty() => (host, None),
-                None => return Err("has no port behind its brackets; write [fd00::1]:22"),
-            }
-        }
+        // As known_hosts has every host with an unusual port.
+        Some(Some((host, rest))) => match rest.strip_prefix(':') {
+            Some(port) => (host, Some(port)),
+            None if rest.is_empty() => (host, None),
+            None => return Err("has no port behind its brackets; write [fd00::1]:22"),
+        },
         Some(None) => return Err("has an open bracket; write [fd00::1]:22"),
         None if text.parse::<std::net::Ipv6Addr>().is_ok() => (text, None),
         None => match text.split_once(':') {
@@ -259,6 +255,9 @@ pub fn address(text: &str) -> Result<(String, Option<u16>), &'static str> {
         None => None,
     };
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if host.contains(':') && host.parse::<std::net::Ipv6Addr>().is_err() {
+        return Err("has no IPv6 address in its brackets; write [fd00::1]:22");
+    }
     if host.is_empty() || host.len() > 253 || host.starts_with('-') || !host.chars().all(plain) {
         return Err("is no name or address of a host; write letters, digits, dots, dashes and underscores");
     }
