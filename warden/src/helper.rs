@@ -53,7 +53,9 @@ pub(crate) fn run(args: &[String]) -> Result<&'static str, String> {
             output(key, value.strip_suffix('\n').unwrap_or(&value))
         }
         [] => Err(USAGE.to_owned()),
-        ["progress" | "step" | "output", ..] => Err(format!("{:?} is not complete, or too much; {USAGE}", words.join(" "))),
+        ["progress" | "step" | "output", ..] => {
+            Err(format!("{:?} is not complete, or too much; {USAGE}", words.join(" ")))
+        }
         [other, ..] => Err(format!("{other:?} is nothing that it can do; {USAGE}")),
     }?;
     Ok("")
@@ -121,7 +123,14 @@ mod tests {
             assert_eq!(said(args), Ok(HELP), "{args:?}");
         }
         let most = "k".repeat(MOST_KEY + 1);
-        let bad = [&[][..], &["progres", "40"], &["progress"], &["progress", "101"], &["step", "start", "x"], &["step", "begin", " "]];
+        let bad = [
+            &[][..],
+            &["progres", "40"],
+            &["progress"],
+            &["progress", "101"],
+            &["step", "start", "x"],
+            &["step", "begin", " "],
+        ];
         for args in bad {
             assert!(said(args).is_err_and(|why| why.contains("use: progress")), "{args:?}");
         }
