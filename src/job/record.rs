@@ -171,6 +171,18 @@ pub struct Job {
     pub results: Results,
 }
 
+impl Job {
+    /// How it ends by this cause. That nothing of it ever ran is said in words: a log without a byte says it too, and makes one look for output.
+    pub fn ending_by(&self, cause: Cause) -> Ending {
+        let unstarted = self.started_at.is_none() && self.past_tries.is_empty() && self.log.frames == 0;
+        let mut ending = Ending::of(cause, self.usage.as_ref());
+        if ending.cause == Cause::Canceled && unstarted && self.log.complete {
+            ending.message = "canceled before it started".to_owned();
+        }
+        ending
+    }
+}
+
 /// What a list says of a job: everything but its spec, history and receipt, which can be a megabyte each.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the fields are those of the job and of its spec")]
@@ -195,7 +207,8 @@ impl From<&Job> for JobSummary {
             id: job.id,
             name: job.spec.name().map(str::to_owned),
             phase: job.phase,
-            ending: job.ending.clone(),
+            // As a store has it that reads no more of a job than its columns.
+            ending: job.ending.as_ref().map(|ending| Ending::from(ending.cause.clone())),
             attempt: job.attempt,
             dead_letter: job.dead_letter,
             agent: job.agent.clone(),

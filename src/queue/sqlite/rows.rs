@@ -6,8 +6,8 @@
 
 use super::shapes;
 use crate::job::{
-    Cause, Clamp, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase,
-    PhaseEvent, Results, UnixMillis, Usage, UsedImage,
+    Cause, Clamp, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase, PhaseEvent,
+    Results, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
@@ -109,13 +109,13 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         (Some(token), Some(until)) => Some(Lease { token: LeaseToken(token), until: UnixMillis::new(until) }),
         _ => None,
     };
-    let job = Job {
+    let mut job = Job {
         id: text(0)?.parse().map_err(|error: crate::job::BadId| bad(0, error.to_string()))?,
         revision: row.get(13)?,
         retry_of: state.retry_of,
         submitter: state.submitter,
         phase,
-        ending: cause.map(|cause| Ending::of(cause, state.usage.as_ref())),
+        ending: None,
         attempt: row.get(7)?,
         past_tries: state.past_tries,
         next_try: state.next_try,
@@ -135,6 +135,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         log: state.log,
         results: state.results,
     };
+    job.ending = cause.map(|cause| job.ending_by(cause));
     Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, told: state.told, lease })
 }
 
