@@ -117,6 +117,21 @@ pub struct GivenUp {
     pub replayed_by: Option<JobId>,
 }
 
+/// Who submitted a job: a key. What is shown of it is its name, which another key may have had before, or get after it; whose a job is goes by both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitter {
+    /// Its name.
+    pub name: String,
+    /// Which key of that name; absent for the first one of an installation, and for keys of before they had one.
+    pub key: Option<String>,
+}
+
+impl Serialize for Submitter {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.name)
+    }
+}
+
 /// Everything the backend knows of a job; what the API answers with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Job {
@@ -126,8 +141,8 @@ pub struct Job {
     pub revision: u64,
     /// The job that this one does again.
     pub retry_of: Option<JobId>,
-    /// The key that it was submitted with, by name; absent for jobs of before there were named keys.
-    pub submitter: Option<String>,
+    /// The key that it was submitted with; absent for jobs of before there were named keys.
+    pub submitter: Option<Submitter>,
     /// Where it stands.
     pub phase: Phase,
     /// How it ended.

@@ -240,7 +240,8 @@ impl Row {
         let until = now.plus(self.term(lease));
         self.lease = Some(Lease { token, until });
         let attempt = AttemptId::new(self.job.id, self.job.attempt);
-        let (spec, submitter) = (self.job.spec.clone(), self.job.submitter.clone());
+        let submitter = self.job.submitter.as_ref().map(|submitter| submitter.name.clone());
+        let spec = self.job.spec.clone();
         Claim { attempt, token, spec, submitter, lease_until: until }
     }
 
