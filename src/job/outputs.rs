@@ -36,7 +36,10 @@ pub fn read_outputs(bytes: &[u8], length: u64) -> (BTreeMap<String, String>, Vec
             (Some(at), _) => {
                 let (key, end) = (line[..at].trim(), line[at + 2..].trim());
                 if end.is_empty() {
-                    read.problem(format!("line {number}: nothing behind `<<` says which line ends the value of `{}`", shown(key)));
+                    read.problem(format!(
+                        "line {number}: nothing behind `<<` says which line ends the value of `{}`",
+                        shown(key)
+                    ));
                     continue;
                 }
                 let mut value = Vec::new();
