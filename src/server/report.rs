@@ -151,7 +151,7 @@ impl Report {
             id: job.id,
             name: job.spec.name().map(str::to_owned),
             retry_of: job.retry_of,
-            submitter: job.submitter.clone(),
+            submitter: job.submitter.as_ref().map(|submitter| submitter.name.clone()),
             what: what(&job),
             limits: format!(
                 "cpu {}, memory {}, pids {}, timeout {}",
