@@ -5,7 +5,9 @@ use super::results::ResultsRoom;
 use super::steady::SteadyClock;
 use super::waiting::Waiting;
 use super::{Ask, Drain, Intake, Roster};
-use crate::job::{AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{
+    AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
+};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
@@ -191,7 +193,11 @@ impl Embedded {
 
     /// Takes a job in, with the name of the key that it came with. Goes on to its end when the caller is dropped (a client that hangs up): a job that was taken in
     /// without a word to the agent would wait for the next one.
-    pub async fn submit(self: &Arc<Self>, spec: JobSpec, submitter: Option<String>) -> Result<Submitted, StoreError> {
+    pub async fn submit(
+        self: &Arc<Self>,
+        spec: JobSpec,
+        submitter: Option<Submitter>,
+    ) -> Result<Submitted, StoreError> {
         self.take_in(spec, None, submitter, UnixMillis::now()).await
     }
 
@@ -204,7 +210,7 @@ impl Embedded {
         self: &Arc<Self>,
         spec: JobSpec,
         retry_of: Option<JobId>,
-        submitter: Option<String>,
+        submitter: Option<Submitter>,
         at: UnixMillis,
     ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
@@ -226,7 +232,7 @@ impl Embedded {
     }
 
     /// A job as it is kept.
-    fn new_job(&self, spec: JobSpec, at: UnixMillis, retry_of: Option<JobId>, submitter: Option<String>) -> NewJob {
+    fn new_job(&self, spec: JobSpec, at: UnixMillis, retry_of: Option<JobId>, submitter: Option<Submitter>) -> NewJob {
         let id = JobId::new(at);
         let spec = spec.sealed(|name, secret| self.keys.seal(id, name, secret));
         NewJob { id, spec, at, retry_of, submitter }
@@ -249,7 +255,7 @@ impl Embedded {
     pub async fn submit_all(
         self: &Arc<Self>,
         specs: Vec<JobSpec>,
-        submitter: Option<String>,
+        submitter: Option<Submitter>,
         partial: bool,
     ) -> Result<Batch, StoreError> {
         let backend = Arc::clone(self);

@@ -29,6 +29,7 @@ impl Api {
         home: &Home,
         greeting: Option<&str>,
         (rules, gate): (SpecRules, Option<Gate>),
+        stopping: CancellationToken,
         metrics: Arc<Metrics>,
         health: Health,
     ) -> Result<Self, Failure> {
@@ -58,6 +59,7 @@ impl Api {
             viewers_max: config.server.viewers_max as usize,
             rules,
             gate,
+            stopping,
         };
         let stop = CancellationToken::new();
         let keys = UserKeys::open(home.path("keys.json"), &key).map_err(|error| unavailable(&error))?;

@@ -22,6 +22,8 @@ pub(super) struct Client {
     http: reqwest::Client,
     pub(super) url: String,
     pub(super) key: String,
+    /// Nobody said where the API is: the data directory in which nothing says it either.
+    guessed: Option<std::path::PathBuf>,
 }
 
 impl Client {
@@ -34,7 +36,9 @@ impl Client {
                 .map(|text| text.trim().to_owned())
                 .filter(|text| !text.is_empty())
         };
-        let url = match global.server.clone().or_else(|| read("endpoint")) {
+        let said = global.server.clone().or_else(|| read("endpoint"));
+        let guessed = said.is_none().then(|| config.data_dir.clone());
+        let url = match said {
             Some(url) => address(&url)?,
             None => format!("http://{}", config.server.listen),
         };
@@ -58,7 +62,7 @@ impl Client {
         // The API is on this host or named explicitly: a proxy from the environment is not asked.
         let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build();
         let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
-        Ok(Self { http, url, key })
+        Ok(Self { http, url, key, guessed })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -72,7 +76,11 @@ impl Client {
         }
         let status = response.status();
         let text = response.text().await.unwrap_or_default();
-        Err(refused(status, &text))
+        let mut failure = refused(status, &text);
+        if let Some(guess) = self.guess().filter(|_| status == StatusCode::UNAUTHORIZED) {
+            failure.message = format!("{}; {guess}", failure.message);
+        }
+        Err(failure)
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
@@ -82,7 +90,17 @@ impl Client {
             reason = deeper.to_string();
             cause = deeper.source();
         }
-        Failure::unavailable(format!("{} does not answer: {reason}; is `jobcell up` running?", self.url))
+        let fix = self.guess().unwrap_or_else(|| "is `jobcell up` running?".to_owned());
+        Failure::unavailable(format!("{} does not answer: {reason}; {fix}", self.url))
+    }
+
+    /// Where the address comes from, when nobody named it.
+    fn guess(&self) -> Option<String> {
+        let dir = self.guessed.as_ref()?.display();
+        Some(format!(
+            "that is the usual address, since nothing runs with the data directory {dir}: start `jobcell up`, or name another with \
+             --data-dir, or a server with --server"
+        ))
     }
 
     async fn json(&self, request: RequestBuilder) -> Result<Value, Failure> {

@@ -5,7 +5,7 @@ use crate::agent::{Agent, AgentSettings, Drained};
 use crate::backend::conformance::{Suite, desk::EmbeddedDesk, tests::passes};
 use crate::backend::{Ask, Backend, Embedded, Http, HttpSettings, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
-use crate::job::{AttemptId, ByteSize, Capacity, Cpus, JobId, JobSpec, Millis, SpecRules, Verdict};
+use crate::job::{AttemptId, ByteSize, Capacity, Cpus, JobId, JobSpec, Millis, SpecRules, Submitter, Verdict};
 use crate::journal::MemoryJournal;
 use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::agent::Announcement;
@@ -53,6 +53,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
         viewers_max: 8,
         rules: SpecRules::default(),
         gate: None,
+        stopping: CancellationToken::new(),
     };
     let (health, metrics) = (Health::new(&[]), Arc::new(Metrics::new()));
     let of_people = UserKeys::open(dir.path().join("keys.json"), "admin").expect("opens");
@@ -160,7 +161,7 @@ impl Server {
 async fn an_agent_elsewhere_hears_whose_job_it_is() {
     let server = server(&["one"]).await;
     let spec = JobSpec::check(&json!({"image": "x", "command": ["x"]}), &SpecRules::default()).expect("valid");
-    server.backend.submit(spec, Some("ops".into())).await.expect("submits");
+    server.backend.submit(spec, Some(Submitter { name: "ops".into(), key: Some("1".into()) })).await.expect("submits");
     let (name, key) = server.keys[0].clone();
     let logs = LogStore::open(&server.dir.path().join("spool"), 1 << 20).expect("opens");
     let rate = NonZeroU32::new(1000).expect("not zero");

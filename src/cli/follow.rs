@@ -58,7 +58,10 @@ impl Sink {
         if gap == 0 {
             return self.write(stream, bytes);
         }
-        let note = format!("\njobcell: {gap} bytes of {} are missing here: nobody could take them\n", stream.name());
+        let note = format!(
+            "\njobcell: {gap} bytes of {} are missing here: they were beyond its limit, or nobody could take them\n",
+            stream.name()
+        );
         put(std::io::stderr().lock(), note.as_bytes())
     }
 }

@@ -44,8 +44,9 @@ impl Home {
         Ok(Self { dir: dir.to_owned(), owner, _lock: lock })
     }
 
-    /// Takes a directory that is there, for work on what it has left. Errors: there is none; a process holds it.
-    pub(crate) fn take(dir: &Path) -> Result<Self, Failure> {
+    /// Takes a directory that is there, for work on what it has left. Errors: there is none; a process holds it, of
+    /// which `held` says what it does by itself.
+    pub(crate) fn take(dir: &Path, held: &str) -> Result<Self, Failure> {
         let shown = dir.display();
         let owner = owner_of(dir).ok_or_else(|| {
             Failure::unavailable(format!(
@@ -56,12 +57,7 @@ impl Home {
         let owner = owner.parse().map_err(|error| {
             Failure::unavailable(format!("{}: {error}; the file was changed by hand", dir.join("owner").display()))
         })?;
-        let held = || {
-            format!(
-                "data directory {shown} is held by a jobcell process: its agent sweeps by itself, every ten minutes; stop it to \
-                 sweep by hand"
-            )
-        };
+        let held = || format!("data directory {shown} is held by a jobcell process: {held}");
         Ok(Self { dir: dir.to_owned(), owner, _lock: lock(dir, held)? })
     }
 

@@ -41,7 +41,11 @@ pub(super) async fn run(command: ImageCommand, global: &Global) -> Result<u8, Fa
     let config = settings(global, &[], QUIET)?;
     // A removal and an agent that begins a job in the same image would not know of each other.
     let _home = match &command {
-        ImageCommand::Gc(GcArgs { dry_run: false, .. }) => Some(Home::take(&config.data_dir)?),
+        ImageCommand::Gc(GcArgs { dry_run: false, .. }) => {
+            let held = "its agent removes images by itself, when there is less room than the settings want; stop it to remove them by \
+                        hand, or give --dry-run to see what would go";
+            Some(Home::take(&config.data_dir, held)?)
+        }
         _ => None,
     };
     let away =

@@ -95,7 +95,7 @@ impl InputArgs {
                 return Err(Failure::usage(format!("--file {text}: write PATH=LOCAL, such as data/in.txt=./in.txt")));
             };
             let local = PathBuf::from(local);
-            let meta = look(&local)?;
+            let meta = look("--file", text, &local)?;
             if !meta.is_file() {
                 let fix = if meta.is_dir() { "give a folder by --input" } else { "only files can be given" };
                 return Err(Failure::usage(format!("--file {text}: {} is no file; {fix}", local.display())));
@@ -109,11 +109,17 @@ impl InputArgs {
         for text in &self.given_inputs {
             let (path, local) = text.split_once('=').unwrap_or((".", text));
             let local = PathBuf::from(local);
-            let meta = look(&local)?;
+            let meta = look("--input", text, &local)?;
             if path != "." {
                 checked("--input", text, path)?;
             }
-            let source = if meta.is_dir() { Source::Folder(local) } else { Source::Archive(local) };
+            let source = match meta.is_dir() {
+                true => Source::Folder(local),
+                false => {
+                    begins_as_archive("--input", text, &local, &meta)?;
+                    Source::Archive(local)
+                }
+            };
             all.push(Given { path: path.to_owned(), source });
         }
         Ok(all)
@@ -127,8 +133,38 @@ fn checked(flag: &str, text: &str, path: &str) -> Result<(), Failure> {
     }
 }
 
-fn look(local: &Path) -> Result<Metadata, Failure> {
-    std::fs::metadata(local).map_err(|error| Failure::usage(format!("{}: {error}", local.display())))
+fn look(flag: &str, text: &str, local: &Path) -> Result<Metadata, Failure> {
+    std::fs::metadata(local).map_err(|error| Failure::usage(format!("{flag} {text}: {}: {error}", local.display())))
+}
+
+/// Whether a file may be an archive; what else is wrong with one, the server says. Errors: it is none, with how it is given instead.
+fn begins_as_archive(flag: &str, text: &str, local: &Path, meta: &Metadata) -> Result<(), Failure> {
+    let wrong = |what: String| Failure::usage(format!("{flag} {text}: {} {what}", local.display()));
+    if !meta.is_file() {
+        return Err(wrong("is neither a folder nor a file".to_owned()));
+    }
+    let mut head = Vec::new();
+    let read = File::open(local).and_then(|file| file.take(512).read_to_end(&mut head));
+    read.map_err(|error| wrong(format!("cannot be read: {error}")))?;
+    let packing = [(&b"\x1f\x8b"[..], "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ", "xz"), (b"PK\x03\x04", "zip")];
+    if let Some((_, name)) = packing.iter().find(|(begin, _)| head.starts_with(begin)) {
+        return Err(wrong(format!("is packed by {name}; give a plain tar, or one packed by zstd")));
+    }
+    if head.starts_with(b"\x28\xb5\x2f\xfd") || is_tar(&head) {
+        return Ok(());
+    }
+    let name = local.file_name().unwrap_or_default().to_string_lossy();
+    Err(wrong(format!("is no tar archive; give a file by `--file {name}={}`", local.display())))
+}
+
+/// Whether this is a header of a tar, or the end of an empty one: its sum is that of its bytes, with blanks where the sum stands.
+fn is_tar(head: &[u8]) -> bool {
+    let Some(said) = head.get(148..156).filter(|_| head.len() == 512) else { return false };
+    let digits: Vec<u8> = said.iter().copied().filter(|byte| !matches!(byte, b' ' | 0)).collect();
+    let said = std::str::from_utf8(&digits).ok().and_then(|digits| u64::from_str_radix(digits, 8).ok());
+    let sum: u64 = head.iter().map(|byte| u64::from(*byte)).sum();
+    let of_sum: u64 = head[148..156].iter().map(|byte| u64::from(*byte)).sum();
+    sum == 0 || said == Some(sum - of_sum + 8 * u64::from(b' '))
 }
 
 fn is_program(meta: &Metadata) -> bool {

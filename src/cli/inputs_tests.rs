@@ -114,3 +114,41 @@ async fn what_cannot_be_given_is_named_before_anything_is_sent() {
     }
     assert_eq!(blobs.held().await.expect("answers").blobs, 0);
 }
+
+#[tokio::test]
+async fn what_is_no_archive_is_told_before_anything_is_sent() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).expect("writes");
+        path.to_str().expect("text").to_owned()
+    };
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_size(1);
+    header.set_mode(0o644);
+    tar.append_data(&mut header, "a", &b"1"[..]).expect("is written");
+    let tar = tar.into_inner().expect("is written");
+    let mut old = tar.clone();
+    // A header of before POSIX has no word that says what it is.
+    old[257..265].fill(0);
+    old[148..156].fill(b' ');
+    let sum: u32 = old[..512].iter().map(|byte| u32::from(*byte)).sum();
+    old[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    for (name, bytes) in [("t.tar", &tar[..]), ("old.tar", &old), ("e.tar", &[0; 1024]), ("z", b"\x28\xb5\x2f\xfd")] {
+        let file = write(name, bytes);
+        args(&[], &[file]).read().map(|_| ()).expect(name);
+    }
+    for (name, bytes, wanted) in [
+        ("notes.txt", &b"some words"[..], "is no tar archive; give a file by `--file notes.txt="),
+        ("long.bin", &[5; 4096], "is no tar archive"),
+        ("t.tgz", b"\x1f\x8b\x08", "is packed by gzip; give a plain tar"),
+        ("t.zip", b"PK\x03\x04", "is packed by zip"),
+    ] {
+        let file = write(name, bytes);
+        let told = args(&[], &[format!("d={file}")]).read().map(|_| ()).expect_err(name);
+        assert!(told.message.contains(wanted) && told.message.starts_with("--input d="), "{}", told.message);
+    }
+    let gone = args(&["a=/nowhere/at/all".to_owned()], &[]).read().map(|_| ()).expect_err("is not there");
+    assert!(gone.message.starts_with("--file a=/nowhere/at/all: /nowhere/at/all: No such file"), "{}", gone.message);
+}

@@ -69,11 +69,19 @@ pub(super) enum JobCommand {
         #[command(flatten)]
         until: stay::UntilArgs,
     },
+    /// Wait for a job's end, then exit with its code, as `submit --wait` does
+    Wait {
+        /// Its id
+        id: String,
+        /// Give up after this time and exit with 124; the job goes on
+        #[arg(long, value_name = "TIME")]
+        timeout: Option<crate::job::Millis>,
+    },
     /// Print a job's output
     Logs {
         /// Its id
         id: String,
-        /// Go on until it has ended
+        /// Go on until the try has ended that runs now, or will; exits with 0 however it ends (`job wait` has its code)
         #[arg(short, long)]
         follow: bool,
         /// Only one of the streams
@@ -136,6 +144,12 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
             }
             Ok(0)
         }
+        JobCommand::Wait { id, timeout } => {
+            let limit = stay::Limit::begin(timeout);
+            let client = Client::new(global)?;
+            let job = client.get(&id).await?;
+            stay::see(&client, job, (stay::Until::Ended, limit), global).await
+        }
         JobCommand::Retry { id, until } => submit::retry(&id, until, global).await,
         JobCommand::Logs { id, follow, stream, from } => logs(&Client::new(global)?, &id, follow, stream, from).await,
         JobCommand::Artifacts(command) => artifacts::run(command, global).await,
@@ -181,7 +195,7 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
     drop(sink);
     if dropped > 0 {
         eprintln!(
-            "jobcell: {dropped} bytes are missing in this, because nobody could take them: `jobcell job get {id}` says where"
+            "jobcell: {dropped} bytes are missing in this: they were beyond its limit, or nobody could take them; `jobcell job get {id}` says where"
         );
     }
     Ok(0)

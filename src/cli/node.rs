@@ -235,6 +235,7 @@ fn outside(config: &Config) -> Outside {
         connections: egress.connections,
         bytes: egress.bytes,
         lookups: egress.lookups,
+        max_rate: egress.max_rate,
     })
 }
 

@@ -196,6 +196,7 @@ fn given_back(job: &Value, line: &mut impl FnMut(&str, String)) {
     for step in job["steps"].as_array().into_iter().flatten() {
         let took = match (step["began_at"].as_u64(), step["ended_at"].as_u64()) {
             (Some(began), Some(ended)) => format!("took {} ms", ended.saturating_sub(began)),
+            _ if job["ending"].is_null() => "goes on".to_owned(),
             _ => "never ended".to_owned(),
         };
         line("step", format!("{}: began {}, {took}", text(&step["name"]), time(&step["began_at"])));

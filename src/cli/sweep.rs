@@ -60,7 +60,8 @@ pub(super) async fn run(args: SweepArgs, global: &Global) -> Result<u8, Failure>
             (Scope { owner, open: BTreeSet::new(), wardens: false }, None)
         }
         None => {
-            let home = Home::take(&config.data_dir)?;
+            let held = "its agent sweeps by itself, every ten minutes; stop it to sweep by hand";
+            let home = Home::take(&config.data_dir, held)?;
             let open = open_attempts(&home).await?;
             (Scope { owner: home.owner.clone(), open, wardens: true }, Some(home))
         }

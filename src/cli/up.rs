@@ -22,7 +22,9 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let signals = Signals::listen()?;
     // The same gate at the door: whom the agent would refuse hears it at once.
     let rules = (node::rules(&config), Some(gate.clone()));
-    let api = Api::start(&config, &home, greeting(quiet, ""), rules, Arc::clone(&metrics), health.clone()).await?;
+    let greeting = greeting(quiet, "");
+    let stopping = signals.drain.clone();
+    let api = Api::start(&config, &home, greeting, rules, stopping, Arc::clone(&metrics), health.clone()).await?;
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&api.backend), &config.agent.name))];
     let logs = api.backend.logs().clone();
     let Some(artifacts) = api.backend.artifacts().cloned() else { return Err(Failure::new("no store for artifacts")) };
@@ -50,8 +52,8 @@ pub(super) async fn server(config: Config, quiet: bool) -> Result<u8, Failure> {
     // Which presets there are, and what their operators allow, the agents know.
     let rules = (SpecRules { presets: None }, None);
     let signals = Signals::listen()?;
-    let api =
-        Api::start(&config, &home, greeting(quiet, " (server only)"), rules, Arc::new(Metrics::new()), health).await?;
+    let (greeting, stopping) = (greeting(quiet, " (server only)"), signals.drain.clone());
+    let api = Api::start(&config, &home, greeting, rules, stopping, Arc::new(Metrics::new()), health).await?;
     systemd::ready("serving");
     signals.drain.cancelled().await;
     systemd::stopping("stopping");

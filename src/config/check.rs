@@ -183,6 +183,7 @@ pub struct EgressConfig {
     pub connections: u64,
     pub bytes: ByteSize,
     pub lookups: u64,
+    pub max_rate: ByteSize,
 }
 
 /// Jobs on other hosts, over SSH.
@@ -535,6 +536,7 @@ impl Reader<'_> {
             connections: self.number("egress.connections"),
             bytes: self.size("egress.bytes"),
             lookups: self.number("egress.lookups"),
+            max_rate: self.size("egress.max_rate"),
         }
     }
 

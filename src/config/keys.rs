@@ -256,7 +256,7 @@ pub(super) static KEYS: &[Key] = &[
         "docker.reconnect_timeout",
         Kind::Duration(SECOND, HOUR),
         |_| json!("30s"),
-        "How long the engine may be away while a job runs, before the job ends as cell_lost.",
+        "How long the engine may be away while a job runs. After that its cell is ended, as soon as the engine takes it or the job's lease is over, and the job is told as cell_lost.",
     ),
     key(
         "docker.concurrent_starts",
@@ -411,6 +411,12 @@ pub(super) static KEYS: &[Key] = &[
         Kind::Size(ByteSize::new(1024), ByteSize::from_mib(1 << 30)),
         |_| json!("100GiB"),
         "Bytes of one job in both directions together. A job can ask for fewer (egress.bytes).",
+    ),
+    key(
+        "egress.max_rate",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1024)),
+        |_| json!("0B"),
+        "Bytes of one job in a second, in both directions together, so that none fills the host's link; at least 64KiB. 0B: as many as there is room for.",
     ),
     key("egress.lookups", Kind::Number(1, 1_000_000_000), |_| json!(10_000), "Names that one job may have looked up."),
     key(

@@ -43,6 +43,8 @@ pub struct EgressSettings {
     pub bytes: ByteSize,
     /// Names that one job may have looked up.
     pub lookups: u64,
+    /// Bytes of one job in a second, both directions together; 0 for no bound.
+    pub max_rate: ByteSize,
 }
 
 impl Default for EgressSettings {
@@ -55,6 +57,7 @@ impl Default for EgressSettings {
             connections: 100_000,
             bytes: ByteSize::from_mib(100 * 1024),
             lookups: 10_000,
+            max_rate: ByteSize::new(0),
         }
     }
 }

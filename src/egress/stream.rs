@@ -266,6 +266,7 @@ impl Stream {
                 return self.out.send(eof).await.map_err(|_| None);
             }
             self.tally.came_in(count)?;
+            self.tally.pace(count).await;
             self.out.send(Out::Data(self.id, bytes.freeze())).await.map_err(|_| None)?;
         }
     }
@@ -307,6 +308,7 @@ impl Stream {
                 bytes = before;
             }
             self.tally.goes_out(bytes.len())?;
+            self.tally.pace(bytes.len()).await;
             to.write_all(&bytes).await.map_err(|_| None)?;
             touch();
             let more = self.up.grant(u32::try_from(bytes.len()).unwrap_or_default());

@@ -4,7 +4,9 @@ use super::EgressSettings;
 use super::judge::No;
 use crate::job::egress::{EgressRefusal, EgressUse};
 use crate::job::{AttemptId, Egress, shown};
-use crate::protocol::wire::EgressFault;
+use crate::protocol::wire::{EGRESS_PIECE, EgressFault};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
@@ -25,7 +27,13 @@ pub(super) struct Tally {
     lookups: AtomicU64,
     refused: AtomicU64,
     refusals: Mutex<Vec<EgressRefusal>>,
+    /// How fast bytes may go, both ways together, if that is bounded.
+    rate: Option<DefaultDirectRateLimiter>,
 }
+
+/// No less than this in a second: a piece has to fit into what is let through at once.
+const SLOWEST: u32 = 64 * 1024;
+const _: () = assert!(SLOWEST as usize >= EGRESS_PIECE);
 
 impl Tally {
     pub(super) fn new(attempt: AttemptId, asked: &Egress, settings: &EgressSettings) -> Self {
@@ -41,6 +49,26 @@ impl Tally {
             lookups: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             refusals: Mutex::default(),
+            rate: Self::rate(settings),
+        }
+    }
+
+    fn rate(settings: &EgressSettings) -> Option<DefaultDirectRateLimiter> {
+        let most = u32::try_from(settings.max_rate.as_u64()).unwrap_or(u32::MAX);
+        let most = NonZeroU32::new(most)?.max(NonZeroU32::new(SLOWEST)?);
+        // An eighth of a second at once, and whole pieces.
+        let burst = most.get() / 8;
+        Some(RateLimiter::direct(Quota::per_second(most).allow_burst(NonZeroU32::new(burst.max(SLOWEST))?)))
+    }
+
+    /// Waits until so many bytes more may go.
+    pub(super) async fn pace(&self, bytes: usize) {
+        let Some(rate) = &self.rate else { return };
+        let mut left = u32::try_from(bytes).unwrap_or(u32::MAX);
+        while let Some(part) = NonZeroU32::new(left.min(SLOWEST)) {
+            // A part that is larger than what is let through at once would be refused; there is none.
+            let _ = rate.until_n_ready(part).await;
+            left -= part.get();
         }
     }
 

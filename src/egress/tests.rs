@@ -254,3 +254,28 @@ async fn inside_tls_only_hosts_that_are_allowed_are_asked_for() {
     );
     assert!(told.refusals[0].reason.contains("`evil.example`"));
 }
+
+#[tokio::test]
+async fn a_job_gets_so_many_bytes_in_a_second_and_no_more() {
+    let settings = EgressSettings { max_rate: crate::job::ByteSize::from_mib(1), ..EgressSettings::default() };
+    let (listener, port) = listener().await;
+    let mut door = door(settings);
+    door.take(open(1, port, 4 << 20)).expect("is taken");
+    let (mut server, _) = timeout(PATIENCE, listener.accept()).await.expect("in time").expect("connects");
+    assert!(matches!(word(&mut door).await, Egress::Opened { stream: 1, .. }));
+    let began = std::time::Instant::now();
+    let sends = crate::supervise::spawn("server", async move {
+        server.write_all(&vec![7; 640 << 10]).await.expect("is written");
+        server
+    });
+    let mut came = 0;
+    while came < 640 << 10 {
+        if let Out::Data(1, bytes) = next(&mut door).await {
+            came += bytes.len();
+        }
+    }
+    // An eighth of a second's bytes went at once.
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(450) && took < PATIENCE / 2, "{took:?}");
+    drop(sends);
+}

@@ -9,7 +9,7 @@ mod rule;
 
 pub use address::{Class, class};
 pub use host::Host;
-pub use rule::{Destination, EgressRule, uncovered};
+pub use rule::{Destination, EgressRule, past_proxy, uncovered};
 
 use serde::{Deserialize, Serialize};
 

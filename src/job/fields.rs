@@ -146,7 +146,12 @@ impl<'a> Fields<'a> {
         match self.take(key)? {
             Value::String(text) => Some(text),
             other => {
-                problems.add(self.path(key), format!("is {}", type_name(other)), "give a string");
+                // `name: 123`, `path: y`: YAML reads a number or a truth value where a person meant a word.
+                let fix = match other {
+                    Value::Number(_) | Value::Bool(_) => "quote it to make it a string",
+                    _ => "give a string",
+                };
+                problems.add(self.path(key), format!("is {}", type_name(other)), fix);
                 None
             }
         }

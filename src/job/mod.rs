@@ -29,7 +29,7 @@ pub use image::{DEFAULT_REGISTRY, ImageName, UsedImage};
 pub use limits::LimitMet;
 pub use outputs::read_outputs;
 pub use phase::{IllegalStep, PULL_NOTE, Phase, PhaseEvent};
-pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Usage};
+pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Submitter, Usage};
 pub use results::{
     ARTIFACT_LIST_MOST, Artifact, ArtifactProblem, Artifacts, JobStep, Progress, Results, is_artifact_path,
 };

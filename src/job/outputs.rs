@@ -1,4 +1,7 @@
 //! The file in which a job names values: `KEY=value`, or over several lines `KEY<<END`, the lines, `END`. Pure.
+//!
+//! A value that no line ends takes the rest of the file with it: what was meant by the lines behind it cannot be known. What came before
+//! is kept, and what is lost is told.
 
 use super::shown;
 use std::collections::BTreeMap;
@@ -32,17 +35,27 @@ pub fn read_outputs(bytes: &[u8], length: u64) -> (BTreeMap<String, String>, Vec
         match (heredoc, line.split_once('=')) {
             (Some(at), _) => {
                 let (key, end) = (line[..at].trim(), line[at + 2..].trim());
+                if end.is_empty() {
+                    read.problem(format!(
+                        "line {number}: nothing behind `<<` says which line ends the value of `{}`",
+                        shown(key)
+                    ));
+                    continue;
+                }
                 let mut value = Vec::new();
-                let mut ended = false;
-                for (_, line) in lines.by_ref() {
+                let (mut ended, mut last) = (false, number);
+                for (at, line) in lines.by_ref() {
                     if line == end.as_bytes() {
                         ended = true;
                         break;
                     }
+                    if !line.trim_ascii().is_empty() {
+                        last = at + 1;
+                    }
                     value.push(line);
                 }
-                if end.is_empty() || !ended {
-                    read.problem(format!("line {number}: no line `{}` ends the value", shown(end)));
+                if !ended {
+                    read.unended(number, last, key, end);
                     continue;
                 }
                 match String::from_utf8(value.join(&b'\n')) {
@@ -54,20 +67,48 @@ pub fn read_outputs(bytes: &[u8], length: u64) -> (BTreeMap<String, String>, Vec
             (None, None) => read.problem(format!("line {number} has no `=`: `{}`", shown(line))),
         }
     }
-    (read.values, read.problems)
+    read.over()
 }
 
 #[derive(Default)]
 struct Read {
     values: BTreeMap<String, String>,
     problems: Vec<String>,
+    /// Problems that there is no room for.
+    more: usize,
+    /// What is lost with a value that nothing ends; there is one at most.
+    lost: Option<String>,
 }
 
 impl Read {
     fn problem(&mut self, text: String) {
         if self.problems.len() < MOST_PROBLEMS {
             self.problems.push(text);
+        } else {
+            self.more += 1;
         }
+    }
+
+    /// A value that begins in line `number` is ended by none, and the last line with something in it is `last`.
+    fn unended(&mut self, number: usize, last: usize, key: &str, end: &str) {
+        let (key, end) = (shown(key), shown(end));
+        let lost = match last {
+            last if last <= number => "it is not taken".to_owned(),
+            last if last == number + 1 => format!("it is not taken, nor is line {last}"),
+            last => format!("it is not taken, nor is anything in lines {} to {last}", number + 1),
+        };
+        self.lost = Some(format!("line {number}: no line `{end}` ends the value of `{key}`; {lost}"));
+    }
+
+    fn over(mut self) -> (BTreeMap<String, String>, Vec<String>) {
+        let room = MOST_PROBLEMS - usize::from(self.lost.is_some());
+        let all = self.problems.len() + self.more;
+        if all > room {
+            self.problems.truncate(room - 1);
+            self.problems.push(format!("and {} more problems", all + 1 - room));
+        }
+        self.problems.extend(self.lost);
+        (self.values, self.problems)
     }
 
     fn take(&mut self, number: usize, key: &str, value: String) {
@@ -118,11 +159,28 @@ mod tests {
             assert!(problem.starts_with(wanted), "{problem}");
         }
         assert_eq!(problems.len(), 4);
+        assert_eq!(problems[3], "line 5: no line `END` ends the value of `open`; it is not taken, nor is line 6");
         let (values, problems) = read_outputs(b"a=1\nb=2", 100);
         assert_eq!((values.len(), problems.len()), (1, 1), "a line that is cut is none");
         assert_eq!(read_outputs(b"a=\xff\nb=1", 7).1, ["line 1 is not UTF-8"]);
         let many: String = (0..1000).map(|n| format!("k{n}=1\n")).collect();
         assert_eq!((read(&many).0.len(), read(&many).1.len()), (MOST_KEYS, MOST_PROBLEMS));
+    }
+
+    #[test]
+    fn a_value_that_nothing_ends_says_what_is_lost_with_it() {
+        let (values, problems) = read("a=1\nnotes<<END\nx\nb=2\nc=3\n\n");
+        assert_eq!(values, [pair("a", "1")]);
+        let lost = "it is not taken, nor is anything in lines 3 to 5";
+        assert_eq!(problems, [format!("line 2: no line `END` ends the value of `notes`; {lost}")]);
+        assert_eq!(read("notes<<END\n").1, ["line 1: no line `END` ends the value of `notes`; it is not taken"]);
+        // However much else is wrong.
+        let (_, problems) = read(&format!("{}notes<<END\nb=2", "?\n".repeat(20)));
+        assert_eq!((problems.len(), problems[6].as_str()), (MOST_PROBLEMS, "and 14 more problems"), "{problems:?}");
+        assert!(problems[7].starts_with("line 21: no line `END`"), "{problems:?}");
+        // What names no end takes nothing with it.
+        let (values, problems) = read("notes<<\nb=2\n\nc=3");
+        assert_eq!((values, problems.len()), (vec![pair("b", "2"), pair("c", "3")], 1));
     }
 
     proptest! {

@@ -117,6 +117,21 @@ pub struct GivenUp {
     pub replayed_by: Option<JobId>,
 }
 
+/// Who submitted a job: a key. What is shown of it is its name, which another key may have had before, or get after it; whose a job is goes by both.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Submitter {
+    /// Its name.
+    pub name: String,
+    /// Which key of that name; absent for the first one of an installation, and for keys of before they had one.
+    pub key: Option<String>,
+}
+
+impl Serialize for Submitter {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&self.name)
+    }
+}
+
 /// Everything the backend knows of a job; what the API answers with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Job {
@@ -126,8 +141,8 @@ pub struct Job {
     pub revision: u64,
     /// The job that this one does again.
     pub retry_of: Option<JobId>,
-    /// The key that it was submitted with, by name; absent for jobs of before there were named keys.
-    pub submitter: Option<String>,
+    /// The key that it was submitted with; absent for jobs of before there were named keys.
+    pub submitter: Option<Submitter>,
     /// Where it stands.
     pub phase: Phase,
     /// How it ended.
@@ -171,6 +186,18 @@ pub struct Job {
     pub results: Results,
 }
 
+impl Job {
+    /// How it ends by this cause. That nothing of it ever ran is said in words: a log without a byte says it too, and makes one look for output.
+    pub fn ending_by(&self, cause: Cause) -> Ending {
+        let unstarted = self.started_at.is_none() && self.past_tries.is_empty() && self.log.frames == 0;
+        let mut ending = Ending::of(cause, self.usage.as_ref());
+        if ending.cause == Cause::Canceled && unstarted && self.log.complete {
+            ending.message = "canceled before it started".to_owned();
+        }
+        ending
+    }
+}
+
 /// What a list says of a job: everything but its spec, history and receipt, which can be a megabyte each.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[allow(missing_docs, reason = "the fields are those of the job and of its spec")]
@@ -195,7 +222,8 @@ impl From<&Job> for JobSummary {
             id: job.id,
             name: job.spec.name().map(str::to_owned),
             phase: job.phase,
-            ending: job.ending.clone(),
+            // As a store has it that reads no more of a job than its columns.
+            ending: job.ending.as_ref().map(|ending| Ending::from(ending.cause.clone())),
             attempt: job.attempt,
             dead_letter: job.dead_letter,
             agent: job.agent.clone(),

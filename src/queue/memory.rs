@@ -65,7 +65,7 @@ impl Tables {
         let row = Row::new(new);
         let job = row.job.clone();
         self.by_id.insert(job.id, seq);
-        let key = job.spec.idempotency_key().map(|key| super::own_key(job.submitter.as_deref(), key));
+        let key = job.spec.idempotency_key().map(|key| super::own_key(job.submitter.as_ref(), key));
         self.by_key.extend(key.map(|key| (key, seq)));
         self.queued.insert((Reverse(job.spec.priority()), seq));
         self.days.submitted(&job);

@@ -19,7 +19,9 @@ pub use memory::MemoryStore;
 pub use routing::{CONTAINERS, Groups, HOSTS, Obstacle, Peer, Profile};
 pub use sqlite::SqliteStore;
 
-use crate::job::{AttemptId, Capacity, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{
+    AttemptId, Capacity, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
+};
 use serde::Serialize;
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -70,8 +72,8 @@ pub struct NewJob {
     pub at: UnixMillis,
     /// The job that this one does again.
     pub retry_of: Option<JobId>,
-    /// The key that it was submitted with, by name.
-    pub submitter: Option<String>,
+    /// The key that it was submitted with.
+    pub submitter: Option<Submitter>,
 }
 
 /// The name of the submitter who has the installation's first key.
@@ -79,18 +81,20 @@ pub const FIRST_SUBMITTER: &str = "admin";
 
 /// Under what an idempotency key is kept: each submitter has their own, so that nobody takes another one's. Those of the first submitter, and
 /// of jobs of before submitters had names, are kept as they are.
-pub fn own_key(submitter: Option<&str>, key: &str) -> String {
-    match submitter {
-        None | Some(FIRST_SUBMITTER) => key.to_owned(),
-        // No name and no key has a line's end.
-        Some(name) => format!("{name}\n{key}"),
+pub fn own_key(submitter: Option<&Submitter>, key: &str) -> String {
+    let Some(Submitter { name, key: which }) = submitter else { return key.to_owned() };
+    match which {
+        // No name, no key and no number of one has a line's end.
+        Some(which) => format!("{name}\n{which}\n{key}"),
+        None if name == FIRST_SUBMITTER => key.to_owned(),
+        None => format!("{name}\n{key}"),
     }
 }
 
 impl NewJob {
     /// Under what its idempotency key is kept.
     fn own_key(&self) -> Option<String> {
-        self.spec.idempotency_key().map(|key| own_key(self.submitter.as_deref(), key))
+        self.spec.idempotency_key().map(|key| own_key(self.submitter.as_ref(), key))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::job::{ByteSize, Capacity, Cause, Cpus, LogTotals, SpecRules};
 use serde_json::json;
+use std::task::Poll;
 
 pub(super) fn spec(priority: i32, key: Option<&str>) -> JobSpec {
     let labels = json!({"team": if priority > 0 { "Blue" } else { "red" }, "priority": priority.to_string()});
@@ -215,7 +216,12 @@ async fn a_claim_that_nobody_takes_goes_back_to_the_queue() {
     for round in 0..50u32 {
         let mut claim = Box::pin(store.claim(ask(1, 0)));
         // Sent, and then let go of: before the writer saw it, while it worked, or after it answered.
-        assert!(futures_util::poll!(&mut claim).is_pending());
+        if let Poll::Ready(taken) = futures_util::poll!(&mut claim) {
+            // The writer was faster than this look: somebody took it.
+            let claim = taken.expect("claims").claims.remove(0);
+            store.release("a", (claim.attempt, claim.token), at(1), "no_cell").await.expect("answers");
+            continue;
+        }
         for _ in 0..round % 10 {
             // An operation behind it was answered, so this one was too.
             store.renew("a", &[], Millis::new(1), at(0)).await.expect("answers");
@@ -428,4 +434,46 @@ async fn both_stores_say_which_keys_are_taken() {
     let (_dir, durable) = sqlite();
     let wanted: HashSet<String> = ["a", "b"].map(str::to_owned).into();
     assert_eq!((taken(&durable).await, taken(&MemoryStore::new()).await), (wanted.clone(), wanted));
+}
+
+#[tokio::test]
+async fn a_job_that_is_canceled_before_it_ran_says_so_and_misses_no_output() {
+    let (_dir, store) = sqlite();
+    let Ok(Submitted::Created(waits)) = store.submit(new(1, 0, None), 10).await else { panic!("is taken in") };
+    let Canceled::Ended(ended) = store.cancel(waits.id, at(5)).await.expect("answers") else { panic!("has ended") };
+    let message = |job: &crate::job::Job| job.ending.as_ref().expect("has ended").message.clone();
+    assert_eq!((message(&ended), ended.log.complete), ("canceled before it started".to_owned(), true));
+    // One that was claimed and given back did not run either.
+    store.submit(new(2, 0, None), 10).await.expect("submits");
+    let claim = store.claim(ask(1, 10)).await.expect("claims").claims.remove(0);
+    store.release("a", (claim.attempt, claim.token), at(11), "full").await.expect("answers");
+    let canceled = store.cancel(claim.attempt.job, at(12)).await.expect("answers");
+    let Canceled::Ended(ended) = canceled else { panic!("has ended") };
+    assert_eq!((message(&ended), ended.log.complete), ("canceled before it started".to_owned(), true));
+    // Of one that had run, nobody says that.
+    store.submit(new(3, 0, None), 10).await.expect("submits");
+    let claim = store.claim(ask(1, 20)).await.expect("claims").claims.remove(0);
+    assert!(matches!(store.expire(at(9000), 3).await.expect("expires")[..], [Expired::Requeued(_)]));
+    let canceled = store.cancel(claim.attempt.job, at(9001)).await.expect("answers");
+    let Canceled::Ended(ended) = canceled else { panic!("has ended") };
+    assert_eq!((message(&ended), ended.log.complete), ("canceled".to_owned(), false));
+}
+
+#[tokio::test]
+async fn how_far_a_pull_is_makes_a_job_no_other_one() {
+    let (_dir, store) = sqlite();
+    store.submit(new(1, 0, None), 10).await.expect("submits");
+    let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
+    let advance = |ms, reason: &'static str| {
+        store.advance("a", (claim.attempt, claim.token), crate::job::Phase::Preparing, at(ms), reason)
+    };
+    assert_eq!(advance(1, "begins").await.expect("answers"), Applied::Applied);
+    let seen = store.get(claim.attempt.job).await.expect("answers").expect("is there");
+    for (ms, note) in [(2, "image_pull: 1 of 9 MiB"), (3, "image_pull: 5 of 9 MiB")] {
+        assert_eq!(advance(ms, note).await.expect("answers"), Applied::Applied);
+    }
+    let now = store.get(claim.attempt.job).await.expect("answers").expect("is there");
+    assert_eq!((now.revision, now.history.last().map(|event| event.at)), (seen.revision, Some(at(3))));
+    let canceled = store.cancel_if(now.id, &[seen.revision], at(4)).await.expect("answers");
+    assert!(matches!(canceled, Canceled::Requested(_)), "{canceled:?}");
 }

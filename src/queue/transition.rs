@@ -8,8 +8,8 @@
 
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
-    AttemptId, Cause, Class, Ending, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PULL_NOTE, PastTry, Phase,
-    PhaseEvent, Report, Results, Then, Tried, UnixMillis, then,
+    AttemptId, Cause, Class, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PULL_NOTE, PastTry, Phase, PhaseEvent,
+    Report, Results, Then, Tried, UnixMillis, then,
 };
 
 use serde::{Deserialize, Serialize};
@@ -104,9 +104,9 @@ impl Row {
         self.job.history.push(PhaseEvent { attempt: self.job.attempt, phase, at, reason: reason.to_owned() });
     }
 
-    /// How far the pull of its image is, in place of what was said of it before: it gets on.
+    /// How far the pull of its image is, in place of what was said of it before: it gets on. The job is no other one by that: whoever changes it
+    /// on the condition that it is as they saw it (`If-Match`) is not held up by a pull.
     fn note_pull(&mut self, at: UnixMillis, reason: &str) {
-        self.job.revision += 1;
         let attempt = self.job.attempt;
         match self.job.history.last_mut() {
             Some(last) if last.attempt == attempt && last.reason.starts_with(PULL_NOTE) => {
@@ -120,10 +120,18 @@ impl Row {
         self.job.spec.forget_secrets();
         self.enter(Phase::Ended, at, cause.code());
         self.job.ended_at = Some(at);
-        self.job.ending = Some(Ending::of(cause, self.job.usage.as_ref()));
+        self.job.ending = Some(self.job.ending_by(cause));
         self.job.next_try = None;
         self.delayed = None;
         self.lease = None;
+    }
+
+    /// Ends one that is canceled and does not run. When none of its tries ever did there is no output, and nothing of it is missing.
+    fn end_unstarted(&mut self, at: UnixMillis) {
+        if self.job.past_tries.is_empty() {
+            self.job.log = LogTotals { complete: true, ..LogTotals::default() };
+        }
+        self.end(Cause::Canceled, at);
     }
 
     /// A try has ended: the job ends with it, or waits for the next one, for `reason`. `infrastructure`: tries after ends that
@@ -232,7 +240,8 @@ impl Row {
         let until = now.plus(self.term(lease));
         self.lease = Some(Lease { token, until });
         let attempt = AttemptId::new(self.job.id, self.job.attempt);
-        let (spec, submitter) = (self.job.spec.clone(), self.job.submitter.clone());
+        let submitter = self.job.submitter.as_ref().map(|submitter| submitter.name.clone());
+        let spec = self.job.spec.clone();
         Claim { attempt, token, spec, submitter, lease_until: until }
     }
 
@@ -331,7 +340,7 @@ impl Row {
         }
         self.tries = self.tries.saturating_sub(u32::from(!mutant!(GivenBackCounts)));
         if self.job.cancel_requested && !mutant!(CancelLostAtRelease) {
-            self.end(Cause::Canceled, now);
+            self.end_unstarted(now);
             return Applied::Applied;
         }
         self.enter(Phase::Queued, now, reason);
@@ -386,7 +395,7 @@ impl Row {
             Phase::Ended => return Canceled::AlreadyEnded(Box::new(self.job.clone())),
             Phase::Queued => {
                 self.job.cancel_requested = true;
-                self.end(Cause::Canceled, now);
+                self.end_unstarted(now);
                 return Canceled::Ended(Box::new(self.job.clone()));
             }
             Phase::Claimed | Phase::Preparing | Phase::Running | Phase::Finishing => {}

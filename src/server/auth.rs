@@ -25,13 +25,20 @@ pub(super) fn needed(method: &Method, route: &str) -> Role {
     }
 }
 
+/// Whether a call brings jobs.
+fn takes_in(method: &Method, route: &str) -> bool {
+    *method == Method::POST && matches!(route, "/v1/jobs" | "/v1/jobs/bulk" | "/v1/jobs/{id}/retry" | "/v1/jobs/replay")
+}
+
 /// Refuses what a caller may not do with somebody else's job.
 pub(super) fn own(caller: &Caller, job: &Job) -> Result<(), ProblemDocument> {
-    if caller.role == Role::Admin || job.submitter.as_deref() == Some(&caller.name) {
+    if caller.role == Role::Admin || job.submitter.as_ref() == Some(&caller.submitter()) {
         return Ok(());
     }
+    let same_name = job.submitter.as_ref().is_some_and(|submitter| submitter.name == caller.name);
+    let other = if same_name { "this key" } else { "the key" };
     let detail = format!(
-        "job {} was not submitted with the key `{}`, whose role `{}` is for its own jobs; use that key, or one with the role `admin`",
+        "job {} was not submitted with {other} `{}`, whose role `{}` is for its own jobs; use that key, or one with the role `admin`",
         job.id,
         caller.name,
         caller.role.name()
@@ -56,7 +63,8 @@ pub(super) async fn require_key(State(app): State<App>, mut request: Request, ne
             return ProblemDocument::new("unauthorized", detail).into_response();
         }
     };
-    let needed = needed(request.method(), request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str));
+    let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let (needed, brings) = (needed(request.method(), route), takes_in(request.method(), route));
     if caller.role < needed {
         let detail = format!(
             "the key `{}` has the role `{}`, and this needs `{}`",
@@ -65,6 +73,10 @@ pub(super) async fn require_key(State(app): State<App>, mut request: Request, ne
             needed.name()
         );
         return ProblemDocument::new("forbidden", detail).into_response();
+    }
+    if brings && app.settings.stopping.is_cancelled() {
+        let detail = "this installation is stopping and takes no more jobs; submit again when it is back";
+        return ProblemDocument::new("unavailable", detail).retry_after(5).into_response();
     }
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(pass);

@@ -102,8 +102,9 @@ pub(super) async fn submit(
     let specs = known;
     // Only new ones are judged.
     let there = jobs::is_there(&app, &caller, specs.iter().flatten()).await?;
-    let is_there =
-        |spec: &JobSpec| spec.idempotency_key().is_some_and(|key| there.contains(&own_key(Some(&caller.name), key)));
+    let is_there = |spec: &JobSpec| {
+        spec.idempotency_key().is_some_and(|key| there.contains(&own_key(Some(&caller.submitter()), key)))
+    };
     let judged =
         |spec: JobSpec| if is_there(&spec) { Ok(spec) } else { jobs::allowed(&app, &caller, &spec).map(|()| spec) };
     let checked: Vec<Answer<JobSpec>> = specs.into_iter().map(|spec| spec.and_then(judged)).collect();
@@ -111,7 +112,7 @@ pub(super) async fn submit(
         return Err(all_problems(&checked));
     }
     let good = checked.iter().filter_map(|spec| spec.as_ref().ok()).cloned().collect();
-    let mut answers = match app.backend.submit_all(good, Some(caller.name), partial).await? {
+    let mut answers = match app.backend.submit_all(good, Some(caller.submitter()), partial).await? {
         Batch::TakenIn(answers) => answers.into_iter(),
         Batch::Refused(refused) => return Err(refusal(&refused)),
     };

@@ -1,7 +1,7 @@
 //! Tags of jobs: what a client has seen, so that it is told only of what is new and changes only what it knows.
 //!
-//! A tag is the job's revision and, since output comes without one, the number of its last frame. A condition on a
-//! change looks at the revision alone: more output is no other job.
+//! A tag is the job's revision and what moves without one: the number of its last frame, how far the pull of its image is, how far it says it is.
+//! A condition on a change looks at the revision alone: more output is no other job.
 
 use crate::job::Job;
 use axum::Json;
@@ -9,7 +9,16 @@ use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 fn tag(job: &Job) -> String {
-    format!("\"{}-{}\"", job.revision, job.log.frames)
+    format!("\"{}-{}-{}\"", job.revision, job.log.frames, moved(job))
+}
+
+/// Another number whenever something has moved: the sum of the moments at which it last did, each of which only grows.
+fn moved(job: &Job) -> u64 {
+    let noted = job.history.last().map(|event| event.at);
+    let said = job.results.progress.as_ref().map(|progress| progress.at);
+    let steps = job.results.steps.iter().flat_map(|step| [Some(step.began_at), step.ended_at]);
+    let moments = [noted, said].into_iter().chain(steps).flatten();
+    moments.fold(0, |sum, at| sum.wrapping_add(at.as_u64()))
 }
 
 /// A job with its tag.
@@ -46,6 +55,29 @@ fn tags(headers: &HeaderMap, name: HeaderName) -> Option<Vec<&str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_moves_is_another_answer_and_no_other_job() {
+        use crate::job::{JobId, JobSpec, JobStep, PhaseEvent, Progress, SpecRules, UnixMillis};
+        use crate::queue::{MemoryStore, NewJob, Store, Submitted};
+        let document = serde_json::json!({"preset": "bash", "script": "true"});
+        let (spec, at) = (JobSpec::check(&document, &SpecRules::default()).expect("valid"), UnixMillis::new);
+        let new = NewJob { id: JobId::new(at(5)), spec, at: at(5), retry_of: None, submitter: None };
+        let Ok(Submitted::Created(mut job)) = MemoryStore::new().submit(new, 1).await else { panic!("is taken in") };
+        let mut tags = vec![tag(&job)];
+        job.history.push(PhaseEvent { at: at(9), ..job.history[0].clone() });
+        tags.push(tag(&job));
+        job.results.progress = Some(Progress { percent: 1, message: String::new(), at: at(7), eta: None });
+        tags.push(tag(&job));
+        job.results.steps.push(JobStep { name: "s".into(), began_at: at(8), ended_at: None });
+        tags.push(tag(&job));
+        job.log.frames += 1;
+        tags.push(tag(&job));
+        assert!(
+            tags.windows(2).all(|two| two[0] != two[1]) && tags.iter().all(|tag| tag.starts_with("\"1-")),
+            "{tags:?}"
+        );
+    }
 
     #[test]
     fn a_condition_names_revisions() {

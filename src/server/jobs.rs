@@ -135,7 +135,7 @@ pub(super) async fn submit(
     {
         return Err(problem);
     }
-    let (created, job) = taken_in(app.backend.submit(spec, Some(caller.name)).await?)?;
+    let (created, job) = taken_in(app.backend.submit(spec, Some(caller.submitter())).await?)?;
     if created {
         app.metrics.jobs_submitted_total.inc();
     }
@@ -207,7 +207,7 @@ pub(super) async fn is_there(
     caller: &Caller,
     specs: impl IntoIterator<Item = &JobSpec>,
 ) -> Answer<HashSet<String>> {
-    let own = |key: &str| own_key(Some(&caller.name), key);
+    let own = |key: &str| own_key(Some(&caller.submitter()), key);
     let keys: Vec<String> = specs.into_iter().filter_map(|spec| spec.idempotency_key().map(own)).collect();
     if keys.is_empty() { Ok(HashSet::new()) } else { Ok(app.backend.taken_keys(keys).await?) }
 }

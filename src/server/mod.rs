@@ -63,6 +63,8 @@ pub struct ServerSettings {
     pub rules: SpecRules,
     /// What the agent in this process lets in, to say so at once; none where the agents are elsewhere.
     pub gate: Option<Gate>,
+    /// From then on no more jobs are taken in: what runs them is about to leave.
+    pub stopping: CancellationToken,
 }
 
 /// What every handler can reach.

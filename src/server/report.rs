@@ -152,7 +152,7 @@ impl Report {
             id: job.id,
             name: job.spec.name().map(str::to_owned),
             retry_of: job.retry_of,
-            submitter: job.submitter.clone(),
+            submitter: job.submitter.as_ref().map(|submitter| submitter.name.clone()),
             what: what(&job),
             limits: match job.spec.takes() {
                 Some(Resources { cpu, memory, pids, .. }) => {

@@ -119,6 +119,9 @@ async fn what_is_required_and_not_there_fails_the_job_with_a_name() {
     assert_eq!((cause(&there), &there["artifacts"]["complete"]), ("exit_code", &json!(true)));
     let optional = up.run(&job("true", &json!(["report.xml"]))).await;
     assert_eq!((cause(&optional), &optional["artifacts"]["complete"]), ("exit_code", &json!(true)));
+    assert_eq!(problems(&optional), [("report.xml", "no_match")]);
+    let (_, out, _) = said(&up.command(&["job", "get", id(&optional)]).await);
+    assert!(out.contains("report.xml is optional, and matched no file"), "{out}");
     up.stop().await;
 }
 
@@ -260,6 +263,9 @@ while [ ! -e go ]; do sleep 0.05; done
 "$JOBCELL_HELPER" step end "build all"
 echo "step begin test" > "$JOBCELL_PROGRESS"
 "$JOBCELL_HELPER" progress nothing || echo "refused $?"
+"$JOBCELL_HELPER" output "k k" v || echo "key $?"
+"$JOBCELL_HELPER" --help | grep -c "progress PERCENT"
+"$JOBCELL_HELPER" progres 40 2>&1 || echo "word $?"
 echo "progress 90 nearly" > "$JOBCELL_PROGRESS"
 "#;
     let running = up.submit(&json!({"preset": "bash", "script": script})).await;
@@ -284,7 +290,9 @@ echo "progress 90 nearly" > "$JOBCELL_PROGRESS"
     assert_eq!((&done["progress"]["percent"], &done["progress"]["message"]), (&json!(90), &json!("nearly")));
     let steps = done["steps"].as_array().expect("steps");
     assert_eq!((steps.len(), steps[0]["ended_at"].is_u64(), &steps[1]["ended_at"]), (2, true, &Value::Null));
-    assert_eq!(up.text(&done, "stdout").await, "refused 2\n");
+    let usage = "use: progress PERCENT [MESSAGE] | step begin|end NAME | output KEY [VALUE]";
+    let wanted = format!("refused 2\nkey 2\n1\njobcell: \"progres\" is nothing that it can do; {usage}\nword 2\n");
+    assert_eq!(up.text(&done, "stdout").await, wanted);
     let (code, out, _) = said(&up.command(&["job", "get", id(&done)]).await);
     assert!(code == 0 && out.contains("output    answer=42") && out.contains("progress  90 % nearly"), "{out}");
     up.stop().await;

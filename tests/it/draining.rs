@@ -183,3 +183,33 @@ async fn an_agent_elsewhere_is_told_and_stays_drained_when_it_or_its_server_is_s
     .await;
     pair.stop().await;
 }
+
+#[tokio::test]
+async fn an_installation_that_is_stopping_takes_no_more_jobs_and_answers_for_those_that_it_has() {
+    let Some(host) = engine() else { return };
+    let mut up = Up::start(&host, "").await;
+    // Who waits for a job that was taken in before gets its code.
+    let ends = up.submit(&json!({"preset": "bash", "script": "sleep 0.3; exit 7"})).await;
+    let (code, out, err) = said(&up.command(&["job", "wait", id(&ends)]).await);
+    assert_eq!((code, out.trim()), (7, id(&ends)), "{err}");
+    let runs = up.submit(&json!({"preset": "bash", "script": LONG})).await;
+    up.phase(&runs, "running").await;
+    let (code, _, err) = said(&up.command(&["job", "wait", id(&runs), "--timeout", "100ms"]).await);
+    assert!(code == 124 && err.contains("gave up waiting"), "{code} {err}");
+    up.signal("-TERM");
+    let quick = json!({"preset": "bash", "script": "true"});
+    let refused = until("the word that it stops", || async {
+        let answer = up.call(Method::POST, "/v1/jobs", Some(&quick)).await;
+        (answer.status().as_u16() == 503).then_some(answer)
+    })
+    .await;
+    assert!(refused.headers().contains_key("retry-after"));
+    let problem = refused.json::<Value>().await.expect("JSON");
+    assert_eq!(problem["code"], "unavailable");
+    assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains("is stopping")), "{problem}");
+    let bulk = up.call(Method::POST, "/v1/jobs/bulk", Some(&json!([quick]))).await;
+    assert_eq!(bulk.status().as_u16(), 503);
+    let cancel = up.call(Method::POST, &format!("/v1/jobs/{}/cancel", id(&runs)), None).await;
+    assert_eq!(cancel.status().as_u16(), 202);
+    assert_eq!(up.exit_code().await, Some(0), "{}", up.log());
+}

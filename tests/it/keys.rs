@@ -89,6 +89,12 @@ async fn each_role_opens_what_it_is_for_and_nothing_else() {
     assert_eq!(status, 201);
     let (code, _, err) = cli(&up, &submit, &["job", "cancel", id(&mine), "--yes"]).await;
     assert!(code == 1 && err.contains("its own jobs"), "{code}: {err}");
+    // One that gets the name of a removed key has none of that one's jobs, and none of its idempotency keys.
+    made(&up, &["remove", "ci"]).await;
+    let another = made(&up, &["add", "ci", "--role", "submit"]).await;
+    let (status, code) = call(&up, &another, &post, &format!("/v1/jobs/{}/retry", id(&own)), &none).await;
+    assert_eq!((status, code.as_str()), (403, "forbidden"));
+    let submit = another;
     // What is listed is no secret, and a removed key opens nothing.
     let (_, out, _) = cli(&up, &up.key, &["keys", "list", "-o", "json"]).await;
     assert!(!out.contains("jck_") && out.contains("\"boss\""), "{out}");

@@ -216,6 +216,12 @@ async fn a_tag_says_whether_a_job_has_changed() {
     assert_eq!(send(Method::POST, &cancel, "if-match", &seen).await.0, 200);
     assert_eq!(send(Method::GET, &path, "if-none-match", &seen).await.0, 200, "it has changed");
     assert_eq!(send(Method::POST, &cancel, "if-match", &seen).await.0, 412);
+    // It never ran: there is no output, and none of it is missing.
+    let over = up.get(&path).await;
+    assert_eq!(
+        (&over["ending"]["message"], &over["log"]["complete"]),
+        (&json!("canceled before it started"), &json!(true))
+    );
 
     // A cancel that was asked for is a change; asking again is none.
     let path = format!("/v1/jobs/{}", id(&first));

@@ -195,6 +195,8 @@ async fn an_operator_says_which_jobs_may_have_which_secrets() {
         assert_eq!(refused.status(), 403);
         let text = refused.text().await.expect("text");
         assert!(text.contains(code) && !text.contains("/workspace/x"), "{code}: {text}");
+        // Who wrote the value where the name belongs is told how a value is given.
+        assert_eq!(text.contains("--secret TOKEN=@FILE"), code != "env_not_allowed", "{code}: {text}");
     }
     let job = up.run(&ask(json!({"kind": "deploy"}), json!({"TOKEN": "deploy-web"}))).await;
     assert_eq!(cause(&job), "exit_code", "{job}");

@@ -62,13 +62,16 @@ const START_DEADLINE_MS: u64 = 120_000;
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if std::process::id() != 1 && helper::is_meant(args.first().map(String::as_str)) {
-        return helper::run(&args).map_or_else(
-            |error| {
+        return match helper::run(&args) {
+            Ok(said) => {
+                print!("{said}");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
                 eprintln!("jobcell: {error}");
                 ExitCode::from(EXIT_USAGE)
-            },
-            |()| ExitCode::SUCCESS,
-        );
+            }
+        };
     }
     let code = match start_deadline(args.into_iter()) {
         // Everywhere else "all processes" would mean the user's own.
@@ -105,6 +108,11 @@ fn prepare() -> std::io::Result<(receipt::Receipt, std::os::fd::OwnedFd)> {
     Ok((receipt::Receipt::gather(), signals))
 }
 
+/// Whether an argument is one of the warden's own.
+fn is_own(arg: &str) -> bool {
+    matches!(arg, "--start-deadline-ms" | "--owner")
+}
+
 fn start_deadline(mut args: impl Iterator<Item = String>) -> Result<u64, String> {
     let mut deadline = START_DEADLINE_MS;
     while let Some(arg) = args.next() {
@@ -114,7 +122,7 @@ fn start_deadline(mut args: impl Iterator<Item = String>) -> Result<u64, String>
             }
             // Whose cell this is; for those who look at the process from outside.
             ("--owner", Some(_)) => {}
-            (name @ ("--start-deadline-ms" | "--owner"), None) => return Err(format!("{name} has no value")),
+            (name, None) if is_own(name) => return Err(format!("{name} has no value")),
             (other, _) => return Err(format!("unknown argument {other:?}")),
         }
     }

@@ -19,6 +19,7 @@ mod forms;
 
 use crate::wire::SECRET_MIN;
 pub(crate) use forms::forms;
+use forms::{BASE64_PIECE, is_base64, line_end};
 use std::sync::Arc;
 
 /// What is read in place of a secret.
@@ -46,10 +47,17 @@ const _: () = assert!(SECRET_MIN > BEGIN && SECRET_MIN > MASK.len() && PIECE > 2
 pub(crate) struct Patterns {
     bytes: Vec<u8>,
     items: Vec<Item>,
+    /// What each of them begins with, once, in order.
+    begins: Vec<u32>,
     /// A bit for each hash of a form's first bytes.
     filter: Vec<u64>,
     shift: u32,
     longest: usize,
+}
+
+/// The first bytes as a number, in the order of bytes.
+fn begin(bytes: &[u8]) -> u32 {
+    bytes.iter().take(BEGIN).fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +89,10 @@ impl Patterns {
             made.bytes.extend_from_slice(form);
             made.items.push(Item { at, len: form.len() as u32, within });
             made.longest = made.longest.max(form.len());
+            let begins = begin(form);
+            if made.begins.last() != Some(&begins) {
+                made.begins.push(begins);
+            }
             let (word, bit) = made.place(form);
             made.filter[word] |= bit;
             open.push(number);
@@ -122,11 +134,48 @@ impl Patterns {
         self.filter[word] & bit
     }
 
-    /// How many bytes of the longest form `text` begins with, and whether more bytes could make it the beginning of a longer one.
+    /// How many bytes of `text` the longest form takes that it begins with, and whether more bytes could make it the beginning of a longer one.
     fn at(&self, text: &[u8]) -> (usize, bool) {
-        let seen = &text[..text.len().min(self.longest)];
+        // Most of what the filter lets through begins no form, and is told from those by numbers that lie close to each other.
+        let begins = text.get(..BEGIN).map(begin);
+        let known = |begin: u32| {
+            let at = self.begins.partition_point(|one| *one < begin);
+            self.begins.get(at) == Some(&begin)
+        };
+        if begins.is_some_and(|begin| !known(begin)) {
+            return (0, false);
+        }
+        let exact = self.look(&text[..text.len().min(self.longest)], text.len() < self.longest);
+        let across = self.across(text);
+        (exact.0.max(across.0), exact.1 || across.1)
+    }
+
+    /// The same of what is written in lines: a piece of base64 is found with ends of lines between its characters, the first four apart.
+    fn across(&self, text: &[u8]) -> (usize, bool) {
+        let run = text.iter().take(BASE64_PIECE).take_while(|byte| is_base64(**byte)).count();
+        if !(BEGIN..BASE64_PIECE).contains(&run) || text.get(run).is_none_or(|byte| !b"\r\n\\".contains(byte)) {
+            return (0, false);
+        }
+        let (mut plain, mut ends) = ([0; BASE64_PIECE], [0; BASE64_PIECE]);
+        let (mut count, mut at) = (0, 0);
+        while count < BASE64_PIECE && at < text.len() {
+            // One end of a line at a time: what is held back has a bound.
+            let broken = line_end(&text[at..]).filter(|_| count > 0).unwrap_or(0);
+            at += broken;
+            match text.get(at) {
+                Some(byte) if is_base64(*byte) => (plain[count], ends[count]) = (*byte, at + 1),
+                Some(_) | None => break,
+            }
+            (count, at) = (count + 1, at + 1);
+        }
+        let (found, grows) = self.look(&plain[..count], at >= text.len() && count < BASE64_PIECE);
+        (if found == 0 { 0 } else { ends[found - 1] }, grows)
+    }
+
+    /// How long the longest form is that `seen` begins with, and whether `more` of it could be the beginning of a longer one.
+    fn look(&self, seen: &[u8], more: bool) -> (usize, bool) {
         let after = self.items.partition_point(|item| self.slice(*item) <= seen);
-        let grows = text.len() < self.longest && after < self.items.len() && self.form(after).starts_with(seen);
+        let grows = more && after < self.items.len() && self.form(after).starts_with(seen);
         let mut number = (after as u32).wrapping_sub(1);
         while number != NONE && !seen.starts_with(self.form(number as usize)) {
             number = self.items[number as usize].within;

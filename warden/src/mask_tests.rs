@@ -12,6 +12,11 @@ fn naive(secrets: &[&[u8]], text: &[u8]) -> Vec<u8> {
                 covered[at..at + form.len()].fill(true);
             }
         }
+        for at in 0..text.len() {
+            if let Some(end) = across(form, &text[at..]) {
+                covered[at..at + end].fill(true);
+            }
+        }
     }
     let mut out = Vec::new();
     for (at, byte) in text.iter().enumerate() {
@@ -22,6 +27,24 @@ fn naive(secrets: &[&[u8]], text: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+/// How much of `text` is this form, with ends of lines between its characters; not among the first four.
+fn across(form: &[u8], text: &[u8]) -> Option<usize> {
+    if form.len() > BASE64_PIECE || !form.iter().all(|byte| is_base64(*byte)) {
+        return None;
+    }
+    let mut at = 0;
+    for (n, byte) in form.iter().enumerate() {
+        if n >= BEGIN {
+            at += line_end(&text[at..]).unwrap_or(0);
+        }
+        if text.get(at) != Some(byte) {
+            return None;
+        }
+        at += 1;
+    }
+    Some(at)
 }
 
 fn masker(secrets: &[&[u8]]) -> Masker {
@@ -82,7 +105,7 @@ fn it_agrees_with_one_that_sees_everything_at_once() {
     let mut random = Random(0x1234_5678_9ABC_DEF1);
     for round in 0..3000 {
         // Few letters, so that secrets overlap, contain and repeat each other.
-        let letters: &[u8] = if round % 2 == 0 { b"ab" } else { b"ab%2\n\"" };
+        let letters: &[u8] = [b"ab".as_slice(), b"ab%2\n\"", b"a\nb \r"][round % 3];
         let count = 1 + random.below(4);
         let secrets: Vec<Vec<u8>> = (0..count)
             .map(|_| {
@@ -113,6 +136,53 @@ fn it_agrees_with_one_that_sees_everything_at_once() {
         let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(got == wanted, "{secrets:?} in {}: {} instead of {}", shown(&text), shown(&got), shown(&wanted));
     }
+}
+
+/// As `base64 -w WIDTH` writes them, behind so many bytes of something else.
+fn in_lines(secret: &[u8], before: usize, width: usize, end: &str) -> Vec<u8> {
+    let bytes = [&b"prefix and more of it, as long as may be"[..before], secret].concat();
+    let text = forms::base64(&bytes, 0, forms::STANDARD);
+    text.chunks(width).flat_map(|line| [line, end.as_bytes()].concat()).collect()
+}
+
+#[test]
+fn base64_in_lines_of_any_width_shows_nothing() {
+    let mut random = Random(99);
+    for length in [20, 48, 57, 100, 300, 1000] {
+        let secret = random.bytes(length, b"abcdefghijklmnopqrstuvwxyz0123456789!?");
+        let shown = |text: &[u8], piece: usize| {
+            let pieces: Vec<&[u8]> = text.chunks(piece).collect();
+            cut(&mut masker(&[&secret]), &pieces)
+        };
+        for width in [8, 32, 52, 60, 64, 72, 76, 128] {
+            for end in ["\n", "\r\n", "\n    ", "\\n", "\\r\\n"] {
+                for before in [0, 1, 2, 3, 7, 16, 38] {
+                    let text = in_lines(&secret, before, width, end);
+                    for piece in [text.len(), 1, 7] {
+                        // Some characters of what stands before, and those that are made of both; what is left of the end of the last line.
+                        let out = shown(&text, piece);
+                        let left: Vec<u8> = out.iter().copied().filter(|byte| is_base64(*byte)).collect();
+                        let written = end.matches(['n', 'r']).count() * text.len().div_ceil(width);
+                        let most = before * 4 / 3 + 9 + written;
+                        assert!(
+                            left.len() <= most,
+                            "{length} at {before} by {width}: {}",
+                            String::from_utf8_lossy(&out)
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_line_is_held_back_only_where_a_secret_may_go_on() {
+    let mut masker = masker(&[b"hunter2-hunter2"]);
+    let mut room = *b"aHVud\n";
+    assert_eq!(masker.pass(&mut room, false), 0);
+    let mut room = *b"aHVud\n and\n";
+    assert_eq!((masker.begin(&mut room), masker.pass(&mut room, false)), (6, 11), "it is another text");
 }
 
 #[test]

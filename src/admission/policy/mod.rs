@@ -491,12 +491,15 @@ impl Allowances {
         for (name, ask) in spec.secrets() {
             let SecretSource::Named(from) = &ask.source else { continue };
             let list = self.secrets.as_deref();
+            let value = format!("if that is a value, give it as `--secret {name}=@FILE`, or as `{name}: {{value: …}}`");
             let allowed = match listed(list, "secrets", |glob| glob.matches(from)) {
                 // Whoever may not have it does not learn whether it is there.
-                None => Err(("secret_not_allowed", format!("secret `{from}` is not on the list; {}", all(list)))),
+                None => {
+                    Err(("secret_not_allowed", format!("secret `{from}` is not on the list; {}; {value}", all(list))))
+                }
                 Some(_) if !facts.secrets.contains(from) => Err((
                     "secret_unknown",
-                    format!("the agent has no secret `{from}`; its settings name them under `secrets`"),
+                    format!("the agent has no secret `{from}`; its settings name them under `secrets`; {value}"),
                 )),
                 Some(why) => Ok(why),
             };

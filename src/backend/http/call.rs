@@ -17,7 +17,8 @@ const REGISTER: Duration = Duration::from_secs(15);
 const TRY: Duration = Duration::from_secs(5);
 /// First and longest pause between tries of one call.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// A renewal is never held back: jobs end without it, and it is rare enough to find out for all when the backend is back.
+/// A renewal is never held back, by the breaker or by the rate: jobs end without it, and it is rare enough to find out for all when the backend
+/// is back.
 pub(super) const RENEW: &str = "renew";
 /// Longest Retry-After that is kept to, seconds.
 const MOST_AFTER: u64 = 60;
@@ -29,8 +30,8 @@ const LONGEST_REASON: usize = 500;
 pub(super) enum Refused {
     /// The backend does not know the session (any more).
     Session(BackendError),
-    /// Anything else.
-    Other(BackendError),
+    /// Anything else, with the stable code of the answer where there is one.
+    Other(Option<String>, BackendError),
 }
 
 fn transient(message: String) -> BackendError {
@@ -93,7 +94,7 @@ impl Shared {
                 self.forget(session).await;
                 Err(Refused::Session(error))
             }
-            Err((_, error)) => Err(Refused::Other(error)),
+            Err((code, error)) => Err(Refused::Other(code, error)),
         }
     }
 
@@ -104,15 +105,26 @@ impl Shared {
         request: &Q,
         limit: Duration,
     ) -> Result<A, BackendError> {
+        self.coded(what, request, limit).await.map_err(|(_, error)| error)
+    }
+
+    /// The same. Errors come with the code of the answer, where there is one.
+    pub(super) async fn coded<Q: Serialize + Sync, A: DeserializeOwned>(
+        &self,
+        what: &str,
+        request: &Q,
+        limit: Duration,
+    ) -> Result<A, (Option<String>, BackendError)> {
         for last in [false, true] {
-            match self.under(&self.session().await?, what, request, limit).await {
+            let session = self.session().await.map_err(|error| (None, error))?;
+            match self.under(&session, what, request, limit).await {
                 Ok(answer) => return Ok(answer),
-                Err(Refused::Session(error)) if last => return Err(error),
+                Err(Refused::Session(error)) if last => return Err((None, error)),
                 Err(Refused::Session(_)) => {}
-                Err(Refused::Other(error)) => return Err(error),
+                Err(Refused::Other(code, error)) => return Err((code, error)),
             }
         }
-        Err(transient(format!("{what}: no session")))
+        Err((None, transient(format!("{what}: no session"))))
     }
 
     /// Calls until it works, fails for good, or `limit` is over.
@@ -151,8 +163,13 @@ impl Shared {
         request: &Q,
         limit: Duration,
     ) -> Result<A, (Option<String>, BackendError)> {
-        // Before the clock starts: our own wait for our own limit says nothing about the backend.
-        self.rate.until_ready().await;
+        // Before the clock starts: our own wait for our own limit says nothing about the backend. A renewal counts, and does not wait for
+        // what others have to say.
+        if what != RENEW {
+            self.rate.until_ready().await;
+        } else if self.rate.check().is_err() {
+            tracing::debug!(backend = %self.settings.name, "a renewal goes beyond `rate`");
+        }
         let admission = self.breaker.lock().unwrap_or_else(PoisonError::into_inner).ask(Instant::now());
         if let Admission::Refuse(wait) = admission
             && what != RENEW

@@ -223,7 +223,7 @@ impl Http {
                 }
                 Err(call::Refused::Session(error)) if last => return Err(error),
                 Err(call::Refused::Session(_)) => {}
-                Err(call::Refused::Other(error)) => {
+                Err(call::Refused::Other(_, error)) => {
                     // An answer that will always be the same must not be asked for again.
                     state.open = error.retry != Retry::Never;
                     return Err(error);
@@ -446,6 +446,7 @@ impl Backend for Http {
 
     fn log_done(&self, attempt: AttemptId) {
         self.shared.uplink().remove(attempt);
+        self.shared.words.forget(attempt);
         self.shared.poke.notify_one();
         let logs = self.shared.logs.clone();
         tokio::task::spawn_blocking(move || {

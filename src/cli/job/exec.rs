@@ -37,6 +37,9 @@ pub(in crate::cli) struct ExecArgs {
     /// Memory
     #[arg(long, value_name = "SIZE")]
     memory: Option<String>,
+    /// Size of its workspace
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<String>,
     /// End the job after this time, as `timeout` in a spec does
     #[arg(long, value_name = "TIME")]
     time_limit: Option<String>,
@@ -76,7 +79,7 @@ impl ExecArgs {
             (!pairs.is_empty()).then_some(Value::Object(pairs))
         };
         let mut resources = Map::new();
-        for (key, value) in [("cpu", &self.cpu), ("memory", &self.memory)] {
+        for (key, value) in [("cpu", &self.cpu), ("memory", &self.memory), ("disk", &self.disk)] {
             resources.extend(value.iter().map(|value| (key.to_owned(), json!(value))));
         }
         let source = match &self.image {
@@ -199,6 +202,7 @@ mod tests {
             "--workdir=/tmp",
             "--cpu=0.5",
             "--memory=64MiB",
+            "--disk=1GiB",
             "--time-limit=10s",
             "--name=n",
             "--label=team=blue",
@@ -207,7 +211,7 @@ mod tests {
         ];
         let spec = read(&all).expect("is read").spec(Some("in\n"));
         let wanted = json!({"name": "n", "image": "a:1", "command": ["x"], "workdir": "/tmp", "env": {"A": "b=c", "D": ""},
-            "stdin": "in\n", "timeout": "10s", "resources": {"cpu": "0.5", "memory": "64MiB"}, "labels": {"team": "blue"}});
+            "stdin": "in\n", "timeout": "10s", "resources": {"cpu": "0.5", "memory": "64MiB", "disk": "1GiB"}, "labels": {"team": "blue"}});
         assert_eq!(spec, wanted);
         for spec in [least, spec] {
             JobSpec::check(&spec, &SpecRules::default()).expect("is valid");

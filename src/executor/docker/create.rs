@@ -295,6 +295,13 @@ fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> Cell
     set("JOBCELL_OUTPUT", &format!("{WORKSPACE}/{OUTPUT_FILE}"));
     set("JOBCELL_PROGRESS", PROGRESS_PIPE);
     set("JOBCELL_HELPER", volume::WARDEN_PATH);
+    // The warden adds what tells programs of its proxy, and knows nothing of rules. What a job says of it in either case of letters stays.
+    let said = |name: &str| name.eq_ignore_ascii_case("NO_PROXY");
+    let own = spec.env().keys().any(|name| said(name)) || order.secrets.iter().any(|secret| said(&secret.name));
+    if let Some(past) = crate::job::egress::past_proxy(&spec.egress().allow).filter(|_| !own) {
+        set("NO_PROXY", &past);
+        set("no_proxy", &past);
+    }
     env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
     CellSpec {
         attempt: order.attempt.to_string(),

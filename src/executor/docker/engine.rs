@@ -127,7 +127,16 @@ impl ContainerState {
 
 /// Text from outside in one line, not too long.
 fn bounded(text: &str) -> String {
-    text.chars().take(400).flat_map(|c| if c == '\n' { ' '.escape_debug() } else { c.escape_debug() }).collect()
+    let mut line = String::new();
+    for c in text.chars().take(400) {
+        match c {
+            '\n' => line.push(' '),
+            // Quotes are harmless, and engines write many.
+            '"' | '\'' | '\\' => line.push(c),
+            other => line.extend(other.escape_debug()),
+        }
+    }
+    line
 }
 
 /// One line of what the engine says of a pull.
@@ -491,4 +500,13 @@ impl Engine {
 /// The filter for what carries the label `key=value`.
 fn labelled(key: &str, value: &str) -> HashMap<String, Vec<String>> {
     HashMap::from([("label".to_owned(), vec![format!("{key}={value}")])])
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_an_engine_says_is_a_line_with_its_quotes_as_they_are() {
+        let said = "Get \"https://r/v2/\": dial tcp\nof 'it'\u{1b}[2J";
+        assert_eq!(super::bounded(said), "Get \"https://r/v2/\": dial tcp of 'it'\\u{1b}[2J");
+    }
 }

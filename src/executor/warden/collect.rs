@@ -356,6 +356,13 @@ impl Collector {
         Ok(todo)
     }
 
+    /// Nobody takes what is left of the file that is being received: it is not asked for. What becomes of the file, the caller tells.
+    pub(super) fn skip(&mut self) {
+        if self.begun {
+            self.advance();
+        }
+    }
+
     fn advance(&mut self) {
         (self.file, self.received, self.begun) = (self.file + 1, 0, false);
         if self.next.0 < self.file {
@@ -380,12 +387,17 @@ impl Collector {
 
     fn finish(&mut self) {
         self.stage = Stage::Done;
-        for (bit, rule) in self.rules.iter().enumerate() {
-            if rule.required && self.found >> bit & 1 == 0 {
-                let sentence = "is required, and there is no such file".to_owned();
-                self.told.tell(ArtifactProblem::new(rule.path.as_bytes(), "missing", sentence));
+        let mut told = Vec::new();
+        for (bit, rule) in self.rules.iter().enumerate().filter(|(bit, _)| self.found >> bit & 1 == 0) {
+            let mut about = |code, sentence| told.push(ArtifactProblem::new(rule.path.as_bytes(), code, sentence));
+            if rule.required {
+                about("missing", "is required, and there is no such file");
+            } else if !self.unseen && (self.spoiled | self.ours) >> bit & 1 == 0 {
+                // Nothing is wrong with that, but a pattern with a mistake in it looks the same. What nobody knows is not said.
+                about("no_match", "is optional, and matched no file");
             }
         }
+        told.into_iter().for_each(|problem| self.told.tell(problem));
     }
 
     pub(super) fn is_done(&self) -> bool {

@@ -186,6 +186,47 @@ fn what_is_too_large_or_too_many_is_told_with_its_numbers() {
 }
 
 #[test]
+fn a_rule_that_matched_nothing_is_told_of_and_harms_nothing() {
+    let entries = vec![not_a_file("link", EntryKind::Link, 2), file("ok", 1, 4)];
+    let rules = || vec![rule("*.xml", false), rule("link", false), rule("ok", false)];
+    let mut collector = Collector::new(rules(), limits());
+    Cell { entries, spoil: &|_, _| {} }.serve(&mut collector, 0);
+    assert_eq!(codes(&collector), [("link", "link"), ("*.xml", "no_match"), ("link", "no_match")]);
+    assert!(collector.told.problems[1].sentence.contains("matched no file"));
+    assert!(collector.is_complete() && collector.missing().is_empty());
+    // Of what nobody has looked into, nothing is said.
+    let mut collector = Collector::new(rules(), limits());
+    let entries = vec![not_a_file("deep", EntryKind::TooDeep, u64::MAX)];
+    Cell { entries, spoil: &|_, _| {} }.serve(&mut collector, 0);
+    assert_eq!(codes(&collector), [("deep", "too_deep")]);
+}
+
+#[test]
+fn a_file_that_the_store_does_not_take_is_not_fetched_to_its_end() {
+    let mut collector = Collector::new(vec![rule("**", false)], limits());
+    collector.begin();
+    let entries = vec![file("large", 1 << 20, 1), file("next", 3, 1)];
+    let asked = collector.page(Page { from: 0, entries, end: true }).expect("was asked for");
+    assert_eq!(asked.len() as u64 * MOST_PIECE as u64, WINDOW_BYTES);
+    let stamp = Stamp { size: 1 << 20, mtime_ns: 5_000_000, inode: 7 };
+    let piece = |number: u32, offset| Piece { number, offset, error: 0, last: true, stamp, bytes: vec![0; MOST_PIECE] };
+    collector.piece(piece(1, 0)).expect("was asked for");
+    collector.skip();
+    let sent = collector.ask(true);
+    assert!(matches!(&sent[..], [Do::Send(ToWarden::Read { path, .. })] if path == b"next"), "{sent:?}");
+    // What was under way comes, and goes nowhere.
+    for n in 1..4 {
+        assert_eq!(collector.piece(piece(n + 1, u64::from(n) * MOST_PIECE as u64)), Ok(Vec::new()));
+    }
+    let stamp = Stamp { size: 3, ..stamp };
+    let next = Piece { number: 5, offset: 0, error: 0, last: true, stamp, bytes: vec![0; 3] };
+    assert_eq!(collector.piece(next).expect("was asked for").last(), Some(&Do::Keep));
+    // Nothing is open: there is nothing to be passed over.
+    collector.skip();
+    assert_eq!(collector.ask(true), [Do::Done]);
+}
+
+#[test]
 fn a_hundred_thousand_files_are_counted_and_so_many_kept_as_may_be() {
     let entries: Vec<Entry> = (0..100_000).map(|n| file(&format!("f{n}"), 1, 1)).collect();
     let mut collector = Collector::new(vec![rule("**", false)], limits());

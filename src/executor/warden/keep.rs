@@ -119,6 +119,11 @@ impl Keeper {
 
     /// Asks for what there is room for.
     pub(super) fn ask(&mut self) -> Vec<ToWarden> {
+        // The store has refused the file, which is told when it says why: the rest need not be carried here.
+        if self.open.as_ref().is_some_and(mpsc::Sender::is_closed) {
+            self.open = None;
+            self.collector.skip();
+        }
         let room = self.held.load(Ordering::Relaxed) < MOST_HELD && self.storing.len() < MOST_STORING;
         let todo = self.collector.ask(room);
         self.carry_out(todo)

@@ -44,14 +44,24 @@ fn stamp() -> Stamp {
 
 /// Answers as a warden does that has `count` files, so many times at most.
 async fn serve(keeper: &mut Keeper, count: u8, answers: usize) {
+    serve_sized(keeper, count, answers, SIZE).await;
+}
+
+/// The same with files of this size. Says how many bytes it has sent.
+async fn serve_sized(keeper: &mut Keeper, count: u8, answers: usize, size: u64) -> u64 {
+    let (mut sent, stamp) = (0, || Stamp { size, ..stamp() });
     let mut asked: VecDeque<ToWarden> = keeper.begin().into();
     for _ in 0..answers {
         while asked.is_empty() && !keeper.is_done() {
             tokio::time::timeout(PATIENCE, keeper.changed()).await.expect("it goes on");
             asked.extend(keeper.ask());
         }
+        if size != SIZE && !keeper.is_done() {
+            // As a session does between two frames.
+            let _ = tokio::time::timeout(Duration::ZERO, keeper.changed()).await;
+        }
         match asked.pop_front() {
-            None => return,
+            None => return sent,
             Some(ToWarden::List { from }) => {
                 let entry = |n: u8| Entry {
                     kind: EntryKind::File,
@@ -66,12 +76,26 @@ async fn serve(keeper: &mut Keeper, count: u8, answers: usize) {
             Some(ToWarden::Read { number, offset, len, path }) => {
                 // Each of its own: equal contents are one.
                 let bytes = vec![path[path.len() - 1]; usize::try_from(len).expect("small")];
+                sent += u64::from(len);
                 let piece = Piece { number, offset, error: 0, last: true, stamp: stamp(), bytes };
                 asked.extend(keeper.piece(piece).expect("was asked for"));
             }
             Some(other) => panic!("{other:?}"),
         }
     }
+    sent
+}
+
+#[tokio::test]
+async fn what_the_store_refuses_is_not_carried_to_its_end() {
+    let place = place(3 * SIZE).await;
+    let mut keeper = keeper(&place, false);
+    let size = 1 << 20;
+    let sent = serve_sized(&mut keeper, 4, usize::MAX, size).await;
+    assert!(keeper.is_done() && sent <= 4 * size / 2, "{sent} bytes were sent");
+    let kept = keeper.wrap_up(None).await.artifacts;
+    let codes: Vec<_> = kept.problems.iter().map(|problem| problem.code.as_str()).collect();
+    assert_eq!(codes, ["not_stored"; 4], "each is told of, once");
 }
 
 #[tokio::test]

@@ -73,7 +73,18 @@ impl EgressRule {
         self.has_port(port) && self.leads_to(host)
     }
 
-    /// The same on any port.
+    /// Whether it is this one place and nothing else, on any port.
+    pub fn names(&self, host: &Host) -> bool {
+        match (&self.to, host) {
+            (Destination::Name(wanted), Host::Name(name)) => wanted == name,
+            (Destination::Net(net), Host::Address(address)) => {
+                net.prefix_len() == net.max_prefix_len() && net.addr() == *address
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it lets a job ask for this on any port.
     pub fn leads_to(&self, host: &Host) -> bool {
         match (&self.to, host) {
             (Destination::AnyName, Host::Name(_)) => true,
@@ -135,6 +146,17 @@ pub fn uncovered(rule: &EgressRule, allowed: &[EgressRule]) -> Option<u16> {
         }
     }
     None
+}
+
+/// What is a cell's own, and not to be asked of its proxy.
+const OWN: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// What `NO_PROXY` says, where these rules make it another one than usual: an address that a job is allowed by name is the host's, and only the
+/// proxy leads there.
+pub fn past_proxy(rules: &[EgressRule]) -> Option<String> {
+    let theirs = |own: &&str| Host::read(own).is_ok_and(|host| rules.iter().any(|rule| rule.names(&host)));
+    let mine: Vec<&str> = OWN.into_iter().filter(|own| !theirs(own)).collect();
+    (mine.len() < OWN.len()).then(|| mine.join(","))
 }
 
 fn is_below(name: &str, domain: &str) -> bool {

@@ -259,3 +259,17 @@ proptest! {
         let _ = EgressRule::read(&text);
     }
 }
+
+#[test]
+fn what_is_allowed_by_name_is_not_kept_from_the_proxy() {
+    let said = |texts: &[&str]| {
+        let rules: Vec<EgressRule> = texts.iter().map(|text| EgressRule::read(text).expect("a rule")).collect();
+        past_proxy(&rules)
+    };
+    for usual in [&["pypi.org:443"][..], &["127.0.0.0/8:80"], &["*"], &["127.0.0.2:80"], &["*.localhost"]] {
+        assert_eq!(said(usual), None, "{usual:?}");
+    }
+    assert_eq!(said(&["127.0.0.1:5432"]).as_deref(), Some("localhost,::1"));
+    assert_eq!(said(&["[::1]:80", "x.test"]).as_deref(), Some("localhost,127.0.0.1"));
+    assert_eq!(said(&["localhost:80", "127.0.0.1:80", "[::1]:80"]).as_deref(), Some(""));
+}

@@ -187,3 +187,16 @@ fn a_number_that_may_have_been_another_text_is_refused() {
         }
     }
 }
+
+#[test]
+fn what_yaml_takes_for_something_else_than_a_word_is_to_be_quoted() {
+    for (field, value) in [("name", json!(123)), ("workdir", json!(true))] {
+        let mut document = json!({"preset": "bash", "script": "true"});
+        document[field] = value;
+        let told = JobSpec::check(&document, &SpecRules::default()).expect_err("refused").to_string();
+        assert!(told.contains(&format!("{field}: is a")) && told.contains("quote it to make it a string"), "{told}");
+    }
+    let document = json!({"preset": "bash", "script": "true", "artifacts": [{"path": true}]});
+    let told = JobSpec::check(&document, &SpecRules::default()).expect_err("refused").to_string();
+    assert!(told.contains("quote it to make it a string"), "{told}");
+}

@@ -337,7 +337,7 @@ mod tests {
     fn what_is_wrong_is_said_without_the_value() {
         for (secrets, wanted) in [
             (json!({"A": {"value": "12345"}}), "secrets.A.value: has 5 bytes, and fewer than 6 cannot be masked"),
-            (json!({"A": {"value": 1_234_567}}), "secrets.A.value: is a number; give a string"),
+            (json!({"A": {"value": 1_234_567}}), "secrets.A.value: is a number; quote it to make it a string"),
             (json!({"A": {"value": "hunter2\u{0}"}}), "secrets.A.value: has a NUL byte"),
             (json!({"A": {"value": "hunter2"}, "TAKEN": "x"}), "secrets.TAKEN: is in `env` too"),
             (json!({"A": {}}), "secrets.A: says neither `from` nor `value`"),

@@ -6,8 +6,8 @@
 
 use super::shapes;
 use crate::job::{
-    Cause, Clamp, Ending, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase,
-    PhaseEvent, Results, UnixMillis, Usage, UsedImage,
+    Cause, Clamp, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase, PhaseEvent,
+    Results, Submitter, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::routing::Shape;
@@ -38,6 +38,9 @@ struct State {
     retry_of: Option<JobId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     submitter: Option<String>,
+    /// Which key of that name; absent in rows of before keys had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    submitter_key: Option<String>,
     history: Vec<PhaseEvent>,
     usage: Option<Usage>,
     receipt: Vec<(String, String)>,
@@ -67,7 +70,8 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         told: row.told,
         cancel_requested: job.cancel_requested,
         retry_of: job.retry_of,
-        submitter: job.submitter.clone(),
+        submitter: job.submitter.as_ref().map(|submitter| submitter.name.clone()),
+        submitter_key: job.submitter.as_ref().and_then(|submitter| submitter.key.clone()),
         history: job.history.clone(),
         usage: job.usage.clone(),
         receipt: job.receipt.clone(),
@@ -109,13 +113,13 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         (Some(token), Some(until)) => Some(Lease { token: LeaseToken(token), until: UnixMillis::new(until) }),
         _ => None,
     };
-    let job = Job {
+    let mut job = Job {
         id: text(0)?.parse().map_err(|error: crate::job::BadId| bad(0, error.to_string()))?,
         revision: row.get(13)?,
         retry_of: state.retry_of,
-        submitter: state.submitter,
+        submitter: state.submitter.map(|name| Submitter { name, key: state.submitter_key }),
         phase,
-        ending: cause.map(|cause| Ending::of(cause, state.usage.as_ref())),
+        ending: None,
         attempt: row.get(7)?,
         past_tries: state.past_tries,
         next_try: state.next_try,
@@ -135,6 +139,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         log: state.log,
         results: state.results,
     };
+    job.ending = cause.map(|cause| job.ending_by(cause));
     Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, told: state.told, lease })
 }
 
@@ -166,7 +171,7 @@ pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::R
         job.id.to_string(),
         job.phase.name(),
         job.spec.priority(),
-        job.spec.idempotency_key().map(|key| own_key(job.submitter.as_deref(), key)),
+        job.spec.idempotency_key().map(|key| own_key(job.submitter.as_ref(), key)),
         state_json(row)?,
         job.spec.name(),
         job.submitted_at.as_u64(),

@@ -8,7 +8,7 @@ mod routes;
 pub(super) use routes::for_people;
 
 use super::kept;
-use crate::job::{Millis, UnixMillis};
+use crate::job::{Millis, Submitter, UnixMillis};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -58,6 +58,15 @@ pub struct Caller {
     pub name: String,
     /// What it may do.
     pub role: Role,
+    /// Which key of that name it is; none for the one in `admin.key`, and for keys of before they had one.
+    id: Option<String>,
+}
+
+impl Caller {
+    /// As jobs keep it.
+    pub(super) fn submitter(&self) -> Submitter {
+        Submitter { name: self.name.clone(), key: self.id.clone() }
+    }
 }
 
 /// By which key a request came in, for what outlives the request: a stream goes on only as long as its key opens something.
@@ -123,6 +132,9 @@ pub enum UserKeyError {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kept {
+    /// Told from other keys of this name, before it and after it. Another secret makes no other key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
     role: Role,
     sha256: String,
     made_at: UnixMillis,
@@ -131,6 +143,9 @@ struct Kept {
     /// Those before it that may be good still, the last one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     before: Vec<Old>,
+    /// The one before it in files of before there could be several.
+    #[serde(default, skip_serializing)]
+    old: Option<Old>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -174,6 +189,8 @@ impl UserKeys {
     /// Reads the file; one that is not there has no keys. `admin` is the key of that name. Errors: it cannot be read.
     pub fn open(path: PathBuf, admin: &str) -> Result<Self, UserKeyError> {
         let kept = kept::read(&path).map_err(|reason| UserKeyError::File { path: path.clone(), reason })?;
+        let mut kept: BTreeMap<String, Kept> = kept;
+        kept.values_mut().for_each(|one| one.before.extend(one.old.take()));
         let (changing, changed) = (tokio::sync::Mutex::new(()), watch::Sender::new(()));
         Ok(Self { path, admin: hash(admin), kept: Mutex::new(kept), changing, changed })
     }
@@ -205,7 +222,15 @@ impl UserKeys {
             let expires_at = expires_in.map(|term| now.plus(term));
             keys.insert(
                 name.to_owned(),
-                Kept { role, sha256: hash(&key), made_at: now, expires_at, before: Vec::new() },
+                Kept {
+                    id: Some(uuid::Uuid::new_v4().simple().to_string()),
+                    role,
+                    sha256: hash(&key),
+                    made_at: now,
+                    expires_at,
+                    before: Vec::new(),
+                    old: None,
+                },
             );
             Ok(key)
         })
@@ -251,7 +276,7 @@ impl UserKeys {
     pub(super) fn caller(&self, pass: &Pass, now: UnixMillis) -> Result<Caller, Closed> {
         let given = &pass.sha256;
         if *given == self.admin {
-            return Ok(Caller { name: ADMIN.to_owned(), role: Role::Admin });
+            return Ok(Caller { name: ADMIN.to_owned(), role: Role::Admin, id: None });
         }
         let kept = self.kept();
         let mut expired = Closed::Unknown;
@@ -262,7 +287,7 @@ impl UserKeys {
                 None => continue,
             };
             match until.filter(|until| *until <= now) {
-                None => return Ok(Caller { name: name.clone(), role: one.role }),
+                None => return Ok(Caller { name: name.clone(), role: one.role, id: one.id.clone() }),
                 Some(since) => expired = Closed::Expired { name: name.clone(), since },
             }
         }
@@ -315,11 +340,46 @@ mod tests {
     }
 
     fn who(keys: &UserKeys, key: &str, now: UnixMillis) -> Result<Caller, Closed> {
-        keys.caller(&Pass::of(key), now)
+        keys.caller(&Pass::of(key), now).map(|caller| Caller { id: None, ..caller })
     }
 
     fn caller(name: &str, role: Role) -> Result<Caller, Closed> {
-        Ok(Caller { name: name.to_owned(), role })
+        Ok(Caller { name: name.to_owned(), role, id: None })
+    }
+
+    #[tokio::test]
+    async fn a_key_that_gets_a_name_again_is_another_one_and_a_rotation_makes_no_other() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let keys = UserKeys::open(dir.path().join("keys.json"), "x").expect("opens");
+        let submitter = |keys: &UserKeys, key: &str| keys.caller(&Pass::of(key), at(1)).expect("opens").submitter();
+        let first = keys.add("ci", Role::Submit, None, at(0)).await.expect("is new");
+        let was = submitter(&keys, &first);
+        let rotated = keys.rotate("ci", Millis::from_secs(10), at(0)).await.expect("is there");
+        assert_eq!((submitter(&keys, &rotated), submitter(&keys, &first)), (was.clone(), was.clone()));
+        let again = UserKeys::open(dir.path().join("keys.json"), "x").expect("opens");
+        assert_eq!(submitter(&again, &rotated), was);
+        keys.remove("ci").await.expect("is there");
+        let second = keys.add("ci", Role::Submit, None, at(0)).await.expect("is new");
+        let is = submitter(&keys, &second);
+        assert!(is.name == was.name && is != was, "{is:?}");
+    }
+
+    #[tokio::test]
+    async fn a_file_of_before_there_were_several_old_secrets_is_read() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys.json");
+        let (new, old) = (hash("jck_new"), hash("jck_old"));
+        let text = format!(
+            r#"{{"ci": {{"role": "submit", "sha256": "{new}", "made_at": 0, "old": {{"sha256": "{old}", "until": 10000}}}}}}"#
+        );
+        std::fs::write(&path, text).expect("writes");
+        let keys = UserKeys::open(path.clone(), "x").expect("opens");
+        keys.add("web", Role::Read, None, at(0)).await.expect("is new");
+        for keys in [keys, UserKeys::open(path, "x").expect("opens again")] {
+            assert_eq!(who(&keys, "jck_old", at(9)), caller("ci", Role::Submit));
+            assert_eq!(who(&keys, "jck_new", at(99)), caller("ci", Role::Submit));
+            assert!(matches!(who(&keys, "jck_old", at(10)), Err(Closed::Expired { .. })));
+        }
     }
 
     #[tokio::test]

@@ -3,9 +3,13 @@
 use super::PIECE;
 use crate::wire::SECRET_MIN;
 
-/// Tools break base64 into lines of so many characters.
-const BASE64_LINE: usize = 76;
-const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+/// Base64 is cut into pieces of so many characters, each of which is found across the ends of lines as well. They begin where four characters that
+/// belong together do, which is where tools break lines, so that no line's end is within the first four of a piece.
+pub(super) const BASE64_PIECE: usize = 64;
+/// Blanks that a line may begin with. They bound what is held back: a piece with a line's end between all of its characters fits into [`PIECE`].
+const MOST_BLANKS: usize = 4;
+const _: () = assert!(BASE64_PIECE * (1 + 2 + MOST_BLANKS) < PIECE && BASE64_PIECE * (1 + 4) < PIECE);
+pub(super) const STANDARD: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 const URL: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// All forms of a secret, none shorter than [`SECRET_MIN`] and none longer than [`PIECE`]. What it ends with of line ends does not belong to
@@ -23,7 +27,15 @@ pub(crate) fn forms(secret: &[u8]) -> Vec<Vec<u8>> {
     }
     for alphabet in [STANDARD, URL] {
         for before in 0..3 {
-            add(&base64(secret, before, alphabet), BASE64_LINE);
+            let form = base64(secret, before, alphabet);
+            // The first characters of what stands behind something else are the rest of a four.
+            let rest = (4 - (before * 8).div_ceil(6) % 4) % 4;
+            if rest > 0 && form.len() >= rest + SECRET_MIN {
+                add(&form[..form.len().min(BASE64_PIECE)], BASE64_PIECE);
+                add(&form[rest..], BASE64_PIECE);
+            } else {
+                add(&form, BASE64_PIECE);
+            }
         }
     }
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
@@ -71,7 +83,7 @@ fn pieces(form: &[u8], piece: usize, all: &mut Vec<Vec<u8>>) {
 }
 
 /// The characters that are the secret's alone, when `before` bytes of something else stand before it.
-fn base64(secret: &[u8], before: usize, alphabet: &[u8; 64]) -> Vec<u8> {
+pub(super) fn base64(secret: &[u8], before: usize, alphabet: &[u8; 64]) -> Vec<u8> {
     let mut bytes = vec![0; before];
     bytes.extend_from_slice(secret);
     let mut out = Vec::with_capacity(bytes.len() * 4 / 3 + 4);
@@ -84,6 +96,25 @@ fn base64(secret: &[u8], before: usize, alphabet: &[u8; 64]) -> Vec<u8> {
     out.truncate(to);
     out.drain(..from.min(to));
     out
+}
+
+/// Whether it stands for bits in base64, in one of the two alphabets.
+pub(super) fn is_base64(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/' | b'-' | b'_')
+}
+
+/// How long the end of a line is that a text begins with, as it is or as it stands in a string of a program, with up to [`MOST_BLANKS`] blanks
+/// before the next line. One that may go on behind the text is as long as that.
+pub(super) fn line_end(text: &[u8]) -> Option<usize> {
+    let end = match text {
+        [b'\r'] | [b'\\'] | [b'\\', b'r'] | [b'\\', b'r', b'\\'] => return Some(text.len()),
+        [b'\n', ..] => 1,
+        [b'\r', b'\n', ..] | [b'\\', b'n', ..] => 2,
+        [b'\\', b'r', b'\\', b'n', ..] => 4,
+        _ => return None,
+    };
+    let blanks = text[end..].iter().take(MOST_BLANKS).take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    Some(end + blanks)
 }
 
 fn percent(secret: &[u8], digits: &[u8; 16], keep: impl Fn(u8) -> bool) -> Vec<u8> {

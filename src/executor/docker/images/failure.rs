@@ -127,14 +127,19 @@ pub(super) fn read(status: Option<u16>, said: &str, name: &ImageName) -> Failure
     }
 }
 
-/// The text without a name that stands in it by itself.
+/// What stands before a name where it is one. `access denied for denied:1` has it once.
+const BEFORE_NAMES: [&str; 12] =
+    ["/", ":", "@", "for ", "repository ", "image ", "image: ", "reference ", "\"", "'", "`", "name "];
+
+/// The text without a name that stands in it by itself, where names stand.
 fn without(text: &str, name: &str) -> String {
     let part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(at) = rest.find(name).filter(|_| !name.is_empty()) {
         let (before, after) = (&rest[..at], &rest[at + name.len()..]);
         out.push_str(before);
-        if out.ends_with(part) || after.starts_with(part) {
+        let named = BEFORE_NAMES.iter().any(|word| out.ends_with(word));
+        if !named || out.ends_with(part) || after.starts_with(part) {
             out.push_str(name);
         }
         rest = after;
@@ -240,6 +245,23 @@ mod tests {
                 "registry_unreachable",
             ),
             ("x:1", "unexpected EOF", "image_corrupt"),
+            // And what the engine says stays said.
+            ("eof:1", "unexpected EOF", "image_corrupt"),
+            (
+                "denied:1",
+                "pull access denied for denied, repository does not exist or may require 'docker login': denied: requested access to the resource is denied",
+                "image_denied",
+            ),
+            (
+                "unauthorized:1",
+                "Get http://r/v2/unauthorized/manifests/1: unauthorized: authentication required",
+                "image_denied",
+            ),
+            (
+                "timeout:1",
+                "Get https://registry-1.docker.io/v2/: net/http: timeout awaiting headers",
+                "registry_unreachable",
+            ),
             (
                 "refused:1",
                 "Get http://r/v2/: dial tcp 127.0.0.1:1: connect: connection refused",
