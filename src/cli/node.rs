@@ -1,7 +1,7 @@
 //! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
 
 use super::Failure;
-use crate::admission::policy::{Defaults, Filter};
+use crate::admission::policy::{Defaults, Filter, Routes};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
@@ -152,6 +152,7 @@ pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
     Gate {
         policy,
         presets,
+        routes: Routes::default(),
         secrets,
         pull: config.images.pull,
         oci_runtime: docker.oci_runtime.clone(),
