@@ -182,6 +182,11 @@ impl Allowances {
         match spec.source() {
             Source::Image(_) | Source::Preset(_) => {}
             Source::Target(target) => self.one_target("target", target, facts, checks),
+            // Whoever has such a job asks for each of its parts.
+            Source::FanOut(_) => {
+                let why = "a list of hosts is judged host by host".to_owned();
+                checks.add("target.hosts", "", Outcome::Refused { code: "host_not_allowed" }, why);
+            }
         }
     }
 
