@@ -699,7 +699,8 @@ impl Embedded {
             self.results.forget(lease.0.job);
             self.close_logs(lease.0).await;
             // A release ends a job whose end was asked for.
-            self.changed(lease.0.job, true);
+            let ended = self.store.get(lease.0.job).await?.is_some_and(|job| job.phase == Phase::Ended);
+            self.changed(lease.0.job, ended);
             // The job is there again, and so is what it would have used.
             self.waiting.wake_all();
         }

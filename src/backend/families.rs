@@ -21,7 +21,8 @@ pub(super) struct Families {
 #[derive(Debug, Default)]
 struct Known {
     parent_of: HashMap<JobId, JobId>,
-    children_of: HashMap<JobId, Vec<JobId>>,
+    /// Those that have not ended, so this is no larger than what the queue and its agents have.
+    children_of: HashMap<JobId, HashSet<JobId>>,
     /// Parents that are to be looked at.
     due: HashSet<JobId>,
 }
@@ -31,7 +32,7 @@ impl Families {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn enter(&self, parent: JobId, children: Vec<JobId>) {
+    pub(super) fn enter(&self, parent: JobId, children: HashSet<JobId>) {
         let mut known = self.known();
         known.parent_of.extend(children.iter().map(|child| (*child, parent)));
         known.children_of.insert(parent, children);
@@ -45,10 +46,11 @@ impl Families {
         }
     }
 
-    /// A job has ended, as far as is known.
+    /// A job has ended.
     pub(super) fn ended(&self, job: JobId) {
         let mut known = self.known();
-        if let Some(parent) = known.parent_of.get(&job).copied() {
+        if let Some(parent) = known.parent_of.remove(&job) {
+            known.children_of.entry(parent).or_default().remove(&job);
             known.due.insert(parent);
             drop(known);
             self.changed.notify_one();
@@ -98,9 +100,9 @@ impl Embedded {
 
     /// Learns of all families, and has each looked at. Errors: the store cannot be read.
     pub(super) async fn learn_families(&self) -> Result<(), StoreError> {
-        let mut families: HashMap<JobId, Vec<JobId>> = HashMap::new();
-        for (child, parent) in self.store.open_families().await? {
-            families.entry(parent).or_default().push(child);
+        let mut families: HashMap<JobId, HashSet<JobId>> = HashMap::new();
+        for (parent, child) in self.store.open_families().await? {
+            families.entry(parent).or_default().extend(child);
         }
         for (parent, children) in families {
             self.families.enter(parent, children);

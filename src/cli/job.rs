@@ -238,6 +238,11 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         Some(document) => JobSpec::check(document, &rules),
     };
     let mut spec = checked.map_err(bad)?;
+    if spec.fan_out().is_some() {
+        return Err(Failure::usage(
+            "the job is for several hosts, and `job run` runs one job: submit it to a server (`jobcell up`), or name one host",
+        ));
+    }
     let seccomp = node::seccomp(&config)?;
     let gate = node::gate(&config, node::policy(&config)?);
     let engine = node::connect(&config).await.map_err(|error| {

@@ -398,11 +398,13 @@ impl Store for MemoryStore {
         }
     }
 
-    async fn open_families(&self) -> Result<Vec<(JobId, JobId)>, StoreError> {
+    async fn open_families(&self) -> Result<Vec<(JobId, Option<JobId>)>, StoreError> {
         let tables = self.tables();
-        let open = |parent: &JobId| tables.row(*parent).is_some_and(|row| row.job.phase != Phase::Ended);
+        let open = |job: &JobId| tables.row(*job).is_some_and(|row| row.job.phase != Phase::Ended);
         let of = |(parent, children): (&JobId, &Vec<JobId>)| {
-            children.iter().map(|child| (*child, *parent)).collect::<Vec<_>>()
+            let all: Vec<_> =
+                children.iter().filter(|child| open(child)).map(|child| (*parent, Some(*child))).collect();
+            if all.is_empty() { vec![(*parent, None)] } else { all }
         };
         Ok(tables.children.iter().filter(|(parent, _)| open(parent)).flat_map(of).collect())
     }

@@ -410,8 +410,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
     /// How the children of a job stand; `None` for one that is for no list of hosts.
     fn children(&self, parent: JobId) -> impl Future<Output = Result<Option<Children>, StoreError>> + Send;
-    /// All children whose parents have not ended, each with its parent.
-    fn open_families(&self) -> impl Future<Output = Result<Vec<(JobId, JobId)>, StoreError>> + Send;
+    /// All parents that have not ended, with each of their children that has not; one that has none left is there too.
+    fn open_families(&self) -> impl Future<Output = Result<Vec<(JobId, Option<JobId>)>, StoreError>> + Send;
     fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
     /// Newest first.
     fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<JobSummary>, StoreError>> + Send;
@@ -532,7 +532,7 @@ impl Store for AnyStore {
     async fn children(&self, parent: JobId) -> Result<Option<Children>, StoreError> {
         either!(self, store => store.children(parent))
     }
-    async fn open_families(&self) -> Result<Vec<(JobId, JobId)>, StoreError> {
+    async fn open_families(&self) -> Result<Vec<(JobId, Option<JobId>)>, StoreError> {
         either!(self, store => store.open_families())
     }
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {

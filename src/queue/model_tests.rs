@@ -332,7 +332,7 @@ proptest! {
                 assert_eq!(file.get(job.id).await.expect("reads"), memory.get(job.id).await.expect("reads"));
             }
             assert_eq!(file.counts().await.expect("counts"), memory.counts().await.expect("counts"));
-            let sorted = |mut families: Vec<(JobId, JobId)>| {
+            let sorted = |mut families: Vec<(JobId, Option<JobId>)>| {
                 families.sort();
                 families
             };

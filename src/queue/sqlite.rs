@@ -399,7 +399,7 @@ impl Store for SqliteStore {
         self.reader.run(move |db| kin::children(db, parent)).await
     }
 
-    async fn open_families(&self) -> Result<Vec<(JobId, JobId)>, StoreError> {
+    async fn open_families(&self) -> Result<Vec<(JobId, Option<JobId>)>, StoreError> {
         self.reader.run(kin::open_families).await
     }
 

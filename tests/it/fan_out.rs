@@ -34,7 +34,7 @@ async fn a_job_for_several_hosts_is_shown_with_its_parts_and_canceled_with_them(
     assert_eq!((&refused["code"], &refused["problems"][0]["path"]), (&json!("bad_spec"), &json!("target.hosts")));
 
     // It has no output of its own.
-    for path in ["logs", "events", "artifacts"] {
+    for path in ["logs", "logs/events", "artifacts"] {
         let told = up.call(Method::GET, &format!("/v1/jobs/{}/{path}", id(&job)), None).await;
         assert_eq!(told.status().as_u16(), 409, "{path}");
         let told = told.json::<Value>().await.expect("JSON");

@@ -89,10 +89,14 @@ pub(super) fn children(db: &Connection, parent: JobId) -> rusqlite::Result<Optio
     Ok((shown.all > 0).then_some(shown))
 }
 
-/// All children whose parents have not ended, each with its parent. A parent is the only running job that nobody holds.
-pub(super) fn open_families(db: &Connection) -> rusqlite::Result<Vec<(JobId, JobId)>> {
-    let query = "SELECT child.id, parent.id FROM jobs AS parent INDEXED BY open_jobs \
-                 JOIN jobs AS child INDEXED BY children ON child.parent = parent.id \
+/// All parents that have not ended, with each of their children that has not. A parent is the only running job that nobody holds.
+pub(super) fn open_families(db: &Connection) -> rusqlite::Result<Vec<(JobId, Option<JobId>)>> {
+    let query = "SELECT parent.id, child.id FROM jobs AS parent INDEXED BY open_jobs \
+                 LEFT JOIN jobs AS child ON child.parent = parent.id AND child.phase <> 'ended' \
                  WHERE parent.phase = 'running' AND parent.phase <> 'ended' AND parent.lease_until IS NULL";
-    db.prepare_cached(query)?.query_map([], |row| Ok((id(row, 0)?, id(row, 1)?)))?.collect()
+    let both = |row: &rusqlite::Row<'_>| {
+        let child = row.get::<_, Option<String>>(1)?.map(|_| id(row, 1)).transpose()?;
+        Ok((id(row, 0)?, child))
+    };
+    db.prepare_cached(query)?.query_map([], both)?.collect()
 }
