@@ -12,7 +12,7 @@ use jobcell::protocol::wire;
 use asked::Asked;
 use mask::{Masker, Patterns};
 use sha2::{Digest, Sha256};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -44,7 +44,7 @@ fn main() {
             continue;
         }
         let secrets: Vec<Vec<u8>> = (0..count).map(|_| dice.letters(40)).collect();
-        let patterns = Rc::new(Patterns::new(secrets.iter().map(Vec::as_slice)));
+        let patterns = Arc::new(Patterns::new(secrets.iter().map(Vec::as_slice)));
         let mut lines = Vec::new();
         while lines.len() < 4 << 20 {
             let (a, b, c) = (dice.roll(60), dice.roll(9999), dice.roll(500));
@@ -60,7 +60,7 @@ fn main() {
         }
         for (name, text) in [("lines of a log", &lines), ("base64", &base64), ("a secret in every 4 KiB", &full)] {
             let mut room = vec![0; READ + mask::PIECE];
-            let mut masker = Masker::new(Rc::clone(&patterns));
+            let mut masker = Masker::new(Arc::clone(&patterns));
             let masked = rate(text, span, |read| {
                 let held = masker.begin(&mut room);
                 room[held..held + read.len()].copy_from_slice(read);

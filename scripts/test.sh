@@ -17,6 +17,8 @@ export DOCKER_HOST
 if ! have runsc && have apt-get && is_root; then apt_install runsc || say "runsc could not be installed"; fi
 # And the registry that images are pulled from.
 if ! have docker-registry && have apt-get && is_root; then apt_install docker-registry || say "docker-registry could not be installed"; fi
+# And the SSH servers that jobs run on.
+if ! [ -x /usr/sbin/sshd ] && have apt-get && is_root; then apt_install openssh-server || say "openssh-server could not be installed"; fi
 cd "$(project_root)"
 report=$(mktemp)
 trap 'print_chaos "$report"; rm -f "$report"' EXIT

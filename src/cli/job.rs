@@ -17,8 +17,8 @@ use super::inputs::{InputArgs, Target};
 use super::{Failure, Global, Output, node, parts, settings, show, terminal};
 use crate::backend::{Backend, Local, Unready, Waited};
 use crate::config::Config;
-use crate::executor::Arriving;
-use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId, Problems};
+use crate::executor::{Arriving, Both};
+use crate::job::{AttemptId, Cause, Ending, Job, JobSpec, OwnerId, Problems, Source};
 use crate::journal::MemoryJournal;
 use crate::logstore::Stream;
 use crate::queue::{AnyStore, MemoryStore, Submitted};
@@ -244,14 +244,24 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         ));
     }
     let seccomp = node::seccomp(&config)?;
-    let gate = node::gate(&config, node::policy(&config)?);
-    let engine = node::connect(&config).await.map_err(|error| {
-        Failure::unavailable(format!(
-            "no engine at {}: {}; `jobcell doctor` tells more",
-            config.docker.host,
-            error.short()
-        ))
-    })?;
+    let inventory = node::inventory(&config)?;
+    let gate = node::gate(&config, node::policy(&config)?, inventory.as_ref());
+    // A job for another host needs no engine here.
+    let engine = match spec.source() {
+        Source::Target(_) if inventory.is_none() => {
+            return Err(Failure::config(
+                "the job has a target, and no inventory says what its host is: set ssh.inventory (docs/ssh.md)",
+            ));
+        }
+        Source::Target(_) => None,
+        _ => Some(node::connect(&config).await.map_err(|error| {
+            Failure::unavailable(format!(
+                "no engine at {}: {}; `jobcell doctor` tells more",
+                config.docker.host,
+                error.short()
+            ))
+        })?),
+    };
     let folder = Folder::make()?;
     let backend = node::backend(&config, AnyStore::Memory(MemoryStore::new()), &folder.0.join("logs"))?;
     let blobs = node::blobs(&config, &folder.0.join("blobs")).await?;
@@ -268,7 +278,11 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
     })?;
     let stop = CancellationToken::new();
     let owner = OwnerId::random();
-    let executor = Arc::new(node::executor(&config, engine, seccomp, &config.data_dir, owner.clone(), stop.clone()));
+    let executor = engine.map(|engine| {
+        Arc::new(node::executor(&config, engine, seccomp, &config.data_dir, owner.clone(), stop.clone()))
+    });
+    let hosts =
+        inventory.map(|inventory| node::hosts(&config, inventory, &owner, &folder.0, stop.clone())).transpose()?;
     let local: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&backend), &config.agent.name))];
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
     let agent = node::agent(
@@ -276,7 +290,7 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         local,
         logs,
         &owner,
-        Arriving::from(Arc::clone(&executor)),
+        Both::new(executor.clone().map(Arriving::from), hosts),
         Arc::new(MemoryJournal::default()),
         metrics,
         gate,
@@ -308,7 +322,9 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
     drain.cancel();
     let _ = agent.await;
     interrupted.abort();
-    executor.settled(SETTLE).await;
+    if let Some(executor) = executor {
+        executor.settled(SETTLE).await;
+    }
     stop.cancel();
     let job = watched?;
     let ending = job.ending.clone().unwrap_or_else(|| Ending::from(Cause::AgentStopped));

@@ -27,6 +27,7 @@ mod progress;
 mod queue;
 mod service;
 mod show;
+mod ssh;
 mod sweep;
 mod terminal;
 mod up;
@@ -194,6 +195,9 @@ enum Command {
     /// Say what the operator's policy allows, and check one
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Look at the keys of hosts that jobs can run on, and try to log in there
+    #[command(subcommand)]
+    Ssh(ssh::SshCommand),
     /// Print what makes a shell complete commands and flags
     Completions {
         /// The shell
@@ -273,6 +277,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
         Command::Config(command) => config::run(&command, &global),
         Command::Policy(command) => policy::run(command, &global),
+        Command::Ssh(command) => ssh::run(command, &global).await,
         Command::Completions { shell } => Ok(man::completions(shell)),
         Command::Man { dir } => man::pages(dir.as_deref()),
         Command::Version => show::version(global.output).map(|()| 0),

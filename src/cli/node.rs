@@ -1,19 +1,21 @@
 //! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
 
-use super::Failure;
-use crate::admission::policy::{Defaults, Filter, Routes};
+use super::{Failure, show};
+use crate::admission::policy::{Defaults, Filter, Reached, Routes};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::blobs::{BlobError, BlobSettings, BlobStore};
 use crate::config::{BlobsConfig, Config};
 use crate::egress::{EgressSettings, Outside};
-use crate::executor::Arriving;
 use crate::executor::docker::{
     Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
     Shape, answers_calls_itself,
 };
+use crate::executor::ssh::inventory::LiveInventory;
+use crate::executor::ssh::{Pool, SshExecutor, SshSettings};
 use crate::executor::warden::{CollectLimits, Keep};
+use crate::executor::{Arriving, Both};
 use crate::job::{Artifacts, ByteSize, Capacity, ImageName, OwnerId, Seccomp, SpecRules, UnixMillis};
 use crate::journal::Journal;
 use crate::logstore::LogStore;
@@ -129,8 +131,8 @@ pub(crate) fn policy(config: &Config) -> Result<LivePolicy, Failure> {
     })
 }
 
-/// What may run on this host, by that policy.
-pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
+/// What may run on this host, by that policy; and on others, as far as there is an inventory.
+pub(crate) fn gate(config: &Config, policy: LivePolicy, inventory: Option<&LiveInventory>) -> Gate {
     let preset = |(name, preset): (&String, &crate::config::PresetConfig)| {
         (name.clone(), Preset { image: preset.image.clone(), interpreter: preset.interpreter.clone() })
     };
@@ -152,7 +154,7 @@ pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
     Gate {
         policy,
         presets,
-        routes: Routes::default(),
+        routes: inventory.cloned().map_or_else(Routes::default, routes),
         secrets,
         pull: config.images.pull,
         oci_runtime: docker.oci_runtime.clone(),
@@ -237,6 +239,57 @@ fn outside(config: &Config) -> Outside {
     })
 }
 
+/// The port of a host that nobody has another one for.
+const SSH_PORT: u16 = 22;
+
+/// What an agent of this program makes.
+pub(crate) type Cells = Both<Arriving<DockerExecutor>>;
+
+/// The hosts that the operator lets jobs go to. Errors: what is wrong with the file that names them.
+pub(crate) fn inventory(config: &Config) -> Result<Option<LiveInventory>, Failure> {
+    let Some(file) = &config.ssh.inventory else { return Ok(None) };
+    LiveInventory::load(file, &config.data_dir).map(Some).map_err(|problems| {
+        let text = format!("ssh.inventory: {} has problems:\n{problems}", file.display());
+        Failure::config(show::printable(&text).replace("\\n", "\n"))
+    })
+}
+
+/// What the inventory says of a target, for the policy to judge: as it is when it is asked.
+fn routes(inventory: LiveInventory) -> Routes {
+    Routes::new(move |target| {
+        let inventory = inventory.current();
+        let host = inventory.host(&target.host);
+        let login = host.and_then(|host| host.login.clone());
+        let own = host.and_then(|host| host.credential.clone());
+        let jump = host.map(|host| host.jump.clone()).unwrap_or_default();
+        let ways = if target.access.jump.is_empty() { &jump } else { &target.access.jump };
+        let on_the_way = ways.iter().filter_map(|name| inventory.host(name)?.credential.as_deref());
+        let password = target.access.credential.as_deref().or(own.as_deref()).into_iter().chain(on_the_way);
+        Reached {
+            address: host.map(|host| host.address.clone()),
+            port: Some(host.map_or(SSH_PORT, |host| host.port)),
+            login,
+            password: password.into_iter().any(|name| inventory.is_password(name)),
+            credential: own,
+            jump,
+        }
+    })
+}
+
+/// Runs jobs on those hosts; what it knows of them lies below `dir`. Errors: that cannot be written.
+pub(crate) fn hosts(
+    config: &Config,
+    inventory: LiveInventory,
+    owner: &OwnerId,
+    dir: &Path,
+    stop: CancellationToken,
+) -> Result<SshExecutor, Failure> {
+    let pool = Pool::new(SshSettings::of(&config.ssh), inventory.clone(), stop);
+    let dir = dir.join("ssh");
+    SshExecutor::new(pool, inventory, owner.clone(), &dir, config.logs_output)
+        .map_err(|error| Failure::unavailable(format!("{}: {error}", dir.display())))
+}
+
 /// The agent.
 #[expect(clippy::too_many_arguments, reason = "each is a part of its own, and this is where they come together")]
 pub(crate) fn agent(
@@ -244,19 +297,19 @@ pub(crate) fn agent(
     backends: Vec<Arc<dyn Backend>>,
     logs: LogStore,
     owner: &OwnerId,
-    executor: Arriving<DockerExecutor>,
+    executor: Cells,
     journal: Arc<dyn Journal>,
     metrics: Arc<Metrics>,
     gate: Gate,
     artifacts: BlobStore,
-) -> Agent<Arriving<DockerExecutor>> {
+) -> Agent<Cells> {
     let beside = shape(config, Profiles::built_in(config.docker.seccomp)).beside();
     let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory, beside };
     let announcement = Announcement {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         installation: owner.to_string(),
         labels: config.agent.labels.clone(),
-        executors: vec!["docker".to_owned()],
+        executors: executor.kinds(),
         presets: config.presets.keys().cloned().collect(),
         capacity,
     };

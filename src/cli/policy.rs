@@ -65,7 +65,7 @@ pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure
                 let text = format!("the job spec has problems:\n{problems}");
                 Failure::usage(show::printable(&text).replace("\\n", "\n"))
             })?;
-            let gate = node::gate(&config, policy);
+            let gate = node::gate(&config, policy, node::inventory(&config)?.as_ref());
             let parts: Vec<JobSpec> =
                 if spec.fan_out().is_some() { spec.parts().collect() } else { vec![spec.clone()] };
             let several = spec.fan_out().is_some();

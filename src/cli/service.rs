@@ -9,8 +9,9 @@ use crate::agent::{BackendState, Drained, Status};
 use crate::backend::Backend;
 use crate::blobs::BlobStore;
 use crate::config::Config;
-use crate::executor::Arriving;
 use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
+use crate::executor::ssh::inventory::{Found, LiveInventory};
+use crate::executor::{Arriving, Both};
 use crate::job::UnixMillis;
 use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
@@ -83,24 +84,32 @@ pub(super) struct Parts<'a> {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: &'a Health,
     pub(super) gate: Gate,
+    /// The same that the gate asks.
+    pub(super) inventory: Option<LiveInventory>,
     pub(super) artifacts: BlobStore,
 }
 
 /// Runs the agent, with the engine as soon as that answers. Errors: another agent uses the engine.
 pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Drained, Failure> {
-    let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate, artifacts } = parts;
+    let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate, inventory, artifacts } = parts;
     let removals_stop = CancellationToken::new();
     let executor = Arriving::default();
+    let containers = config.docker.enabled.then(|| executor.clone());
+    let hosts = inventory
+        .clone()
+        .map(|inventory| node::hosts(config, inventory, &home.owner, &home.path(""), removals_stop.clone()));
+    let cells = Both::new(containers, hosts.transpose()?);
     // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
     let watch = || watch_policy(gate.policy.clone(), health.clone());
     let policy = gate.policy.file().is_some().then(watch).transpose()?;
-    let agent = node::agent(config, backends, logs, &home.owner, executor.clone(), journal, metrics, gate, artifacts);
+    let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone())).transpose()?;
+    let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
     let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
     // The agent does not wait for the engine: what has ended can be told, and leases kept, without one.
     let (drained, reached) = tokio::select! {
         drained = &mut running => (drained, Ok(None)),
-        reached = reach_engine(config, home, seccomp, removals_stop.clone(), &executor) => {
+        reached = reach_engine(config, home, seccomp, removals_stop.clone(), &executor), if config.docker.enabled => {
             if reached.is_err() {
                 signals.drain.cancel();
             }
@@ -108,8 +117,8 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
         }
     };
     watching.abort();
-    if let Some(policy) = policy {
-        policy.abort();
+    for watching in [policy, inventory].into_iter().flatten() {
+        watching.abort();
     }
     if let Ok(executor) = executor.get()
         && !executor.settled(SETTLE).await
@@ -250,6 +259,36 @@ fn watch_policy(policy: LivePolicy, health: Health) -> Result<JoinHandle<()>, Fa
                 Looked::Refused(reason) => {
                     tracing::error!(%reason, "the policy's file has problems; the last good one holds");
                     health.set(Component::Policy, State::Degraded(format!("the last good policy holds; {reason}")));
+                }
+            }
+        }
+    }))
+}
+
+/// Keeps the inventory as its file is, in the same way.
+fn watch_inventory(inventory: LiveInventory, health: Health) -> Result<JoinHandle<()>, Failure> {
+    let mut hup = signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(format!("signals: {error}")))?;
+    health.set(Component::Inventory, State::Ok);
+    Ok(spawn("inventory", async move {
+        loop {
+            let asked = tokio::select! {
+                _ = hup.recv() => true,
+                () = tokio::time::sleep(POLICY_PAUSE) => false,
+            };
+            let live = inventory.clone();
+            match supervise::blocking(move || live.look(asked)).await {
+                Found::Same => {}
+                Found::Loaded => {
+                    tracing::info!(
+                        hosts = inventory.current().hosts().count(),
+                        "the inventory was read and holds from now on"
+                    );
+                    health.set(Component::Inventory, State::Ok);
+                }
+                Found::Refused(reason) => {
+                    tracing::error!(%reason, "the inventory's file has problems; the last good one holds");
+                    health
+                        .set(Component::Inventory, State::Degraded(format!("the last good inventory holds; {reason}")));
                 }
             }
         }

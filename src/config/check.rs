@@ -33,6 +33,8 @@ pub struct Config {
     pub policy_file: Option<PathBuf>,
     /// The way out of cells.
     pub egress: EgressConfig,
+    /// Jobs on other hosts.
+    pub ssh: SshConfig,
     /// Contents that jobs are given.
     pub blobs: BlobsConfig,
     /// Bytes of a log after which it is synced to disk.
@@ -160,6 +162,8 @@ pub struct DockerConfig {
     pub workspace_size: ByteSize,
     pub workspace_inodes: u64,
     pub nofile: u64,
+    /// An engine is used at all.
+    pub enabled: bool,
     /// Other agents may use this engine too.
     pub shared: bool,
     /// A file with another profile than the built-in one.
@@ -179,6 +183,20 @@ pub struct EgressConfig {
     pub connections: u64,
     pub bytes: ByteSize,
     pub lookups: u64,
+}
+
+/// Jobs on other hosts, over SSH.
+#[derive(Debug, Clone)]
+#[allow(missing_docs, reason = "config/jobcell.example.yaml describes each key")]
+pub struct SshConfig {
+    pub inventory: Option<PathBuf>,
+    pub connections_per_host: u16,
+    pub channels_per_connection: u16,
+    pub handshakes_per_host: u16,
+    pub connect_timeout: Millis,
+    pub keepalive: Millis,
+    pub idle_close: Millis,
+    pub max_age: Millis,
 }
 
 /// Images of cells.
@@ -275,6 +293,7 @@ pub(super) fn check(
         images: r.images_section(),
         policy_file: Some(r.text("policy.file")).filter(|file| !file.is_empty()).map(PathBuf::from),
         egress: r.egress(),
+        ssh: r.ssh(),
         blobs: BlobsConfig {
             max_bytes: r.size("blobs.max_bytes"),
             max_blob: r.size("blobs.max_blob"),
@@ -519,6 +538,19 @@ impl Reader<'_> {
         }
     }
 
+    fn ssh(&mut self) -> SshConfig {
+        SshConfig {
+            inventory: Some(self.text("ssh.inventory")).filter(|file| !file.is_empty()).map(PathBuf::from),
+            connections_per_host: self.number("ssh.connections_per_host"),
+            channels_per_connection: self.number("ssh.channels_per_connection"),
+            handshakes_per_host: self.number("ssh.handshakes_per_host"),
+            connect_timeout: self.duration("ssh.connect_timeout"),
+            keepalive: self.duration("ssh.keepalive"),
+            idle_close: self.duration("ssh.idle_close"),
+            max_age: self.duration("ssh.max_age"),
+        }
+    }
+
     fn seccomp(&mut self) -> Seccomp {
         let text = self.text("docker.seccomp");
         Seccomp::named(&text).unwrap_or_else(|| {
@@ -579,6 +611,7 @@ impl Reader<'_> {
             workspace_size: self.size("docker.workspace_size"),
             workspace_inodes: self.number("docker.workspace_inodes"),
             nofile: self.number("docker.nofile"),
+            enabled: self.flag("docker.enabled"),
             shared: self.flag("docker.shared"),
             seccomp: self.seccomp(),
             seccomp_profile: Some(profile).filter(|path| !path.is_empty()).map(PathBuf::from),

@@ -53,7 +53,7 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 13] = [
+pub(super) const SECTIONS: [(&str, &str); 14] = [
     ("server", "The HTTP API."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
@@ -62,6 +62,7 @@ pub(super) const SECTIONS: [(&str, &str); 13] = [
     ("images", "Images of cells: how they come, and when they go."),
     ("policy", "What jobs may have on this host."),
     ("egress", "The way out of cells, for jobs that may go out. docs/egress.md tells more."),
+    ("ssh", "Jobs on other hosts, over SSH. docs/ssh.md tells more."),
     ("logs", "The output of jobs."),
     ("blobs", "Contents that jobs are given and give back, by their digests."),
     ("artifacts", "The files that jobs leave to be kept."),
@@ -292,6 +293,12 @@ pub(super) static KEYS: &[Key] = &[
         "Open files of each process of a job that does not say how many (resources.nofile).",
     ),
     key(
+        "docker.enabled",
+        Kind::Flag,
+        |_| json!(true),
+        "False: no engine is used and no containers are made; the agent runs jobs on the hosts of its inventory only (ssh.inventory).",
+    ),
+    key(
         "docker.shared",
         Kind::Flag,
         |_| json!(false),
@@ -406,6 +413,54 @@ pub(super) static KEYS: &[Key] = &[
         "Bytes of one job in both directions together. A job can ask for fewer (egress.bytes).",
     ),
     key("egress.lookups", Kind::Number(1, 1_000_000_000), |_| json!(10_000), "Names that one job may have looked up."),
+    key(
+        "ssh.inventory",
+        Kind::Text,
+        |_| json!(""),
+        "A file that says which hosts there are, what opens them and whose host keys are believed, as docs/ssh.md describes. Read again when it changes, and on SIGHUP. Empty: this agent runs no jobs on other hosts.",
+    ),
+    key(
+        "ssh.connections_per_host",
+        Kind::Number(1, 64),
+        |_| json!(4),
+        "Connections to one host as one login. More are opened as jobs need them, up to this.",
+    ),
+    key(
+        "ssh.channels_per_connection",
+        Kind::Number(1, 1000),
+        |_| json!(9),
+        "Jobs at the same time on one connection, besides one place for word about them. A host that lets fewer be open (MaxSessions, usually 10) is believed.",
+    ),
+    key(
+        "ssh.handshakes_per_host",
+        Kind::Number(1, 64),
+        |_| json!(8),
+        "Connections to one host that are opened at the same time. A host cuts off some from its MaxStartups on, usually 10.",
+    ),
+    key(
+        "ssh.connect_timeout",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("15s"),
+        "For a connection to be there, from the first packet to the login, and for a place on one.",
+    ),
+    key(
+        "ssh.keepalive",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("5s"),
+        "A host that says nothing for so long is asked whether it is there. After two unanswered questions its connection is lost.",
+    ),
+    key(
+        "ssh.idle_close",
+        Kind::Duration(SECOND, DAY),
+        |_| json!("5m"),
+        "A connection that nobody uses is closed after so long.",
+    ),
+    key(
+        "ssh.max_age",
+        Kind::Duration(SECOND, WEEK),
+        |_| json!("1h"),
+        "A connection takes no more jobs after so long; it is closed when its last one has ended.",
+    ),
     key(
         "logs.sync_every",
         Kind::Size(MIB, ByteSize::from_mib(4096)),

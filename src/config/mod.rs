@@ -11,10 +11,11 @@ mod host;
 mod keys;
 mod layers;
 mod maps;
+pub mod operator_file;
 mod schema;
 
 pub use check::{
-    AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig,
+    AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig, SshConfig,
     TelemetryConfig,
 };
 pub use effective::{Loaded, Setting};

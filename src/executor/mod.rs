@@ -4,13 +4,16 @@
 //! conversation with the warden, is in [`warden`]. Must never decide what a job's end means to its backend.
 
 mod arriving;
+mod both;
 pub mod docker;
 mod inputs;
 #[cfg(test)]
 pub(crate) mod scripted;
+pub mod ssh;
 pub mod warden;
 
 pub use arriving::Arriving;
+pub use both::{Both, EitherCell};
 pub use inputs::{InputPiece, Inputs, PIECES};
 
 use crate::job::{AttemptId, Cause, JobSpec, Millis, UsedImage};

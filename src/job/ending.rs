@@ -197,6 +197,29 @@ pub enum Cause {
         /// What was said.
         reason: String,
     },
+    /// The host that it was to run on does not answer.
+    HostUnreachable {
+        /// Its name.
+        host: String,
+        /// What was seen.
+        reason: String,
+    },
+    /// The host is not let in, or does not let the agent in: its key, or the login.
+    HostRefused {
+        /// Its name.
+        host: String,
+        /// What is wrong, and what to do about it.
+        reason: String,
+    },
+    /// The job asks for what cannot be had on this host in this way.
+    TargetUnsupported {
+        /// Its name.
+        host: String,
+        /// Where in the job.
+        field: String,
+        /// Why not.
+        reason: String,
+    },
     /// The image was not there in time.
     PullTimeout {
         /// The reference.
@@ -322,6 +345,9 @@ impl Cause {
             Self::RegistryUnreachable { .. } => "registry_unreachable",
             Self::RegistryLimited { .. } => "registry_limited",
             Self::PullTimeout { .. } => "pull_timeout",
+            Self::HostUnreachable { .. } => "host_unreachable",
+            Self::HostRefused { .. } => "host_refused",
+            Self::TargetUnsupported { .. } => "target_unsupported",
             Self::PresetMissing { .. } => "preset_missing",
             Self::SecretMissing { .. } => "secret_missing",
             Self::TooLarge { .. } => "too_large",
@@ -364,6 +390,9 @@ impl Cause {
             | Self::RegistryUnreachable { .. }
             | Self::RegistryLimited { .. }
             | Self::PullTimeout { .. }
+            | Self::HostUnreachable { .. }
+            | Self::HostRefused { .. }
+            | Self::TargetUnsupported { .. }
             | Self::PresetMissing { .. }
             | Self::SecretMissing { .. }
             | Self::TooLarge { .. }
@@ -403,6 +432,7 @@ impl Cause {
             | Self::RegistryUnreachable { .. }
             | Self::RegistryLimited { .. }
             | Self::PullTimeout { .. }
+            | Self::HostUnreachable { .. }
             | Self::EngineFailed { .. }
             | Self::CellLost { .. }
             | Self::WardenFault { .. }
@@ -417,6 +447,8 @@ impl Cause {
             | Self::Canceled
             | Self::ImageMissing { .. }
             | Self::ImageDenied { .. }
+            | Self::HostRefused { .. }
+            | Self::TargetUnsupported { .. }
             | Self::PresetMissing { .. }
             | Self::TooLarge { .. }
             | Self::PolicyRefused { .. }
@@ -509,6 +541,9 @@ impl Cause {
             Self::RegistryUnreachable { .. } => {
                 "check the registry, and the way to it from the engine's host; more tries: `retry.infrastructure`".into()
             }
+            Self::HostUnreachable { .. } => {
+                "check the host, and the way to it from the agent (`jobcell ssh scan`); more tries: `retry.infrastructure`".into()
+            }
             Self::RegistryLimited { .. } => {
                 "wait, give the agent credentials with a higher limit, or use `pull: if_absent` in place of `always`".into()
             }
@@ -551,6 +586,9 @@ impl Cause {
             Self::FanOut { of, succeeded, .. } if succeeded < of => {
                 "each host has a job of its own, which says why: see `jobcell job get` of this one".into()
             }
+            Self::TargetUnsupported { field, .. } => format!("leave `{field}` out, or run the job in a cell of its own (`image` or `preset`)"),
+            // The reason has it.
+            Self::HostRefused { .. } => return None,
             Self::ExitCode { .. }
             | Self::Signal { .. }
             | Self::FanOut { .. }
@@ -604,6 +642,11 @@ impl fmt::Display for Cause {
             }
             Self::PullTimeout { image, limit, reached } => {
                 write!(f, "image `{image}` was not there within {limit}; {reached}")
+            }
+            Self::HostUnreachable { host, reason } => write!(f, "host `{host}` cannot be reached: {reason}"),
+            Self::HostRefused { host, reason } => write!(f, "no job was given to host `{host}`: {reason}"),
+            Self::TargetUnsupported { host, field, reason } => {
+                write!(f, "`{field}` cannot be had on host `{host}`: {reason}")
             }
             Self::PresetMissing { preset } => write!(f, "the agent has no preset `{preset}`"),
             Self::SecretMissing { secret, reason } => write!(f, "secret `{secret}` cannot be had: {reason}"),

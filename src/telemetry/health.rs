@@ -18,6 +18,8 @@ pub enum Component {
     Backend,
     /// The operator's policy, where a file says it.
     Policy,
+    /// The hosts that jobs go to, where a file says which.
+    Inventory,
 }
 
 /// How it is.

@@ -40,6 +40,7 @@ mod registry;
 mod retries;
 mod seccomp;
 mod secrets;
+mod ssh;
 mod stage;
 mod stops;
 mod sweep;

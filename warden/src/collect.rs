@@ -15,7 +15,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Folders beneath each other; each is a descriptor while it is walked.
 const MOST_DEPTH: usize = 64;
@@ -31,7 +31,7 @@ const ENAMETOOLONG: i32 = 36;
 pub(crate) struct Collector {
     what: Collect,
     /// What no path may show.
-    secrets: Option<Rc<Patterns>>,
+    secrets: Option<Arc<Patterns>>,
     walk: Option<Walk>,
     /// A page that is being made, and what is found before its first entry is passed over.
     page: Option<Page>,
@@ -50,7 +50,7 @@ struct Wanted {
 }
 
 impl Collector {
-    pub(crate) fn new(what: Collect, secrets: Option<Rc<Patterns>>) -> Self {
+    pub(crate) fn new(what: Collect, secrets: Option<Arc<Patterns>>) -> Self {
         Self { what, secrets, walk: None, page: None, page_bytes: 0, reads: VecDeque::new(), open: None }
     }
 
@@ -113,7 +113,7 @@ impl Collector {
     fn hide(&self, entry: Entry) -> Entry {
         let Some(secrets) = &self.secrets else { return entry };
         let mut path = entry.path.clone();
-        let length = Masker::new(Rc::clone(secrets)).pass(&mut path, true);
+        let length = Masker::new(Arc::clone(secrets)).pass(&mut path, true);
         path.truncate(length);
         if path == entry.path { entry } else { Entry { kind: EntryKind::Secret, path, ..entry } }
     }

@@ -98,7 +98,7 @@ fn a_path_with_a_secret_in_it_is_told_without_it() {
     place.write("hunter22/y.txt", b"1");
     place.write("z.txt", b"hunter22");
     let mut collector = place.collector(&["**/*.txt"]);
-    collector.secrets = Some(Rc::new(Patterns::new([b"hunter22".as_slice()].into_iter())));
+    collector.secrets = Some(Arc::new(Patterns::new([b"hunter22".as_slice()].into_iter())));
     let found: Vec<_> = all(&mut collector).into_iter().map(|entry| (entry.path, entry.kind)).collect();
     let one = |path: &[u8], kind| (path.to_vec(), kind);
     let wanted =

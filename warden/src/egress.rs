@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// What windows may grow by, all together.
 const COMMON_BYTES: u32 = 1 << 20;
@@ -60,7 +60,7 @@ pub(crate) struct Egress {
     scratch: Vec<u8>,
     /// Places in the order in which they were put into the last poll.
     polled: Vec<usize>,
-    patterns: Option<Rc<Patterns>>,
+    patterns: Option<Arc<Patterns>>,
 }
 
 impl Egress {
@@ -89,7 +89,7 @@ impl Egress {
     }
 
     /// What is not to be told of where a job wants to go.
-    pub(crate) fn hide(&mut self, patterns: Option<Rc<Patterns>>) {
+    pub(crate) fn hide(&mut self, patterns: Option<Arc<Patterns>>) {
         self.patterns = patterns;
     }
 

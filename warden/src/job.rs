@@ -21,7 +21,7 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// At a high rate the pipes are read this often at most, so that reads are large: the same bytes in a tenth of the frames
 /// and wake-ups. Output that comes after a silence is read at once.
@@ -68,7 +68,7 @@ pub(crate) struct Job {
     /// What tripped it; empty when the kernel ended a process and nobody saw the call.
     tripped: Option<String>,
     /// What is not to be seen of it.
-    patterns: Option<Rc<Patterns>>,
+    patterns: Option<Arc<Patterns>>,
 }
 
 /// The command that runs after a stop.
@@ -105,7 +105,7 @@ impl Job {
         stdin: Option<File>,
         tripwire: Option<OwnedFd>,
         room: Room,
-        patterns: Option<&Rc<Patterns>>,
+        patterns: Option<&Arc<Patterns>>,
     ) -> Result<Self, (&'static str, i32)> {
         let step = |name: &'static str| move |error: io::Error| (name, error.raw_os_error().unwrap_or(sys::EIO));
         let stdin = OwnedFd::from(match stdin {

@@ -19,7 +19,7 @@ mod forms;
 
 use crate::wire::SECRET_MIN;
 pub(crate) use forms::forms;
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// What is read in place of a secret.
 const MASK: &[u8] = b"***";
@@ -139,13 +139,13 @@ impl Patterns {
     }
 
     /// A text that stands for itself.
-    pub(crate) fn text(self: &Rc<Self>, text: &str) -> String {
+    pub(crate) fn text(self: &Arc<Self>, text: &str) -> String {
         String::from_utf8_lossy(&self.hide(text.as_bytes().to_vec())).into_owned()
     }
 
     /// The same for bytes.
-    pub(crate) fn hide(self: &Rc<Self>, mut bytes: Vec<u8>) -> Vec<u8> {
-        let kept = Masker::new(Rc::clone(self)).pass(&mut bytes, true);
+    pub(crate) fn hide(self: &Arc<Self>, mut bytes: Vec<u8>) -> Vec<u8> {
+        let kept = Masker::new(Arc::clone(self)).pass(&mut bytes, true);
         bytes.truncate(kept);
         bytes
     }
@@ -153,7 +153,7 @@ impl Patterns {
 
 /// One stream on its way.
 pub(crate) struct Masker {
-    patterns: Rc<Patterns>,
+    patterns: Arc<Patterns>,
     /// The end of what came, which may begin a secret.
     held: Vec<u8>,
     /// So much of it is out already: it was waited for too long.
@@ -165,7 +165,7 @@ pub(crate) struct Masker {
 }
 
 impl Masker {
-    pub(crate) fn new(patterns: Rc<Patterns>) -> Self {
+    pub(crate) fn new(patterns: Arc<Patterns>) -> Self {
         // The memory is asked for before the job can take it.
         Self { held: Vec::with_capacity(PIECE), patterns, shown: 0, covered: 0, open: false }
     }
@@ -177,7 +177,7 @@ impl Masker {
 
     /// Another stream follows.
     pub(crate) fn start_anew(&mut self) {
-        *self = Self::new(Rc::clone(&self.patterns));
+        *self = Self::new(Arc::clone(&self.patterns));
     }
 
     /// How long they are.
@@ -205,7 +205,7 @@ impl Masker {
     }
 
     fn mask(&mut self, bytes: &mut [u8], rest: Rest) -> usize {
-        let patterns = Rc::clone(&self.patterns);
+        let patterns = Arc::clone(&self.patterns);
         let mut out = Out { at: self.shown, len: 0, open: self.open };
         // The run of covered bytes that may go on.
         let (mut from, mut to) = (0, self.covered);

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// For the job's user alone, who has no use for changing it.
 const MODE: u32 = 0o400;
@@ -18,7 +18,7 @@ const MODE: u32 = 0o400;
 #[derive(Default)]
 pub(crate) struct Secrets {
     /// What is not to be seen; without it, nothing is looked for.
-    pub(crate) patterns: Option<Rc<Patterns>>,
+    pub(crate) patterns: Option<Arc<Patterns>>,
     files: Vec<PathBuf>,
 }
 
@@ -64,7 +64,7 @@ impl Secrets {
             };
             spec.env.push((secret.name.clone().into_bytes(), value));
         }
-        given.patterns = Some(Rc::new(Patterns::new(secrets.iter().map(|secret| secret.value.as_slice()))));
+        given.patterns = Some(Arc::new(Patterns::new(secrets.iter().map(|secret| secret.value.as_slice()))));
         Ok(given)
     }
 

@@ -35,7 +35,7 @@ use crate::wire::{
 use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 const STDIN: RawFd = 0;
 const STDOUT: RawFd = 1;
@@ -681,7 +681,7 @@ fn results(root: &str, progress: &mut Progress, secrets: &Secrets) -> Results {
             if let Some(patterns) = &secrets.patterns {
                 // Where the file goes on, its end may begin a secret.
                 let whole = length <= bytes.len() as u64;
-                let kept = Masker::new(Rc::clone(patterns)).pass(&mut bytes, whole);
+                let kept = Masker::new(Arc::clone(patterns)).pass(&mut bytes, whole);
                 bytes.truncate(kept);
             }
             // What is masked is another length; that it is not whole is said by being longer than the most.

@@ -10,7 +10,7 @@ use crate::ring::Ring;
 use crate::sys;
 use crate::wire::{MARKER, MAX_OUTPUT};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::rc::Rc;
+use std::sync::Arc;
 
 /// Reads in a row before the loop looks at its other work. Together they are half of the ring.
 const READS_PER_TURN: usize = 8;
@@ -88,7 +88,7 @@ pub(crate) enum Turn {
 }
 
 impl Source {
-    pub(crate) fn new(pipe: OwnedFd, stream: u8, drops: bool, patterns: Option<&Rc<Patterns>>) -> Self {
+    pub(crate) fn new(pipe: OwnedFd, stream: u8, drops: bool, patterns: Option<&Arc<Patterns>>) -> Self {
         // The memory is asked for before the job can take it.
         let (waste, carry) = (vec![0xA5; MAX_OUTPUT], Vec::with_capacity(MAX_OUTPUT));
         Self {
@@ -102,7 +102,7 @@ impl Source {
             drops,
             cut: false,
             dropped: 0,
-            masker: patterns.map(|patterns| Masker::new(Rc::clone(patterns))),
+            masker: patterns.map(|patterns| Masker::new(Arc::clone(patterns))),
             show_at: None,
         }
     }
@@ -381,7 +381,7 @@ mod tests {
 
     fn masking(drops: bool) -> (Source, std::fs::File) {
         let (from, to) = sys::pipe().expect("a pipe");
-        let patterns = Rc::new(Patterns::new([b"hunter2-hunter2".as_slice()].into_iter()));
+        let patterns = Arc::new(Patterns::new([b"hunter2-hunter2".as_slice()].into_iter()));
         (Source::new(from, 2, drops, Some(&patterns)), std::fs::File::from(to))
     }
 

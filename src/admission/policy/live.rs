@@ -1,10 +1,8 @@
 //! The policy of a file, as it is now. A file that is bad, or gone, changes nothing but what is said: the last good one holds.
 
 use super::Policy;
+use crate::config::operator_file::{self, Mark, Whose};
 use crate::job::Problems;
-use std::fs::Metadata;
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,19 +22,6 @@ struct State {
     refused: Option<String>,
 }
 
-/// Tells one state of a file from the next: file system and inode, since an editor may put a new file in the place of the old one; the time of
-/// its last change, of owner and mode too, which nobody can set back; and its size.
-type Mark = (u64, u64, i64, i64, u64);
-
-/// Whose word a file has to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Of {
-    /// The operator's: root's or this user's own, and nobody else can write it.
-    Operator,
-    /// Anybody's, as nothing is run by it.
-    Anybody,
-}
-
 /// What a look at the file came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Looked {
@@ -52,16 +37,16 @@ impl LivePolicy {
     /// The policy of `file`; without one, the built-in policy, which bounds nothing and opens no network. Errors: what is wrong with it.
     pub fn load(file: Option<&Path>) -> Result<Self, Problems> {
         let Some(path) = file else { return Ok(Self::default()) };
-        Self::of(path, Of::Operator)
+        Self::of(path, Whose::Operator)
     }
 
     /// The policy of `file`, whoever can write it: to be looked at, and for nothing to run by.
     pub fn draft(file: &Path) -> Result<Self, Problems> {
-        Self::of(file, Of::Anybody)
+        Self::of(file, Whose::Anybody)
     }
 
-    fn of(path: &Path, of: Of) -> Result<Self, Problems> {
-        let (seen, policy) = read(path, of);
+    fn of(path: &Path, whose: Whose) -> Result<Self, Problems> {
+        let (seen, policy) = read(path, whose);
         let policy = Arc::new(policy?);
         Ok(Self(Arc::new(Mutex::new(State { file: Some(path.to_owned()), policy, seen, refused: None }))))
     }
@@ -98,11 +83,11 @@ impl LivePolicy {
             (path, state.seen)
         };
         // None when it is gone, and that is told once too.
-        let now = std::fs::metadata(&path).ok().as_ref().map(mark);
+        let now = Mark::at(&path);
         if !in_any_case && now == before {
             return Looked::Same;
         }
-        let (seen, read) = read(&path, Of::Operator);
+        let (seen, read) = read(&path, Whose::Operator);
         let mut state = self.state();
         // One that cannot be opened is told once too.
         state.seen = seen.or(now);
@@ -121,57 +106,13 @@ impl LivePolicy {
     }
 }
 
-fn mark(meta: &Metadata) -> Mark {
-    (meta.dev(), meta.ino(), meta.ctime(), meta.ctime_nsec(), meta.size())
-}
-
 /// What the file was when it was opened, and what is in it.
-fn read(path: &Path, of: Of) -> (Option<Mark>, Result<Policy, Problems>) {
-    let mut seen = None;
-    let policy = text(path, of, &mut seen)
+fn read(path: &Path, whose: Whose) -> (Option<Mark>, Result<Policy, Problems>) {
+    let (seen, text) = operator_file::read(path, LARGEST, whose, "leave policy.file empty");
+    let policy = text
         .map_err(|(reason, fix)| Problems::one("", format!("cannot be read: {reason}"), fix))
         .and_then(|text| Policy::read(&text));
     (seen, policy)
-}
-
-/// Errors: why it is not read, and what helps.
-fn text(path: &Path, of: Of, seen: &mut Option<Mark>) -> Result<String, (String, &'static str)> {
-    let unreadable = |reason: String| (reason, "correct its path, owner and mode, or leave policy.file empty");
-    let failed = |error: std::io::Error| unreadable(error.to_string());
-    // A pipe would be waited for at the opening already.
-    let wait = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = std::fs::OpenOptions::new().read(true).custom_flags(wait).open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    let before = mark(&meta);
-    *seen = Some(before);
-    if !meta.is_file() {
-        return Err(unreadable("it is no file".to_owned()));
-    }
-    if of == Of::Operator {
-        trusted(meta.uid(), meta.mode(), rustix::process::geteuid().as_raw())?;
-    }
-    let mut text = String::new();
-    (&file).take(LARGEST + 1).read_to_string(&mut text).map_err(failed)?;
-    if text.len() as u64 > LARGEST {
-        return Err(unreadable(format!("it is larger than {LARGEST} bytes")));
-    }
-    // The half of a policy may be a policy too. What it became is read at the next look.
-    if mark(&file.metadata().map_err(failed)?) != before {
-        return Err(("it was written while it was read".to_owned(), "write a file beside it and rename that to it"));
-    }
-    Ok(text)
-}
-
-/// Who can write the policy says what runs on this host.
-fn trusted(owner: u32, mode: u32, own: u32) -> Result<(), (String, &'static str)> {
-    if owner != 0 && owner != own {
-        return Err((format!("user id {owner} owns it, and can let anything run here"), "run chown root on it"));
-    }
-    if mode & 0o022 != 0 {
-        let reason = format!("others than its owner can write it (mode {:04o})", mode & 0o7777);
-        return Err((reason, "run chmod go-w on it"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -226,9 +167,6 @@ mod tests {
         }
         mode(0o600);
         assert_eq!((live.look(false), live.refused()), (Looked::Loaded, None), "a change of the mode is seen");
-        for (owner, own, good) in [(0, 0, true), (0, 7, true), (7, 7, true), (7, 0, false), (7, 8, false)] {
-            assert_eq!(trusted(owner, 0o644, own).is_ok(), good, "of {owner}, for {own}");
-        }
     }
 
     #[test]

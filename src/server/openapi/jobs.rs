@@ -201,6 +201,19 @@ pub(crate) enum Cause {
         limit: Span,
         reached: String,
     },
+    HostUnreachable {
+        host: String,
+        reason: String,
+    },
+    HostRefused {
+        host: String,
+        reason: String,
+    },
+    TargetUnsupported {
+        host: String,
+        field: String,
+        reason: String,
+    },
     PresetMissing {
         preset: String,
     },

@@ -1,0 +1,145 @@
+//! Cells of both kinds behind one seam: containers here, and jobs on other hosts. Which one a job gets, its spec says.
+//!
+//! Must never know more of either than what every executor can do.
+
+use super::ssh::{SshCell, SshExecutor};
+use super::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
+use crate::job::Source;
+use crate::protocol::wire::CellSpec;
+use crate::queue::{CONTAINERS, HOSTS};
+
+/// Makes cells of whichever kind the job asks for.
+pub struct Both<D> {
+    containers: Option<D>,
+    hosts: Option<SshExecutor>,
+}
+
+impl<D> Both<D> {
+    /// Of these; an agent may have one of them only.
+    pub fn new(containers: Option<D>, hosts: Option<SshExecutor>) -> Self {
+        Self { containers, hosts }
+    }
+}
+
+/// A cell of either kind.
+pub enum EitherCell<C> {
+    /// A container.
+    Container(C),
+    /// A job on another host.
+    Host(SshCell),
+}
+
+const NO_CONTAINERS: &str = "this agent makes no containers (docker.enabled: false)";
+const NO_HOSTS: &str = "this agent has no inventory of hosts (ssh.inventory)";
+
+impl<D: Executor> Both<D> {
+    /// What it makes, by the names under which agents tell it.
+    pub fn kinds(&self) -> Vec<String> {
+        let containers = self.containers.is_some().then(|| CONTAINERS.to_owned());
+        containers.into_iter().chain(self.hosts.is_some().then(|| HOSTS.to_owned())).collect()
+    }
+
+    fn containers(&self) -> Result<&D, String> {
+        self.containers.as_ref().ok_or_else(|| NO_CONTAINERS.to_owned())
+    }
+
+    fn hosts(&self) -> Result<&SshExecutor, String> {
+        self.hosts.as_ref().ok_or_else(|| NO_HOSTS.to_owned())
+    }
+}
+
+fn is_elsewhere(order: &CellOrder) -> bool {
+    matches!(order.spec.source(), Source::Target(_))
+}
+
+impl<D: Executor> Executor for Both<D> {
+    type Cell = EitherCell<D::Cell>;
+
+    async fn probe(&self) -> Result<(), String> {
+        match (&self.containers, &self.hosts) {
+            (Some(containers), _) => containers.probe().await,
+            (None, Some(hosts)) => hosts.probe().await,
+            (None, None) => Err(format!("{NO_CONTAINERS}, and {NO_HOSTS}")),
+        }
+    }
+
+    async fn prepare(&self, order: &CellOrder, tell: Tell<'_>) -> Result<Prepared, NoCell> {
+        if is_elsewhere(order) {
+            return self.hosts().map_err(NoCell::Unavailable)?.prepare(order, tell).await;
+        }
+        self.containers().map_err(NoCell::Unavailable)?.prepare(order, tell).await
+    }
+
+    async fn acquire(&self, order: &CellOrder, prepared: &Prepared) -> Result<(Self::Cell, Link), NoCell> {
+        if is_elsewhere(order) {
+            let made = self.hosts().map_err(NoCell::Unavailable)?.acquire(order, prepared).await;
+            return made.map(|(cell, link)| (EitherCell::Host(cell), link));
+        }
+        let made = self.containers().map_err(NoCell::Unavailable)?.acquire(order, prepared).await;
+        made.map(|(cell, link)| (EitherCell::Container(cell), link))
+    }
+
+    async fn present(&self) -> Result<Vec<Present>, String> {
+        let mut all = match &self.containers {
+            Some(containers) => containers.present().await?,
+            None => Vec::new(),
+        };
+        if let Some(hosts) = &self.hosts {
+            all.extend(hosts.present().await?);
+        }
+        Ok(all)
+    }
+
+    async fn adopt(&self, order: &CellOrder) -> Result<Self::Cell, String> {
+        if is_elsewhere(order) {
+            return self.hosts()?.adopt(order).await.map(EitherCell::Host);
+        }
+        self.containers()?.adopt(order).await.map(EitherCell::Container)
+    }
+
+    async fn remove(&self, name: &str) {
+        // Names come from `present`, so whoever told them is there.
+        match (SshExecutor::is_named(name), &self.hosts, &self.containers) {
+            (true, Some(hosts), _) => hosts.remove(name).await,
+            (false, _, Some(containers)) => containers.remove(name).await,
+            _ => {}
+        }
+    }
+}
+
+impl<C: Cell> Cell for EitherCell<C> {
+    fn cell_spec(&self) -> &CellSpec {
+        match self {
+            Self::Container(cell) => cell.cell_spec(),
+            Self::Host(cell) => cell.cell_spec(),
+        }
+    }
+
+    async fn attach(&self) -> Result<Link, String> {
+        match self {
+            Self::Container(cell) => cell.attach().await,
+            Self::Host(cell) => cell.attach().await,
+        }
+    }
+
+    async fn look(&self) -> Result<Seen, String> {
+        match self {
+            Self::Container(cell) => cell.look().await,
+            Self::Host(cell) => cell.look().await,
+        }
+    }
+
+    async fn kill(&self) -> Result<(), String> {
+        match self {
+            Self::Container(cell) => cell.kill().await,
+            Self::Host(cell) => cell.kill().await,
+        }
+    }
+
+    async fn destroy(self) {
+        match self {
+            Self::Container(cell) => cell.destroy().await,
+            Self::Host(cell) => cell.destroy().await,
+        }
+    }
+}

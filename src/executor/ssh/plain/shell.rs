@@ -1,0 +1,220 @@
+//! What plain mode says to a host's shell. Pure.
+//!
+//! Owns the programs that run beside a job there, and how values get into them. They are arguments of `/bin/sh` and pass a login
+//! shell of any kind first, so nothing in them is read by one in its own way: no single quote, no exclamation mark, no new line, and
+//! no backslash but before a digit or a letter. Nothing of a job is ever among these arguments: it comes by standard input.
+//!
+//! ```text
+//!  opener   makes the job's folder, says who it is, takes the job, starts the guard, and becomes the job: so its number is the
+//!           job's, and whoever runs it tells a code from a signal
+//!  guard    a session of its own: sends the signals that it is told, and when its input ends, which it does with the connection,
+//!           ends what is left of the job and removes the folder
+//!  sweeper  the end of a job whose guard cannot be talked to any more
+//! ```
+
+use crate::job::OwnerId;
+
+/// Begins each line of the opener's. No program writes it by chance. `go` is said on both streams, since nothing else tells on each what
+/// comes before the job; all else on standard error.
+pub(super) const SIGN: &[u8] = b"\x1ejobcell ";
+/// The variable by which what belongs to a job is known, wherever its processes have gone.
+const MARK: &str = "JOBCELL_CELL";
+/// In the home of the login; what is below belongs to one installation each.
+const BASE: &str = ".jobcell";
+
+/// $1 the installation's folder, $2 the job's in it, $3 the guard, $4 the grace in seconds.
+///
+/// The installation's folder goes with the last job in it, which can be between two steps of the next one's opener. A folder that is not there in full is not begun: `commit` is the last word of what is taken. `dd`, since the `head` of some systems
+/// reads more than it is asked for. The input of what runs in the background would be /dev/null by itself.
+const OPENER: &str = concat!(
+    r#"umask 077; b="$HOME/$1"; own="$2"; d="$b/$own"; i="$3"; w="$4"; "#,
+    r#"f() { printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
+    r#"mk() { [ -d "$b" ] || mkdir -p "$b"; mkdir "$d" 2>/dev/null; }; mk || mk || mk || mkdir "$d" || f folder "$d"; cd "$d" || f folder "$d"; "#,
+    r#"q() { cd /; rm -rf "$d"; rmdir "$b" 2>/dev/null; exit 0; }; "#,
+    r#"t=0; if { read -r s < /proc/$$/stat; } 2>/dev/null; then s="${s##*) }"; set -- $s; "#,
+    r#"[ "$3" = "$$" ] || { rm -rf "$d"; f group; }; t="${20}"; fi; "#,
+    r#"command -v setsid >/dev/null || { rm -rf "$d"; f setsid; }; "#,
+    r#"printf "%s %s\n" "$$" "$t" > pid || f folder "$d"; "#,
+    r#"printf "\036jobcell ready %s %s %s\n" "$$" "$t" "$d" >&2; "#,
+    r#"read -r n m k || q; "#,
+    r#"u() { [ "$1" = 0 ] || dd bs="$1" count=1 iflag=fullblock 2>/dev/null; }; "#,
+    r#"u "$n" > run && u "$m" > script && u "$k" > stdin || { cd /; rm -rf "$d"; f disk; }; "#,
+    r#"read -r c || q; [ "$c" = commit ] || q; "#,
+    r#"exec 3<&0; setsid /bin/sh -c "$i" jobcell-guard "$$" "$d" "$w" "$own" <&3 3<&- >/dev/null 2>&1 & "#,
+    r#"if [ "$k" = 0 ]; then exec </dev/null 3<&-; else exec <stdin 3<&-; fi; "#,
+    r#". ./run"#
+);
+
+/// $1 the job's process group, $2 its folder, $3 the grace in seconds, $4 its name.
+///
+/// Whatever has left the group is found by the variable that all of it has.
+const GUARD: &str = concat!(
+    r#"trap "" HUP INT TERM; k() { kill -s "$1" -- "-$p" 2>/dev/null; }; p="$1"; d="$2"; w="$3"; own="$4"; "#,
+    r#"while read -r c; do case "$c" in TERM|STOP|CONT) k "$c";; KILL) k KILL; w=0;; esac; done; "#,
+    r#"if k TERM; then n=0; while k 0 && [ "$n" -lt "$w"0 ]; do sleep 0.1; n=$((n+1)); done; k KILL; fi; "#,
+    r#"for e in $(grep -ls -e "JOBCELL_CELL=$own" /proc/[0-9]*/environ); do e="${e#/proc/}"; kill -s KILL "${e%/environ}"; done; "#,
+    r#"cd /; rm -rf "$d"; rmdir "${d%/*}""#
+);
+
+/// $1 the installation's folder, $2 the job's in it. Says `gone`, or what is left.
+///
+/// A number that is another process's by now is left alone: no group has a number that a process has which is not of it.
+const SWEEPER: &str = concat!(
+    r#"d="$HOME/$1/$2"; own="$2"; "#,
+    r#"if [ -f "$d/pid" ] && read -r p t < "$d/pid"; then "#,
+    r#"if { read -r s < "/proc/$p/stat"; } 2>/dev/null; then s="${s##*) }"; set -- $s; [ "${20}" = "$t" ] || p=; fi; "#,
+    r#"[ -z "$p" ] || kill -s KILL -- "-$p" 2>/dev/null; fi; "#,
+    r#"n=0; while l=$(grep -ls -e "JOBCELL_CELL=$own" /proc/[0-9]*/environ; :) && [ -n "$l" ] && [ "$n" -lt 20 ]; do "#,
+    r#"for e in $l; do e="${e#/proc/}"; kill -s KILL "${e%/environ}" 2>/dev/null; done; sleep 0.1; n=$((n+1)); done; "#,
+    r#"rm -rf "$d"; rmdir "${d%/*}" 2>/dev/null; [ -d "$d" ] && l="$l $d"; if [ -z "$l" ]; then echo gone; else echo left $l; fi"#
+);
+
+/// Where a job is on its host, beneath the home of its login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::executor::ssh) struct Place {
+    /// The installation's folder.
+    base: String,
+    /// The job's.
+    own: String,
+}
+
+impl Place {
+    /// That of a cell of this name.
+    pub(in crate::executor::ssh) fn new(owner: &OwnerId, own: &str) -> Self {
+        Self { base: format!("{BASE}/{owner}"), own: own.to_owned() }
+    }
+
+    /// The command that opens it. TERM is followed by KILL after `grace` seconds when nobody is there to say so.
+    pub(in crate::executor::ssh) fn opener(&self, grace: u64) -> String {
+        command(OPENER, "jobcell", &[&self.base, &self.own, GUARD, &grace.to_string()])
+    }
+
+    /// The command that ends it from outside.
+    pub(in crate::executor::ssh) fn sweeper(&self) -> String {
+        command(SWEEPER, "jobcell-sweeper", &[&self.base, &self.own])
+    }
+}
+
+/// What the sweeper says when nothing is left.
+pub(in crate::executor::ssh) const GONE: &str = "gone";
+fn command(program: &str, name: &str, arguments: &[&str]) -> String {
+    let mut command = format!("exec /bin/sh -c '{program}' {name}");
+    for argument in arguments {
+        command.push_str(&format!(" '{argument}'"));
+    }
+    command
+}
+
+/// A value as it stands in the job's program.
+fn quoted(value: &[u8], out: &mut Vec<u8>) {
+    out.push(b'\'');
+    for byte in value {
+        match byte {
+            b'\'' => out.extend_from_slice(br"'\''"),
+            other => out.push(*other),
+        }
+    }
+    out.push(b'\'');
+}
+
+/// What a job is, for the opener.
+#[derive(Debug, Default)]
+pub(super) struct Job<'a> {
+    /// Program and arguments; `{script}` stands for the script's path.
+    pub(super) argv: &'a [String],
+    /// Variables.
+    pub(super) env: &'a [(Vec<u8>, Vec<u8>)],
+    /// Where it begins; without it, in its own folder.
+    pub(super) workdir: &'a str,
+    /// Its script.
+    pub(super) script: &'a [u8],
+    /// What it reads.
+    pub(super) stdin: &'a [u8],
+    /// Open files of each process.
+    pub(super) nofile: Option<u64>,
+    /// It has secrets among its variables: what brought them is removed before it begins.
+    pub(super) secrets: bool,
+}
+
+/// All that the opener takes, to its last word. `dir` is what it said its folder is.
+pub(super) fn given(job: &Job<'_>, place: &Place, dir: &str) -> Vec<u8> {
+    let mut run = Vec::new();
+    let mut word = |parts: &[&[u8]]| parts.iter().for_each(|part| run.extend_from_slice(part));
+    word(&[b"export ", MARK.as_bytes(), b"=", place.own.as_bytes(), b"\n"]);
+    for (name, value) in job.env {
+        let mut text = Vec::new();
+        quoted(value, &mut text);
+        word(&[b"export ", name, b"=", &text, b"\n"]);
+    }
+    if job.secrets {
+        word(&[b"rm -f run\n"]);
+    }
+    if let Some(most) = job.nofile {
+        word(&[b"ulimit -n ", most.to_string().as_bytes(), b" || f nofile\n"]);
+    }
+    if !job.workdir.is_empty() {
+        let mut text = Vec::new();
+        quoted(job.workdir.as_bytes(), &mut text);
+        // A folder is not an option, whatever it is called.
+        word(&[b"cd -- ", &text, b" 2>/dev/null || f workdir\n"]);
+    }
+    let script = format!("{dir}/script");
+    let mut argv = Vec::new();
+    for (number, argument) in job.argv.iter().enumerate() {
+        argv.push(b' ');
+        let argument = if argument == SCRIPT_ARGUMENT { &script } else { argument };
+        if number == 0 {
+            let mut text = Vec::new();
+            quoted(argument.as_bytes(), &mut text);
+            word(&[b"command -v -- ", &text, b" >/dev/null 2>&1 || f program\n"]);
+        }
+        quoted(argument.as_bytes(), &mut argv);
+    }
+    // Its names are ours; the job has none of them.
+    word(&[br#"printf "\036jobcell go\n"; printf "\036jobcell go\n" >&2"#, b"\nexec", &argv, b"\n"]);
+    let mut given = format!("{} {} {}\n", run.len(), job.script.len(), job.stdin.len()).into_bytes();
+    given.extend_from_slice(&run);
+    given.extend_from_slice(job.script);
+    given.extend_from_slice(job.stdin);
+    given.extend_from_slice(b"commit\n");
+    given
+}
+
+/// The argument that stands for the script's path, as in every cell.
+const SCRIPT_ARGUMENT: &str = "{script}";
+
+/// What the opener says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Said {
+    /// It waits for the job.
+    Ready {
+        /// Its number, and its group's.
+        pid: u32,
+        /// The job's folder.
+        dir: String,
+    },
+    /// The next thing is the job.
+    Go,
+    /// It cannot go on: at this step.
+    Fail(String),
+}
+
+/// Reads a line of the opener's, without its sign. `None`: it is none.
+pub(super) fn said(line: &[u8]) -> Option<Said> {
+    let line = std::str::from_utf8(line).ok()?;
+    let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match word {
+        "ready" => {
+            let mut parts = rest.splitn(3, ' ');
+            let (pid, _start, dir) = (parts.next()?.parse().ok()?, parts.next()?, parts.next()?);
+            dir.starts_with('/').then(|| Said::Ready { pid, dir: dir.to_owned() })
+        }
+        "go" => Some(Said::Go),
+        "fail" => Some(Said::Fail(rest.to_owned())),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+#[path = "shell_tests.rs"]
+mod tests;

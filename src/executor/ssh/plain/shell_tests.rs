@@ -1,0 +1,235 @@
+//! The programs of plain mode under this machine's own shells, without a server between.
+
+use super::*;
+use proptest::prelude::*;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+fn place(own: &str) -> Place {
+    Place::new(&"0190b2d4".parse().expect("an owner"), own)
+}
+
+struct Opened {
+    child: Child,
+    stderr: BufReader<std::process::ChildStderr>,
+    pid: u32,
+    dir: String,
+}
+
+/// Opens a place as a server does: the login shell leads a session of its own.
+fn open(home: &Path, login_shell: &str, place: &Place, grace: u64) -> Opened {
+    let mut child = Command::new("setsid")
+        .args([login_shell, "-c", &place.opener(grace)])
+        .env("HOME", home)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("setsid runs");
+    let mut stderr = BufReader::new(child.stderr.take().expect("is piped"));
+    let (pid, dir) = match read_said(&mut stderr) {
+        Said::Ready { pid, dir } => (pid, dir),
+        other => panic!("{other:?}"),
+    };
+    Opened { child, stderr, pid, dir }
+}
+
+fn read_said(stderr: &mut impl BufRead) -> Said {
+    let mut line = Vec::new();
+    stderr.read_until(b'\n', &mut line).expect("reads");
+    let told = line.strip_prefix(SIGN).and_then(|line| said(line.trim_ascii_end()));
+    told.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&line)))
+}
+
+impl Opened {
+    fn give(&mut self, place: &Place, job: &Job<'_>) -> Said {
+        let given = given(job, place, &self.dir);
+        self.child.stdin.as_mut().expect("is piped").write_all(&given).expect("writes");
+        read_said(&mut self.stderr)
+    }
+
+    fn say(&mut self, word: &str) {
+        writeln!(self.child.stdin.as_mut().expect("is piped"), "{word}").expect("writes");
+    }
+
+    /// Its end, with what it wrote; its first line is the opener's.
+    fn end(mut self) -> (ExitStatus, Vec<u8>, String) {
+        let (mut out, mut err) = (Vec::new(), String::new());
+        let status = self.child.wait().expect("ends");
+        drop(self.child.stdin.take());
+        self.child.stdout.take().expect("is piped").read_to_end(&mut out).expect("reads");
+        self.stderr.read_to_string(&mut err).expect("reads");
+        // What never began says nothing there.
+        let Some(line) = out.iter().position(|byte| *byte == b'\n') else { return (status, out, err) };
+        assert_eq!(&out[..line], b"\x1ejobcell go");
+        (status, out.split_off(line + 1), err)
+    }
+}
+
+fn until(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn argv(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
+}
+
+fn alive(name: &str) -> bool {
+    let mark = format!("{MARK}={name}");
+    let has = |entry: std::io::Result<std::fs::DirEntry>| {
+        let environ = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
+        environ.split(|byte| *byte == 0).any(|one| one == mark.as_bytes()).then_some(())
+    };
+    std::fs::read_dir("/proc").expect("reads").any(|entry| has(entry).is_some())
+}
+
+#[test]
+fn the_programs_have_nothing_that_a_login_shell_reads_in_its_own_way() {
+    for program in [OPENER, GUARD, SWEEPER] {
+        assert!(!program.contains(['\'', '!', '\n']), "{program}");
+        assert!(!program.contains("\\\\"), "{program}");
+    }
+}
+
+#[test]
+fn a_job_runs_in_its_own_folder_and_nothing_is_left() {
+    let home = tempfile::tempdir().expect("a folder");
+    for (number, shell) in ["/bin/sh", "/bin/bash"].into_iter().enumerate() {
+        let place = place(&format!("job-{number}"));
+        let mut opened = open(home.path(), shell, &place, 2);
+        let (pid, dir) = (opened.pid, opened.dir.clone());
+        let argv = argv(&["/bin/sh", "{script}", "a b"]);
+        let env = [(b"A".to_vec(), b"it's \"$HOME\"\n\\".to_vec())];
+        let script = b"pwd; echo \"$A\"; echo \"$1\"; cat; echo $$; sleep 300 & exit 7";
+        let job = Job { argv: &argv, env: &env, script, stdin: b"given", ..Job::default() };
+        assert_eq!(opened.give(&place, &job), Said::Go);
+        until("the job ends", || !alive(&place.own) || opened_has_ended(pid));
+        opened.say("KILL");
+        let (status, out, err) = opened.end();
+        let wanted = format!("{dir}\nit's \"$HOME\"\n\\\na b\ngiven{pid}\n");
+        assert_eq!(
+            (status.code(), String::from_utf8_lossy(&out).as_ref(), err.as_str()),
+            (Some(7), wanted.as_str(), "")
+        );
+        until("its folder goes", || !Path::new(&dir).exists());
+        until("what it left goes", || !alive(&place.own));
+    }
+}
+
+/// It is a zombie of ours, or gone.
+fn opened_has_ended(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
+}
+
+#[test]
+fn what_ends_by_a_signal_is_told_as_that_and_terms_are_passed_on() {
+    use std::os::unix::process::ExitStatusExt;
+    let home = tempfile::tempdir().expect("a folder");
+    let place = place("job-s");
+    let mut opened = open(home.path(), "/bin/sh", &place, 2);
+    let argv = argv(&["sleep", "300"]);
+    assert_eq!(opened.give(&place, &Job { argv: &argv, ..Job::default() }), Said::Go);
+    opened.say("TERM");
+    assert_eq!(opened.end().0.signal(), Some(15));
+}
+
+#[test]
+fn a_job_whose_connection_goes_is_ended_and_so_is_what_left_its_group() {
+    let home = tempfile::tempdir().expect("a folder");
+    let place = place("job-l");
+    let mut opened = open(home.path(), "/bin/sh", &place, 1);
+    let argv = argv(&["/bin/sh", "-c", "trap '' TERM; setsid sleep 300 & while :; do sleep 0.1; done"]);
+    assert_eq!(opened.give(&place, &Job { argv: &argv, ..Job::default() }), Said::Go);
+    assert!(alive(&place.own));
+    let dir = opened.dir.clone();
+    drop(opened.child.stdin.take());
+    until("all of it ends", || !alive(&place.own) && !Path::new(&dir).exists());
+    assert!(!opened.end().0.success());
+}
+
+#[test]
+fn half_a_job_is_not_begun() {
+    let home = tempfile::tempdir().expect("a folder");
+    let place = place("job-h");
+    let argv = argv(&["touch", "/tmp/never-made-by-half-a-job"]);
+    let whole = given(&Job { argv: &argv, script: b"text", ..Job::default() }, &place, "/x");
+    for cut in [0, 3, 20, whole.len() - "commit\n".len(), whole.len() - 1] {
+        let mut opened = open(home.path(), "/bin/sh", &place, 1);
+        opened.child.stdin.as_mut().expect("is piped").write_all(&whole[..cut]).expect("writes");
+        let dir = opened.dir.clone();
+        drop(opened.child.stdin.take());
+        let (_, out, err) = opened.end();
+        assert!(out.is_empty() && !err.contains("jobcell go"), "{cut}: {err}");
+        assert!(!Path::new(&dir).exists(), "{cut}");
+    }
+    assert!(!Path::new("/tmp/never-made-by-half-a-job").exists());
+}
+
+#[test]
+fn what_cannot_begin_says_at_which_step() {
+    let home = tempfile::tempdir().expect("a folder");
+    let place = place("job-f");
+    for (job, wanted) in [
+        (Job { argv: &argv(&["no-such-program"]), ..Job::default() }, "program"),
+        (Job { argv: &argv(&["true"]), workdir: "/no/such", ..Job::default() }, "workdir"),
+        (Job { argv: &argv(&["true"]), nofile: Some(u64::MAX), ..Job::default() }, "nofile"),
+    ] {
+        let mut opened = open(home.path(), "/bin/sh", &place, 1);
+        let given = given(&job, &place, &opened.dir);
+        opened.child.stdin.as_mut().expect("is piped").write_all(&given).expect("writes");
+        let dir = opened.dir.clone();
+        let (_, _, err) = opened.end();
+        assert!(err.contains(&format!("\u{1e}jobcell fail {wanted}\n")), "{err}");
+        until("its folder goes", || !Path::new(&dir).exists());
+    }
+}
+
+#[test]
+fn the_sweeper_ends_what_nobody_can_talk_to_and_what_is_gone_already() {
+    let home = tempfile::tempdir().expect("a folder");
+    let place = place("job-w");
+    let mut opened = open(home.path(), "/bin/sh", &place, 60);
+    let argv = argv(&["/bin/sh", "-c", "trap '' TERM; setsid sleep 300 & sleep 300"]);
+    assert_eq!(opened.give(&place, &Job { argv: &argv, ..Job::default() }), Said::Go);
+    for _ in 0..2 {
+        let sweeper =
+            Command::new("/bin/sh").args(["-c", &place.sweeper()]).env("HOME", home.path()).output().expect("runs");
+        assert_eq!(String::from_utf8_lossy(&sweeper.stdout).trim(), GONE);
+        assert!(!alive(&place.own) && !Path::new(&opened.dir).exists());
+    }
+    assert!(!opened.end().0.success());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    /// Whatever stands in variables and arguments arrives as it was.
+    #[test]
+    fn variables_and_arguments_arrive_as_they_are(
+        value in prop::collection::vec(1u8..=255, 0..64),
+        words in prop::collection::vec("[^\0]{0,40}", 0..4),
+    ) {
+        let home = tempfile::tempdir().expect("a folder");
+        let place = place("job-p");
+        let mut opened = open(home.path(), "/bin/sh", &place, 1);
+        let mut argv = argv(&["/bin/sh", "-c", "printf '%s\\0' \"$V\" \"$@\"", "x"]);
+        argv.extend(words.iter().cloned());
+        let env = [(b"V".to_vec(), value.clone())];
+        prop_assert_eq!(opened.give(&place, &Job { argv: &argv, env: &env, ..Job::default() }), Said::Go);
+        let (status, out, _) = opened.end();
+        let mut wanted = value;
+        wanted.push(0);
+        for word in words.iter().filter(|word| word.as_str() != SCRIPT_ARGUMENT) {
+            wanted.extend_from_slice(word.as_bytes());
+            wanted.push(0);
+        }
+        prop_assert_eq!((status.success(), out), (true, wanted));
+    }
+}

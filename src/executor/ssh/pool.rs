@@ -1,0 +1,510 @@
+//! Connections to hosts, shared by everybody who goes the same way.
+//!
+//! Owns how many there are, who opens one, and who gets a place on it. One flight opens a connection for all who wait for it, and goes on
+//! when they go away. Must never know what runs on a channel.
+
+use super::connection::{Carried, Connection, NoChannel, Slot};
+use super::credentials::KeyCache;
+use super::error::ConnectError;
+use super::exec::Exec;
+use super::handler::Ending;
+use super::handshake::{Failed, Opened, Terms, handshake};
+use super::host::Host;
+use super::inventory::LiveInventory;
+use super::known::{Asked, KnownCache};
+use super::route::{Lane, Route, SshSettings};
+use super::stream::QuickStream;
+use crate::net::pauses;
+use crate::supervise;
+use russh::keys::ssh_key::Fingerprint;
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Bytes of a command: its host's kernel takes no more in one argument, and one of twice the size ends the whole connection.
+pub const COMMAND_BYTES: usize = 100_000;
+/// Hosts that are remembered although nobody goes there.
+const MOST_HOSTS: usize = 4096;
+/// First and longest pause before a host that throttles is tried again.
+const THROTTLED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// All connections. Clones are the same one.
+#[derive(Clone)]
+pub struct Pool(Arc<Shared>);
+
+struct Shared {
+    settings: SshSettings,
+    inventory: LiveInventory,
+    keys: Arc<KeyCache>,
+    known: Arc<KnownCache>,
+    hosts: Mutex<HashMap<(String, u16), Arc<Host>>>,
+    groups: Mutex<HashMap<Route, Arc<Group>>>,
+    stop: CancellationToken,
+}
+
+/// The connections of one route.
+struct Group {
+    route: Route,
+    host: Arc<Host>,
+    state: Mutex<GroupState>,
+    news: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct GroupState {
+    connections: Vec<Arc<Connection>>,
+    flights: Vec<Arc<Flight>>,
+    /// Session channels of one connection, as the host said by refusing one.
+    learnt: Option<usize>,
+}
+
+/// A connection that is being opened.
+struct Flight {
+    result: watch::Receiver<Option<Result<(), ConnectError>>>,
+    /// Those who wait for it.
+    waiting: Mutex<usize>,
+}
+
+/// How a host stands, for people and metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostState {
+    /// Its name for people.
+    pub name: String,
+    /// Who logs in.
+    pub login: String,
+    /// Its breaker: `admit`, `probe` or `refuse`.
+    pub breaker: &'static str,
+    /// Connections that are open.
+    pub connections: usize,
+    /// Channels on them.
+    pub channels: usize,
+}
+
+impl Pool {
+    /// No connection is open yet; with `stop`, all are closed.
+    pub fn new(settings: SshSettings, inventory: LiveInventory, stop: CancellationToken) -> Self {
+        Self(Arc::new(Shared {
+            settings,
+            inventory,
+            keys: Arc::default(),
+            known: Arc::default(),
+            hosts: Mutex::default(),
+            groups: Mutex::default(),
+            stop,
+        }))
+    }
+
+    /// The inventory that it goes by.
+    pub fn inventory(&self) -> &LiveInventory {
+        &self.0.inventory
+    }
+
+    /// What it was told of connections.
+    pub fn settings(&self) -> &SshSettings {
+        &self.0.settings
+    }
+
+    /// Runs `command` by the login's shell on a channel to the end of `route`; waits for a place and a connection for as long as
+    /// `ssh.connect_timeout` says. Errors: why there is none. May be dropped, and the command is not started then if it was not yet.
+    pub async fn exec(&self, route: &Route, command: &str, lane: Lane) -> Result<Exec, ConnectError> {
+        self.exec_within(route, command, lane, self.0.settings.connect_timeout).await
+    }
+
+    /// The same, with another time to wait.
+    pub async fn exec_within(
+        &self,
+        route: &Route,
+        command: &str,
+        lane: Lane,
+        wait: Duration,
+    ) -> Result<Exec, ConnectError> {
+        if command.len() > COMMAND_BYTES {
+            let len = command.len();
+            return Err(ConnectError::Unfit(format!("the command has {len} bytes; at most {COMMAND_BYTES} are taken")));
+        }
+        let deadline = Instant::now() + wait;
+        loop {
+            let slot = Shared::seat(&self.0, route, lane, deadline).await?;
+            let connection = Arc::clone(slot.connection());
+            // It goes on by itself: a channel that the host opens for nobody would never be closed.
+            let (answer, answered) = oneshot::channel();
+            let (command, bounds) = (command.to_owned(), self.0.settings.store);
+            drop(supervise::spawn("ssh channel opening", async move {
+                let wanted = || !answer.is_closed();
+                let opened = connection.exec(slot, &command, bounds, wanted).await;
+                let _ = answer.send(opened);
+            }));
+            let late = || ConnectError::Unreachable(format!("{route} did not open a channel in time"));
+            match tokio::time::timeout_at(deadline, answered).await.map_err(|_| late())? {
+                Ok(Ok(exec)) => return Ok(exec),
+                Ok(Err(NoChannel::Full(limit))) => self.0.learn(route, limit),
+                Ok(Err(NoChannel::None)) => {
+                    let why = "its server lets no session be opened; look at MaxSessions in its sshd_config";
+                    return Err(ConnectError::Unfit(format!("{route}: {why}")));
+                }
+                Ok(Err(NoChannel::Lost)) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Connects, and does nothing more. Errors: why it cannot.
+    pub async fn check(&self, route: &Route) -> Result<(), ConnectError> {
+        let deadline = Instant::now() + self.0.settings.connect_timeout;
+        Shared::carrier(&self.0, route, deadline).await.map(drop)
+    }
+
+    /// How the hosts stand that somebody goes to, by name and login.
+    pub fn states(&self) -> Vec<HostState> {
+        let groups: Vec<Arc<Group>> = lock(&self.0.groups).values().cloned().collect();
+        let mut states: Vec<HostState> = groups
+            .iter()
+            .map(|group| {
+                let state = lock(&group.state);
+                let living = || state.connections.iter().filter(|connection| connection.lives());
+                HostState {
+                    name: group.route.name.clone(),
+                    login: group.route.login.clone(),
+                    breaker: group.host.state(),
+                    connections: living().count(),
+                    channels: living().map(|connection| connection.open()).sum(),
+                }
+            })
+            .collect();
+        states.sort_by(|a, b| (&a.name, &a.login).cmp(&(&b.name, &b.login)));
+        states
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What somebody who waits found.
+enum Next {
+    Place(Slot),
+    Flight(Arc<Flight>),
+    Wait,
+}
+
+impl Shared {
+    fn group(&self, route: &Route) -> Arc<Group> {
+        let mut groups = lock(&self.groups);
+        if let Some(group) = groups.get(route) {
+            return Arc::clone(group);
+        }
+        let group = Arc::new(Group {
+            route: route.clone(),
+            host: self.host(route),
+            state: Mutex::default(),
+            news: Arc::new(Notify::new()),
+        });
+        groups.insert(route.clone(), Arc::clone(&group));
+        group
+    }
+
+    fn host(&self, route: &Route) -> Arc<Host> {
+        let mut hosts = lock(&self.hosts);
+        let key = (route.host.clone(), route.port);
+        if let Some(host) = hosts.get(&key) {
+            return Arc::clone(host);
+        }
+        if hosts.len() >= MOST_HOSTS {
+            hosts.retain(|_, host| Arc::strong_count(host) > 1);
+        }
+        let host = Host::new(self.settings.handshakes_per_host);
+        hosts.insert(key, Arc::clone(&host));
+        host
+    }
+
+    /// Forgets a route that nobody uses.
+    fn forget(&self, group: &Arc<Group>) {
+        let mut groups = lock(&self.groups);
+        let state = lock(&group.state);
+        // One is in the map and one is the caller's.
+        if state.connections.is_empty() && state.flights.is_empty() && Arc::strong_count(group) <= 2 {
+            drop(state);
+            groups.remove(&group.route);
+        }
+    }
+
+    /// A host said how many channels it lets be open on one connection.
+    fn learn(&self, route: &Route, limit: usize) {
+        let group = self.group(route);
+        let mut state = lock(&group.state);
+        if state.learnt.is_none_or(|known| limit < known) {
+            tracing::info!(host = %route, limit, "the host lets fewer sessions be open on one connection (MaxSessions)");
+            state.learnt = Some(limit);
+        }
+    }
+
+    /// A place on a connection of the route, by `deadline`.
+    async fn seat(shared: &Arc<Self>, route: &Route, lane: Lane, deadline: Instant) -> Result<Slot, ConnectError> {
+        let group = shared.group(route);
+        let mut failed = None;
+        loop {
+            let news = group.news.notified();
+            tokio::pin!(news);
+            // From here on nothing is missed.
+            news.as_mut().enable();
+            let next = shared.next(
+                &group,
+                deadline,
+                failed.is_some(),
+                |state| {
+                    let mut all: Vec<&Arc<Connection>> = state.connections.iter().collect();
+                    all.sort_by_key(|connection| connection.open());
+                    all.into_iter().find_map(|connection| connection.seat(lane))
+                },
+                lane,
+            );
+            match next {
+                Next::Place(slot) => return Ok(slot),
+                Next::Flight(flight) => {
+                    if let Err(error) = shared.join(&group, &flight, news, deadline).await? {
+                        // With others there is still a place to wait for.
+                        if error.is_permanent() || !lock(&group.state).connections.iter().any(|one| one.lives()) {
+                            return Err(error);
+                        }
+                        failed = Some(error);
+                    }
+                }
+                Next::Wait => tokio::select! {
+                    () = news => {}
+                    () = tokio::time::sleep_until(deadline) => {
+                        let told = || ConnectError::Busy(format!("all places on the connections to {route} are taken"));
+                        return Err(failed.unwrap_or_else(told));
+                    }
+                    () = shared.stop.cancelled() => return Err(ConnectError::Stopped),
+                },
+            }
+        }
+    }
+
+    /// A connection of the route that carries another one, by `deadline`.
+    async fn carrier(shared: &Arc<Self>, route: &Route, deadline: Instant) -> Result<Carried, ConnectError> {
+        let group = shared.group(route);
+        loop {
+            let news = group.news.notified();
+            tokio::pin!(news);
+            news.as_mut().enable();
+            let flight = {
+                let mut state = lock(&group.state);
+                state.connections.retain(|connection| connection.lives());
+                if let Some(carried) = state.connections.iter().find_map(Connection::carry) {
+                    return Ok(carried);
+                }
+                match state.flights.first() {
+                    Some(flight) => Arc::clone(flight),
+                    None => shared.take_off(&group, &mut state)?,
+                }
+            };
+            shared.join(&group, &flight, news, deadline).await??;
+        }
+    }
+
+    /// Waits for a flight, or other news. Errors: the time is over; inside, what the flight came to.
+    async fn join(
+        &self,
+        group: &Arc<Group>,
+        flight: &Arc<Flight>,
+        news: impl Future<Output = ()>,
+        deadline: Instant,
+    ) -> Result<Result<(), ConnectError>, ConnectError> {
+        let _waiting = Waiting::on(flight);
+        let mut result = flight.result.clone();
+        tokio::select! {
+            landed = result.wait_for(Option::is_some) => Ok(match landed {
+                Ok(landed) => landed.clone().unwrap_or(Err(ConnectError::Stopped)),
+                Err(_) => Err(ConnectError::Unreachable(format!("{}: the task that connects ended", group.route))),
+            }),
+            () = news => Ok(Ok(())),
+            () = tokio::time::sleep_until(deadline) => {
+                Err(ConnectError::Unreachable(format!("{} could not be connected to in time", group.route)))
+            }
+            () = self.stop.cancelled() => Err(ConnectError::Stopped),
+        }
+    }
+
+    /// A place, a flight to wait for, or nothing but to wait.
+    fn next(
+        self: &Arc<Self>,
+        group: &Arc<Group>,
+        _deadline: Instant,
+        grounded: bool,
+        place: impl FnOnce(&GroupState) -> Option<Slot>,
+        lane: Lane,
+    ) -> Next {
+        let mut state = lock(&group.state);
+        state.connections.retain(|connection| connection.lives());
+        if let Some(slot) = place(&state) {
+            return Next::Place(slot);
+        }
+        let seats = state.learnt.map_or(self.settings.channels_per_connection, |limit| limit.saturating_sub(1)).max(1);
+        if let Some(flight) = state.flights.iter().find(|flight| *lock(&flight.waiting) < seats) {
+            return Next::Flight(Arc::clone(flight));
+        }
+        // Word about a job must get through when jobs have taken everything.
+        let extra = usize::from(lane == Lane::Control);
+        let all = state.connections.len() + state.flights.len();
+        if grounded || all >= self.settings.connections_per_host + extra {
+            return Next::Wait;
+        }
+        match self.take_off(group, &mut state) {
+            Ok(flight) => Next::Flight(flight),
+            Err(_) => Next::Wait,
+        }
+    }
+
+    /// Begins to open a connection. Errors: the agent stops.
+    fn take_off(self: &Arc<Self>, group: &Arc<Group>, state: &mut GroupState) -> Result<Arc<Flight>, ConnectError> {
+        if self.stop.is_cancelled() {
+            return Err(ConnectError::Stopped);
+        }
+        let (tell, result) = watch::channel(None);
+        let flight = Arc::new(Flight { result, waiting: Mutex::new(0) });
+        state.flights.push(Arc::clone(&flight));
+        let (shared, group, own) = (Arc::clone(self), Arc::clone(group), Arc::clone(&flight));
+        drop(supervise::spawn("ssh connecting", async move {
+            let landed = fly(Arc::clone(&shared), Arc::clone(&group)).await;
+            let told = landed.as_ref().map(|_| ()).map_err(Clone::clone);
+            {
+                let mut state = lock(&group.state);
+                state.flights.retain(|flight| !Arc::ptr_eq(flight, &own));
+                state.connections.extend(landed.ok());
+            }
+            tell.send_replace(Some(told));
+            group.news.notify_waiters();
+            shared.forget(&group);
+        }));
+        Ok(flight)
+    }
+}
+
+/// Counts who waits for a flight.
+struct Waiting<'a>(&'a Flight);
+
+impl<'a> Waiting<'a> {
+    fn on(flight: &'a Flight) -> Self {
+        *lock(&flight.waiting) += 1;
+        Self(flight)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        *lock(&self.0.waiting) -= 1;
+    }
+}
+
+type Flying = Pin<Box<dyn Future<Output = Result<Arc<Connection>, ConnectError>> + Send>>;
+
+/// Opens a connection, and has it kept. Boxed: the way to a host can need another flight first.
+fn fly(shared: Arc<Shared>, group: Arc<Group>) -> Flying {
+    Box::pin(async move {
+        let route = &group.route;
+        let deadline = Instant::now() + shared.settings.connect_timeout;
+        group.host.ask(route)?;
+        let tried = tokio::select! {
+            tried = open(&shared, &group, deadline) => tried,
+            () = shared.stop.cancelled() => Err(ConnectError::Stopped),
+        };
+        group.host.tell(route, &tried);
+        let (opened, over) = tried?;
+        let limit = lock(&group.state).learnt.unwrap_or(shared.settings.channels_per_connection + 1);
+        let connection = Connection::new(opened, limit, Arc::clone(&group.news), over);
+        tracing::debug!(host = %route, login = %route.login, connection = connection.number, "connected");
+        let settings = &shared.settings;
+        let kept = Arc::clone(&connection).keep(settings.idle_close, settings.max_age, shared.stop.clone());
+        let (shared, group, own) = (Arc::clone(&shared), Arc::clone(&group), Arc::clone(&connection));
+        drop(supervise::spawn("ssh connection", async move {
+            let ending = kept.await;
+            let route = &group.route;
+            tracing::debug!(host = %route, connection = own.number, ending = ending.sentence(), "disconnected");
+            if ending == Ending::Silent {
+                group.host.went_silent(route, &ending.sentence());
+            }
+            lock(&group.state).connections.retain(|connection| !Arc::ptr_eq(connection, &own));
+            group.news.notify_waiters();
+            shared.forget(&group);
+        }));
+        Ok(connection)
+    })
+}
+
+/// Tries until the host lets this login in, or says no, or the time is over.
+async fn open(
+    shared: &Arc<Shared>,
+    group: &Group,
+    deadline: Instant,
+) -> Result<(Opened, Option<Carried>), ConnectError> {
+    let route = &group.route;
+    let late = |what: &str| ConnectError::Unreachable(format!("{route} {what} in time"));
+    let place = tokio::time::timeout_at(deadline, group.host.handshakes.acquire());
+    let _place = place.await.map_err(|_| ConnectError::Throttled(format!("too many connect to {route} at once")))?;
+    let inventory = shared.inventory.current();
+    let credential = inventory.credential(&route.credential).ok_or_else(|| {
+        ConnectError::Login(format!("the inventory has no credential `{}` any more", route.credential))
+    })?;
+    let opener = shared.keys.load(&route.credential, credential, &route.login).await?;
+    let known = shared.known.load(&inventory.known_hosts).await.map_err(ConnectError::HostKey)?;
+    let pinned = route.fingerprints.iter().filter_map(|text| Fingerprint::from_str(text).ok()).collect();
+    let asked = Asked::new(&route.host, route.port, route.known_as.as_deref(), pinned);
+    let mut only = None;
+    let mut pauses = pauses(THROTTLED.0, THROTTLED.1);
+    loop {
+        let terms = Terms {
+            route,
+            known: Arc::clone(&known),
+            asked: asked.clone(),
+            opener: &opener,
+            keepalive: shared.settings.keepalive,
+            only: only.take(),
+        };
+        let failed = match tokio::time::timeout_at(deadline, attempt(shared, terms, deadline)).await {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(failed)) => failed,
+            Err(_) => return Err(late("answers, and did not finish the handshake")),
+        };
+        match failed {
+            Failed::Permanent(error) => return Err(error),
+            Failed::Unreachable(said) => return Err(ConnectError::Unreachable(said)),
+            Failed::OtherKey(rest) => only = Some(rest),
+            Failed::Throttled(said) => {
+                let pause = pauses.next().unwrap_or(THROTTLED.1);
+                if Instant::now() + pause >= deadline {
+                    return Err(ConnectError::Throttled(said));
+                }
+                tracing::debug!(host = %route, reason = %said, "the host has too many connections; it is asked again");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+async fn attempt(
+    shared: &Arc<Shared>,
+    terms: Terms<'_>,
+    deadline: Instant,
+) -> Result<(Opened, Option<Carried>), Failed> {
+    let route = terms.route;
+    let Some(jump) = route.jump.as_deref() else {
+        let stream = QuickStream::connect(&route.host, route.port, deadline).await;
+        let stream = stream.map_err(|why| Failed::Unreachable(format!("{route} cannot be reached: {why}")))?;
+        return Ok((handshake(terms, stream).await?, None));
+    };
+    let over = Shared::carrier(shared, jump, deadline).await;
+    let over = over.map_err(|error| Failed::Permanent(error.on_the_way(&jump.to_string())))?;
+    let stream = over.connection().forward(&route.host, route.port).await;
+    let stream = stream
+        .map_err(|error| Failed::Unreachable(format!("{route} cannot be reached from jump host {jump}: {error}")))?;
+    Ok((handshake(terms, stream).await?, Some(over)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What this installation has begun on hosts: a file for each job, written before its host hears of it and removed when nothing of it is
+//! left there. So the process that comes after one that died knows where to look.
+//!
+//! Must never be asked what became of a job; the host is.
+
+use crate::job::{AttemptId, JobSpec, Source, SpecRules, Target};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Where a job was begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The try.
+    attempt: String,
+    /// Where, as in a job's spec.
+    target: Value,
+}
+
+impl Record {
+    /// That of a try of a job with this target.
+    pub(super) fn new(attempt: AttemptId, target: &Target) -> Self {
+        Self { attempt: attempt.to_string(), target: json!(target) }
+    }
+
+    /// The try.
+    pub(super) fn attempt(&self) -> Option<AttemptId> {
+        self.attempt.parse().ok()
+    }
+
+    /// Where.
+    pub(super) fn target(&self) -> Option<Target> {
+        let document = json!({"target": self.target, "command": ["true"]});
+        match JobSpec::check(&document, &SpecRules::default()).ok()?.source() {
+            Source::Target(target) => Some(target.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// The folder of them.
+#[derive(Debug, Clone)]
+pub(super) struct Records(PathBuf);
+
+impl Records {
+    /// Those below `dir`, which is made. Errors: it cannot be.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        Ok(Self(dir.to_owned()))
+    }
+
+    fn path(&self, own: &str) -> PathBuf {
+        self.0.join(format!("{own}.json"))
+    }
+
+    /// Writes one: it survives this process, and need not survive more, since what runs on a host ends with its connection. Errors: it is
+    /// not written.
+    pub(super) fn put(&self, own: &str, record: &Record) -> io::Result<()> {
+        let (path, half) = (self.path(own), self.0.join(format!("{own}.half")));
+        std::fs::write(&half, serde_json::to_vec(record)?)?;
+        std::fs::rename(half, path)
+    }
+
+    /// Removes one.
+    pub(super) fn remove(&self, own: &str) {
+        if let Err(error) = std::fs::remove_file(self.path(own))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(cell = own, %error, "what is known of it could not be removed; its host is asked again");
+        }
+    }
+
+    /// One of them.
+    pub(super) fn get(&self, own: &str) -> Option<Record> {
+        serde_json::from_slice(&std::fs::read(self.path(own)).ok()?).ok()
+    }
+
+    /// All. What cannot be read is told of and passed over. Errors: the folder cannot be read.
+    pub(super) fn all(&self) -> io::Result<Vec<(String, Record)>> {
+        let mut all = Vec::new();
+        for entry in std::fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match self.get(&name) {
+                Some(record) => all.push((name, record)),
+                None => {
+                    tracing::error!(file = %path.display(), "what was begun there cannot be read; look for it by hand")
+                }
+            }
+        }
+        Ok(all)
+    }
+}
