@@ -6,6 +6,7 @@ mod logins;
 mod loss;
 mod places;
 mod scan;
+mod several;
 mod sshd;
 mod stalls;
 mod trust;
