@@ -1,7 +1,8 @@
 //! The figure of what jobs give back: files through the wire into the store, and the memory that it takes. A report, not a test: it exits with an
 //! error only when something is wrong, never because a number is.
 //!
-//! `cargo bench --bench artifacts -- [--short]`
+//! `cargo bench --bench artifacts -- [--short] [NAME…]` with the names rate, and large: one file of 10 GiB for the memory, for which the disk needs
+//! the room, and which is fetched only when it is named.
 
 #[allow(dead_code, reason = "shared with the other benches")]
 mod asked;
@@ -22,11 +23,20 @@ async fn main() -> Outcome<()> {
     let asked = Asked::read();
     let (bytes, times) = if asked.short { (16 * MIB, 1) } else { (1024 * MIB, 3) };
     println!("{:<58} {:>10} {:>10} {:>6}   goal", "figure", "measured", "reference", "ratio");
-    let settings = "agent: {memory: 8GiB}\ndocker: {shared: true}\nartifacts: {max_size: 4GiB}\n";
+    let settings = "agent: {memory: 1TiB}\ndocker: {shared: true}\nblobs: {max_blob: 16GiB, max_bytes: 32GiB}\n\
+        artifacts: {max_size: 16GiB, max_total: 16GiB, quota: 24GiB, timeout: 30m}\n";
     let up = Member::up(settings).await?;
     // Everything has been used once.
     fetch(&up, MIB).await?;
     let before = up.memory("VmRSS")?;
+    if asked.is_named("large") {
+        let rate = fetch(&up, 10 * 1024 * MIB).await?;
+        row("a file of 10 GiB -> kept, SHA-256 checked (MB/s)", rate, None, "");
+        row("memory growth of the agent meanwhile (MB)", (up.memory("VmHWM")? - before) / 1e6, None, "<= 64 MB");
+    }
+    if !asked.wants("rate") {
+        return up.stop().await;
+    }
     let (mut fetched, mut stored) = (Vec::new(), Vec::new());
     for _ in 0..times {
         fetched.push(fetch(&up, bytes).await?);
@@ -55,7 +65,12 @@ fn row(name: &str, value: f64, reference: Option<f64>, goal: &str) {
 async fn fetch(up: &Member, bytes: u64) -> Outcome<f64> {
     let disk = format!("{}MiB", bytes / MIB + 8);
     // Other bytes each time: what is there already would not be stored again.
-    let script = format!("head -c 1000 /dev/urandom > f; head -c {} /dev/zero >> f; sha256sum f", bytes - 1000);
+    let rest = match bytes {
+        // A hole: it is read like any other part of a file, and takes no memory of the host.
+        large if large > 1024 * MIB => format!("truncate -s {large} f"),
+        _ => format!("head -c {} /dev/zero >> f", bytes - 1000),
+    };
+    let script = format!("set -e; head -c 1000 /dev/urandom > f; {rest}; sha256sum f");
     let spec = json!({
         "preset": "bash", "script": script, "artifacts": [{"path": "f", "required": true}], "resources": {"disk": disk},
     });

@@ -34,8 +34,12 @@ def timed(work):
     return (time.perf_counter_ns() - begun) / 1e9
 piece = bytearray(1 << 20)
 def down():
+    # The server has no end: not a byte more than asked for is taken, and an end before that is an error.
     s = connect(); s.sendall(b'd'); left = times << 20
-    while left: left -= s.recv_into(piece)
+    while left:
+        count = s.recv_into(piece, min(left, len(piece)))
+        assert count, left
+        left -= count
 def up():
     s = connect(); s.sendall(b'u')
     for _ in range(times): s.sendall(piece)
@@ -101,7 +105,8 @@ async fn inside(up: &Member, port: u16, what: &str, times: usize) -> Outcome<Vec
     let id = up.submit(&spec).await?;
     let job = up.ended(&id).await?;
     if job["ending"]["verdict"] != "succeeded" {
-        return Err(format!("the client failed: {}", job["ending"]).into());
+        let said = String::from_utf8_lossy(&up.stream(&id, "stderr").await?).into_owned();
+        return Err(format!("the client failed: {} {said}", job["ending"]).into());
     }
     numbers(&String::from_utf8(up.stream(&id, "stdout").await?)?)
 }
@@ -109,6 +114,9 @@ async fn inside(up: &Member, port: u16, what: &str, times: usize) -> Outcome<Vec
 fn outside(port: u16, what: &str, times: usize) -> Outcome<Vec<f64>> {
     let arguments = ["-c", CLIENT, &port.to_string(), what, &times.to_string()];
     let output = Command::new("python3").args(arguments).env_remove("http_proxy").output()?;
+    if !output.status.success() {
+        return Err(format!("the client failed: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
     numbers(&String::from_utf8(output.stdout)?)
 }
 

@@ -15,6 +15,12 @@ impl Asked {
 
     /// Whether this part is to be run: all are, unless some are named.
     pub(crate) fn wants(&self, name: &str) -> bool {
-        self.names.is_empty() || self.names.iter().any(|asked| asked == name)
+        self.names.is_empty() || self.is_named(name)
+    }
+
+    #[allow(dead_code, reason = "not every bench has parts that are only run when they are named")]
+    /// Whether this part is named.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        self.names.iter().any(|asked| asked == name)
     }
 }

@@ -21,7 +21,7 @@ use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{Load, Renewed};
 use crate::supervise;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Pulse};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -64,6 +64,7 @@ pub struct Agent<E: Executor> {
     pub(super) settings: Arc<AgentSettings>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) status: watch::Sender<Status>,
+    pulse: Pulse,
 }
 
 /// Which backend, by its place, and which of its attempts.
@@ -157,12 +158,18 @@ impl<E: Executor> Agent<E> {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (status, _) = watch::channel(Status { starting: true, ..Status::default() });
-        Self { backends, executor, journal, logs, settings: Arc::new(settings), metrics, status }
+        let (settings, pulse) = (Arc::new(settings), Pulse::default());
+        Self { backends, executor, journal, logs, settings, metrics, status, pulse }
     }
 
     /// What it is doing, now and whenever that changes.
     pub fn status(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// Whether it gets on.
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Settles what an earlier process left, then runs until `drain` and until every job has ended or was ended; `force` ends
@@ -227,6 +234,7 @@ impl<E: Executor> Table<E> {
         let mut stop: Option<Drain> = None;
         let mut probe_at = Instant::now();
         loop {
+            self.agent.pulse.turned();
             match &stop {
                 None => {
                     self.start_waiting();
@@ -304,6 +312,7 @@ impl<E: Executor> Table<E> {
                 }
                 () = at(look_at), if stop.is_none() => self.look_for_strays(),
                 Some(seen) = self.probing.next() => {
+                    self.agent.pulse.probed();
                     self.seen(seen);
                     probe_at = Instant::now() + PROBE_PAUSE;
                 }

@@ -98,6 +98,7 @@ impl Embedded {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(PAUSE) => {}
             }
+            self.results.lists.forget_unused();
             if let Err(error) = self.end_strays().await {
                 tracing::warn!(%error, "files of tries that were lost could not be looked for; tried again in a minute");
             }

@@ -22,6 +22,7 @@ mod intake;
 mod keeper;
 #[cfg(test)]
 mod keeper_tests;
+mod lists;
 mod local;
 mod results;
 #[cfg(test)]

@@ -1,15 +1,14 @@
 //! What jobs give back, at the embedded backend: how far running ones say they are, and how long the files of ended ones are kept.
 
 use super::Embedded;
+use super::lists::Lists;
 use crate::blobs::{BlobError, BlobStore};
 use crate::job::{
-    ARTIFACT_LIST_MOST, Artifact, Artifacts, AttemptId, Digest, Job, JobId, JobStep, Millis, Phase, Progress, Report,
-    UnixMillis,
+    Artifact, Artifacts, AttemptId, Digest, Job, JobId, JobStep, Millis, Phase, Progress, Report, UnixMillis,
 };
 use crate::queue::{Store, StoreError};
-use futures_util::StreamExt;
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Jobs whose progress is known. With more than an installation can run, a further one is not shown until its end.
 const MOST_LIVE: usize = 20_000;
@@ -27,6 +26,7 @@ struct Kept {
 pub(super) struct ResultsRoom {
     kept: OnceLock<Kept>,
     live: Mutex<HashMap<JobId, Live>>,
+    pub(super) lists: Lists,
 }
 
 #[derive(Debug)]
@@ -86,15 +86,9 @@ impl Embedded {
         self.changed(attempt.job, false);
     }
 
-    /// The list of a job's files. Errors: it is gone, or cannot be read.
-    pub async fn artifact_list(&self, list: Digest) -> Result<Vec<Artifact>, BlobError> {
-        let store = self.artifacts().ok_or(BlobError::Missing(list))?;
-        let mut bytes = Vec::new();
-        let mut pieces = std::pin::pin!(store.read(list, 0..ARTIFACT_LIST_MOST).await?);
-        while let Some(piece) = pieces.next().await {
-            bytes.extend_from_slice(&piece?);
-        }
-        serde_json::from_slice(&bytes).map_err(|error| BlobError::Failed(format!("the list of files: {error}")))
+    /// The list of a job's files, by their paths. Errors: it is gone, or cannot be read.
+    pub async fn artifact_list(&self, list: Digest) -> Result<Arc<[Artifact]>, BlobError> {
+        self.results.lists.get(self.artifacts().ok_or(BlobError::Missing(list))?, list).await
     }
 
     /// The files that an agent elsewhere has brought are the attempt's from now on. Errors: one is not there.

@@ -123,13 +123,20 @@ impl BlobStore {
             if bytes > room.bytes {
                 room.reach(bytes.next_multiple_of(ROOM)).or_else(|_| room.reach(bytes))?;
             }
-            hash.update(&piece);
             held.extend_from_slice(&piece);
             if held.len() as u64 >= PIECE {
-                upload.put_part(PutPayload::from_bytes(held.split().freeze())).await?;
+                write(upload, &mut hash, held.split().freeze()).await?;
             }
         }
-        upload.put_part(PutPayload::from_bytes(held.freeze())).await?;
+        write(upload, &mut hash, held.freeze()).await?;
         Ok((Digest::new(hash.finalize().into()), bytes))
     }
+}
+
+/// Writes a part, which a thread of its own does, and hashes it meanwhile.
+async fn write(upload: &mut dyn MultipartUpload, hash: &mut Sha256, part: Bytes) -> Result<(), BlobError> {
+    let writing = upload.put_part(PutPayload::from_bytes(part.clone()));
+    // In this order: what comes first is begun first, and what comes second is done here.
+    let (written, ()) = tokio::join!(biased; writing, async { hash.update(&part) });
+    Ok(written?)
 }

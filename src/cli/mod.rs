@@ -29,6 +29,7 @@ mod service;
 mod show;
 mod ssh;
 mod sweep;
+mod systemd;
 mod terminal;
 mod up;
 

@@ -2,7 +2,7 @@
 
 use super::exit::TEMPORARY;
 use super::home::Home;
-use super::{Failure, doctor, node};
+use super::{Failure, doctor, node, systemd};
 use crate::admission::policy::Looked;
 use crate::admission::{Gate, LivePolicy};
 use crate::agent::{BackendState, Drained, Status};
@@ -10,6 +10,7 @@ use crate::backend::Backend;
 use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
+use crate::executor::ssh::Pool;
 use crate::executor::ssh::inventory::{Found, LiveInventory};
 use crate::executor::{Arriving, Both};
 use crate::job::UnixMillis;
@@ -30,6 +31,8 @@ use tokio_util::sync::CancellationToken;
 const ENGINE_PAUSE: Duration = Duration::from_secs(2);
 /// Between two looks at the policy's file.
 const POLICY_PAUSE: Duration = Duration::from_secs(5);
+/// Between two looks at connections to hosts.
+const SSH_PAUSE: Duration = Duration::from_secs(2);
 /// For removals that are under way at the end.
 const SETTLE: Duration = Duration::from_secs(20);
 
@@ -98,13 +101,17 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
     let hosts = inventory
         .clone()
         .map(|inventory| node::hosts(config, inventory, &home.owner, &home.path(""), removals_stop.clone()));
-    let cells = Both::new(containers, hosts.transpose()?);
-    // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
+    let hosts = hosts.transpose()?;
+    let pool = hosts.as_ref().map(|hosts| hosts.pool().clone());
+    let cells = Both::new(containers, hosts);
+    // Without a file SIGHUP ends the process, as a terminal that is closed wants it; under systemd it is a reload, whatever there is to read.
     let watch = || watch_policy(gate.policy.clone(), health.clone());
-    let policy = gate.policy.file().is_some().then(watch).transpose()?;
+    let policy = (gate.policy.file().is_some() || systemd::is_here()).then(watch).transpose()?;
     let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone())).transpose()?;
+    let counting = pool.map(|pool| spawn("ssh metrics", count_connections(pool, Arc::clone(&metrics))));
     let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
+    let told = systemd::follow(agent.status(), agent.pulse());
     let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
     // The agent does not wait for the engine: what has ended can be told, and leases kept, without one.
     let (drained, reached) = tokio::select! {
@@ -117,8 +124,8 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
         }
     };
     watching.abort();
-    for watching in [policy, inventory].into_iter().flatten() {
-        watching.abort();
+    for task in [policy, inventory, counting, told].into_iter().flatten() {
+        task.abort();
     }
     if let Ok(executor) = executor.get()
         && !executor.settled(SETTLE).await
@@ -242,7 +249,9 @@ fn lock_engine(id: &str) -> Result<File, Failure> {
 /// SIGHUP. Errors: the signal cannot be listened to.
 fn watch_policy(policy: LivePolicy, health: Health) -> Result<JoinHandle<()>, Failure> {
     let mut hup = signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(format!("signals: {error}")))?;
-    health.set(Component::Policy, State::Ok);
+    if policy.file().is_some() {
+        health.set(Component::Policy, State::Ok);
+    }
     Ok(spawn("policy", async move {
         loop {
             let asked = tokio::select! {
@@ -293,6 +302,21 @@ fn watch_inventory(inventory: LiveInventory, health: Health) -> Result<JoinHandl
             }
         }
     }))
+}
+
+/// Tells in metrics how the hosts stand.
+async fn count_connections(pool: Pool, metrics: Arc<Metrics>) {
+    let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+    loop {
+        let states = pool.states();
+        metrics.ssh_connections.set(number(states.iter().map(|host| host.connections).sum()));
+        metrics.ssh_channels.set(number(states.iter().map(|host| host.channels).sum()));
+        for breaker in ["admit", "probe", "refuse"] {
+            let count = states.iter().filter(|host| host.breaker == breaker).count();
+            metrics.ssh_hosts.with_label_values(&[breaker]).set(number(count));
+        }
+        tokio::time::sleep(SSH_PAUSE).await;
+    }
 }
 
 async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {

@@ -3,7 +3,7 @@
 use super::api::Api;
 use super::home::Home;
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
-use super::{Failure, node};
+use super::{Failure, node, systemd};
 use crate::agent::Drained;
 use crate::backend::{Backend, Local};
 use crate::config::Config;
@@ -54,7 +54,9 @@ pub(super) async fn server(config: Config, quiet: bool) -> Result<u8, Failure> {
     let signals = Signals::listen()?;
     let api =
         Api::start(&config, &home, greeting(quiet, " (server only)"), rules, Arc::new(Metrics::new()), health).await?;
+    systemd::ready("serving");
     signals.drain.cancelled().await;
+    systemd::stopping("stopping");
     api.stop(&home).await;
     Ok(exit_code(Drained::Clean))
 }

@@ -2,7 +2,7 @@
 
 use super::Outside;
 use super::judge::No;
-use super::stream::{Stream, Up};
+use super::stream::{Stream, UP_COMMON, Up};
 use super::tally::Tally;
 use crate::job::AttemptId;
 use crate::job::JobSpec;
@@ -40,6 +40,8 @@ pub struct Door {
     concurrent: usize,
     tally: Arc<Tally>,
     lookups: Arc<Semaphore>,
+    /// What the windows of its connections may grow by.
+    common: Arc<Semaphore>,
     streams: HashMap<u32, Handle>,
     tasks: JoinSet<()>,
     ids: HashMap<Id, u32>,
@@ -74,6 +76,7 @@ impl Door {
             concurrent: usize::from(outside.connections()),
             tally: Arc::new(Tally::new(attempt, asked, &outside.settings)),
             lookups: Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)),
+            common: Arc::new(Semaphore::new(UP_COMMON)),
             outside: outside.clone(),
             streams: HashMap::new(),
             tasks: JoinSet::new(),
@@ -177,7 +180,7 @@ impl Door {
             self.words.push_back(Egress::Failed { stream, fault: no.fault, text: no.reason });
             return Ok(());
         }
-        let (up, credit) = (Arc::new(Up::new()), Arc::new(Semaphore::new(credit as usize)));
+        let (up, credit) = (Arc::new(Up::new(&self.common)), Arc::new(Semaphore::new(credit as usize)));
         let task = Stream {
             id: stream,
             host,

@@ -7,7 +7,7 @@ use super::judge::{self, No};
 use super::tally::Tally;
 use crate::job::egress::{EgressRule, Host};
 use crate::job::shown;
-use crate::protocol::wire::{EGRESS_PIECE, Egress, EgressFault};
+use crate::protocol::wire::{EGRESS_PIECE, EGRESS_WINDOW, Egress, EgressFault};
 use bytes::{BufMut, BytesMut};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,32 +16,47 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// What a warden may send for one connection before it is written; so much is held of each at most.
-pub(super) const UP_WINDOW: u32 = 128 * 1024;
+/// What a warden may send for one connection before it is written, whatever the others have; so much is held of each at most.
+pub(super) const UP_LEAST: u32 = 64 * 1024;
+/// What that may grow to: the whole of what may be under way.
+const UP_MOST: u32 = EGRESS_WINDOW;
+/// By how much those of one job may grow, all together.
+pub(super) const UP_COMMON: usize = 1 << 20;
 
-/// What a cell has sent for one connection, on its way to the server: at most [`UP_WINDOW`], which is checked where it comes in.
+/// What a cell has sent for one connection, on its way to the server: at most its window, which is checked where it comes in. The window grows
+/// while the server takes all at once, out of what the connections of a job have together, and goes back when it does not.
 #[derive(Debug)]
 pub(super) struct Up {
     state: Mutex<UpState>,
+    common: Arc<Semaphore>,
     more: Notify,
     /// All of it was written, and that it was all.
     done: watch::Sender<bool>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct UpState {
     bytes: BytesMut,
+    window: u32,
     granted: u32,
     eof: bool,
 }
 
+impl Drop for Up {
+    fn drop(&mut self) {
+        let share = self.state().window - UP_LEAST;
+        self.common.add_permits(share as usize);
+    }
+}
+
 impl Up {
-    pub(super) fn new() -> Self {
-        let state = Mutex::new(UpState { granted: UP_WINDOW, ..UpState::default() });
-        Self { state, more: Notify::new(), done: watch::Sender::new(false) }
+    pub(super) fn new(common: &Arc<Semaphore>) -> Self {
+        let state = UpState { bytes: BytesMut::new(), window: UP_LEAST, granted: UP_LEAST, eof: false };
+        let (state, common) = (Mutex::new(state), Arc::clone(common));
+        Self { state, common, more: Notify::new(), done: watch::Sender::new(false) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, UpState> {
@@ -94,8 +109,25 @@ impl Up {
         }
     }
 
-    fn grant(&self, bytes: u32) {
-        self.state().granted += bytes;
+    /// So much was written: how much more may come.
+    fn grant(&self, written: u32) -> u32 {
+        let mut state = self.state();
+        let waits = u32::try_from(state.bytes.len()).unwrap_or(u32::MAX);
+        let mut more = written;
+        if waits == 0 {
+            let extra = state.window.min(UP_MOST - state.window);
+            if self.common.try_acquire_many(extra).map(SemaphorePermit::forget).is_ok() {
+                state.window += extra;
+                more += extra;
+            }
+        } else if waits >= state.window / 2 {
+            let less = (more / 2).min(state.window - UP_LEAST);
+            self.common.add_permits(less as usize);
+            state.window -= less;
+            more -= less;
+        }
+        state.granted += more;
+        more
     }
 }
 
@@ -122,7 +154,7 @@ impl Stream {
         let word = match self.open().await {
             Ok(connection) => {
                 self.tally.connected();
-                let opened = Egress::Opened { stream: self.id, credit: UP_WINDOW };
+                let opened = Egress::Opened { stream: self.id, credit: UP_LEAST };
                 if self.out.send(Out::Word(opened)).await.is_err() {
                     return;
                 }
@@ -277,14 +309,62 @@ impl Stream {
             self.tally.goes_out(bytes.len())?;
             to.write_all(&bytes).await.map_err(|_| None)?;
             touch();
-            let count = u32::try_from(bytes.len()).unwrap_or(UP_WINDOW);
-            self.up.grant(count);
-            let credit = Egress::Credit { stream: self.id, bytes: count };
+            let more = self.up.grant(u32::try_from(bytes.len()).unwrap_or_default());
+            let credit = Egress::Credit { stream: self.id, bytes: more };
             self.out.send(Out::Word(credit)).await.map_err(|_| None)?;
         }
         let ended: io::Result<()> = to.shutdown().await;
         self.up.done.send_replace(true);
         touch();
         ended.map_err(|_| None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_grows_while_the_server_keeps_up_and_goes_back_when_it_does_not() {
+        let common = Arc::new(Semaphore::new(UP_COMMON));
+        let up = Up::new(&common);
+        let (window, granted) = (|up: &Up| up.state().window, |up: &Up| up.state().granted);
+        let write = |up: &Up| {
+            let written = up.state().bytes.split();
+            up.grant(u32::try_from(written.len()).expect("small"))
+        };
+        for _ in 0..5 {
+            let all = vec![1; granted(&up) as usize];
+            assert!(up.take(&all) && !up.take(&[1]), "as much as it was given, and no more");
+            write(&up);
+            assert_eq!(window(&up), granted(&up), "all of it may come again");
+            assert_eq!(common.available_permits(), UP_COMMON - (window(&up) - UP_LEAST) as usize);
+        }
+        assert_eq!(window(&up), UP_MOST);
+        // It fills while what was taken out of it is being written.
+        for _ in 0..20 {
+            let all = vec![1; granted(&up) as usize];
+            assert!(up.take(&all));
+            let part = window(&up) / 4;
+            drop(up.state().bytes.split_to(part as usize));
+            up.grant(part);
+        }
+        assert!(window(&up) < UP_LEAST * 3 / 2, "{}", window(&up));
+        drop(up);
+        assert_eq!(common.available_permits(), UP_COMMON);
+    }
+
+    #[test]
+    fn all_windows_of_a_job_have_one_bound() {
+        let common = Arc::new(Semaphore::new(UP_COMMON));
+        let all: Vec<Up> = (0..40).map(|_| Up::new(&common)).collect();
+        for up in all.iter().chain(&all).chain(&all) {
+            let window = up.state().window;
+            assert!(up.take(&vec![1; window as usize]));
+            up.state().bytes.clear();
+            up.grant(window);
+        }
+        let sum: usize = all.iter().map(|up| up.state().window as usize).sum();
+        assert!(sum <= 40 * UP_LEAST as usize + UP_COMMON && common.available_permits() < UP_LEAST as usize);
     }
 }

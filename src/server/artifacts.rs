@@ -15,6 +15,7 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 use utoipa::{IntoParams, ToSchema};
 
 const PAGE: usize = 1000;
@@ -49,11 +50,11 @@ fn gone(job: &Job) -> ProblemDocument {
 }
 
 /// All files. Errors: none were kept, or none are any more.
-async fn files(app: &App, id: &str) -> Answer<(Job, Vec<Artifact>)> {
+async fn files(app: &App, id: &str) -> Answer<(Job, Arc<[Artifact]>)> {
     let (job, _) = attempt_of(app, id, None).await?;
     let list = match &job.results.artifacts {
         Some(Artifacts { list: Some(list), .. }) => *list,
-        _ => return Ok((job, Vec::new())),
+        _ => return Ok((job, Arc::default())),
     };
     if app.backend.artifacts_are_over(&job) {
         return Err(gone(&job));

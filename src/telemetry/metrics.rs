@@ -3,8 +3,8 @@
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
-    TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 
 /// Every metric that there is. The names are the product's interface: dashboards depend on them.
@@ -32,6 +32,9 @@ pub struct Metrics {
     pub wire_skipped_bytes_total: IntCounter,
     pub reattach_total: IntCounter,
     pub swept_total: IntCounter,
+    pub ssh_connections: IntGauge,
+    pub ssh_channels: IntGauge,
+    pub ssh_hosts: IntGaugeVec,
 }
 
 /// From a millisecond to a minute: cells start in tenths of a second.
@@ -72,10 +75,15 @@ impl Metrics {
         )
         .expect("a valid name");
         add(Box::new(cell_acquire_seconds.clone()));
-        let build = prometheus::IntGaugeVec::new(Opts::new("jobcell_build_info", "Always 1"), &["version"])
-            .expect("a valid name");
+        let build = IntGaugeVec::new(Opts::new("jobcell_build_info", "Always 1"), &["version"]).expect("a valid name");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         add(Box::new(build));
+        let ssh_hosts = IntGaugeVec::new(
+            Opts::new("jobcell_ssh_hosts", "Hosts that jobs went to, by whether they get more: admit, probe or refuse"),
+            &["breaker"],
+        )
+        .expect("a valid name");
+        add(Box::new(ssh_hosts.clone()));
         add(Box::new(Process::new()));
         Self {
             jobs_submitted_total: counter("jobcell_jobs_submitted_total", "Jobs taken in"),
@@ -106,6 +114,9 @@ impl Metrics {
             ),
             reattach_total: counter("jobcell_reattach_total", "Links to wardens that were made again"),
             swept_total: counter("jobcell_swept_total", "Cells that nobody wanted and the agent removed"),
+            ssh_connections: gauge("jobcell_ssh_connections", "Open connections to hosts"),
+            ssh_channels: gauge("jobcell_ssh_channels", "Channels on them"),
+            ssh_hosts,
             registry,
         }
     }

@@ -5,7 +5,9 @@
 mod health;
 mod logging;
 mod metrics;
+mod pulse;
 
 pub use health::{Component, Health, HealthReport, State};
 pub use logging::{LogFormat, check_filter, init};
 pub use metrics::Metrics;
+pub use pulse::Pulse;

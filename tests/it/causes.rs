@@ -366,6 +366,9 @@ const FORCED: [(&str, &str, &str); 38] = [
     ("registry_unreachable", "tests/it/images.rs", "\"registry_unreachable\""),
     ("registry_limited", "tests/it/images.rs", "\"registry_limited\""),
     ("pull_timeout", "tests/it/images.rs", "\"pull_timeout\""),
+    ("host_unreachable", "tests/it/ssh/jobs.rs", "\"host_unreachable\""),
+    ("host_refused", "tests/it/ssh/jobs.rs", "\"host_refused\""),
+    ("target_unsupported", "tests/it/ssh/jobs.rs", "\"target_unsupported\""),
     ("lease_expired", "tests/it/fleet.rs", "\"lease_expired\""),
     ("agent_lost", "tests/it/chaos/freeze.rs", "\"agent_lost\""),
     ("engine_failed", "tests/it/chaos/disks.rs", "\"engine_failed\""),
@@ -381,9 +384,6 @@ const FORCED: [(&str, &str, &str); 38] = [
     ("artifacts_failed", "tests/it/artifacts.rs", "\"artifacts_failed\""),
     ("stuck", "src/queue/retry_tests.rs", "\"stuck\""),
     ("fan_out", "tests/it/fan_out.rs", "\"fan_out\""),
-    ("host_unreachable", "tests/it/ssh/jobs.rs", "\"host_unreachable\""),
-    ("host_refused", "tests/it/ssh/jobs.rs", "\"host_refused\""),
-    ("target_unsupported", "tests/it/ssh/jobs.rs", "\"target_unsupported\""),
 ];
 
 #[test]

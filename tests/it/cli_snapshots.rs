@@ -75,6 +75,8 @@ impl Shell<'_> {
             (r#""for_ms": \d+"#, "\"for_ms\": [for]"),
             (r"(?m)^isolation receipt(.*)\n(  .*\n)+", "isolation receipt$1\n  [receipt]\n"),
             (r#"(warden:?) "?[0-9a-f]{16}"?"#, "$1 [warden]"),
+            // The images of the tests are made of packages, which change with time.
+            (r"sha256:[0-9a-f]{64}", "[digest]"),
             (r"\d+ GiB free", "[free]"),
             (r"127\.0\.0\.1:\d{5}\b", "[address]"),
             (r"jc[ka]_[0-9a-f]{64}", "[key]"),

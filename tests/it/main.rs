@@ -44,5 +44,6 @@ mod ssh;
 mod stage;
 mod stops;
 mod sweep;
+mod systemd;
 mod verbs;
 mod warden;

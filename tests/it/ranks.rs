@@ -28,7 +28,8 @@ const RANKS: [(&str, u8); 21] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 13] = [
+const CONFINED: [(&str, &[&str]); 14] = [
+    ("russh", &["src/executor/ssh"]),
     ("bollard", &["src/executor/docker"]),
     ("chacha20poly1305", &["src/secrets"]),
     ("figment", &["src/config"]),

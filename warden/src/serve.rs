@@ -205,7 +205,11 @@ impl Warden {
     fn wake_at(&self, now: u64, reads: bool) -> Option<u64> {
         let phase = match &self.phase {
             Phase::Running(job) => job.wake_at(now, reads),
-            Phase::Waiting(_) | Phase::Refused(_) => Some(self.start_by),
+            Phase::Waiting(intake) => {
+                let tell_at = intake.inputs.as_ref().and_then(Unpack::tell_at);
+                Some(tell_at.map_or(self.start_by, |at| at.min(self.start_by)))
+            }
+            Phase::Refused(_) => Some(self.start_by),
             Phase::Ended(_) => None,
         };
         let rescue = self.rescue_due.then(|| self.last_input.saturating_add(RESCUE_AFTER_NS));
@@ -328,8 +332,7 @@ impl Warden {
             }
             (ToWarden::InputsPart { offset, bytes }, Phase::Waiting(intake)) => {
                 match intake.inputs.as_mut().map(|inputs| inputs.part(offset, &bytes)) {
-                    Some(Ok(taken)) => {
-                        self.outbox.taken = Some(taken);
+                    Some(Ok(_)) => {
                         // Who brings something comes to an end.
                         self.start_by = now.saturating_add(self.start_deadline_ns);
                     }
@@ -491,7 +494,12 @@ impl Warden {
         match &mut self.phase {
             Phase::Running(job) => job.tick(now),
             Phase::Waiting(_) | Phase::Refused(_) if now >= self.start_by => return Some(EXIT_START_DEADLINE),
-            Phase::Waiting(_) | Phase::Refused(_) | Phase::Ended(_) => {}
+            Phase::Waiting(intake) => {
+                if let Some(taken) = intake.inputs.as_mut().and_then(|inputs| inputs.tell(now)) {
+                    self.outbox.taken = Some(taken);
+                }
+            }
+            Phase::Refused(_) | Phase::Ended(_) => {}
         }
         None
     }

@@ -4,16 +4,24 @@
 //! nothing outside can be made or written. What is there already is never opened. Owns the folder while there is no job.
 
 use crate::sys;
-use crate::wire::{BadPayload, InputReader, InputTotals, Place, Stuck};
+use crate::wire::{BadPayload, INPUTS_CREDIT, InputReader, InputTotals, Place, Stuck};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+/// What is in its place is told at the latest then: who brings a little at a time is not kept waiting for a word.
+const TELL_WITHIN_NS: u64 = 20_000_000;
+/// So much is worth a word at once. A word for each part would cost the transport as much as the part.
+const TELL_BYTES: u64 = INPUTS_CREDIT / 4;
+
 /// Inputs on their way in.
 pub(crate) struct Unpack {
     reader: InputReader,
     beneath: Beneath,
+    told: u64,
+    /// When there began to be something to tell.
+    untold_since: Option<u64>,
 }
 
 /// Why they are not all there; for an end that never started.
@@ -32,7 +40,8 @@ impl Unpack {
 
     fn into(root: &str) -> Result<Self, Failed> {
         let root = sys::folder(root).map_err(|error| failed(root.as_bytes(), &error))?;
-        Ok(Self { reader: InputReader::default(), beneath: Beneath { root, parent: None, file: None } })
+        let beneath = Beneath { root, parent: None, file: None };
+        Ok(Self { reader: InputReader::default(), beneath, told: 0, untold_since: None })
     }
 
     /// Takes a part of the stream. One that is not the next is a repeat, or behind a hole: it is passed over. Says how far it is now.
@@ -44,6 +53,25 @@ impl Unpack {
             })?;
         }
         Ok(self.reader.taken())
+    }
+
+    /// How much is in its place, if that is to be told now.
+    pub(crate) fn tell(&mut self, now: u64) -> Option<u64> {
+        let taken = self.reader.taken();
+        if taken == self.told {
+            return None;
+        }
+        let since = *self.untold_since.get_or_insert(now);
+        let due = taken - self.told >= TELL_BYTES || self.totals().is_some() || now >= since + TELL_WITHIN_NS;
+        due.then(|| {
+            (self.told, self.untold_since) = (taken, None);
+            taken
+        })
+    }
+
+    /// When the rest of it is to be told.
+    pub(crate) fn tell_at(&self) -> Option<u64> {
+        self.untold_since.map(|since| since + TELL_WITHIN_NS)
     }
 
     pub(crate) fn totals(&self) -> Option<InputTotals> {

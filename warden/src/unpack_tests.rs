@@ -100,6 +100,31 @@ fn a_stream_in_any_pieces_makes_the_same() {
 }
 
 #[test]
+fn what_is_in_its_place_is_told_in_large_steps_soon_and_at_the_end_at_once() {
+    let room = Room::new("told");
+    let (bytes, _) = good(&vec![7; 3 * TELL_BYTES as usize]);
+    let mut unpack = room.begin(false);
+    let (mut at, mut words) = (0, Vec::new());
+    let mut give = |unpack: &mut Unpack, count: usize| {
+        at = unpack.part(at, &bytes[at as usize..bytes.len().min(at as usize + count)]).expect("is taken");
+        at
+    };
+    assert_eq!((unpack.tell(0), unpack.tell_at()), (None, None));
+    give(&mut unpack, 1000);
+    assert_eq!((unpack.tell(5), unpack.tell_at()), (None, Some(5 + TELL_WITHIN_NS)));
+    let taken = give(&mut unpack, 1000);
+    assert_eq!(unpack.tell(4 + TELL_WITHIN_NS), None);
+    assert_eq!((unpack.tell(5 + TELL_WITHIN_NS), unpack.tell_at()), (Some(taken), None));
+    while unpack.totals().is_none() {
+        give(&mut unpack, 1000);
+        words.extend(unpack.tell(9 + TELL_WITHIN_NS));
+    }
+    assert_eq!(words.len(), 3, "two full steps and the end: {words:?}");
+    assert_eq!(words.last(), Some(&(bytes.len() as u64)));
+    assert_eq!(unpack.tell(u64::MAX / 2), None, "once");
+}
+
+#[test]
 fn a_stream_that_begins_again_leaves_nothing_of_the_first() {
     let room = Room::new("again");
     let big = vec![7; 3000];

@@ -91,9 +91,10 @@ impl Connection {
     }
 
     /// Nobody waits for places on it any more.
-    pub(super) fn drain(&self) {
-        self.seats().draining = true;
-        self.news.notify_waiters();
+    fn drain(&self) {
+        if !std::mem::replace(&mut self.seats().draining, true) {
+            self.news.notify_waiters();
+        }
     }
 
     /// A place for a channel, if there is one.
@@ -178,6 +179,10 @@ impl Connection {
     pub(super) async fn keep(self: Arc<Self>, idle: Duration, age: Duration, stop: CancellationToken) -> Ending {
         let mut lost = self.lost.clone();
         loop {
+            let news = self.news.notified();
+            tokio::pin!(news);
+            // From here on nothing is missed.
+            news.as_mut().enable();
             let now = Instant::now();
             if now.duration_since(self.born) >= age {
                 self.drain();
@@ -202,7 +207,6 @@ impl Connection {
                 self.end().await;
                 return Ending::Cut("it was not used".to_owned());
             };
-            let news = self.news.notified();
             tokio::select! {
                 ending = said(&mut lost) => {
                     self.closing.cancel();

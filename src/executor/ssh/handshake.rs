@@ -4,7 +4,7 @@ use super::algorithms::{client_config, preferred, with_keys};
 use super::credentials::Opener;
 use super::error::ConnectError;
 use super::handler::{Client, Ending, Lost, Trust, Verdict, shown_key};
-use super::known::{Asked, Distrust, KnownHosts, Types, all_types};
+use super::known::{Asked, Distrust, KnownHosts, all_types};
 use super::login::{NoLogin, login};
 use super::route::Route;
 use russh::client::{self, Handle};
@@ -23,6 +23,8 @@ pub(super) struct Opened {
 /// Why a try came to nothing.
 #[derive(Debug)]
 pub(super) enum Failed {
+    /// On the way to the host.
+    Way(ConnectError),
     /// For good, or until somebody does something.
     Permanent(ConnectError),
     /// The host cut the connection before it knew who it was: it has too many of them.
@@ -50,17 +52,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Terms { route, known, asked, opener, keepalive, only } = terms;
-    let types = known.types(&asked);
     let wanted = match only {
         Some(only) => with_keys(only, Vec::new()),
-        None => preferred(&types),
+        None => preferred(&known.types(&asked)),
     };
     let offered = wanted.key.to_vec();
     let pinned = !asked.pinned.is_empty();
     let config = Arc::new(client_config(wanted, keepalive));
     let (client, verdict, lost) = Client::new(Arc::new(Trust::Known { known, asked }));
     let connected = client::connect_stream(config, stream, client).await;
-    let mut handle = connected.map_err(|error| explain(route, error, &verdict, &types, pinned, offered))?;
+    let mut handle = connected.map_err(|error| explain(route, error, &verdict, pinned, offered))?;
     match login(&mut handle, &route.login, opener).await {
         Ok(()) => Ok(Opened { handle, lost }),
         Err(NoLogin::Refused(why)) => Err(Failed::Permanent(ConnectError::Login(format!(
@@ -94,7 +95,6 @@ fn explain(
     route: &Route,
     error: russh::Error,
     verdict: &Mutex<Verdict>,
-    types: &Types,
     pinned: bool,
     offered: Vec<Algorithm>,
 ) -> Failed {
@@ -116,9 +116,10 @@ fn explain(
         return unfit(format!("{route} is not safe to talk to: {why}"));
     }
     match error {
-        russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, theirs, .. } if pinned => {
-            host_key(format!("{route} has no key of the inventory's `fingerprints` (it has {})", some(&theirs)))
-        }
+        russh::Error::NoCommonAlgo { kind: russh::AlgorithmKind::Key, .. } if pinned => host_key(format!(
+            "{route} has none of the host keys whose fingerprints the inventory has: somebody may be in between; \
+             if its operator says that they changed, correct `fingerprints` there"
+        )),
         russh::Error::NoCommonAlgo { kind, theirs, .. } => unfit(format!(
             "{route} offers no {} that is safe (it offers {}); update its SSH server, or its settings",
             match kind {
@@ -139,12 +140,9 @@ fn explain(
         russh::Error::Version => {
             unfit(format!("what answers at {route} is no SSH server; correct its address and port"))
         }
-        russh::Error::IO(_) | russh::Error::HUP | russh::Error::Disconnect => {
-            let _ = types;
-            Failed::Throttled(format!(
-                "{route} ended the connection before the login ({error}), as hosts with too many of them do"
-            ))
-        }
+        russh::Error::IO(_) | russh::Error::HUP | russh::Error::Disconnect => Failed::Throttled(format!(
+            "{route} ended the connection before the login ({error}), as hosts with too many of them do"
+        )),
         other => Failed::Unreachable(format!("{route}: the handshake failed: {other}")),
     }
 }

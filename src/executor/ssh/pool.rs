@@ -76,8 +76,8 @@ struct Flight {
 pub struct HostState {
     /// Its name for people.
     pub name: String,
-    /// Who logs in.
-    pub login: String,
+    /// Who logs in; nobody at the moment, at one that is left alone.
+    pub login: Option<String>,
     /// Its breaker: `admit`, `probe` or `refuse`.
     pub breaker: &'static str,
     /// Connections that are open.
@@ -159,7 +159,7 @@ impl Pool {
         Shared::carrier(&self.0, route, deadline).await.map(drop)
     }
 
-    /// How the hosts stand that somebody goes to, by name and login.
+    /// How the hosts stand that somebody goes to, or that are left alone, by name and login.
     pub fn states(&self) -> Vec<HostState> {
         let groups: Vec<Arc<Group>> = lock(&self.0.groups).values().cloned().collect();
         let mut states: Vec<HostState> = groups
@@ -169,13 +169,22 @@ impl Pool {
                 let living = || state.connections.iter().filter(|connection| connection.lives());
                 HostState {
                     name: group.route.name.clone(),
-                    login: group.route.login.clone(),
+                    login: Some(group.route.login.clone()),
                     breaker: group.host.state(),
                     connections: living().count(),
                     channels: living().map(|connection| connection.open()).sum(),
                 }
             })
             .collect();
+        let mut alone: Vec<Arc<Host>> = lock(&self.0.hosts).values().cloned().collect();
+        alone.retain(|host| host.state() != "admit" && !groups.iter().any(|group| Arc::ptr_eq(&group.host, host)));
+        states.extend(alone.into_iter().map(|host| HostState {
+            name: host.name.clone(),
+            login: None,
+            breaker: host.state(),
+            connections: 0,
+            channels: 0,
+        }));
         states.sort_by(|a, b| (&a.name, &a.login).cmp(&(&b.name, &b.login)));
         states
     }
@@ -217,7 +226,7 @@ impl Shared {
         if hosts.len() >= MOST_HOSTS {
             hosts.retain(|_, host| Arc::strong_count(host) > 1);
         }
-        let host = Host::new(self.settings.handshakes_per_host);
+        let host = Host::new(&route.name, self.settings.handshakes_per_host);
         hosts.insert(key, Arc::clone(&host));
         host
     }
@@ -245,28 +254,19 @@ impl Shared {
 
     /// A place on a connection of the route, by `deadline`.
     async fn seat(shared: &Arc<Self>, route: &Route, lane: Lane, deadline: Instant) -> Result<Slot, ConnectError> {
-        let group = shared.group(route);
+        let held = Held(Arc::clone(shared), shared.group(route));
+        let group = &held.1;
         let mut failed = None;
         loop {
             let news = group.news.notified();
             tokio::pin!(news);
             // From here on nothing is missed.
             news.as_mut().enable();
-            let next = shared.next(
-                &group,
-                deadline,
-                failed.is_some(),
-                |state| {
-                    let mut all: Vec<&Arc<Connection>> = state.connections.iter().collect();
-                    all.sort_by_key(|connection| connection.open());
-                    all.into_iter().find_map(|connection| connection.seat(lane))
-                },
-                lane,
-            );
+            let next = shared.next(group, lane, failed.is_some());
             match next {
                 Next::Place(slot) => return Ok(slot),
                 Next::Flight(flight) => {
-                    if let Err(error) = shared.join(&group, &flight, news, deadline).await? {
+                    if let Err(error) = shared.join(group, &flight, news, deadline).await? {
                         // With others there is still a place to wait for.
                         if error.is_permanent() || !lock(&group.state).connections.iter().any(|one| one.lives()) {
                             return Err(error);
@@ -288,7 +288,8 @@ impl Shared {
 
     /// A connection of the route that carries another one, by `deadline`.
     async fn carrier(shared: &Arc<Self>, route: &Route, deadline: Instant) -> Result<Carried, ConnectError> {
-        let group = shared.group(route);
+        let held = Held(Arc::clone(shared), shared.group(route));
+        let group = &held.1;
         loop {
             let news = group.news.notified();
             tokio::pin!(news);
@@ -301,10 +302,10 @@ impl Shared {
                 }
                 match state.flights.first() {
                     Some(flight) => Arc::clone(flight),
-                    None => shared.take_off(&group, &mut state)?,
+                    None => shared.take_off(group, &mut state)?,
                 }
             };
-            shared.join(&group, &flight, news, deadline).await??;
+            shared.join(group, &flight, news, deadline).await??;
         }
     }
 
@@ -332,17 +333,12 @@ impl Shared {
     }
 
     /// A place, a flight to wait for, or nothing but to wait.
-    fn next(
-        self: &Arc<Self>,
-        group: &Arc<Group>,
-        _deadline: Instant,
-        grounded: bool,
-        place: impl FnOnce(&GroupState) -> Option<Slot>,
-        lane: Lane,
-    ) -> Next {
+    fn next(self: &Arc<Self>, group: &Arc<Group>, lane: Lane, grounded: bool) -> Next {
         let mut state = lock(&group.state);
         state.connections.retain(|connection| connection.lives());
-        if let Some(slot) = place(&state) {
+        let mut all: Vec<&Arc<Connection>> = state.connections.iter().collect();
+        all.sort_by_key(|connection| connection.open());
+        if let Some(slot) = all.into_iter().find_map(|connection| connection.seat(lane)) {
             return Next::Place(slot);
         }
         let seats = state.learnt.map_or(self.settings.channels_per_connection, |limit| limit.saturating_sub(1)).max(1);
@@ -386,6 +382,15 @@ impl Shared {
     }
 }
 
+/// A route that somebody uses; forgotten with the last of them, unless there are connections.
+struct Held(Arc<Shared>, Arc<Group>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.forget(&self.1);
+    }
+}
+
 /// Counts who waits for a flight.
 struct Waiting<'a>(&'a Flight);
 
@@ -412,10 +417,15 @@ fn fly(shared: Arc<Shared>, group: Arc<Group>) -> Flying {
         group.host.ask(route)?;
         let tried = tokio::select! {
             tried = open(&shared, &group, deadline) => tried,
-            () = shared.stop.cancelled() => Err(ConnectError::Stopped),
+            () = shared.stop.cancelled() => Err(NotIn::Way(ConnectError::Stopped)),
         };
-        group.host.tell(route, &tried);
-        let (opened, over) = tried?;
+        match &tried {
+            Ok(_) => group.host.tell(route, &Ok(())),
+            Err(NotIn::Host(error)) => group.host.tell(route, &Err(error.clone())),
+            // What is on the way to a host is not its fault.
+            Err(NotIn::Way(_)) => {}
+        }
+        let (opened, over) = tried.map_err(|(NotIn::Host(error) | NotIn::Way(error))| error)?;
         let limit = lock(&group.state).learnt.unwrap_or(shared.settings.channels_per_connection + 1);
         let connection = Connection::new(opened, limit, Arc::clone(&group.news), over);
         tracing::debug!(host = %route, login = %route.login, connection = connection.number, "connected");
@@ -437,22 +447,27 @@ fn fly(shared: Arc<Shared>, group: Arc<Group>) -> Flying {
     })
 }
 
+/// Why a host does not let anybody in.
+enum NotIn {
+    /// By the host.
+    Host(ConnectError),
+    /// By something else, before it or here.
+    Way(ConnectError),
+}
+
 /// Tries until the host lets this login in, or says no, or the time is over.
-async fn open(
-    shared: &Arc<Shared>,
-    group: &Group,
-    deadline: Instant,
-) -> Result<(Opened, Option<Carried>), ConnectError> {
+async fn open(shared: &Arc<Shared>, group: &Group, deadline: Instant) -> Result<(Opened, Option<Carried>), NotIn> {
     let route = &group.route;
-    let late = |what: &str| ConnectError::Unreachable(format!("{route} {what} in time"));
     let place = tokio::time::timeout_at(deadline, group.host.handshakes.acquire());
-    let _place = place.await.map_err(|_| ConnectError::Throttled(format!("too many connect to {route} at once")))?;
+    let many = || NotIn::Way(ConnectError::Throttled(format!("too many connect to {route} at once")));
+    let _place = place.await.map_err(|_| many())?;
     let inventory = shared.inventory.current();
     let credential = inventory.credential(&route.credential).ok_or_else(|| {
-        ConnectError::Login(format!("the inventory has no credential `{}` any more", route.credential))
+        NotIn::Way(ConnectError::Login(format!("the inventory has no credential `{}` any more", route.credential)))
     })?;
-    let opener = shared.keys.load(&route.credential, credential, &route.login).await?;
-    let known = shared.known.load(&inventory.known_hosts).await.map_err(ConnectError::HostKey)?;
+    let opener = shared.keys.load(&route.credential, credential, &route.login).await.map_err(NotIn::Way)?;
+    let known = shared.known.load(&inventory.known_hosts).await;
+    let known = known.map_err(|why| NotIn::Way(ConnectError::HostKey(why)))?;
     let pinned = route.fingerprints.iter().filter_map(|text| Fingerprint::from_str(text).ok()).collect();
     let asked = Asked::new(&route.host, route.port, route.known_as.as_deref(), pinned);
     let mut only = None;
@@ -469,16 +484,20 @@ async fn open(
         let failed = match tokio::time::timeout_at(deadline, attempt(shared, terms, deadline)).await {
             Ok(Ok(opened)) => return Ok(opened),
             Ok(Err(failed)) => failed,
-            Err(_) => return Err(late("answers, and did not finish the handshake")),
+            Err(_) => {
+                let said = format!("{route} did not finish the handshake in time");
+                return Err(NotIn::Host(ConnectError::Unreachable(said)));
+            }
         };
         match failed {
-            Failed::Permanent(error) => return Err(error),
-            Failed::Unreachable(said) => return Err(ConnectError::Unreachable(said)),
+            Failed::Way(error) => return Err(NotIn::Way(error)),
+            Failed::Permanent(error) => return Err(NotIn::Host(error)),
+            Failed::Unreachable(said) => return Err(NotIn::Host(ConnectError::Unreachable(said))),
             Failed::OtherKey(rest) => only = Some(rest),
             Failed::Throttled(said) => {
                 let pause = pauses.next().unwrap_or(THROTTLED.1);
                 if Instant::now() + pause >= deadline {
-                    return Err(ConnectError::Throttled(said));
+                    return Err(NotIn::Host(ConnectError::Throttled(said)));
                 }
                 tracing::debug!(host = %route, reason = %said, "the host has too many connections; it is asked again");
                 tokio::time::sleep(pause).await;
@@ -499,12 +518,9 @@ async fn attempt(
         return Ok((handshake(terms, stream).await?, None));
     };
     let over = Shared::carrier(shared, jump, deadline).await;
-    let over = over.map_err(|error| Failed::Permanent(error.on_the_way(&jump.to_string())))?;
+    let over = over.map_err(|error| Failed::Way(error.on_the_way(&jump.to_string())))?;
     let stream = over.connection().forward(&route.host, route.port).await;
     let stream = stream
         .map_err(|error| Failed::Unreachable(format!("{route} cannot be reached from jump host {jump}: {error}")))?;
     Ok((handshake(terms, stream).await?, Some(over)))
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,7 +1,7 @@
 //! Which files that a job leaves are fetched, in which order, and what becomes of each. Pure: what the warden says goes in, what to ask
 //! it and what to do with bytes comes out.
 //!
-//! First the whole list, page by page, then the files in its order, a few requests ahead and a quarter of a megabyte at most. What comes from
+//! First the whole list, page by page, then the files in its order, a few requests ahead and half a megabyte at most. What comes from
 //! a warden is believed about its own cell only: paths are looked at, sizes are held to the limits, what was not asked for is a fault.
 
 use crate::job::{ArtifactProblem, ArtifactRule, Artifacts, ByteSize, Millis, UnixMillis, is_artifact_path};
@@ -9,7 +9,9 @@ use crate::protocol::wire::{self, Entry, EntryKind, MOST_PIECE, Page, Piece, Sta
 use std::collections::VecDeque;
 
 /// Bytes that are asked for and have not come: so much is before a ping's answer, at most.
-const WINDOW_BYTES: u64 = 4 * MOST_PIECE as u64;
+const WINDOW_BYTES: u64 = 8 * MOST_PIECE as u64;
+/// Bytes of one request, which are answered by as many pieces as they need: a request costs the transport as much as a piece.
+const READ_BYTES: u64 = 2 * MOST_PIECE as u64;
 /// Requests under way; a warden keeps twice as many.
 const WINDOW_REQUESTS: usize = 32;
 /// A list of more is no cell's: a workspace has no more files by far.
@@ -161,7 +163,7 @@ impl Collector {
         while room && self.flights.len() < WINDOW_REQUESTS {
             let (file, offset) = self.next;
             let Some(wanted) = self.wanted.get(file) else { break };
-            let left = wanted.stamp.size.saturating_sub(offset).min(MOST_PIECE as u64);
+            let left = wanted.stamp.size.saturating_sub(offset).min(READ_BYTES);
             let under_way: u64 = self.flights.iter().map(|flight| flight.left).sum();
             if under_way + left > WINDOW_BYTES {
                 break;

@@ -900,11 +900,34 @@ async fn reattach<C: Cell>(cell: &C, limit: Duration) -> Done {
 fn pieces(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let most = rest.len().min(CHUNK_BYTES);
-        let marker = rest[..most].windows(MARKER.len()).position(|part| part == MARKER);
+        let marker = marker_in(&rest[..most]);
         let (chunk, behind) = rest.split_at(marker.map_or(most, |at| at + 1));
         rest = behind;
         (!chunk.is_empty()).then_some(chunk)
     })
+}
+
+/// Where the first marker is. All inputs pass here: first a look that takes many bytes at a time, at the marker's first two.
+fn marker_in(bytes: &[u8]) -> Option<usize> {
+    const LOOK: usize = 256;
+    let mut at = 0;
+    while at + 1 < bytes.len() {
+        let end = bytes.len().min(at + LOOK + 1);
+        let (firsts, seconds) = (&bytes[at..end - 1], &bytes[at + 1..end]);
+        let pairs = firsts
+            .iter()
+            .zip(seconds)
+            .fold(0, |found, (first, second)| found | u8::from(*first == MARKER[0]) & u8::from(*second == MARKER[1]));
+        if pairs != 0 {
+            // It may go on behind what was looked at.
+            let near = &bytes[at..bytes.len().min(end + MARKER.len())];
+            if let Some(found) = near.windows(MARKER.len()).position(|part| part == MARKER) {
+                return Some(at + found);
+            }
+        }
+        at += LOOK;
+    }
+    None
 }
 
 fn random_below(limit: u32) -> u32 {
@@ -931,5 +954,26 @@ mod tests {
         assert_eq!(all.concat(), bytes);
         assert!(all.iter().all(|piece| !piece.windows(4).any(|part| part == MARKER)));
         assert_eq!(pieces(b"").count(), 0);
+    }
+
+    #[test]
+    fn a_marker_is_found_wherever_it_is_and_the_first_of_two() {
+        for length in [0, 1, 3, 4, 5, 255, 256, 257, 258, 260, 700] {
+            let mut bytes = vec![MARKER[0]; length];
+            assert_eq!(marker_in(&bytes), None, "{length} bytes");
+            for at in 0..(length + 1).saturating_sub(MARKER.len()) {
+                bytes.fill(MARKER[0]);
+                let end = bytes.len() - MARKER.len();
+                for place in [end, at] {
+                    bytes[place..place + MARKER.len()].copy_from_slice(&MARKER);
+                }
+                let plain = bytes.windows(MARKER.len()).position(|part| part == MARKER);
+                assert_eq!(marker_in(&bytes), plain, "{length} bytes, one at {at}");
+            }
+            // The beginning of one is none.
+            bytes.fill(0);
+            bytes.iter_mut().rev().zip(MARKER[..3].iter().rev()).for_each(|(to, from)| *to = *from);
+            assert_eq!(marker_in(&bytes), None, "{length} bytes");
+        }
     }
 }

@@ -5,6 +5,7 @@ use super::collect::{CollectLimits, Collector, Do, Wanted};
 use crate::blobs::{BlobError, BlobStore, Stored};
 use crate::job::{ARTIFACT_LIST_MOST, Artifact, ArtifactProblem, ArtifactRule, Artifacts, AttemptId};
 use crate::protocol::wire::{Page, Piece, ToWarden};
+use crate::supervise;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, FuturesUnordered};
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Bytes that have come and are not with the store yet; with more, no more are asked for.
 const MOST_HELD: usize = 1 << 20;
@@ -162,8 +164,11 @@ impl Keeper {
         self.open = Some(sender);
         let pieces = pieces(receiver);
         let (store, length) = (self.store.clone(), (!wanted.may_change()).then(|| wanted.size()));
+        // Beside the conversation: what is hashed there would hold up what comes next.
+        let storing = supervise::of_this_process(async move { store.put(pieces, None, length).await });
+        let storing = AbortOnDropHandle::new(supervise::spawn("artifact", storing));
         self.storing.push(Box::pin(async move {
-            let stored = store.put(pieces, None, length).await;
+            let stored = storing.await.unwrap_or_else(|error| Err(BlobError::Failed(error.to_string())));
             (wanted, stored)
         }));
     }

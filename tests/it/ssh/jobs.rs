@@ -162,6 +162,9 @@ async fn a_job_whose_connection_is_cut_is_ended_there_and_told_as_lost() {
     assert_eq!(cause(&job), "cell_lost", "{job}");
     assert!(processes(&job).is_empty(), "it does not run when it is told as lost");
     assert_eq!((up.text(&job, "stdout").await.as_str(), &job["log"]["complete"]), ("begun\n", &json!(false)), "{job}");
+    let metrics = || async { up.plain("/metrics").await.map(|(_, body)| body).unwrap_or_default() };
+    until("the metrics", || async { metrics().await.contains("jobcell_ssh_hosts{breaker=\"admit\"} 1").then_some(()) })
+        .await;
     // The host is well, and takes the next one.
     assert_eq!(up.run(&script("true")).await["ending"]["verdict"], "succeeded");
     stop(up).await;

@@ -31,7 +31,7 @@ async fn a_host_that_is_killed_leaves_the_outcome_open() {
         until("the breaker to refuse", || async { quick().await.err().filter(|error| error.class() == "refused") })
             .await;
     assert!(refused.to_string().contains("is left alone for") && refused.to_string().contains("refused"), "{refused}");
-    assert_eq!(rig.pool.states().first().map(|state| state.breaker), None, "nobody goes there");
+    assert_eq!(rig.pool.states().first().map(|state| (state.breaker, state.connections)), Some(("refuse", 0)));
     sshd.restart();
     let ran = until("a probe to come through", || async { rig.run("web", "echo back").await.ok() }).await;
     assert_eq!((ran.text().as_str(), rig.pool.states()[0].breaker), ("back\n", "admit"));
@@ -114,7 +114,7 @@ async fn keys_are_changed_under_load_and_nothing_is_lost() {
         assert!(ran.text() == wanted, "{} of {} bytes", ran.out.len(), wanted.len());
         assert_eq!(ran.code(), Some(0));
     }
-    let changes = sshd.log().matches("rekey").count() + sshd.log().matches("SSH2_MSG_NEWKEYS sent").count();
+    let changes = sshd.log().matches("SSH2_MSG_KEXINIT received").count();
     assert!(changes > 10, "{changes}");
     assert_eq!(sshd.log().matches("Accepted publickey").count(), rig.connections());
 }

@@ -84,11 +84,6 @@ impl Inventory {
         self
     }
 
-    pub(crate) fn also(mut self, line: &str) -> Self {
-        writeln!(self.rest, "{line}").expect("fits");
-        self
-    }
-
     pub(crate) fn write(&self, folder: &Folder) -> LiveInventory {
         let text = format!("hosts:\n{}credentials:\n{}{}", self.hosts, self.credentials, self.rest);
         let path = folder.write("inventory.yaml", &text);

@@ -36,6 +36,10 @@ async fn jobs_share_a_connection_until_it_is_full_and_control_finds_a_place() {
     let control = cat(&rig, Lane::Control).await.expect("a place is kept");
     assert!(connections(&jobs).contains(&control.output.connection()), "without a connection of its own");
 
+    let Exec { input, output } = control;
+    drop(input);
+    assert_eq!(finish(output).await.code(), Some(0));
+
     // Whoever waits gets the place that becomes free.
     let route = rig.route("web");
     let pool = rig.pool.clone();

@@ -175,12 +175,15 @@ impl Sshd {
             let free = std::net::TcpListener::bind((address.as_str(), 0)).and_then(|free| free.local_addr());
             let port = free.expect("a free port").port();
             let mut text = format!(
-                "ListenAddress {address}:{port}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\nLogLevel VERBOSE\n",
+                "ListenAddress {address}:{port}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\n",
                 folder.shown("authorized_keys")
             );
-            for (line, usual) in
-                [("UsePAM", "no"), ("PasswordAuthentication", "no"), ("HostKey", &folder.shown(host_key))]
-            {
+            for (line, usual) in [
+                ("LogLevel", "VERBOSE"),
+                ("UsePAM", "no"),
+                ("PasswordAuthentication", "no"),
+                ("HostKey", &folder.shown(host_key)),
+            ] {
                 if !more.lines().any(|own| own.trim_start().starts_with(line)) {
                     text.push_str(&format!("{line} {usual}\n"));
                 }
@@ -204,10 +207,11 @@ impl Sshd {
             .stderr(file)
             .spawn()
             .expect("sshd starts");
+        let addresses = std::fs::read_to_string(config).expect("reads").matches("ListenAddress ").count();
         let end = Instant::now() + Duration::from_secs(30);
         loop {
             let said = std::fs::read_to_string(log).unwrap_or_default();
-            if said.contains("Server listening on") {
+            if said.matches("Server listening on").count() == addresses {
                 return Some(child);
             }
             if let Ok(Some(_)) = child.try_wait() {

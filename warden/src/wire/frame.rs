@@ -1,5 +1,7 @@
 //! Frames, and how they are found in a byte stream.
 
+use super::crc::{crc32c, crc32c_append};
+
 /// The version of this wire. A peer states a range; the highest common one is spoken.
 pub const VERSION: u8 = 1;
 /// First four bytes of every frame; not valid UTF-8, so that no text contains it.
@@ -73,64 +75,8 @@ pub fn restamp(frame: &mut [u8], epoch: u32) {
 }
 
 fn frame_sum(frame: &[u8]) -> u32 {
-    !crc32c_update(crc32c_update(!0, &frame[4..24]), &frame[HEADER_BYTES..])
+    crc32c_append(crc32c(&frame[4..24]), &frame[HEADER_BYTES..])
 }
-
-/// CRC-32C (Castagnoli) of `bytes`.
-pub fn crc32c(bytes: &[u8]) -> u32 {
-    !crc32c_update(!0, bytes)
-}
-
-/// The CRC-32C of what `sum` stands for followed by `bytes`; start with 0.
-pub fn crc32c_append(sum: u32, bytes: &[u8]) -> u32 {
-    !crc32c_update(!sum, bytes)
-}
-
-fn crc32c_update(mut state: u32, bytes: &[u8]) -> u32 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        let low = state ^ u32::from_le_bytes([word[0], word[1], word[2], word[3]]);
-        state = TABLES[7][(low & 0xff) as usize]
-            ^ TABLES[6][(low >> 8 & 0xff) as usize]
-            ^ TABLES[5][(low >> 16 & 0xff) as usize]
-            ^ TABLES[4][(low >> 24) as usize]
-            ^ TABLES[3][word[4] as usize]
-            ^ TABLES[2][word[5] as usize]
-            ^ TABLES[1][word[6] as usize]
-            ^ TABLES[0][word[7] as usize];
-    }
-    for byte in rest {
-        state = state >> 8 ^ TABLES[0][((state ^ u32::from(*byte)) & 0xff) as usize];
-    }
-    state
-}
-
-static TABLES: [[u32; 256]; 8] = {
-    // Slicing by eight: table n advances a byte by n further bytes. The polynomial is Castagnoli's, reflected.
-    let mut tables = [[0u32; 256]; 8];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut sum = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            sum = if sum & 1 == 1 { sum >> 1 ^ 0x82F6_3B78 } else { sum >> 1 };
-            bit += 1;
-        }
-        tables[0][byte] = sum;
-        byte += 1;
-    }
-    let mut table = 1;
-    while table < 8 {
-        let mut byte = 0;
-        while byte < 256 {
-            let before = tables[table - 1][byte];
-            tables[table][byte] = before >> 8 ^ tables[0][(before & 0xff) as usize];
-            byte += 1;
-        }
-        table += 1;
-    }
-    tables
-};
 
 /// Finds frames in a byte stream that may begin anywhere and may be torn.
 #[derive(Debug, Default)]

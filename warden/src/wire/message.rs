@@ -1,9 +1,10 @@
 //! The messages of both sides.
 
 use super::cell::{Fact, Mismatch};
+use super::crc::crc32c;
 use super::egress::{EGRESS_DATA, Egress};
 use super::fields::{BadPayload, Reader, Writer};
-use super::frame::{Frame, crc32c, encode, encode_by};
+use super::frame::{Frame, encode, encode_by};
 use super::parts;
 use super::results::{Advance, MOST_PATH, MOST_PIECE, Page, Piece, Results};
 

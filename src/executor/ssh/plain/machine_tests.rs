@@ -324,9 +324,13 @@ fn secrets_are_given_and_never_seen_again() {
     let secret = Secret { name: "TOKEN".into(), value: b"s3cr3t-value".to_vec(), file: false };
     let mut stage = stage();
     stage.attach(0, 1 << 20);
-    stage.give(&CellSpec { secrets: vec![secret], ..spec() }, b"", b"");
+    let env = vec![(b"LONG".to_vec(), b"a\nb".to_vec())];
+    stage.give(&CellSpec { secrets: vec![secret], env, ..spec() }, b"", b"");
     let told = stage.host();
-    assert!(told.contains("export TOKEN='s3cr3t-value'") && told.contains("\nrm -f run\n"), "{told}");
+    assert!(
+        told.contains("export TOKEN='s3cr3t-value'") && told.contains("\nrm -f run\n"),
+        "what brings them goes: {told}"
+    );
     stage.go();
     stage.heard();
     stage.out("a s3cr3");

@@ -37,12 +37,13 @@ const OPENER: &str = concat!(
     r#"printf "%s %s\n" "$$" "$t" > pid || f folder "$d"; "#,
     r#"printf "\036jobcell ready %s %s %s\n" "$$" "$t" "$d" >&2; "#,
     r#"read -r n m k || q; "#,
-    r#"u() { [ "$1" = 0 ] || dd bs="$1" count=1 iflag=fullblock 2>/dev/null; }; "#,
-    r#"u "$n" > run && u "$m" > script && u "$k" > stdin || { cd /; rm -rf "$d"; f disk; }; "#,
+    r#"u() { [ "$1" = 0 ] || dd bs="$1" count=1 iflag=fullblock > "$2" 2>/dev/null; }; "#,
+    r#"e=; if [ "$n" = 0 ]; then IFS= read -r e || q; fi; "#,
+    r#"u "$n" run && u "$m" script && u "$k" stdin || { cd /; rm -rf "$d"; f disk; }; "#,
     r#"read -r c || q; [ "$c" = commit ] || q; "#,
     r#"exec 3<&0; setsid /bin/sh -c "$i" jobcell-guard "$$" "$d" "$w" "$own" <&3 3<&- >/dev/null 2>&1 & "#,
     r#"if [ "$k" = 0 ]; then exec </dev/null 3<&-; else exec <stdin 3<&-; fi; "#,
-    r#". ./run"#
+    r#"if [ "$n" = 0 ]; then eval "$e"; else . ./run; fi"#
 );
 
 /// $1 the job's process group, $2 its folder, $3 the grace in seconds, $4 its name.
@@ -53,7 +54,7 @@ const GUARD: &str = concat!(
     r#"while read -r c; do case "$c" in TERM|STOP|CONT) k "$c";; KILL) k KILL; w=0;; esac; done; "#,
     r#"if k TERM; then n=0; while k 0 && [ "$n" -lt "$w"0 ]; do sleep 0.1; n=$((n+1)); done; k KILL; fi; "#,
     r#"for e in $(grep -ls -e "JOBCELL_CELL=$own" /proc/[0-9]*/environ); do e="${e#/proc/}"; kill -s KILL "${e%/environ}"; done; "#,
-    r#"cd /; rm -rf "$d"; rmdir "${d%/*}""#
+    r#"cd "${d%/*}" && rm -rf "$d"; set -- *; [ -e "$1" ] || rmdir "${d%/*}""#
 );
 
 /// $1 the installation's folder, $2 the job's in it. Says `gone`, or what is left.
@@ -106,7 +107,8 @@ fn command(program: &str, name: &str, arguments: &[&str]) -> String {
 }
 
 /// A value as it stands in the job's program.
-fn quoted(value: &[u8], out: &mut Vec<u8>) {
+fn quoted(value: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(value.len() + 2);
     out.push(b'\'');
     for byte in value {
         match byte {
@@ -115,6 +117,7 @@ fn quoted(value: &[u8], out: &mut Vec<u8>) {
         }
     }
     out.push(b'\'');
+    out
 }
 
 /// What a job is, for the opener.
@@ -138,47 +141,54 @@ pub(super) struct Job<'a> {
 
 /// All that the opener takes, to its last word. `dir` is what it said its folder is.
 pub(super) fn given(job: &Job<'_>, place: &Place, dir: &str) -> Vec<u8> {
-    let mut run = Vec::new();
-    let mut word = |parts: &[&[u8]]| parts.iter().for_each(|part| run.extend_from_slice(part));
-    word(&[b"export ", MARK.as_bytes(), b"=", place.own.as_bytes(), b"\n"]);
+    let mut steps: Vec<Vec<u8>> = Vec::new();
+    let mut step = |parts: &[&[u8]]| steps.push(parts.concat());
+    step(&[b"export ", MARK.as_bytes(), b"=", place.own.as_bytes()]);
     for (name, value) in job.env {
-        let mut text = Vec::new();
-        quoted(value, &mut text);
-        word(&[b"export ", name, b"=", &text, b"\n"]);
-    }
-    if job.secrets {
-        word(&[b"rm -f run\n"]);
+        step(&[b"export ", name, b"=", &quoted(value)]);
     }
     if let Some(most) = job.nofile {
-        word(&[b"ulimit -n ", most.to_string().as_bytes(), b" || f nofile\n"]);
+        step(&[b"ulimit -n ", most.to_string().as_bytes(), b" || f nofile"]);
     }
     if !job.workdir.is_empty() {
-        let mut text = Vec::new();
-        quoted(job.workdir.as_bytes(), &mut text);
         // A folder is not an option, whatever it is called.
-        word(&[b"cd -- ", &text, b" 2>/dev/null || f workdir\n"]);
+        step(&[b"cd -- ", &quoted(job.workdir.as_bytes()), b" 2>/dev/null || f workdir"]);
     }
     let script = format!("{dir}/script");
-    let mut argv = Vec::new();
-    for (number, argument) in job.argv.iter().enumerate() {
-        argv.push(b' ');
-        let argument = if argument == SCRIPT_ARGUMENT { &script } else { argument };
-        if number == 0 {
-            let mut text = Vec::new();
-            quoted(argument.as_bytes(), &mut text);
-            word(&[b"command -v -- ", &text, b" >/dev/null 2>&1 || f program\n"]);
-        }
-        quoted(argument.as_bytes(), &mut argv);
+    let argument = |argument: &String| quoted(if argument == SCRIPT_ARGUMENT { &script } else { argument }.as_bytes());
+    let argv: Vec<Vec<u8>> = job.argv.iter().map(argument).collect();
+    if let Some(program) = argv.first() {
+        step(&[b"command -v -- ", program, b" >/dev/null 2>&1 || f program"]);
     }
-    // Its names are ours; the job has none of them.
-    word(&[br#"printf "\036jobcell go\n"; printf "\036jobcell go\n" >&2"#, b"\nexec", &argv, b"\n"]);
-    let mut given = format!("{} {} {}\n", run.len(), job.script.len(), job.stdin.len()).into_bytes();
+    step(&[br#"printf "\036jobcell go\n"; printf "\036jobcell go\n" >&2"#]);
+    step(&[b"exec ", &argv.join(&b' ')]);
+    let length = steps.iter().map(|step| step.len() + 2).sum::<usize>();
+    // A short one goes on a line, and no process is needed to put it into a file.
+    let in_a_line = length <= MOST_LINE && !steps.iter().any(|step| step.contains(&b'\n'));
+    if job.secrets && !in_a_line {
+        steps.insert(steps.len() - 2, b"rm -f run".to_vec());
+    }
+    let (run, run_length) = if in_a_line {
+        (steps.join(b"; ".as_slice()), 0)
+    } else {
+        let mut run = steps.join(&b'\n');
+        run.push(b'\n');
+        let length = run.len();
+        (run, length)
+    };
+    let mut given = format!("{run_length} {} {}\n", job.script.len(), job.stdin.len()).into_bytes();
     given.extend_from_slice(&run);
+    if in_a_line {
+        given.push(b'\n');
+    }
     given.extend_from_slice(job.script);
     given.extend_from_slice(job.stdin);
     given.extend_from_slice(b"commit\n");
     given
 }
+
+/// A shell reads a line byte by byte, each by a call to the kernel.
+const MOST_LINE: usize = 2048;
 
 /// The argument that stands for the script's path, as in every cell.
 const SCRIPT_ARGUMENT: &str = "{script}";

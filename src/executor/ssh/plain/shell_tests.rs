@@ -57,8 +57,10 @@ impl Opened {
     /// Its end, with what it wrote; its first line is the opener's.
     fn end(mut self) -> (ExitStatus, Vec<u8>, String) {
         let (mut out, mut err) = (Vec::new(), String::new());
+        // Waiting would close it, and its end is the connection's.
+        let stdin = self.child.stdin.take();
         let status = self.child.wait().expect("ends");
-        drop(self.child.stdin.take());
+        drop(stdin);
         self.child.stdout.take().expect("is piped").read_to_end(&mut out).expect("reads");
         self.stderr.read_to_string(&mut err).expect("reads");
         // What never began says nothing there.
@@ -147,7 +149,8 @@ fn a_job_whose_connection_goes_is_ended_and_so_is_what_left_its_group() {
     let mut opened = open(home.path(), "/bin/sh", &place, 1);
     let argv = argv(&["/bin/sh", "-c", "trap '' TERM; setsid sleep 300 & while :; do sleep 0.1; done"]);
     assert_eq!(opened.give(&place, &Job { argv: &argv, ..Job::default() }), Said::Go);
-    assert!(alive(&place.own));
+    // It says that it begins, and has its variables a moment later.
+    until("it runs", || alive(&place.own));
     let dir = opened.dir.clone();
     drop(opened.child.stdin.take());
     until("all of it ends", || !alive(&place.own) && !Path::new(&dir).exists());
@@ -159,8 +162,14 @@ fn half_a_job_is_not_begun() {
     let home = tempfile::tempdir().expect("a folder");
     let place = place("job-h");
     let argv = argv(&["touch", "/tmp/never-made-by-half-a-job"]);
-    let whole = given(&Job { argv: &argv, script: b"text", ..Job::default() }, &place, "/x");
-    for cut in [0, 3, 20, whole.len() - "commit\n".len(), whole.len() - 1] {
+    let env = [(b"LONG".to_vec(), b"a\nb".to_vec())];
+    let wholes = [&[] as &[_], &env]
+        .map(|env| given(&Job { argv: &argv, env, script: b"text", ..Job::default() }, &place, "/x"));
+    assert!(wholes[0].starts_with(b"0 ") && !wholes[1].starts_with(b"0 "), "one in a line, one in a file");
+    for (whole, cut) in wholes
+        .iter()
+        .flat_map(|whole| [0, 3, 20, whole.len() - "commit\n".len(), whole.len() - 1].map(|cut| (whole, cut)))
+    {
         let mut opened = open(home.path(), "/bin/sh", &place, 1);
         opened.child.stdin.as_mut().expect("is piped").write_all(&whole[..cut]).expect("writes");
         let dir = opened.dir.clone();
