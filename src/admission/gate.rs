@@ -1,6 +1,6 @@
 //! The policy that holds here and now, with what it needs to know of this host.
 
-use super::policy::{Defaults, Facts, Filter, Judgement, LivePolicy};
+use super::policy::{Defaults, Facts, Filter, Judgement, LivePolicy, Routes};
 use super::{Presets, resolve};
 use crate::job::{Cause, JobSpec, Pull};
 use std::borrow::Cow;
@@ -13,6 +13,8 @@ pub struct Gate {
     pub policy: LivePolicy,
     /// Language environments: it is their images that are judged.
     pub presets: Presets,
+    /// What its inventory says of other hosts.
+    pub routes: Routes,
     /// Secrets that the agent has, by name.
     pub secrets: BTreeSet<String>,
     /// When a registry is asked for the image of a job that does not say.
@@ -35,6 +37,7 @@ impl Gate {
             backend,
             submitter,
             image: &image,
+            routes: &self.routes,
             secrets: &self.secrets,
             pull: self.pull,
             oci_runtime: &self.oci_runtime,

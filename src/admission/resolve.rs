@@ -21,13 +21,13 @@ pub type Presets = BTreeMap<String, Preset>;
 /// Image and arguments of a job; the image is empty for one on a target. Errors: a preset that is not there.
 pub fn resolve(spec: &JobSpec, presets: &Presets) -> Result<(String, Vec<String>), Cause> {
     let preset = match spec.source() {
-        Source::Image(_) | Source::Target(_) => None,
+        Source::Image(_) | Source::Target(_) | Source::FanOut(_) => None,
         Source::Preset(name) => Some(presets.get(name).ok_or_else(|| Cause::PresetMissing { preset: name.clone() })?),
     };
     let image = match (spec.source(), preset) {
         (Source::Image(image), _) => image.clone(),
         (Source::Preset(_), preset) => preset.map(|preset| preset.image.clone()).unwrap_or_default(),
-        (Source::Target(_), _) => String::new(),
+        (Source::Target(_) | Source::FanOut(_), _) => String::new(),
     };
     let argv = match spec.program() {
         Program::Command(argv) => argv.clone(),

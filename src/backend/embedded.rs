@@ -1,6 +1,7 @@
 //! The backend in the same process as its agent.
 
 use super::explain::{Explanation, explain};
+use super::families::Families;
 use super::results::ResultsRoom;
 use super::steady::SteadyClock;
 use super::waiting::Waiting;
@@ -12,7 +13,7 @@ use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::{
     AnyStore, Applied, Batch, CANCEL_BATCH, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Day,
-    Expired, ListFilter, NewJob, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
+    Expired, Family, ListFilter, NewJob, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::secrets::Keyring;
 use std::collections::{BTreeMap, HashSet};
@@ -36,7 +37,8 @@ const EXPIRY_PAUSE: Duration = Duration::from_secs(5);
 const STUCK_LOOKS: Duration = Duration::from_secs(60);
 
 /// Later than every moment that the stores can keep.
-const NEVER: UnixMillis = UnixMillis::new(i64::MAX as u64);
+/// The very last one stands for jobs that wait for something else than a moment.
+const NEVER: UnixMillis = UnixMillis::new(i64::MAX as u64 - 1);
 
 /// How the queue behaves.
 #[derive(Debug, Clone)]
@@ -91,12 +93,13 @@ pub enum Waited {
 #[derive(Debug)]
 pub struct Embedded {
     pub(super) store: AnyStore,
+    pub(super) families: Families,
     keys: Keyring,
     logs: LogStore,
     settings: QueueSettings,
     intake: Arc<Intake>,
     roster: Roster,
-    waiting: Waiting,
+    pub(super) waiting: Waiting,
     /// Claims that hand out hold it together; whoever drains an agent holds it alone, so that nothing is handed out behind it.
     handing_out: RwLock<()>,
     /// A claim has left something in the queue that suits its agent.
@@ -139,6 +142,7 @@ impl Embedded {
         let (roster, waiting, held_back) = (Roster::default(), Waiting::default(), AtomicBool::new(false));
         Arc::new(Self {
             store,
+            families: Families::default(),
             keys,
             logs,
             settings,
@@ -185,6 +189,9 @@ impl Embedded {
     }
 
     pub(super) fn changed(&self, job: JobId, ended: bool) {
+        if ended {
+            self.families.ended(job);
+        }
         // Nobody listening is fine.
         let _ = self.changes.send(Change { job, ended });
     }
@@ -215,16 +222,25 @@ impl Embedded {
     ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
-            let job = backend.new_job(spec.clone(), at, retry_of, submitter);
-            let id = job.id;
-            backend.need(id, &spec).await?;
+            let job = backend.with_family(backend.new_job(spec, at, retry_of, submitter));
+            let (id, that_run) = (job.id, Self::that_run(&job));
+            for (id, spec) in &that_run {
+                backend.need(*id, spec).await?;
+            }
+            backend.family_comes(&job);
             let submitted = backend.store.submit(job, backend.settings.max_queued).await;
             if !matches!(submitted, Ok(Submitted::Created(_))) {
-                backend.need_no_more(id, &spec).await;
+                backend.families.forget(id);
+                for (id, spec) in &that_run {
+                    backend.need_no_more(*id, spec).await;
+                }
             }
             let submitted = submitted?;
             if let Submitted::Created(job) = &submitted {
-                backend.waiting.wake_for(&job.spec);
+                match job.spec.fan_out() {
+                    Some(_) => backend.waiting.wake_all(),
+                    None => backend.waiting.wake_for(&job.spec),
+                }
             }
             Ok(submitted)
         });
@@ -232,10 +248,20 @@ impl Embedded {
     }
 
     /// A job as it is kept.
-    fn new_job(&self, spec: JobSpec, at: UnixMillis, retry_of: Option<JobId>, submitter: Option<Submitter>) -> NewJob {
+    pub(super) fn new_job(
+        &self,
+        spec: JobSpec,
+        at: UnixMillis,
+        retry_of: Option<JobId>,
+        submitter: Option<Submitter>,
+    ) -> NewJob {
         let id = JobId::new(at);
-        let spec = spec.sealed(|name, secret| self.keys.seal(id, name, secret));
-        NewJob { id, spec, at, retry_of, submitter }
+        // The jobs for its hosts have them, each sealed for itself.
+        let spec = match spec.fan_out() {
+            Some(_) => spec,
+            None => spec.sealed(|name, secret| self.keys.seal(id, name, secret)),
+        };
+        NewJob { id, spec, at, retry_of, submitter, family: Family::Alone }
     }
 
     /// A job as its agent gets it. A value that cannot be opened is missing, and the agent says so.
@@ -261,13 +287,20 @@ impl Embedded {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit_all", async move {
             let at = UnixMillis::now();
-            let new = |spec| backend.new_job(spec, at, None, submitter.clone());
+            let new = |spec| backend.with_family(backend.new_job(spec, at, None, submitter.clone()));
             let jobs: Vec<NewJob> = specs.into_iter().map(new).collect();
-            for job in &jobs {
-                backend.need(job.id, &job.spec).await?;
+            let has_inputs = |job: &&NewJob| !job.spec.inputs().is_empty();
+            // Each that needs something, with the job that it is taken in with.
+            let given: Vec<(JobId, JobId, JobSpec)> = jobs
+                .iter()
+                .filter(has_inputs)
+                .flat_map(|job| Self::that_run(job).into_iter().map(|(id, spec)| (job.id, id, spec)))
+                .collect();
+            for (_, id, spec) in &given {
+                backend.need(*id, spec).await?;
             }
-            let given: Vec<(JobId, JobSpec)> =
-                jobs.iter().filter(|job| !job.spec.inputs().is_empty()).map(|job| (job.id, job.spec.clone())).collect();
+            let all: Vec<JobId> = jobs.iter().map(|job| job.id).collect();
+            jobs.iter().for_each(|job| backend.family_comes(job));
             let batch = backend.store.submit_all(jobs, backend.settings.max_queued, partial).await;
             let created = |id: JobId| match &batch {
                 Ok(Batch::TakenIn(answers)) => {
@@ -275,7 +308,8 @@ impl Embedded {
                 }
                 Ok(Batch::Refused(_)) | Err(_) => false,
             };
-            for (id, spec) in given.iter().filter(|(id, _)| !created(*id)) {
+            all.iter().filter(|id| !created(**id)).for_each(|id| backend.families.forget(*id));
+            for (_, id, spec) in given.iter().filter(|(whole, ..)| !created(*whole)) {
                 backend.need_no_more(*id, spec).await;
             }
             let batch = batch?;
@@ -301,6 +335,9 @@ impl Embedded {
             job.log.frames = tail.borrow().last_seq;
         }
         self.results.add_to(&mut job);
+        if job.spec.fan_out().is_some() {
+            job.children = self.store.children(id).await?;
+        }
         Ok(Some(job))
     }
 
@@ -339,8 +376,18 @@ impl Embedded {
                 None => backend.store.cancel(id, now).await?,
             };
             // A job that has changed is told of like one that has ended: nothing was done.
-            backend.canceled(id, &CancelMark::from(&canceled), force);
-            Ok(canceled)
+            let mark = CancelMark::from(&canceled);
+            backend.canceled(id, &mark, force);
+            if mark != CancelMark::Children {
+                return Ok(canceled);
+            }
+            backend.settle(id, Some(force)).await?;
+            // It may have ended by that.
+            Ok(match backend.get(id).await? {
+                Some(job) if job.phase == Phase::Ended => Canceled::Ended(Box::new(job)),
+                Some(job) => Canceled::Requested(Box::new(job)),
+                None => canceled,
+            })
         });
         task.await.unwrap_or(Err(StoreError::Closed))
     }
@@ -358,6 +405,9 @@ impl Embedded {
                 let told = backend.store.cancel_many(some, UnixMillis::now()).await?;
                 for (id, mark) in some.iter().copied().zip(told) {
                     backend.canceled(id, &mark, force);
+                    if mark == CancelMark::Children {
+                        backend.settle(id, Some(force)).await?;
+                    }
                     marks.push((id, mark));
                 }
             }
@@ -391,7 +441,7 @@ impl Embedded {
         task.await.unwrap_or(Err(StoreError::Closed))
     }
 
-    fn canceled(&self, id: JobId, mark: &CancelMark, force: bool) {
+    pub(super) fn canceled(&self, id: JobId, mark: &CancelMark, force: bool) {
         match mark {
             CancelMark::Requested { holder } => {
                 let _ = self.orders.send(Order::Cancel { job: id, attempt: None, holder: holder.clone(), force });
@@ -401,6 +451,7 @@ impl Embedded {
                 self.changed(id, true);
                 self.left(&[id]);
             }
+            CancelMark::Children => self.changed(id, false),
             CancelMark::AlreadyEnded | CancelMark::Unknown => {}
         }
     }
@@ -555,6 +606,8 @@ impl Embedded {
     pub async fn explain(&self, id: JobId) -> Result<Option<Explanation>, StoreError> {
         let Some(job) = self.store.get(id).await? else { return Ok(None) };
         let place = if job.phase == Phase::Queued { self.store.place(id).await? } else { None };
+        let job =
+            if job.spec.fan_out().is_some() { Job { children: self.store.children(id).await?, ..job } } else { job };
         let now = UnixMillis::now();
         Ok(Some(explain(&job, place.as_ref(), &self.roster.list(now), now)))
     }
@@ -652,7 +705,8 @@ impl Embedded {
             self.results.forget(lease.0.job);
             self.close_logs(lease.0).await;
             // A release ends a job whose end was asked for.
-            self.changed(lease.0.job, true);
+            let ended = self.store.get(lease.0.job).await?.is_some_and(|job| job.phase == Phase::Ended);
+            self.changed(lease.0.job, ended);
             // The job is there again, and so is what it would have used.
             self.waiting.wake_all();
         }
@@ -672,6 +726,7 @@ impl Embedded {
         // from its agent.
         let mut extended = self.extend().await;
         let mut failed = false;
+        let mut learned = false;
         if self.is_behind().await {
             tracing::warn!(
                 "the host's clock is behind what is stored; jobs that wait for their next try are tried at once"
@@ -680,15 +735,25 @@ impl Embedded {
         }
         let mut look = tokio::time::Instant::now() + STUCK_LOOKS;
         loop {
+            if !learned {
+                match self.learn_families().await {
+                    Ok(()) => learned = true,
+                    Err(error) => tracing::error!(%error, "jobs for several hosts cannot be looked at"),
+                }
+            }
+            // What could not be done is done with the next look.
+            let settled = self.settle_families().await;
             let next = self.store.next_due().await.unwrap_or_else(|error| {
                 tracing::error!(%error, "queue cannot be read");
                 None
             });
             tokio::select! {
                 biased;
-                () = tokio::time::sleep(expiry_pause(next, failed, UnixMillis::now())) => {}
+                () = tokio::time::sleep(expiry_pause(next, failed || !settled, UnixMillis::now())) => {}
                 // That one may be due before.
                 () = self.delayed.notified() => continue,
+                // Somebody of a family has ended.
+                () = self.families.changed.notified() => continue,
                 () = stop.cancelled() => return,
             }
             // Leases and delays are kept in wall time. When that is set, they mean something else: nobody is lost by it, and what is

@@ -3,7 +3,7 @@
 use super::drains::Drain;
 use super::roster::{AgentEntry, AgentState};
 use crate::job::{Capacity, Job, JobId, Phase, UnixMillis};
-use crate::queue::{Obstacle, Place};
+use crate::queue::{HELD_BACK, Obstacle, Place};
 use serde::Serialize;
 
 /// The answer to `job explain`.
@@ -13,7 +13,7 @@ pub struct Explanation {
     pub job: JobId,
     /// Where it stands.
     pub phase: Phase,
-    /// Why, as a stable code: `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, `delayed`, or the
+    /// Why, as a stable code: `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back` (by a limit on groups, or by `at_once` of its parent), `next`, `delayed`, `fanned_out`, or the
     /// code of the last entry of its history.
     pub code: String,
     /// Why, as a sentence.
@@ -55,6 +55,21 @@ pub(super) fn explain(job: &Job, place: Option<&Place>, agents: &[AgentEntry], n
         let hint = ending.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
         let given_up = job.given_up.as_ref().map(|given_up| format!("; {}", given_up.reason)).unwrap_or_default();
         return plain(ending.cause.code(), format!("it has ended: {}{given_up}{hint}", ending.message));
+    }
+    if let Some(children) = &job.children {
+        let crate::job::Children { all, queued, held, ended, succeeded } = children;
+        let cancel = if job.cancel_requested { "; its end was asked for" } else { "" };
+        let told = format!(
+            "of its {all} jobs {queued} wait, agents have {held}, {ended} have ended, {succeeded} of them well"
+        );
+        return plain("fanned_out", format!("{told}{cancel}"));
+    }
+    let waits_for_others = job.parent.filter(|_| job.history.last().is_some_and(|last| last.reason == HELD_BACK));
+    if let Some(parent) = waits_for_others.filter(|_| job.phase == Phase::Queued) {
+        return plain(
+            HELD_BACK,
+            format!("it waits until others of job {parent} have ended: target.at_once of that one says how many run"),
+        );
     }
     let Some(place) = place else {
         let last = job.history.last().map_or("claimed", |event| event.reason.as_str());

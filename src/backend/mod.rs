@@ -14,6 +14,9 @@ mod embedded;
 mod embedded_tests;
 mod examine;
 mod explain;
+mod families;
+#[cfg(test)]
+mod families_tests;
 mod http;
 mod intake;
 mod keeper;

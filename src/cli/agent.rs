@@ -36,7 +36,8 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         ));
     }
     let seccomp = node::seccomp(&config)?;
-    let gate = node::gate(&config, node::policy(&config)?);
+    let inventory = node::inventory(&config)?;
+    let gate = node::gate(&config, node::policy(&config)?, inventory.as_ref());
     let home = Home::open(&config.data_dir)?;
     let spool = home.path("spool");
     let unusable = |error| Failure::unavailable(format!("{}: {error}", spool.display()));
@@ -96,6 +97,7 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         metrics,
         health: &health,
         gate,
+        inventory,
         artifacts,
     };
     let drained = run_agent(parts, &signals).await;

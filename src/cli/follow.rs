@@ -25,6 +25,43 @@ pub(super) struct Sink {
     /// For streams that are terminals.
     stdout: Option<Cleaner>,
     stderr: Option<Cleaner>,
+    /// What stands before each line, where several outputs are shown side by side.
+    label: Option<Label>,
+}
+
+/// A text before each line. A line is shown when it has ended.
+#[derive(Debug)]
+struct Label {
+    text: String,
+    /// Of standard output and standard error: what has not ended.
+    begun: [Vec<u8>; 2],
+}
+
+/// A line that is longer is shown in parts.
+const LONGEST_LINE: usize = 64 * 1024;
+
+impl Label {
+    /// The lines that have ended by `bytes`, each behind the text.
+    fn lines(&mut self, which: usize, bytes: &[u8]) -> Vec<u8> {
+        let begun = &mut self.begun[which];
+        let mut lines = Vec::new();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            begun.extend_from_slice(part);
+            if part.ends_with(b"\n") || begun.len() >= LONGEST_LINE {
+                lines.extend_from_slice(self.text.as_bytes());
+                lines.append(begun);
+                if !lines.ends_with(b"\n") {
+                    lines.push(b'\n');
+                }
+            }
+        }
+        lines
+    }
+
+    /// What has begun and will not end.
+    fn rest(&mut self, which: usize) -> Vec<u8> {
+        if self.begun[which].is_empty() { Vec::new() } else { self.lines(which, b"\n") }
+    }
 }
 
 impl Sink {
@@ -34,6 +71,7 @@ impl Sink {
             all_to_stderr: false,
             stdout: terminal::cleaner(&std::io::stdout()),
             stderr: terminal::cleaner(&std::io::stderr()),
+            label: None,
         }
     }
 
@@ -44,12 +82,20 @@ impl Sink {
         sink
     }
 
+    /// Each line behind this text, and lines of several such sinks never in one another.
+    pub(super) fn behind(mut self, text: String) -> Self {
+        self.label = Some(Label { text, begun: Default::default() });
+        self
+    }
+
     /// Writes bytes of one stream.
     pub(super) fn write(&mut self, stream: Stream, bytes: &[u8]) -> std::io::Result<()> {
         let stdout = stream == Stream::Stdout && !self.all_to_stderr;
         let cleaner = if stdout { &mut self.stdout } else { &mut self.stderr };
         let clean = cleaner.as_mut().map(|cleaner| cleaner.clean(bytes));
         let bytes = clean.as_ref().map_or(bytes, |text| text.as_bytes());
+        let lines = self.label.as_mut().map(|label| label.lines(usize::from(!stdout), bytes));
+        let bytes = lines.as_deref().unwrap_or(bytes);
         if stdout { put(std::io::stdout().lock(), bytes) } else { put(std::io::stderr().lock(), bytes) }
     }
 
@@ -69,9 +115,17 @@ impl Sink {
 impl Drop for Sink {
     /// What was held back is shown, and no style of the job's outlives its output.
     fn drop(&mut self) {
-        let end = |cleaner: &mut Option<Cleaner>| cleaner.as_mut().map(Cleaner::end).unwrap_or_default();
-        let _ = put(std::io::stdout().lock(), end(&mut self.stdout).as_bytes());
-        let _ = put(std::io::stderr().lock(), end(&mut self.stderr).as_bytes());
+        let end = |cleaner: &mut Option<Cleaner>| cleaner.as_mut().map(Cleaner::end).unwrap_or_default().into_bytes();
+        let (mut out, mut err) = (end(&mut self.stdout), end(&mut self.stderr));
+        if let Some(label) = &mut self.label {
+            for (which, held) in [&mut out, &mut err].into_iter().enumerate() {
+                let mut lines = label.lines(which, held);
+                lines.extend(label.rest(which));
+                *held = lines;
+            }
+        }
+        let _ = put(std::io::stdout().lock(), &out);
+        let _ = put(std::io::stderr().lock(), &err);
     }
 }
 
@@ -193,5 +247,22 @@ pub(super) async fn local(logs: &LogStore, attempt: AttemptId, sink: &mut Sink) 
         }
         let Some(tail) = tail.as_mut().filter(|_| !ended) else { return Ok(()) };
         let _ = tail.wait_for(|tail| tail.last_seq >= next || tail.ended).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_several_outputs_stay_whole_and_say_whose_they_are() {
+        let mut label = Label { text: "web1 | ".to_owned(), begun: Default::default() };
+        assert_eq!(label.lines(0, b"a\nb"), b"web1 | a\n");
+        assert_eq!(label.lines(1, b"err\n\n"), b"web1 | err\nweb1 | \n");
+        assert_eq!(label.lines(0, b"c\n"), b"web1 | bc\n");
+        assert_eq!((label.lines(0, b"end"), label.rest(0)), (Vec::new(), b"web1 | end\n".to_vec()));
+        assert!(label.rest(0).is_empty());
+        let long = label.lines(0, &vec![b'x'; LONGEST_LINE]);
+        assert_eq!((long.len(), label.begun[0].len()), (7 + LONGEST_LINE + 1, 0), "nothing grows without end");
     }
 }

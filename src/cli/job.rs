@@ -6,6 +6,7 @@ mod cancel;
 pub(super) mod exec;
 mod list;
 mod many;
+mod on;
 mod secrets;
 mod stay;
 mod submit;
@@ -13,7 +14,7 @@ mod submit;
 use super::client::Client;
 use super::follow::{self, Sink};
 use super::inputs::{InputArgs, Target};
-use super::{Failure, Global, Output, node, settings, show, terminal};
+use super::{Failure, Global, Output, node, parts, settings, show, terminal};
 use crate::backend::{Backend, Local, Unready, Waited};
 use crate::config::Config;
 use crate::executor::{Arriving, Both};
@@ -124,8 +125,13 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
         JobCommand::Exec(args) => exec::run(args, global).await,
         JobCommand::List(args) => list::run(args, global).await,
         JobCommand::Get { id } => {
-            let job = Client::new(global)?.get(&id).await?;
-            global.output.print(&job, || show::job(&job))?;
+            let client = Client::new(global)?;
+            let job = client.get(&id).await?;
+            let parts = match parts::is_parent(&job) && global.output == Output::Table {
+                true => format!("\n\n{}", parts::table(&parts::of(&client, &id).await?)),
+                false => String::new(),
+            };
+            global.output.print(&job, || show::job(&job).trim_end().to_owned() + &parts)?;
             Ok(0)
         }
         JobCommand::Explain { id } => {
@@ -172,7 +178,10 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
             StreamName::Stderr => Stream::Stderr,
         });
         // A wrong id, a wrong key and a server that is away are told at once; a stream is tried again for a while.
-        client.get(id).await?;
+        if parts::is_parent(&client.get(id).await?) {
+            parts::follow(client, id, only, Output::Table).await?;
+            return Ok(0);
+        }
         follow::remote(client, id, from, only, &mut Sink::as_it_came()).await?;
         return Ok(0);
     }
@@ -181,6 +190,10 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
         Some(StreamName::Stdout) => "stdout",
         Some(StreamName::Stderr) => "stderr",
     };
+    if parts::is_parent(&client.get(id).await?) {
+        parts::print(client, id, name).await?;
+        return Ok(0);
+    }
     let (mut next, mut dropped, mut sink) = (from, 0, Sink::as_it_came());
     loop {
         let piece = client.logs(id, name, next).await?;
@@ -239,9 +252,14 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         Some(document) => JobSpec::check(document, &rules),
     };
     let mut spec = checked.map_err(bad)?;
+    if spec.fan_out().is_some() {
+        return Err(Failure::usage(
+            "the job is for several hosts, and `job run` runs one job: submit it to a server (`jobcell up`), or name one host",
+        ));
+    }
     let seccomp = node::seccomp(&config)?;
-    let gate = node::gate(&config, node::policy(&config)?);
     let inventory = node::inventory(&config)?;
+    let gate = node::gate(&config, node::policy(&config)?, inventory.as_ref());
     // A job for another host needs no engine here.
     let engine = match spec.source() {
         Source::Target(_) if inventory.is_none() => {

@@ -21,6 +21,7 @@ mod keys;
 mod man;
 mod node;
 mod paint;
+mod parts;
 mod policy;
 mod progress;
 mod queue;

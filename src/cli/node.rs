@@ -1,7 +1,7 @@
 //! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
 
 use super::{Failure, show};
-use crate::admission::policy::{Defaults, Filter};
+use crate::admission::policy::{Defaults, Filter, Reached, Routes};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::backend::{Backend, Embedded, QueueSettings};
@@ -131,8 +131,8 @@ pub(crate) fn policy(config: &Config) -> Result<LivePolicy, Failure> {
     })
 }
 
-/// What may run on this host, by that policy.
-pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
+/// What may run on this host, by that policy; and on others, as far as there is an inventory.
+pub(crate) fn gate(config: &Config, policy: LivePolicy, inventory: Option<&LiveInventory>) -> Gate {
     let preset = |(name, preset): (&String, &crate::config::PresetConfig)| {
         (name.clone(), Preset { image: preset.image.clone(), interpreter: preset.interpreter.clone() })
     };
@@ -154,6 +154,7 @@ pub(crate) fn gate(config: &Config, policy: LivePolicy) -> Gate {
     Gate {
         policy,
         presets,
+        routes: inventory.cloned().map_or_else(Routes::default, routes),
         secrets,
         pull: config.images.pull,
         oci_runtime: docker.oci_runtime.clone(),
@@ -239,6 +240,9 @@ fn outside(config: &Config) -> Outside {
     })
 }
 
+/// The port of a host that nobody has another one for.
+const SSH_PORT: u16 = 22;
+
 /// What an agent of this program makes.
 pub(crate) type Cells = Both<Arriving<DockerExecutor>>;
 
@@ -248,6 +252,28 @@ pub(crate) fn inventory(config: &Config) -> Result<Option<LiveInventory>, Failur
     LiveInventory::load(file, &config.data_dir).map(Some).map_err(|problems| {
         let text = format!("ssh.inventory: {} has problems:\n{problems}", file.display());
         Failure::config(show::printable(&text).replace("\\n", "\n"))
+    })
+}
+
+/// What the inventory says of a target, for the policy to judge: as it is when it is asked.
+fn routes(inventory: LiveInventory) -> Routes {
+    Routes::new(move |target| {
+        let inventory = inventory.current();
+        let host = inventory.host(&target.host);
+        let login = host.and_then(|host| host.login.clone());
+        let own = host.and_then(|host| host.credential.clone());
+        let jump = host.map(|host| host.jump.clone()).unwrap_or_default();
+        let ways = if target.access.jump.is_empty() { &jump } else { &target.access.jump };
+        let on_the_way = ways.iter().filter_map(|name| inventory.host(name)?.credential.as_deref());
+        let password = target.access.credential.as_deref().or(own.as_deref()).into_iter().chain(on_the_way);
+        Reached {
+            address: host.map(|host| host.address.clone()),
+            port: Some(host.map_or(SSH_PORT, |host| host.port)),
+            login,
+            password: password.into_iter().any(|name| inventory.is_password(name)),
+            credential: own,
+            jump,
+        }
     })
 }
 

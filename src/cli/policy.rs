@@ -65,20 +65,33 @@ pub(super) fn run(command: PolicyCommand, global: &Global) -> Result<u8, Failure
                 let text = format!("the job spec has problems:\n{problems}");
                 Failure::usage(show::printable(&text).replace("\\n", "\n"))
             })?;
-            let gate = node::gate(&config, policy);
-            let judged =
-                gate.judge(backend, key.as_deref(), &spec).map_err(|cause: Cause| Failure::new(cause.to_string()))?;
-            let allowed = judged.given.is_some();
-            let document = json!({"allowed": allowed, "policy": shown, "rule": judged.rule, "checks": judged.checks});
+            let gate = node::gate(&config, policy, node::inventory(&config)?.as_ref());
+            let parts: Vec<JobSpec> =
+                if spec.fan_out().is_some() { spec.parts().collect() } else { vec![spec.clone()] };
+            let several = spec.fan_out().is_some();
+            let (mut rules, mut checks, mut allowed, mut less) = (Vec::new(), Vec::new(), true, 0);
+            for (at, part) in parts.iter().enumerate() {
+                let judged = gate
+                    .judge(backend, key.as_deref(), part)
+                    .map_err(|cause: Cause| Failure::new(cause.to_string()))?;
+                allowed &= judged.given.is_some();
+                less = less.max(judged.clamped().len());
+                if !rules.contains(&judged.rule) {
+                    rules.push(judged.rule);
+                }
+                checks.extend(judged.checks.into_iter().filter_map(|check| of_part(check, several.then_some(at))));
+            }
+            let rule = rules.join(", ");
+            let document = json!({"allowed": allowed, "policy": shown, "rule": rule, "checks": checks});
             global.output.print(&document, || {
                 let policy = shown.as_deref().unwrap_or("built-in");
-                let word = match (allowed, judged.clamped().len()) {
+                let word = match (allowed, less) {
                     (false, _) => "refused".to_owned(),
                     (true, 0) => "allowed".to_owned(),
                     (true, less) => format!("allowed, with {less} smaller than asked for"),
                 };
-                let head = show::printable(&format!("{word}; policy {policy}, rule {}", judged.rule));
-                let rows = judged.checks.iter().map(row).collect();
+                let head = show::printable(&format!("{word}; policy {policy}, rule {rule}"));
+                let rows = checks.iter().map(row).collect();
                 format!("{head}\n\n{}", show::table(&["RESULT", "WHAT", "VALUE", "WHY"], rows))
             })?;
             Ok(u8::from(!allowed))
@@ -103,6 +116,17 @@ fn backend_of<'a>(asked: Option<&'a str>, names: &[&'a str], any: bool) -> Resul
         (None, several) => {
             Err(format!("the settings have several backends; add --backend with one of: {}", several.join(", ")))
         }
+    }
+}
+
+/// A check of the job for one of several hosts, by its place: where it is there. What all of them have in common is said once.
+fn of_part(check: Check, place: Option<usize>) -> Option<Check> {
+    let Some(place) = place else { return Some(check) };
+    let there = check.path.strip_prefix("target").map(|rest| format!("target.hosts[{place}]{rest}"));
+    let refused = matches!(check.outcome, Outcome::Refused { .. });
+    match there {
+        Some(path) => Some(Check { path, ..check }),
+        None => Some(check).filter(|_| place == 0 || refused),
     }
 }
 

@@ -87,16 +87,17 @@ pub(super) struct Parts<'a> {
     pub(super) metrics: Arc<Metrics>,
     pub(super) health: &'a Health,
     pub(super) gate: Gate,
+    /// The same that the gate asks.
+    pub(super) inventory: Option<LiveInventory>,
     pub(super) artifacts: BlobStore,
 }
 
 /// Runs the agent, with the engine as soon as that answers. Errors: another agent uses the engine.
 pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Drained, Failure> {
-    let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate, artifacts } = parts;
+    let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate, inventory, artifacts } = parts;
     let removals_stop = CancellationToken::new();
     let executor = Arriving::default();
     let containers = config.docker.enabled.then(|| executor.clone());
-    let inventory = node::inventory(config)?;
     let hosts = inventory
         .clone()
         .map(|inventory| node::hosts(config, inventory, &home.owner, &home.path(""), removals_stop.clone()));

@@ -91,11 +91,20 @@ fn time(value: &Value) -> String {
 }
 
 pub(super) fn jobs(list: &Value) -> String {
-    let rows = list["jobs"].as_array().into_iter().flatten().map(|job| {
+    let jobs = || list["jobs"].as_array().into_iter().flatten();
+    // A column that would be empty takes room from the others.
+    let hosts = jobs().any(|job| job["host"].is_string());
+    let rows = jobs().map(|job| {
         let state = if job["ending"].is_null() { text(&job["phase"]) } else { text(&job["ending"]["verdict"]) };
-        vec![text(&job["id"]), text(&job["name"]), state, text(&job["attempt"]), time(&job["submitted_at"])]
+        let mut row = vec![text(&job["id"]), text(&job["name"])];
+        row.extend(hosts.then(|| text(&job["host"])));
+        row.extend([state, text(&job["attempt"]), time(&job["submitted_at"])]);
+        row
     });
-    table(&["ID", "NAME", "STATE", "TRY", "SUBMITTED"], rows.collect())
+    let mut head = vec!["ID", "NAME"];
+    head.extend(hosts.then_some("HOST"));
+    head.extend([COLOURED, "TRY", "SUBMITTED"]);
+    table(&head, rows.collect())
 }
 
 /// Why a job stands where it stands, with what is in the way at each agent.

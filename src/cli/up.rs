@@ -14,7 +14,8 @@ use std::sync::Arc;
 /// Runs both until a signal.
 pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let seccomp = node::seccomp(&config)?;
-    let gate = node::gate(&config, node::policy(&config)?);
+    let inventory = node::inventory(&config)?;
+    let gate = node::gate(&config, node::policy(&config)?, inventory.as_ref());
     let home = Home::open(&config.data_dir)?;
     let (journal, _) = journal(&home)?;
     let metrics = Arc::new(Metrics::new());
@@ -38,6 +39,7 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
         metrics,
         health: &health,
         gate,
+        inventory,
         artifacts,
     };
     let drained = run_agent(parts, &signals).await;

@@ -3,7 +3,7 @@
 //! The split that everything hangs on: `failed` is the job's own doing, `cell_error` and `lost` are ours. One never
 //! looks like the other.
 
-use super::{ByteSize, Class, Millis, Phase, Usage, limits};
+use super::{ByteSize, Class, JobId, Millis, Phase, Usage, limits};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -48,6 +48,9 @@ impl Verdict {
     }
 }
 
+/// Hosts that a sentence names.
+const TOLD_HOSTS: usize = 5;
+
 /// One expectation that a cell did not meet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MismatchLine {
@@ -68,6 +71,17 @@ pub struct PolicyRefusal {
     pub code: String,
     /// For the user.
     pub sentence: String,
+}
+
+/// One host of several whose job did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFailure {
+    /// The host.
+    pub host: String,
+    /// Its job.
+    pub job: JobId,
+    /// How that ended.
+    pub verdict: Verdict,
 }
 
 /// Why an attempt ended.
@@ -289,6 +303,17 @@ pub enum Cause {
         /// How many tries there were.
         attempts: u32,
     },
+    /// The jobs for all its hosts have ended.
+    FanOut {
+        /// How many hosts there are.
+        of: u32,
+        /// How many of their jobs succeeded.
+        succeeded: u32,
+        /// What they come to together.
+        verdict: Verdict,
+        /// Those that did not succeed: the first fifty.
+        failed: Vec<HostFailure>,
+    },
     /// Its holder renewed the lease, and the job did not get on.
     Stuck {
         /// Where it stood.
@@ -338,6 +363,7 @@ impl Cause {
             Self::InputsFailed { .. } => "inputs_failed",
             Self::LeaseExpired => "lease_expired",
             Self::AgentLost { .. } => "agent_lost",
+            Self::FanOut { .. } => "fan_out",
             Self::Stuck { .. } => "stuck",
         }
     }
@@ -381,6 +407,7 @@ impl Cause {
             | Self::InputsFailed { .. }
             | Self::Stuck { .. } => Verdict::CellError,
             Self::LeaseExpired | Self::AgentLost { .. } => Verdict::Lost,
+            Self::FanOut { verdict, .. } => *verdict,
         }
     }
 
@@ -426,6 +453,7 @@ impl Cause {
             | Self::TooLarge { .. }
             | Self::PolicyRefused { .. }
             | Self::InputRefused { .. }
+            | Self::FanOut { .. }
             | Self::CellWeaker { .. } => Class::Permanent,
         }
     }
@@ -462,6 +490,12 @@ impl Cause {
             // As sysexits has it for a file that was to be made and was not.
             Self::ArtifactsMissing { .. } => 73,
             Self::Canceled => 130,
+            Self::FanOut { verdict, .. } => match verdict {
+                Verdict::Succeeded => 0,
+                Verdict::Failed | Verdict::TimedOut => 1,
+                Verdict::Canceled => 130,
+                Verdict::CellError | Verdict::Lost => 125,
+            },
             _ => 125,
         }
     }
@@ -549,11 +583,15 @@ impl Cause {
             Self::ArtifactsMissing { .. } => {
                 "have the job make them in its workspace, correct the paths in `artifacts`, or leave out `required`".into()
             }
+            Self::FanOut { of, succeeded, .. } if succeeded < of => {
+                "each host has a job of its own, which says why: see `jobcell job get` of this one".into()
+            }
             Self::TargetUnsupported { field, .. } => format!("leave `{field}` out, or run the job in a cell of its own (`image` or `preset`)"),
             // The reason has it.
             Self::HostRefused { .. } => return None,
             Self::ExitCode { .. }
             | Self::Signal { .. }
+            | Self::FanOut { .. }
             | Self::Canceled
             | Self::AgentStopped
             | Self::WardenFault { .. }
@@ -640,6 +678,17 @@ impl fmt::Display for Cause {
             Self::LeaseExpired => f.write_str("the agent lost its backend for longer than the lease"),
             Self::Stuck { phase, limit } => write!(f, "it did not get on: {phase} for longer than {limit}"),
             Self::AgentLost { attempts } => write!(f, "its agent was lost, {attempts} times in all"),
+            Self::FanOut { of, succeeded, failed, .. } if succeeded == of && failed.is_empty() => {
+                write!(f, "all {of} hosts succeeded")
+            }
+            Self::FanOut { of, succeeded, failed, .. } => {
+                write!(f, "{} of {of} hosts did not succeed", of.saturating_sub(*succeeded))?;
+                for (at, HostFailure { host, verdict, .. }) in failed.iter().take(TOLD_HOSTS).enumerate() {
+                    let what = verdict.name().replace('_', " ");
+                    write!(f, "{} {host} ({what})", if at == 0 { ":" } else { "," })?;
+                }
+                f.write_str(if of.saturating_sub(*succeeded) as usize > TOLD_HOSTS { ", …" } else { "" })
+            }
         }
     }
 }
@@ -703,6 +752,7 @@ mod tests {
             Cause::PolicyViolation { call: None, program: None },
             Cause::CellWeaker { mismatches: vec![] },
             Cause::AgentLost { attempts: 3 },
+            Cause::FanOut { of: 2, succeeded: 2, verdict: Verdict::Succeeded, failed: vec![] },
             Cause::Stuck { phase: Phase::Claimed, limit: Millis::new(5) },
         ] {
             let json = serde_json::to_value(&cause).expect("serialises");

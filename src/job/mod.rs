@@ -21,7 +21,7 @@ mod spec;
 mod units;
 
 pub use digest::{BadDigest, Digest};
-pub use ending::{Cause, Ending, MismatchLine, PolicyRefusal, Verdict};
+pub use ending::{Cause, Ending, HostFailure, MismatchLine, PolicyRefusal, Verdict};
 pub(crate) use fields::{Fields, one_line, shown, suggestion, type_name};
 pub use fields::{Problem, Problems};
 pub use id::{AttemptId, BadId, JobId, LeaseToken, OwnerId};
@@ -29,18 +29,18 @@ pub use image::{DEFAULT_REGISTRY, ImageName, UsedImage};
 pub use limits::LimitMet;
 pub use outputs::read_outputs;
 pub use phase::{IllegalStep, PULL_NOTE, Phase, PhaseEvent};
-pub use record::{Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Submitter, Usage};
+pub use record::{Children, Gap, GivenUp, Job, JobSummary, LogTotals, Report, StreamTotals, Submitter, Usage};
 pub use results::{
     ARTIFACT_LIST_MOST, Artifact, ArtifactProblem, Artifacts, JobStep, Progress, Results, is_artifact_path,
 };
 pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
 pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{
-    Access, ArtifactRule, Beside, Capacity, Clamp, Egress, Input, InputContent, JobSpec, LIMITS, Limit,
-    MAX_INLINE_BYTES, MAX_INPUT_ENTRIES, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, NoCommonProfile, OnCancel,
-    OutputExcess, OutputOverflow, Program, Pull, Requires, Resources, Retry, Seccomp, SecretAsk, SecretSource, Source,
-    SpecRules, TARGET_INTERPRETER, Target, TargetMode, UNBOUNDED, WORKDIR, Wanted, in_pages, input_path_fault,
-    parse_json,
+    Access, ArtifactRule, Beside, Capacity, Clamp, Egress, FanOut, Input, InputContent, JobSpec, LIMITS, Limit,
+    MAX_INLINE_BYTES, MAX_INPUT_ENTRIES, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, MOST_HOSTS, NetworkMode, NoCommonProfile,
+    OnCancel, OutputExcess, OutputOverflow, Program, Pull, Requires, Resources, Retry, Seccomp, SecretAsk,
+    SecretSource, Source, SpecRules, TARGET_INTERPRETER, Target, TargetMode, UNBOUNDED, WORKDIR, Wanted, in_pages,
+    input_path_fault, parse_json,
 };
 pub(crate) use spec::{check_labels, is_secret_name};
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

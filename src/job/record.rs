@@ -132,6 +132,21 @@ impl Serialize for Submitter {
     }
 }
 
+/// How the jobs for the hosts of one job stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Children {
+    /// How many there are.
+    pub all: u32,
+    /// Those that wait, also for their turn.
+    pub queued: u32,
+    /// Those that agents have.
+    pub held: u32,
+    /// Those that have ended, however.
+    pub ended: u32,
+    /// Those that have ended well.
+    pub succeeded: u32,
+}
+
 /// Everything the backend knows of a job; what the API answers with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Job {
@@ -141,6 +156,12 @@ pub struct Job {
     pub revision: u64,
     /// The job that this one does again.
     pub retry_of: Option<JobId>,
+    /// The job for several hosts that this one is the part of for its host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
+    /// How the jobs for its hosts stand, where it is for several; a store does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub children: Option<Children>,
     /// The key that it was submitted with; absent for jobs of before there were named keys.
     pub submitter: Option<Submitter>,
     /// Where it stands.
@@ -203,7 +224,12 @@ impl Job {
 #[allow(missing_docs, reason = "the fields are those of the job and of its spec")]
 pub struct JobSummary {
     pub id: JobId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<JobId>,
     pub name: Option<String>,
+    /// The host of its target.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
     pub phase: Phase,
     pub ending: Option<Ending>,
     pub attempt: u32,
@@ -220,7 +246,9 @@ impl From<&Job> for JobSummary {
     fn from(job: &Job) -> Self {
         Self {
             id: job.id,
+            parent: job.parent,
             name: job.spec.name().map(str::to_owned),
+            host: job.spec.host().map(str::to_owned),
             phase: job.phase,
             // As a store has it that reads no more of a job than its columns.
             ending: job.ending.as_ref().map(|ending| Ending::from(ending.cause.clone())),

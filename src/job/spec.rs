@@ -32,7 +32,7 @@ pub use seccomp::{NoCommonProfile, Seccomp};
 pub(crate) use secrets::is_secret_name;
 pub use secrets::{SecretAsk, SecretSource};
 pub use stop::{OnCancel, OutputExcess, OutputOverflow};
-pub use target::{Access, TARGET_INTERPRETER, Target, TargetMode};
+pub use target::{Access, FanOut, MOST_HOSTS, TARGET_INTERPRETER, Target, TargetMode};
 
 use super::{ByteSize, Cpus, Millis, Problems};
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub enum Source {
     Preset(String),
     /// Another host, over SSH.
     Target(Target),
+    /// Several hosts, each with a job of its own: no agent ever has this one.
+    #[serde(rename = "target")]
+    FanOut(FanOut),
 }
 
 impl Source {
@@ -65,7 +68,7 @@ impl Source {
     pub fn is_elsewhere(&self) -> bool {
         match self {
             Self::Image(_) | Self::Preset(_) => false,
-            Self::Target(_) => true,
+            Self::Target(_) | Self::FanOut(_) => true,
         }
     }
 }

@@ -25,6 +25,8 @@ pub enum CancelMark {
         /// Which one.
         holder: Option<String>,
     },
+    /// It is for several hosts: the jobs for them are to end.
+    Children,
     /// It had ended before.
     AlreadyEnded,
     /// There is no such job.
@@ -52,6 +54,7 @@ impl From<&Canceled> for CancelMark {
     fn from(canceled: &Canceled) -> Self {
         match canceled {
             Canceled::Ended(_) => Self::Ended,
+            Canceled::Requested(job) if job.spec.fan_out().is_some() => Self::Children,
             Canceled::Requested(job) => Self::Requested { holder: job.agent.clone() },
             Canceled::AlreadyEnded(_) | Canceled::Changed(_) => Self::AlreadyEnded,
             Canceled::Unknown => Self::Unknown,
@@ -118,9 +121,9 @@ fn fates(jobs: &[NewJob], there: Vec<Option<Job>>, queued: u64, max_queued: u64)
             (Some(there), _) => refused(Submitted::KeyConflict(there.id)),
             (None, Some(twin)) if jobs[twin].spec == job.spec => Fate::Twin(twin),
             (None, Some(twin)) => refused(Submitted::KeyConflict(jobs[twin].id)),
-            (None, None) if room == 0 => refused(Submitted::QueueFull { queued }),
+            (None, None) if room < job.family.queued() => refused(Submitted::QueueFull { queued }),
             (None, None) => {
-                room -= 1;
+                room -= job.family.queued();
                 first_with.extend(key.map(|key| (key, place)));
                 Fate::Create
             }

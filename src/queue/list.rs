@@ -11,6 +11,8 @@ pub struct ListFilter {
     pub verdict: Option<Verdict>,
     /// Only dead letters, or only others.
     pub dead_letter: Option<bool>,
+    /// Only the children of this one.
+    pub parent: Option<JobId>,
     /// Only those with all these labels.
     pub labels: Vec<(String, String)>,
     /// Only those submitted at this moment or later.
@@ -43,6 +45,7 @@ impl<'a> Sieve<'a> {
         (filter.phases.is_empty() || filter.phases.contains(&job.phase))
             && filter.verdict.is_none_or(|verdict| job.ending.as_ref().is_some_and(|ending| ending.verdict == verdict))
             && filter.dead_letter.is_none_or(|dead| job.dead_letter == dead)
+            && filter.parent.is_none_or(|parent| job.parent == Some(parent))
             && filter.labels.iter().all(|(key, value)| job.labels.get(key) == Some(value))
             && filter.submitted_after.is_none_or(|from| job.submitted_at >= from)
             && filter.submitted_before.is_none_or(|until| job.submitted_at < until)

@@ -2,14 +2,17 @@
 
 use super::batch;
 use super::daily::{Day, Days};
+use super::family::{self, Kin, Settled, Tally};
 use super::list::Sieve;
 use super::routing::{self, Asker, Candidate, Glance, Look, Running, Shape};
 use super::transition::Row;
 use super::{
-    Applied, Batch, CancelMark, Canceled, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Groups,
+    Applied, Batch, CancelMark, Canceled, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Family, Groups,
     ListFilter, NewJob, Place, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
-use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{
+    AttemptId, Children, HostFailure, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis, Verdict,
+};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
@@ -28,6 +31,8 @@ struct Tables {
     queued: BTreeSet<(Reverse<i32>, u64)>,
     /// Queued ones that are delayed, the first that becomes ready first.
     delayed: BTreeSet<(UnixMillis, u64)>,
+    /// Of each parent, in their order.
+    children: HashMap<JobId, Vec<JobId>>,
     days: Days,
     groups: Groups,
     last_seq: u64,
@@ -59,7 +64,18 @@ impl Tables {
 }
 
 impl Tables {
-    fn create(&mut self, new: NewJob) -> Job {
+    /// A job with its children, if it has any.
+    fn create(&mut self, mut new: NewJob) -> Job {
+        let children = match &mut new.family {
+            Family::Parent(children) => std::mem::take(children),
+            Family::Alone | Family::Child { .. } => Vec::new(),
+        };
+        let job = self.create_one(new);
+        children.into_iter().for_each(|child| drop(self.create_one(child)));
+        job
+    }
+
+    fn create_one(&mut self, new: NewJob) -> Job {
         self.last_seq += 1;
         let seq = self.last_seq;
         let row = Row::new(new);
@@ -67,7 +83,14 @@ impl Tables {
         self.by_id.insert(job.id, seq);
         let key = job.spec.idempotency_key().map(|key| super::own_key(job.submitter.as_ref(), key));
         self.by_key.extend(key.map(|key| (key, seq)));
-        self.queued.insert((Reverse(job.spec.priority()), seq));
+        if let Some(at) = row.delayed {
+            self.delayed.insert((at, seq));
+        } else if job.phase == Phase::Queued {
+            self.queued.insert((Reverse(job.spec.priority()), seq));
+        }
+        if let Some(parent) = job.parent {
+            self.children.entry(parent).or_default().push(job.id);
+        }
         self.days.submitted(&job);
         self.rows.insert(seq, row);
         job
@@ -75,9 +98,13 @@ impl Tables {
 }
 
 impl Tables {
+    fn row(&self, id: JobId) -> Option<&Row> {
+        self.by_id.get(&id).and_then(|seq| self.rows.get(seq))
+    }
+
     fn running(&self) -> Running {
         let mut running = Running::default();
-        let held = |row: &&Row| !matches!(row.job.phase, Phase::Queued | Phase::Ended);
+        let held = |row: &&Row| row.lease.is_some();
         for job in self.rows.values().filter(held).map(|row| &row.job) {
             for (label, value) in job.spec.labels() {
                 running.add(job.agent.as_deref().unwrap_or_default(), label, value, 1);
@@ -97,6 +124,57 @@ impl Tables {
             let candidate = Candidate { seq: *seq, priority: *priority, submitted_at: job.submitted_at };
             (Shape::of(&job.spec, &self.groups), candidate)
         })
+    }
+}
+
+/// One parent with its children.
+struct OneFamily<'a> {
+    tables: &'a mut Tables,
+    parent: JobId,
+}
+
+impl OneFamily<'_> {
+    fn rows(&self) -> impl Iterator<Item = &Row> {
+        let children = self.tables.children.get(&self.parent).into_iter().flatten();
+        children.filter_map(|child| self.tables.row(*child))
+    }
+}
+
+impl Kin for OneFamily<'_> {
+    type Error = Infallible;
+
+    fn parent(&mut self) -> Result<Option<Row>, Infallible> {
+        Ok(self.tables.row(self.parent).cloned())
+    }
+
+    fn tally(&mut self) -> Result<Tally, Infallible> {
+        let mut tally = Tally::default();
+        for row in self.rows() {
+            tally.add(row.job.phase, row.job.ending.as_ref().map(|ending| ending.verdict), row.delayed, 1);
+        }
+        Ok(tally)
+    }
+
+    fn open(&mut self) -> Result<Vec<JobId>, Infallible> {
+        Ok(self.rows().filter(|row| row.job.phase != Phase::Ended).map(|row| row.job.id).collect())
+    }
+
+    fn held(&mut self, most: u32) -> Result<Vec<JobId>, Infallible> {
+        let held = self.rows().filter(|row| row.job.phase == Phase::Queued && row.delayed == Some(family::HELD));
+        Ok(held.take(most as usize).map(|row| row.job.id).collect())
+    }
+
+    fn failed(&mut self, most: usize) -> Result<Vec<HostFailure>, Infallible> {
+        let failure = |row: &Row| {
+            let verdict = row.job.ending.as_ref()?.verdict;
+            let host = row.job.spec.host().unwrap_or_default().to_owned();
+            (verdict != Verdict::Succeeded).then_some(HostFailure { host, job: row.job.id, verdict })
+        };
+        Ok(self.rows().filter_map(failure).take(most).collect())
+    }
+
+    fn change<T>(&mut self, id: JobId, change: impl FnOnce(&mut Row) -> T) -> Result<Option<T>, Infallible> {
+        Ok(self.tables.change(id, change))
     }
 }
 
@@ -126,7 +204,7 @@ impl Store for MemoryStore {
             return Ok(if same { Submitted::Existing(there.clone()) } else { Submitted::KeyConflict(there.id) });
         }
         let queued = tables.all_queued();
-        if queued >= max_queued {
+        if queued + job.family.queued() > max_queued {
             return Ok(Submitted::QueueFull { queued });
         }
         Ok(Submitted::Created(tables.create(job)))
@@ -303,6 +381,32 @@ impl Store for MemoryStore {
         let mut tables = self.tables();
         let held = tables.rows.values_mut().filter(|row| row.lease.is_some());
         Ok(held.map(|row| row.extend(lease, now)).count() as u64)
+    }
+
+    async fn settle(&self, parent: JobId, again: bool, now: UnixMillis) -> Result<Settled, StoreError> {
+        let mut tables = self.tables();
+        match family::settle(&mut OneFamily { tables: &mut tables, parent }, again, now) {
+            Ok(settled) => Ok(settled),
+        }
+    }
+
+    async fn children(&self, parent: JobId) -> Result<Option<Children>, StoreError> {
+        let mut tables = self.tables();
+        let is_one = tables.row(parent).is_some_and(|row| row.job.spec.fan_out().is_some());
+        match (OneFamily { tables: &mut tables, parent }).tally() {
+            Ok(tally) => Ok(is_one.then(|| tally.shown())),
+        }
+    }
+
+    async fn open_families(&self) -> Result<Vec<(JobId, Option<JobId>)>, StoreError> {
+        let tables = self.tables();
+        let open = |job: &JobId| tables.row(*job).is_some_and(|row| row.job.phase != Phase::Ended);
+        let of = |(parent, children): (&JobId, &Vec<JobId>)| {
+            let all: Vec<_> =
+                children.iter().filter(|child| open(child)).map(|child| (*parent, Some(*child))).collect();
+            if all.is_empty() { vec![(*parent, None)] } else { all }
+        };
+        Ok(tables.children.iter().filter(|(parent, _)| open(parent)).flat_map(of).collect())
     }
 
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {

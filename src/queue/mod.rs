@@ -6,6 +6,7 @@
 
 mod batch;
 mod daily;
+mod family;
 mod list;
 mod memory;
 mod routing;
@@ -14,13 +15,15 @@ mod transition;
 
 pub use batch::{Batch, CancelMark, Replay};
 pub use daily::{Day, Ended};
+pub use family::{Family, HELD_BACK, Settled, first_children};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
 pub use routing::{CONTAINERS, Groups, HOSTS, Obstacle, Peer, Profile};
 pub use sqlite::SqliteStore;
 
 use crate::job::{
-    AttemptId, Capacity, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
+    AttemptId, Capacity, Children, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, Submitter,
+    UnixMillis,
 };
 use serde::Serialize;
 use std::borrow::Cow;
@@ -74,6 +77,8 @@ pub struct NewJob {
     pub retry_of: Option<JobId>,
     /// The key that it was submitted with.
     pub submitter: Option<Submitter>,
+    /// What it is to others.
+    pub family: Family,
 }
 
 /// The name of the submitter who has the installation's first key.
@@ -397,6 +402,19 @@ pub trait Store: Send + Sync + 'static {
     /// Gives every lease a full term from now on, and says how many there are: after a time in which nobody could renew, and when
     /// the clock was set.
     fn extend(&self, lease: Millis, now: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    /// Does what is to be done about a job for several hosts: lets children go that waited for others, asks for the ends of those that are
+    /// to end (with `again`, also of those that were asked before), ends it when all have ended. To be called when one of them has ended or
+    /// when its own end was asked for; does nothing when there is nothing to do.
+    fn settle(
+        &self,
+        parent: JobId,
+        again: bool,
+        now: UnixMillis,
+    ) -> impl Future<Output = Result<Settled, StoreError>> + Send;
+    /// How the children of a job stand; `None` for one that is for no list of hosts.
+    fn children(&self, parent: JobId) -> impl Future<Output = Result<Option<Children>, StoreError>> + Send;
+    /// All parents that have not ended, with each of their children that has not; one that has none left is there too.
+    fn open_families(&self) -> impl Future<Output = Result<Vec<(JobId, Option<JobId>)>, StoreError>> + Send;
     fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
     /// Newest first.
     fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<JobSummary>, StoreError>> + Send;
@@ -511,6 +529,15 @@ impl Store for AnyStore {
     async fn extend(&self, lease: Millis, now: UnixMillis) -> Result<u64, StoreError> {
         either!(self, store => store.extend(lease, now))
     }
+    async fn settle(&self, parent: JobId, again: bool, now: UnixMillis) -> Result<Settled, StoreError> {
+        either!(self, store => store.settle(parent, again, now))
+    }
+    async fn children(&self, parent: JobId) -> Result<Option<Children>, StoreError> {
+        either!(self, store => store.children(parent))
+    }
+    async fn open_families(&self) -> Result<Vec<(JobId, Option<JobId>)>, StoreError> {
+        either!(self, store => store.open_families())
+    }
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {
         either!(self, store => store.get(id))
     }
@@ -528,6 +555,8 @@ impl Store for AnyStore {
     }
 }
 
+#[cfg(test)]
+mod family_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! A random walk in which both stores must give the same answers.
 
+use super::family_tests;
 use super::tests::{ask, at, new, report};
 use super::*;
 use crate::job::{ByteSize, Cause, Verdict};
@@ -8,6 +9,10 @@ use proptest::prelude::*;
 #[derive(Debug, Clone)]
 enum Op {
     Submit(i32, Option<u8>),
+    /// Hosts, how many at once, whether the first failure ends the others, and the key.
+    FanOut(usize, Option<u32>, bool, Option<u8>),
+    /// Of which job, and whether again.
+    Settle(usize, bool),
     /// How many, by which of several agents, with how much memory free.
     Claim(u32, usize, u64),
     /// Of which claim; these and the next ones also say whether the holder asks, or a stranger who knows everything.
@@ -47,6 +52,7 @@ fn filter() -> impl Strategy<Value = ListFilter> {
             phases,
             verdict,
             dead_letter,
+            parent: None,
             labels,
             submitted_after,
             submitted_before,
@@ -67,6 +73,9 @@ fn op() -> impl Strategy<Value = Op> {
     let claim = || (0usize..20, prop::bool::weighted(0.8));
     prop_oneof![
         3 => (-2..=2, prop::option::of(0u8..4)).prop_map(|(priority, key)| Op::Submit(priority, key)),
+        2 => (1usize..4, prop::option::of(1u32..3), any::<bool>(), prop::option::of(0u8..4))
+            .prop_map(|(hosts, at_once, fail_fast, key)| Op::FanOut(hosts, at_once, fail_fast, key)),
+        3 => (0usize..20, prop::bool::weighted(0.2)).prop_map(|(job, again)| Op::Settle(job, again)),
         3 => (1u32..4, 0usize..3, 50u64..1500).prop_map(|(max, agent, mib)| Op::Claim(max, agent, mib)),
         1 => claim().prop_map(|(claim, holder)| Op::Renew(claim, holder)),
         3 => (claim(), 0usize..6).prop_map(|((claim, holder), phase)| Op::Advance(claim, phase, holder)),
@@ -97,7 +106,17 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
         Some((if holder { agent.clone() } else { "stranger".to_owned() }, (claim.attempt, claim.token)))
     };
     match op {
-        Op::Submit(..) => format!("{:?}", store.submit(jobs.last().expect("made").clone(), 6).await),
+        Op::Settle(n, again) => match jobs.get(n % jobs.len().max(1)) {
+            Some(job) => {
+                let settled = store.settle(job.id, *again, at(now)).await.expect("settles");
+                let nothing = store.settle(job.id, false, at(now)).await.expect("settles");
+                assert_eq!(nothing, Settled::default(), "what is done is done once");
+                family_tests::is_sound(store, job.id).await;
+                format!("{settled:?} {:?}", store.children(job.id).await)
+            }
+            None => String::new(),
+        },
+        Op::Submit(..) | Op::FanOut(..) => format!("{:?}", store.submit(jobs.last().expect("made").clone(), 6).await),
         Op::Claim(max, agent, mib) => {
             let zone = ["eu", "us"].get(*agent).map(|zone| ("zone".to_owned(), (*zone).to_owned()));
             let capacity = ask(1, 0).free;
@@ -105,7 +124,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             let profile = (*agent < 2).then(|| Profile {
                 labels: zone.into_iter().collect(),
                 presets: vec!["bash".into()],
-                executors: vec![],
+                executors: vec!["docker".into(), "ssh".into()],
                 capacity: Capacity { memory: ByteSize::from_mib(1000), ..capacity },
             });
             let free = Capacity { slots: 3, memory: ByteSize::from_mib(*mib), ..capacity };
@@ -132,7 +151,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
                 found.iter().all(|claim| delayed.iter().all(|job| job.id != claim.attempt.job)),
                 "not before its time"
             );
-            let asked: u64 = found.iter().map(|claim| claim.spec.resources().memory.as_u64()).sum();
+            let asked: u64 = found.iter().filter_map(|claim| claim.spec.takes()).map(|it| it.memory.as_u64()).sum();
             assert!(asked <= mib << 20 && found.len() <= *max as usize);
             for claim in &found {
                 assert!(profile.as_ref().is_none_or(|profile| suits(&claim.spec, profile)), "{:?}", claim.spec);
@@ -237,7 +256,9 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
         Op::List(filter, before) => {
             // A job that was refused is not there: a cursor that leads nowhere.
             let before = before.and_then(|n| jobs.get(n % jobs.len().max(1))).map(|job| job.id);
-            let filter = ListFilter { before, ..filter.clone() };
+            // Sometimes only the children of one.
+            let parent = jobs.get(now as usize % jobs.len().max(1)).map(|job| job.id).filter(|_| now % 3 == 0);
+            let filter = ListFilter { before, parent, ..filter.clone() };
             let found = store.list(filter.clone()).await.expect("lists");
             assert!(found.len() <= filter.limit as usize && found.windows(2).all(|two| two[0].id > two[1].id));
             for summary in &found {
@@ -282,6 +303,10 @@ proptest! {
                         let job = new(now, *priority, key.map(|key| format!("k{key}")).as_deref());
                         jobs.push(NewJob { retry_of, ..job });
                     }
+                    Op::FanOut(hosts, at_once, fail_fast, key) => {
+                        let key = key.map(|key| format!("k{key}"));
+                        jobs.push(family_tests::parent(now, *hosts, *at_once, *fail_fast, key.as_deref()));
+                    }
                     Op::Replay(places) => jobs.extend(places.iter().map(|_| new(now, 0, None))),
                     Op::SubmitAll(specs, _) => {
                         for (priority, key) in specs {
@@ -298,10 +323,21 @@ proptest! {
             let db = rusqlite::Connection::open(&path).expect("opens");
             let wrong: u32 = db.query_row(WRONG_HEADS, [], |row| row.get(0)).expect("reads");
             assert_eq!(wrong, 0, "each shape knows its first queued job");
-            for job in &jobs {
+            let mut all = jobs.clone();
+            all.extend(jobs.iter().flat_map(|job| match &job.family {
+                Family::Parent(children) => children.clone(),
+                _ => Vec::new(),
+            }));
+            for job in &all {
                 assert_eq!(file.get(job.id).await.expect("reads"), memory.get(job.id).await.expect("reads"));
             }
             assert_eq!(file.counts().await.expect("counts"), memory.counts().await.expect("counts"));
+            let sorted = |mut families: Vec<(JobId, Option<JobId>)>| {
+                families.sort();
+                families
+            };
+            let families = sorted(file.open_families().await.expect("reads"));
+            assert_eq!(families, sorted(memory.open_families().await.expect("reads")));
             assert_eq!(file.next_due().await.expect("reads"), memory.next_due().await.expect("reads"));
             let days = file.daily(0).await.expect("reads");
             assert_eq!(days, memory.daily(0).await.expect("reads"));
@@ -309,7 +345,7 @@ proptest! {
             let submitted: u64 = days.iter().map(|day| day.submitted).sum();
             let counts = memory.counts().await.expect("counts");
             assert_eq!((ended, submitted), (counts.ended, total(&counts)));
-            let all = ListFilter { limit: 100, ..ListFilter::default() };
+            let all = ListFilter { limit: 1000, ..ListFilter::default() };
             assert_eq!(file.list(all.clone()).await.expect("lists"), memory.list(all).await.expect("lists"));
         });
     }

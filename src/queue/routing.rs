@@ -165,7 +165,7 @@ impl Shape {
         Self {
             preset: match spec.source() {
                 Source::Preset(name) => Some(name.clone()),
-                Source::Image(_) | Source::Target(_) => None,
+                Source::Image(_) | Source::Target(_) | Source::FanOut(_) => None,
             },
             elsewhere,
             cpu: resources.cpu,

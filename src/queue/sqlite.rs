@@ -3,6 +3,7 @@
 //! One thread owns the writing connection and takes all commands that wait into one transaction, so a sync serves many;
 //! an answer is given after the commit. Another thread reads, so a list never waits behind a sync.
 
+mod kin;
 mod list;
 mod open;
 mod rows;
@@ -11,14 +12,15 @@ mod steps;
 
 use super::batch;
 use super::daily::Day;
+use super::family::{self, Settled};
 use super::routing::{self, Asker, Glance, Running, Shape};
 use super::transition::Row;
 use super::{
-    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Groups, ListFilter,
-    NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
+    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Family, Groups,
+    ListFilter, NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::database::{self, Durability, Poster};
-use crate::job::{AttemptId, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Children, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::Connection;
 use std::cell::OnceCell;
 use std::collections::HashSet;
@@ -103,6 +105,20 @@ fn change_row<T>(db: &Connection, id: JobId, change: impl FnOnce(&mut Row) -> T)
     Ok(Some(result))
 }
 
+/// A job with its children, if it has any.
+fn create(db: &Connection, mut new: NewJob, groups: &Groups) -> rusqlite::Result<Job> {
+    let children = match &mut new.family {
+        Family::Parent(children) => std::mem::take(children),
+        Family::Alone | Family::Child { .. } => Vec::new(),
+    };
+    let row = Row::new(new);
+    rows::insert(db, &row, groups)?;
+    for child in children {
+        rows::insert(db, &Row::new(child), groups)?;
+    }
+    Ok(row.job)
+}
+
 impl Store for SqliteStore {
     async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
         let groups = Arc::clone(&self.groups);
@@ -119,12 +135,10 @@ impl Store for SqliteStore {
                     });
                 }
                 let queued = rows::count(db, Phase::Queued)?;
-                if queued >= max_queued {
+                if queued + job.family.queued() > max_queued {
                     return Ok(Submitted::QueueFull { queued });
                 }
-                let row = Row::new(job);
-                rows::insert(db, &row, &groups)?;
-                Ok(Submitted::Created(row.job))
+                Ok(Submitted::Created(create(db, job, &groups)?))
             })
             .await
     }
@@ -139,11 +153,7 @@ impl Store for SqliteStore {
                     there.push(holder.map(|row| row.job));
                 }
                 let queued = rows::count(db, Phase::Queued)?;
-                batch::take_in(jobs, there, (queued, max_queued), partial, |job| {
-                    let row = Row::new(job);
-                    rows::insert(db, &row, &groups)?;
-                    Ok(row.job)
-                })
+                batch::take_in(jobs, there, (queued, max_queued), partial, |job| create(db, job, &groups))
             })
             .await
     }
@@ -322,11 +332,7 @@ impl Store for SqliteStore {
                 let one = |(id, by): (JobId, JobId)| {
                     let room = rows::count(db, Phase::Queued)? < max_queued;
                     Ok(match change_row(db, id, |row| row.replay(by, now, room))? {
-                        Some(Ok(new)) => {
-                            let row = Row::new(new);
-                            rows::insert(db, &row, &groups)?;
-                            Replay::Replayed(Box::new(row.job))
-                        }
+                        Some(Ok(new)) => Replay::Replayed(Box::new(create(db, new, &groups)?)),
                         Some(Err(answer)) => answer,
                         None => Replay::Unknown,
                     })
@@ -383,6 +389,18 @@ impl Store for SqliteStore {
                 Ok(held)
             })
             .await
+    }
+
+    async fn settle(&self, parent: JobId, again: bool, now: UnixMillis) -> Result<Settled, StoreError> {
+        self.writer.run(move |db| family::settle(&mut kin::OneFamily { db, parent }, again, now)).await
+    }
+
+    async fn children(&self, parent: JobId) -> Result<Option<Children>, StoreError> {
+        self.reader.run(move |db| kin::children(db, parent)).await
+    }
+
+    async fn open_families(&self) -> Result<Vec<(JobId, Option<JobId>)>, StoreError> {
+        self.reader.run(kin::open_families).await
     }
 
     async fn get(&self, id: JobId) -> Result<Option<Job>, StoreError> {

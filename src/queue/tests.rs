@@ -31,7 +31,14 @@ pub(super) fn at(ms: u64) -> UnixMillis {
 }
 
 pub(super) fn new(ms: u64, priority: i32, key: Option<&str>) -> NewJob {
-    NewJob { id: JobId::new(at(ms)), spec: spec(priority, key), at: at(ms), retry_of: None, submitter: None }
+    NewJob {
+        id: JobId::new(at(ms)),
+        spec: spec(priority, key),
+        at: at(ms),
+        retry_of: None,
+        submitter: None,
+        family: Family::Alone,
+    }
 }
 
 pub(super) fn ask(max: u32, ms: u64) -> ClaimAsk {
@@ -357,7 +364,7 @@ async fn shapes_without_end_are_looked_at_from_the_front_and_hide_nothing_that_c
         let document = json!({"image": "x", "command": ["x"], "labels": {"user": format!("u{user}")}, "priority": user % 3,
             "requires": {"labels": {"zone": zone}}});
         let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
-        NewJob { id: JobId::new(at(ms)), spec, at: at(ms), retry_of: None, submitter: None }
+        NewJob { id: JobId::new(at(ms)), spec, at: at(ms), retry_of: None, submitter: None, family: Family::Alone }
     };
     // Elsewhere, then two of each user, then one of somebody else.
     let mut jobs: Vec<NewJob> = (0..200).map(|n| job(n, n, "us")).collect();
@@ -409,7 +416,14 @@ async fn one_claim_decides_about_a_bounded_number_of_shapes() {
             let memory = format!("{}MiB", 64 + n);
             let document = json!({"image": "x", "command": ["x"], "resources": {"memory": memory}});
             let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
-            NewJob { id: JobId::new(at(n as u64)), spec, at: at(n as u64), retry_of: None, submitter: None }
+            NewJob {
+                id: JobId::new(at(n as u64)),
+                spec,
+                at: at(n as u64),
+                retry_of: None,
+                submitter: None,
+                family: Family::Alone,
+            }
         };
         let jobs: Vec<NewJob> = (0..most + 10).map(job).collect();
         let ids: Vec<JobId> = jobs.iter().map(|job| job.id).collect();

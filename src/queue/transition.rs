@@ -6,6 +6,7 @@
 //! A try that has ended and is followed by another one waits for it in the queue: *delayed*, which nobody claims, until
 //! [`Row::ready`] says that its time has come.
 
+use super::family::{FANNED_OUT, Family, HELD, HELD_BACK, LET_GO};
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
     AttemptId, Cause, Class, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PULL_NOTE, PastTry, Phase, PhaseEvent,
@@ -39,6 +40,8 @@ pub(super) struct Row {
     pub(super) delayed: Option<UnixMillis>,
     /// When its holder was told to end it because it does not get on.
     pub(super) told: Option<Told>,
+    /// Of a job for several hosts: all that had not ended were asked for their end.
+    pub(super) stopped: bool,
     pub(super) lease: Option<Lease>,
 }
 
@@ -60,12 +63,23 @@ pub(super) struct Lease {
 impl Row {
     /// A job that was just submitted.
     pub(super) fn new(new: NewJob) -> Self {
+        let at = new.at;
+        let event = |phase, reason: &str| PhaseEvent { attempt: 0, phase, at, reason: reason.to_owned() };
+        let (parent, held, children) = match new.family {
+            Family::Alone => (None, false, false),
+            Family::Parent(_) => (None, false, true),
+            Family::Child { parent, held } => (Some(parent), held, false),
+        };
+        let mut history = vec![event(Phase::Queued, if held { HELD_BACK } else { "submitted" })];
+        history.extend(children.then(|| event(Phase::Running, FANNED_OUT)));
         let job = Job {
             id: new.id,
             revision: 1,
             retry_of: new.retry_of,
+            parent,
+            children: None,
             submitter: new.submitter,
-            phase: Phase::Queued,
+            phase: if children { Phase::Running } else { Phase::Queued },
             ending: None,
             attempt: 0,
             past_tries: Vec::new(),
@@ -74,11 +88,11 @@ impl Row {
             given_up: None,
             cancel_requested: false,
             agent: None,
-            submitted_at: new.at,
-            started_at: None,
+            submitted_at: at,
+            started_at: children.then_some(at),
             ended_at: None,
             spec: new.spec,
-            history: vec![PhaseEvent { attempt: 0, phase: Phase::Queued, at: new.at, reason: "submitted".to_owned() }],
+            history,
             usage: None,
             receipt: Vec::new(),
             clamped: Vec::new(),
@@ -86,7 +100,7 @@ impl Row {
             log: LogTotals::default(),
             results: Results::default(),
         };
-        Self { job, tries: 0, failures: 0, delayed: None, told: None, lease: None }
+        Self { job, tries: 0, failures: 0, delayed: held.then_some(HELD), told: None, stopped: false, lease: None }
     }
 
     fn enter(&mut self, phase: Phase, at: UnixMillis, reason: &str) {
@@ -132,6 +146,23 @@ impl Row {
             self.job.log = LogTotals { complete: true, ..LogTotals::default() };
         }
         self.end(Cause::Canceled, at);
+    }
+
+    /// It waits for others of its parent no more; true when it did.
+    pub(super) fn let_go(&mut self, now: UnixMillis) -> bool {
+        let held = self.job.phase == Phase::Queued && self.delayed == Some(HELD);
+        if held {
+            self.delayed = None;
+            self.job.revision += 1;
+            self.note(Phase::Queued, now, LET_GO);
+        }
+        held
+    }
+
+    /// All its children have ended.
+    pub(super) fn end_family(&mut self, cause: Cause, now: UnixMillis) -> Job {
+        self.end(cause, now);
+        self.job.clone()
     }
 
     /// A try has ended: the job ends with it, or waits for the next one, for `reason`. `infrastructure`: tries after ends that
@@ -370,6 +401,7 @@ impl Row {
             retry_of: Some(self.job.id),
             // What may be done is decided for who asked for the work, not for who has it done again.
             submitter: self.job.submitter.clone(),
+            family: Family::Alone,
         })
     }
 

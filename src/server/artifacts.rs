@@ -72,7 +72,7 @@ async fn files(app: &App, id: &str) -> Answer<(Job, Arc<[Artifact]>)> {
 #[utoipa::path(get, path = "/v1/jobs/{id}/artifacts", tag = "artifacts",
     params(("id" = inline(schema::JobId), Path, description = "The job"), ListQuery),
     responses((status = 200, description = "The files", body = ArtifactPage)),
-    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "artifact_not_found", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "artifact_not_found", "unavailable"]))))]
 pub(super) async fn list(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -102,7 +102,7 @@ pub(super) async fn list(
             headers(("Content-Range" = String), ("ETag" = String))),
         (status = 304, description = "It has this tag"),
         (status = 416, description = "There are no such bytes", headers(("Content-Range" = String)))),
-    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "artifact_not_found", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "artifact_not_found", "unavailable"]))))]
 pub(super) async fn read(
     State(app): State<App>,
     Path((id, path)): Path<(String, String)>,

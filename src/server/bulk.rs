@@ -279,7 +279,7 @@ pub(super) async fn cancel(
     for (id, mark) in app.backend.cancel_many(ids, force).await? {
         let group = match mark {
             CancelMark::Ended => &mut answer.ended,
-            CancelMark::Requested { .. } => &mut answer.requested,
+            CancelMark::Requested { .. } | CancelMark::Children => &mut answer.requested,
             CancelMark::AlreadyEnded => &mut answer.already_ended,
             CancelMark::Unknown => &mut answer.unknown,
         };

@@ -59,10 +59,11 @@ mod tests {
     #[tokio::test]
     async fn what_moves_is_another_answer_and_no_other_job() {
         use crate::job::{JobId, JobSpec, JobStep, PhaseEvent, Progress, SpecRules, UnixMillis};
-        use crate::queue::{MemoryStore, NewJob, Store, Submitted};
+        use crate::queue::{Family, MemoryStore, NewJob, Store, Submitted};
         let document = serde_json::json!({"preset": "bash", "script": "true"});
         let (spec, at) = (JobSpec::check(&document, &SpecRules::default()).expect("valid"), UnixMillis::new);
-        let new = NewJob { id: JobId::new(at(5)), spec, at: at(5), retry_of: None, submitter: None };
+        let family = Family::Alone;
+        let new = NewJob { id: JobId::new(at(5)), spec, at: at(5), retry_of: None, submitter: None, family };
         let Ok(Submitted::Created(mut job)) = MemoryStore::new().submit(new, 1).await else { panic!("is taken in") };
         let mut tags = vec![tag(&job)];
         job.history.push(PhaseEvent { at: at(9), ..job.history[0].clone() });

@@ -184,6 +184,9 @@ fn read_spec(app: &App, headers: &HeaderMap, body: &Bytes) -> Answer<JobSpec> {
 /// Whether the agent in this process would let it in at the moment; when it runs, the agent decides. Errors: what the policy says.
 pub(super) fn allowed(app: &App, caller: &Caller, spec: &JobSpec) -> Answer<()> {
     let Some(gate) = &app.settings.gate else { return Ok(()) };
+    if spec.fan_out().is_some() {
+        return spec.parts().try_for_each(|part| allowed(app, caller, &part));
+    }
     match gate.admit(Local::NAME, Some(&caller.name), spec) {
         Err(cause @ Cause::PolicyRefused { .. }) => Err(ProblemDocument::policy(&cause)),
         Err(Cause::InputRefused { input, reason }) => {
@@ -195,6 +198,13 @@ pub(super) fn allowed(app: &App, caller: &Caller, spec: &JobSpec) -> Answer<()> 
 
 /// The job with what is known of its inputs. Errors: one is not there, or is not what it should be.
 pub(super) async fn known(app: &App, spec: JobSpec) -> Answer<JobSpec> {
+    let (most, hosts) = (app.backend.max_queued(), spec.fan_out().map_or(0, |fan_out| fan_out.hosts.len() as u64));
+    if hosts > most {
+        let reason = format!("has {hosts} hosts, each with a job of its own, and at most {most} jobs may wait here");
+        let problems =
+            Problems::one("target.hosts", reason, "split the hosts, or raise queue.max_queued of the server");
+        return Err(ProblemDocument::spec(&problems));
+    }
     app.backend.know_inputs(spec).await.map_err(|unready| match unready {
         Unready::Problems(problems) => ProblemDocument::spec(&problems),
         Unready::Away(error) => error.into(),

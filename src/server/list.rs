@@ -25,8 +25,8 @@ const MOST_TEXT: usize = 255;
 /// Lines instead of one document.
 pub(super) const LINES: &str = "application/x-ndjson";
 
-const PARAMETERS: [&str; 10] =
-    ["state", "phase", "verdict", "dead_letter", "label", "since", "until", "text", "before", "limit"];
+const PARAMETERS: [&str; 11] =
+    ["state", "phase", "verdict", "dead_letter", "parent", "label", "since", "until", "text", "before", "limit"];
 
 /// A query as it came; keys may be there several times.
 pub(super) type Pairs = Vec<(String, String)>;
@@ -55,6 +55,9 @@ struct ListQuery {
     verdict: Option<schema::Verdict>,
     /// That were given up for want of tries, and not replayed since; `false` for all others.
     dead_letter: Option<bool>,
+    /// The jobs for the hosts of this one.
+    #[param(inline)]
+    parent: Option<schema::JobId>,
     /// With this label, `name=value`. May be given several times; all must be there.
     label: Option<Vec<String>>,
     /// Submitted at this moment or later: milliseconds since 1970, or RFC 3339.
@@ -147,6 +150,10 @@ fn filter(asked: &Pairs) -> Result<ListFilter, Problems> {
                 1..=MOST_TEXT => filter.text = Some(value.clone()),
                 count => problems.add(key, format!("has {count} characters"), format!("give 1 to {MOST_TEXT}")),
             },
+            "parent" => match value.parse() {
+                Ok(id) => filter.parent = Some(id),
+                Err(error) => problems.add(key, error.to_string(), "give the id of a job for several hosts"),
+            },
             "before" => match value.parse() {
                 Ok(id) => filter.before = Some(id),
                 Err(error) => problems.add(key, error.to_string(), "give `next` of the page before"),
@@ -237,6 +244,7 @@ mod tests {
             phases: vec![Phase::Queued, Phase::Running, Phase::Ended],
             verdict: Some(Verdict::TimedOut),
             dead_letter: Some(true),
+            parent: None,
             labels: vec![("a".into(), "b".into()), ("c".into(), "d=e".into())],
             submitted_after: Some(UnixMillis::new(1_700_000_000_000)),
             submitted_before: Some(UnixMillis::new(1_700_000_000_000)),

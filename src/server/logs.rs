@@ -8,8 +8,9 @@ use super::jobs::{job_id, not_found, query};
 use super::list::{LINES, wants_lines};
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
-use crate::job::{AttemptId, Job, Phase};
+use crate::job::{AttemptId, Job, JobId, JobSummary, Phase};
 use crate::logstore::{LogError, LogReader, Stream};
+use crate::queue::ListFilter;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -64,11 +65,31 @@ struct Frames {
 pub(super) async fn attempt_of(app: &App, id: &str, attempt: Option<u32>) -> Result<(Job, AttemptId), ProblemDocument> {
     let id = job_id(id)?;
     let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
+    if job.spec.fan_out().is_some() {
+        return Err(has_parts(app, id).await?);
+    }
     let number = attempt.unwrap_or(job.attempt);
     if number > job.attempt {
         return Err(ProblemDocument::new("bad_query", format!("attempt: the job has had {} so far", job.attempt)));
     }
     Ok((job, AttemptId::new(id, number)))
+}
+
+/// The jobs for how many hosts are named where one was meant.
+const NAMED_PARTS: u32 = 10;
+
+/// What is said to who wants the output or the files of a job for several hosts.
+async fn has_parts(app: &App, id: JobId) -> Result<ProblemDocument, ProblemDocument> {
+    let filter = ListFilter { parent: Some(id), limit: NAMED_PARTS + 1, ..ListFilter::default() };
+    let parts = app.backend.list(filter).await?;
+    let name = |part: &JobSummary| format!("{} {}", part.host.as_deref().unwrap_or("-"), part.id);
+    let named: Vec<String> = parts.iter().take(NAMED_PARTS as usize).map(name).collect();
+    let more = if parts.len() > named.len() { ", …" } else { "" };
+    let detail = format!(
+        "job {id} is for several hosts and has no output and no files of its own; the jobs for its hosts have: {}{more} (GET /v1/jobs?parent={id})",
+        named.join(", ")
+    );
+    Ok(ProblemDocument::new("has_parts", detail))
 }
 
 /// Whether a try can have no more output. A job that waits for its next one is done with the one before.
@@ -97,7 +118,7 @@ pub(super) fn log_problem(error: &LogError) -> ProblemDocument {
         (status = 206, description = "The bytes of the range", body = String, content_type = "application/octet-stream",
             headers(("Content-Range" = String))),
         (status = 416, description = "There are no such bytes (yet)", headers(("Content-Range" = String)))),
-    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "unavailable"]))))]
 pub(super) async fn read(
     State(app): State<App>,
     Path(id): Path<String>,

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 32] = [
+pub const ERROR_CODES: [(&str, u16, &str); 33] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("policy_refused", 403, "the operator's policy does not allow the job; `problems` says what of it"),
     ("bad_query", 400, "a query parameter cannot be read"),
@@ -32,6 +32,7 @@ pub const ERROR_CODES: [(&str, u16, &str); 32] = [
     ("agent_taken", 409, "another installation uses this agent's key and is alive"),
     ("session_unknown", 409, "the agent has to register (again)"),
     ("protocol_unsupported", 409, "agent and server have no version of the protocol in common"),
+    ("has_parts", 409, "the job is for several hosts: the jobs for its hosts have what was asked for"),
     ("not_ended", 409, "the job has not ended; only one that has can be retried, or have its output deleted"),
     (
         "secrets_gone",

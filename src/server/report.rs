@@ -266,6 +266,12 @@ fn what(job: &Job) -> String {
         Source::Image(image) => format!("image {image}"),
         Source::Preset(preset) => format!("preset {preset}"),
         Source::Target(target) => format!("target {target}"),
+        Source::FanOut(fan_out) => {
+            let count = fan_out.hosts.len();
+            let first = fan_out.hosts.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+            let more = if count > 5 { ", …" } else { "" };
+            format!("{count} hosts ({first}{more})")
+        }
     };
     match job.spec.program() {
         Program::Script { text, .. } => {

@@ -345,7 +345,7 @@ async fn a_cell_that_is_taken_away_is_never_the_jobs_failure() {
 }
 
 /// Where each cause is forced: file, and what it is called there.
-const FORCED: [(&str, &str, &str); 37] = [
+const FORCED: [(&str, &str, &str); 38] = [
     ("exit_code", "tests/it/causes.rs", "\"exit_code\""),
     ("signal", "tests/it/causes.rs", "\"signal\""),
     ("out_of_memory", "tests/it/causes.rs", "\"out_of_memory\""),
@@ -383,6 +383,7 @@ const FORCED: [(&str, &str, &str); 37] = [
     ("artifacts_missing", "tests/it/artifacts.rs", "\"artifacts_missing\""),
     ("artifacts_failed", "tests/it/artifacts.rs", "\"artifacts_failed\""),
     ("stuck", "src/queue/retry_tests.rs", "\"stuck\""),
+    ("fan_out", "tests/it/fan_out.rs", "\"fan_out\""),
 ];
 
 #[test]

@@ -19,6 +19,7 @@ mod draining;
 mod egress;
 mod engine_faults;
 mod events;
+mod fan_out;
 mod fleet;
 mod gvisor;
 mod hostile;

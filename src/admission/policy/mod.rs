@@ -8,10 +8,12 @@
 mod live;
 mod pattern;
 mod read;
+mod target;
 #[cfg(test)]
 mod tests;
 
 pub use live::{LivePolicy, Looked};
+pub use target::{Reached, Routes};
 
 use crate::job::egress::{EgressRule, uncovered};
 use crate::job::{
@@ -23,6 +25,11 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use target::{HostPattern, Reachable};
+
+/// Limits of containers: what has none takes nothing of them.
+const OF_CELLS: [&str; 5] =
+    ["resources.cpu", "resources.memory", "resources.pids", "resources.disk", "resources.inodes"];
 
 /// What a job that no rule matches is judged by.
 const NO_RULE: &str = "default";
@@ -50,6 +57,8 @@ struct When {
     backends: Vec<Glob>,
     /// It was submitted with a key of one of these names; with any, or with none that has a name, when there are none.
     keys: Vec<Glob>,
+    /// It goes to one of these hosts; anywhere, also into a container, when there are none.
+    hosts: Vec<HostPattern>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +76,8 @@ struct Allowances {
     digest_required: bool,
     pulls: Option<Vec<Pull>>,
     presets: Option<Vec<Glob>>,
+    /// Without a word the inventory's hosts, with what it has for each.
+    targets: Option<Vec<Reachable>>,
     oci_runtimes: Option<Vec<String>>,
     /// Without a word only `none`: a way out of the cell is opened by an operator.
     networks: Option<Vec<NetworkMode>>,
@@ -115,14 +126,16 @@ enum Over {
 }
 
 /// What is known of where the job would run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Facts<'a> {
     /// Which backend it comes from.
     pub backend: &'a str,
     /// The name of the key that it was submitted with there; the backend's word.
     pub submitter: Option<&'a str>,
-    /// The image that it would run in: its own, or its preset's.
+    /// The image that it would run in: its own, or its preset's. Empty for one that goes to another host.
     pub image: &'a str,
+    /// What the agent's inventory says of hosts.
+    pub routes: &'a Routes,
     /// Secrets that the agent has, by name.
     pub secrets: &'a BTreeSet<String>,
     /// When a registry is asked for the image of a job that does not say.
@@ -249,6 +262,13 @@ impl When {
         self.labels.iter().all(label)
             && (self.backends.is_empty() || any(&self.backends, facts.backend))
             && (self.keys.is_empty() || facts.submitter.is_some_and(|name| any(&self.keys, name)))
+            && (self.hosts.is_empty() || self.goes_there(spec, facts))
+    }
+
+    fn goes_there(&self, spec: &JobSpec, facts: &Facts<'_>) -> bool {
+        let Source::Target(target) = spec.source() else { return false };
+        let address = facts.routes.of(target).address;
+        self.hosts.iter().any(|one| one.matches(&target.host, address.as_deref()))
     }
 }
 
@@ -272,11 +292,15 @@ impl Policy {
             }
         };
         let mut checks = Checks(Vec::new());
-        allow.source(spec, facts, &mut checks);
-        allow.pull(spec, facts, &mut checks);
-        allow.place(spec, facts, &mut checks);
-        allow.egress(spec, facts, &mut checks);
-        filter(spec, facts, &mut checks);
+        if spec.source().is_elsewhere() {
+            allow.target(spec, facts, &mut checks);
+        } else {
+            allow.source(spec, facts, &mut checks);
+            allow.pull(spec, facts, &mut checks);
+            allow.place(spec, facts, &mut checks);
+            allow.egress(spec, facts, &mut checks);
+            filter(spec, facts, &mut checks);
+        }
         allow.program(spec, &mut checks);
         allow.secrets(spec, facts, &mut checks);
         let given = allow.limits(spec, facts, &mut checks);
@@ -437,8 +461,11 @@ impl Allowances {
 
     fn program(&self, spec: &JobSpec, checks: &mut Checks) {
         let stdin = spec.stdin().is_some();
+        // The usual folder is nothing that it asks for.
+        let usual = (!spec.source().is_elsewhere()).then_some(WORKDIR);
+        let workdir = spec.workdir().filter(|folder| Some(*folder) != usual);
         match spec.program() {
-            Program::Command(argv) => self.command("command", argv, stdin, spec.workdir().unwrap_or(WORKDIR), checks),
+            Program::Command(argv) => self.command("command", argv, stdin, workdir, checks),
             Program::Script { text, .. } if self.programs.is_none() => {
                 checks.item("script", &format!("{} bytes", text.len()), Ok("no list".to_owned()));
             }
@@ -454,18 +481,12 @@ impl Allowances {
                     false => "no script of the list has its SHA-256",
                 };
                 let value = format!("sha256:{sha256}");
-                self.runs(
-                    ("script", &value),
-                    (stdin, spec.workdir().unwrap_or(WORKDIR)),
-                    why,
-                    |one| is_text(one) && is_it(one),
-                    checks,
-                );
+                self.runs(("script", &value), (stdin, workdir), why, |one| is_text(one) && is_it(one), checks);
             }
         }
         if let Some(after) = spec.on_cancel() {
             // It has no input, and the job's folder.
-            self.command("on_cancel.command", &after.command, false, spec.workdir().unwrap_or(WORKDIR), checks);
+            self.command("on_cancel.command", &after.command, false, workdir, checks);
         }
         // What a program does depends on its variables: a list of programs without one of variables allows none.
         let nothing = [];
@@ -507,7 +528,7 @@ impl Allowances {
         }
     }
 
-    fn command(&self, path: &str, argv: &[String], stdin: bool, workdir: &str, checks: &mut Checks) {
+    fn command(&self, path: &str, argv: &[String], stdin: bool, workdir: Option<&str>, checks: &mut Checks) {
         let value = shown(argv);
         if self.programs.is_none() {
             return checks.item(path, &value, Ok("no list".to_owned()));
@@ -516,11 +537,12 @@ impl Allowances {
         self.runs((path, &value), (stdin, workdir), "no command of the list is like it", is, checks);
     }
 
-    /// What runs, with its input and in its folder: one entry of `programs` has to allow all of it. `why` is said when none `is` it.
+    /// What runs, with its input and in its folder (`None`: the usual one): one entry of `programs` has to allow all of it. `why` is said
+    /// when none `is` it.
     fn runs(
         &self,
         (path, value): (&str, &str),
-        (stdin, workdir): (bool, &str),
+        (stdin, workdir): (bool, Option<&str>),
         why: &str,
         is: impl Fn(&Allowed) -> bool,
         checks: &mut Checks,
@@ -535,10 +557,10 @@ impl Allowances {
             let why = format!("the list allows `{path}`, and not that the job feeds it; leave `stdin` out");
             return checks.item("stdin", "given", Err(("stdin_not_allowed", why)));
         }
-        found.retain(|(_, one)| one.workdir || workdir == WORKDIR);
+        found.retain(|(_, one)| one.workdir || workdir.is_none());
         let Some((at, _)) = found.first() else {
-            let why = format!("the list allows `{path}` in {WORKDIR} and in no other folder; leave `workdir` out");
-            return checks.item("workdir", workdir, Err(("workdir_not_allowed", why)));
+            let why = format!("the list allows `{path}` in its usual folder and in no other one; leave `workdir` out");
+            return checks.item("workdir", workdir.unwrap_or_default(), Err(("workdir_not_allowed", why)));
         };
         checks.item(path, value, Ok(format!("programs[{at}]")));
     }
@@ -547,6 +569,10 @@ impl Allowances {
     fn limits<'a>(&self, spec: &'a JobSpec, facts: &Facts<'_>, checks: &mut Checks) -> Cow<'a, JobSpec> {
         let mut given = Cow::Borrowed(spec);
         for limit in &LIMITS {
+            // What another host has is not this one's to bound.
+            if spec.source().is_elsewhere() && OF_CELLS.contains(&limit.path) {
+                continue;
+            }
             let named = limit.of(spec).is_some();
             let Some(asked) = facts.defaults.of(limit, &given) else { continue };
             let (path, value) = (limit.path, limit.show(asked));

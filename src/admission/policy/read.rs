@@ -1,6 +1,7 @@
 //! From a document to a [`Policy`], or to everything that is wrong with it.
 
 use super::pattern::{Argv, Glob, ImagePattern};
+use super::target::{HostPattern, Reachable};
 use super::{Allowances, Allowed, Maximum, NO_RULE, Over, Policy, Rule, Runs, Then, When};
 use crate::job::egress::EgressRule;
 use crate::job::{Fields, LIMITS, Limit, NetworkMode, Problems, Pull, shown, suggestion, type_name};
@@ -122,7 +123,7 @@ fn rule(path: &str, value: &Value, base: &Allowances, p: &mut Problems) -> Optio
     let known = p.iter().count();
     let when = fields.map("when", p).map(|map| when(&when_path, map, p)).unwrap_or_default();
     if when == When::default() && p.iter().count() == known {
-        let fix = "name `labels`, `backends` or `keys`; what is for every job belongs to `allow` at the top";
+        let fix = "name `labels`, `backends`, `keys` or `hosts`; what is for every job belongs to `allow` at the top";
         p.add(when_path, "is missing or empty", fix);
     }
     let allow_path = fields.path("allow");
@@ -178,6 +179,7 @@ fn when(path: &str, map: &Map<String, Value>, p: &mut Problems) -> When {
     }
     when.backends = listed(&mut fields, "backends", p, glob).unwrap_or_default();
     when.keys = listed(&mut fields, "keys", p, glob).unwrap_or_default();
+    when.hosts = listed(&mut fields, "hosts", p, HostPattern::new).unwrap_or_default();
     fields.finish(p);
     when
 }
@@ -204,6 +206,11 @@ fn allowances(path: &str, map: &Map<String, Value>, base: &Allowances, p: &mut P
     }
     if let Some(presets) = listed(&mut fields, "presets", p, glob) {
         allow.presets = Some(presets);
+    }
+    let targets_path = fields.path("targets");
+    if let Some(items) = list(&mut fields, "targets", MOST_ENTRIES, p) {
+        let read = |(at, item)| reachable(&format!("{targets_path}[{at}]"), item, p);
+        allow.targets = Some(items.iter().enumerate().filter_map(read).collect());
     }
     let runtime = |text: &str| if text.is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) };
     if let Some(runtimes) = listed(&mut fields, "oci_runtimes", p, runtime) {
@@ -308,6 +315,43 @@ fn program(path: &str, value: &Value, p: &mut Problems) -> Option<Allowed> {
     };
     fields.finish(p);
     what.map(|what| Allowed { what, stdin, workdir })
+}
+
+/// Hosts, and how they may be reached.
+fn reachable(path: &str, value: &Value, p: &mut Problems) -> Option<Reachable> {
+    let Value::Object(map) = value else {
+        p.add(path, format!("is {}", type_name(value)), "write a map such as {hosts: [\"web*\"], logins: [deploy]}");
+        return None;
+    };
+    let mut fields = Fields::new(path, map);
+    let hosts = listed(&mut fields, "hosts", p, HostPattern::new);
+    if hosts.is_none() && !map.contains_key("hosts") {
+        p.add(
+            fields.path("hosts"),
+            "is missing",
+            "name hosts of the inventory, patterns (`*`), or addresses (10.1.0.0/16)",
+        );
+    }
+    let ports_path = fields.path("ports");
+    let port = |(at, value): (usize, &Value), p: &mut Problems| {
+        let port = value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0);
+        if port.is_none() {
+            p.add(format!("{ports_path}[{at}]"), "is no port", "write a whole number from 1 to 65535");
+        }
+        port
+    };
+    let ports = list(&mut fields, "ports", MOST_ENTRIES, p)
+        .map(|items| items.iter().enumerate().filter_map(|item| port(item, p)).collect());
+    let reachable = Reachable {
+        hosts,
+        ports,
+        logins: listed(&mut fields, "logins", p, glob),
+        credentials: listed(&mut fields, "credentials", p, glob),
+        jumps: listed(&mut fields, "jumps", p, HostPattern::new),
+        passwords: yes(&mut fields, "passwords", p),
+    };
+    fields.finish(p);
+    Some(reachable)
 }
 
 /// `true` or `false`; false without a word.

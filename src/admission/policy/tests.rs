@@ -1,5 +1,7 @@
 //! What is judged how; and for any policy and any job: nothing above a maximum is given, and what is given is allowed.
 
+mod target_tests;
+
 use super::*;
 use crate::job::{Limit, Pull, SpecRules};
 use proptest::prelude::*;
@@ -21,11 +23,13 @@ const DEFAULTS: Defaults =
 fn facts<'a>() -> Facts<'a> {
     static SECRETS: std::sync::LazyLock<std::collections::BTreeSet<String>> =
         std::sync::LazyLock::new(|| ["deploy-token".to_owned(), "db".to_owned()].into());
+    static ROUTES: std::sync::LazyLock<Routes> = std::sync::LazyLock::new(|| Routes::new(target_tests::inventory));
     Facts {
         secrets: &SECRETS,
         backend: "main",
         submitter: None,
         image: "jobcell/bash:1",
+        routes: &ROUTES,
         pull: Pull::IfAbsent,
         oci_runtime: "",
         uids: (200_000, 209_999),

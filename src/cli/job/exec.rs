@@ -1,5 +1,6 @@
 //! `jobcell job exec`: a command becomes a job, with what is on standard input, and is followed to its end. Ctrl-C cancels it.
 
+use super::on::OnArgs;
 use super::secrets::{self, SecretArgs};
 use super::stay::{Limit, Until, see};
 use crate::cli::client::Client;
@@ -18,11 +19,13 @@ const STDIN_PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug, Args)]
 pub(in crate::cli) struct ExecArgs {
     /// Image of the cell; must be on the engine
-    #[arg(long, value_name = "IMAGE", conflicts_with = "preset")]
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["preset", "on"])]
     image: Option<String>,
     /// Preset of the cell
-    #[arg(long, value_name = "NAME", default_value = "bash")]
+    #[arg(long, value_name = "NAME", default_value = "bash", conflicts_with = "on")]
     preset: String,
+    #[command(flatten)]
+    on: OnArgs,
     /// A variable of the job; may be given several times
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
@@ -82,9 +85,10 @@ impl ExecArgs {
         for (key, value) in [("cpu", &self.cpu), ("memory", &self.memory), ("disk", &self.disk)] {
             resources.extend(value.iter().map(|value| (key.to_owned(), json!(value))));
         }
-        let source = match &self.image {
-            Some(image) => ("image", Some(json!(image))),
-            None => ("preset", Some(json!(self.preset))),
+        let source = match (self.on.target(), &self.image) {
+            (Some(target), _) => ("target", Some(target)),
+            (None, Some(image)) => ("image", Some(json!(image))),
+            (None, None) => ("preset", Some(json!(self.preset))),
         };
         let parts = [
             ("name", self.name.as_ref().map(|name| json!(name))),
@@ -215,6 +219,27 @@ mod tests {
         assert_eq!(spec, wanted);
         for spec in [least, spec] {
             JobSpec::check(&spec, &SpecRules::default()).expect("is valid");
+        }
+        let there = read(&["--on=web1", "--login", "deploy", "uptime"]).expect("is read").spec(None);
+        assert_eq!(there, json!({"target": {"host": "web1", "login": "deploy"}, "command": ["uptime"]}));
+        let several = [
+            "--on=web1,web2",
+            "--on=web3",
+            "--at-once=2",
+            "--fail-fast",
+            "--credential=ci",
+            "--jump=b",
+            "--port=2222",
+            "uptime",
+        ];
+        let several = read(&several).expect("is read").spec(None);
+        let wanted = json!({"hosts": ["web1", "web2", "web3"], "at_once": 2, "fail_fast": true, "credential": "ci", "jump": ["b"], "port": 2222});
+        assert_eq!(several["target"], wanted);
+        for spec in [there, several] {
+            JobSpec::check(&spec, &SpecRules::default()).expect("is valid");
+        }
+        for words in [["--on=a", "--image=b", "x"], ["--on=a", "--preset=b", "x"], ["--login=a", "--name=b", "x"]] {
+            assert!(read(&words).is_err(), "{words:?}");
         }
         for words in [&[] as &[&str], &["--image=a", "--preset=b", "x"], &["--env=A", "x"], &["--tmeout=1s", "x"]] {
             assert!(read(words).is_err(), "{words:?}");

@@ -21,6 +21,9 @@ pub(in crate::cli) struct ListArgs {
     /// Only those with this label; may be given several times, and all must be there
     #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<String>,
+    /// Only the jobs for the hosts of this one
+    #[arg(long, value_name = "ID")]
+    parent: Option<String>,
     /// Only those submitted since then: 2h for two hours ago, 2026-11-21T08:30:00Z, or milliseconds since 1970
     #[arg(long, value_name = "WHEN", value_parser = moment)]
     since: Option<UnixMillis>,
@@ -37,7 +40,7 @@ pub(in crate::cli) struct ListArgs {
     #[arg(long, default_value_t = 50)]
     limit: u32,
     /// How many there are in each state, and what happened on each day, in place of the jobs
-    #[arg(long, conflicts_with_all = ["state", "phase", "verdict", "label", "since", "until", "text", "before", "limit"])]
+    #[arg(long, conflicts_with_all = ["state", "phase", "verdict", "parent", "label", "since", "until", "text", "before", "limit"])]
     stats: bool,
     /// How many days --stats shows
     #[arg(long, value_name = "N", default_value_t = 7, requires = "stats")]
@@ -68,6 +71,7 @@ impl ListArgs {
         let when = |at: Option<UnixMillis>| at.map(|at| at.as_u64().to_string());
         for (key, value) in [
             ("verdict", self.verdict.clone()),
+            ("parent", self.parent.clone()),
             ("since", when(self.since)),
             ("until", when(self.until)),
             ("text", self.text.clone()),

@@ -6,6 +6,7 @@
 use super::tell;
 use crate::cli::client::Client;
 use crate::cli::follow::{self, Sink};
+use crate::cli::parts;
 use crate::cli::progress::Progress;
 use crate::cli::{Failure, Global, Output, exit};
 use crate::job::Millis;
@@ -112,6 +113,9 @@ pub(super) async fn see(
             return Ok(0);
         }
         Until::Ended => limit.keep(|| goes_on(&id), ended(client, &job, global)).await,
+        Until::Followed if parts::is_parent(&job) => {
+            limit.keep(|| goes_on(&id), all_followed(client, &id, global)).await
+        }
         Until::Followed => limit.keep(|| goes_on(&id), followed(client, &id, global)).await,
     };
     match ended {
@@ -167,6 +171,18 @@ async fn followed(client: &Client, id: &str, global: &Global) -> Result<Value, F
             }
             told = past.len();
         }
+    });
+    explained(client, id, global, &Progress::hidden(), end).await
+}
+
+/// A job for several hosts at its end, after all output of the jobs for its hosts.
+async fn all_followed(client: &Client, id: &str, global: &Global) -> Result<Value, Failure> {
+    if global.output == Output::Table {
+        global.note(&format!("job {id}"));
+    }
+    let end = Box::pin(async {
+        parts::follow(client, id, None, global.output).await?;
+        client.ended(id).await
     });
     explained(client, id, global, &Progress::hidden(), end).await
 }

@@ -2,6 +2,7 @@
 
 use super::allow;
 use super::many::{self, Document};
+use super::on::OnArgs;
 use super::read_file;
 use super::secrets::{self, SecretArgs};
 use super::stay::{Until, UntilArgs, see};
@@ -28,6 +29,8 @@ pub(in crate::cli) struct SubmitArgs {
     #[arg(long, conflicts_with = "idempotency_key")]
     dedupe: bool,
     #[command(flatten)]
+    on: OnArgs,
+    #[command(flatten)]
     secrets: SecretArgs,
     /// Of several, take in those that can be; else it is all or none
     #[arg(long)]
@@ -49,6 +52,7 @@ pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure
     if args.secrets.is_empty()
         && args.allow.is_empty()
         && args.inputs.is_empty()
+        && args.on.target().is_none()
         && let [(name, text)] = &texts[..]
         && !args.partial
         && !many::has_several(name, text)
@@ -64,6 +68,7 @@ pub(super) async fn run(args: SubmitArgs, global: &Global) -> Result<u8, Failure
     for document in &mut documents {
         secrets::put(&mut document.spec, &given);
         allow::add(&mut document.spec, &args.allow);
+        args.on.put(&mut document.spec);
     }
     if let [document] = &documents[..]
         && !args.partial

@@ -207,16 +207,23 @@ fn a_file_that_the_store_does_not_take_is_not_fetched_to_its_end() {
     collector.begin();
     let entries = vec![file("large", 1 << 20, 1), file("next", 3, 1)];
     let asked = collector.page(Page { from: 0, entries, end: true }).expect("was asked for");
-    assert_eq!(asked.len() as u64 * MOST_PIECE as u64, WINDOW_BYTES);
+    assert_eq!(asked.len() as u64 * READ_BYTES, WINDOW_BYTES);
     let stamp = Stamp { size: 1 << 20, mtime_ns: 5_000_000, inode: 7 };
-    let piece = |number: u32, offset| Piece { number, offset, error: 0, last: true, stamp, bytes: vec![0; MOST_PIECE] };
+    let piece = |number: u32, offset| Piece {
+        number,
+        offset,
+        error: 0,
+        last: true,
+        stamp,
+        bytes: vec![0; READ_BYTES as usize],
+    };
     collector.piece(piece(1, 0)).expect("was asked for");
     collector.skip();
     let sent = collector.ask(true);
     assert!(matches!(&sent[..], [Do::Send(ToWarden::Read { path, .. })] if path == b"next"), "{sent:?}");
     // What was under way comes, and goes nowhere.
     for n in 1..4 {
-        assert_eq!(collector.piece(piece(n + 1, u64::from(n) * MOST_PIECE as u64)), Ok(Vec::new()));
+        assert_eq!(collector.piece(piece(n + 1, u64::from(n) * READ_BYTES)), Ok(Vec::new()));
     }
     let stamp = Stamp { size: 3, ..stamp };
     let next = Piece { number: 5, offset: 0, error: 0, last: true, stamp, bytes: vec![0; 3] };

@@ -120,7 +120,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
 
     let problems = std::mem::take(p);
     match (source, program) {
-        (Some(source), Some(program)) if problems.is_empty() => Ok(JobSpec {
+        (Some(source), Some(program)) if problems.is_empty() => target::bounded(JobSpec {
             name,
             source,
             pull,

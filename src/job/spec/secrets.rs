@@ -164,6 +164,15 @@ impl JobSpec {
         self
     }
 
+    /// What its values take together.
+    pub(super) fn secret_bytes(&self) -> usize {
+        let bytes = |held: &Held| match held {
+            Held::Open(secret) => secret.expose().len(),
+            Held::Sealed(bytes) => bytes.len(),
+        };
+        self.secrets.values.values().map(bytes).sum()
+    }
+
     /// Its values are not needed any more.
     pub fn forget_secrets(&mut self) {
         self.secrets.values.clear();

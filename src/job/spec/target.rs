@@ -1,18 +1,25 @@
 //! Where a job runs that runs on another host: which host, and how it is reached.
 
-use super::{Egress, NetworkMode, Pull, Seccomp, Source};
+use super::{Egress, JobSpec, NetworkMode, Pull, Seccomp, Source};
 use crate::job::Problems;
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 /// What runs a script that names no interpreter on a target: every POSIX host has one there.
 pub const TARGET_INTERPRETER: &str = "/bin/sh";
 
+/// Hosts of one job.
+pub const MOST_HOSTS: usize = 1000;
+/// What the jobs for all hosts may come to together: each has a spec of its own.
+const MOST_FANNED_OUT: usize = 64 << 20;
 /// Hosts on the way. Each is a login of its own; more is a mistake.
 const MOST_JUMPS: usize = 8;
 /// The longest name that a host can have.
 const MAX_HOST: usize = 253;
+const AT_ONCE: RangeInclusive<u64> = 1..=MOST_HOSTS as u64;
 const MAX_LOGIN: usize = 64;
 const MAX_CREDENTIAL: usize = 64;
 
@@ -79,6 +86,51 @@ pub struct Target {
     pub access: Access,
 }
 
+/// Several hosts. A job for them is a parent: it runs nowhere, and each host has a job of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FanOut {
+    /// The hosts, in the order in which their jobs are let go.
+    pub hosts: Vec<String>,
+    /// So many of the jobs at the same time; all of them without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_once: Option<u32>,
+    /// The first job that does not succeed ends the others.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fail_fast: bool,
+    /// How each host is reached.
+    #[serde(flatten)]
+    pub access: Access,
+}
+
+impl JobSpec {
+    /// The hosts that it is for, if there is a job for each of them.
+    pub fn fan_out(&self) -> Option<&FanOut> {
+        match &self.source {
+            Source::FanOut(fan_out) => Some(fan_out),
+            Source::Image(_) | Source::Preset(_) | Source::Target(_) => None,
+        }
+    }
+
+    /// The host that it runs on, if it is one other than its agent's.
+    pub fn host(&self) -> Option<&str> {
+        match &self.source {
+            Source::Target(target) => Some(&target.host),
+            Source::Image(_) | Source::Preset(_) | Source::FanOut(_) => None,
+        }
+    }
+
+    /// The jobs for its hosts, in their order; none when it is for no list of hosts.
+    pub fn parts(&self) -> impl Iterator<Item = Self> + '_ {
+        self.fan_out().into_iter().flat_map(|fan_out| {
+            fan_out.hosts.iter().map(|host| {
+                let target = Target { host: host.clone(), access: fan_out.access.clone() };
+                // A key is the parent's.
+                Self { source: Source::Target(target), idempotency_key: None, ..self.clone() }
+            })
+        })
+    }
+}
+
 impl std::fmt::Display for Target {
     /// `deploy@web1:2222`, as far as it is said.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -120,23 +172,63 @@ const HOST_FIX: &str =
 /// Reads `target`.
 pub(super) fn check(map: &Map<String, Value>, p: &mut Problems) -> Option<Source> {
     let mut fields = Fields::new("target", map);
-    let host = fields.text("host", p);
+    let (one, several) = (fields.take("host"), fields.take("hosts"));
+    let at_once = super::check::number(&mut fields, "at_once", "number of jobs", &AT_ONCE, p);
+    let fail_fast = match fields.take("fail_fast") {
+        None => false,
+        Some(Value::Bool(yes)) => *yes,
+        Some(other) => {
+            p.add("target.fail_fast", format!("is {}", type_name(other)), "write true or false");
+            false
+        }
+    };
     let access = access(&mut fields, p);
-    let found = match host {
-        Some(host) if is_host(host) => Some(Source::Target(Target { host: host.to_owned(), access })),
-        Some(host) => {
+    let found = match (one, several) {
+        (Some(_), Some(_)) => {
+            p.add("target.hosts", "is given together with `host`", "keep one of the two");
+            None
+        }
+        (None, None) => {
+            p.add("target.host", "is missing", "say which host: `target: {host: web1}`, or `hosts: [web1, web2]`");
+            None
+        }
+        (None, Some(list)) => hosts("target.hosts", list, 1..=MOST_HOSTS, p).map(|hosts| {
+            let at_once = at_once.and_then(|number| u32::try_from(number).ok());
+            Source::FanOut(FanOut { hosts, at_once, fail_fast, access })
+        }),
+        (Some(Value::String(host)), None) if is_host(host) => {
+            for key in
+                ["at_once", "fail_fast"].into_iter().filter(|key| map.get(*key).is_some_and(|one| !one.is_null()))
+            {
+                p.add(format!("target.{key}"), "belongs to `hosts`, and this job has one host", "leave it out");
+            }
+            Some(Source::Target(Target { host: host.clone(), access }))
+        }
+        (Some(Value::String(host)), None) => {
             p.add("target.host", format!("`{}` is no host", shown(host)), HOST_FIX);
             None
         }
-        None => {
-            if !map.contains_key("host") {
-                p.add("target.host", "is missing", "say which host: `target: {host: web1}`");
-            }
+        (Some(other), None) => {
+            p.add("target.host", format!("is {}", type_name(other)), "give a string, or a list by `hosts`");
             None
         }
     };
     fields.finish(p);
     found
+}
+
+/// Whether the jobs for all hosts together are not too large.
+pub(super) fn bounded(spec: JobSpec) -> Result<JobSpec, Problems> {
+    let Some(fan_out) = spec.fan_out() else { return Ok(spec) };
+    let one = serde_json::to_vec(&spec).map_or(0, |text| text.len()) + spec.secret_bytes();
+    let all = one.saturating_mul(fan_out.hosts.len());
+    if all <= MOST_FANNED_OUT {
+        return Ok(spec);
+    }
+    let reason = format!("has {} hosts, and their jobs together are {} MiB", fan_out.hosts.len(), all >> 20);
+    let fix =
+        format!("at most {} MiB are taken: give what is large by `inputs`, or split the hosts", MOST_FANNED_OUT >> 20);
+    Err(Problems::one("target.hosts", reason, fix))
 }
 
 fn access(fields: &mut Fields<'_>, p: &mut Problems) -> Access {
@@ -162,18 +254,11 @@ fn access(fields: &mut Fields<'_>, p: &mut Problems) -> Access {
         p.add("target.credential", format!("`{}` is no credential's name", shown(name)), fix);
     }
     let jump = match fields.take("jump") {
-        None => Vec::new(),
-        Some(Value::String(one)) => jumps(&[Value::String(one.clone())], p),
-        Some(Value::Array(items)) if items.len() <= MOST_JUMPS => jumps(items, p),
-        Some(Value::Array(items)) => {
-            p.add("target.jump", format!("has {} entries", items.len()), format!("give at most {MOST_JUMPS} hosts"));
-            Vec::new()
-        }
-        Some(other) => {
-            p.add("target.jump", format!("is {}", type_name(other)), "give a list of hosts, the first one first");
-            Vec::new()
-        }
+        Some(one @ Value::String(_)) => hosts("target.jump", &Value::Array(vec![one.clone()]), 0..=MOST_JUMPS, p),
+        Some(list) => hosts("target.jump", list, 0..=MOST_JUMPS, p),
+        None => None,
     };
+    let jump = jump.unwrap_or_default();
     let mode = fields.text("mode", p).and_then(|text| {
         let mode = TargetMode::named(text);
         if mode.is_none() {
@@ -185,20 +270,30 @@ fn access(fields: &mut Fields<'_>, p: &mut Problems) -> Access {
     Access { port, login, credential, jump, mode: mode.unwrap_or_default() }
 }
 
-fn jumps(items: &[Value], p: &mut Problems) -> Vec<String> {
-    let mut hosts: Vec<String> = Vec::with_capacity(items.len());
+/// A list of hosts, each once.
+fn hosts(path: &str, list: &Value, count: RangeInclusive<usize>, p: &mut Problems) -> Option<Vec<String>> {
+    let Value::Array(items) = list else {
+        p.add(path, format!("is {}", type_name(list)), "give a list of hosts, the first one first");
+        return None;
+    };
+    if !count.contains(&items.len()) {
+        let fix = format!("give {} to {} hosts", count.start(), count.end());
+        p.add(path, format!("has {} entries", items.len()), fix);
+        return None;
+    }
+    let (mut hosts, mut seen) = (Vec::with_capacity(items.len()), HashSet::new());
     for (at, item) in items.iter().enumerate() {
-        let path = format!("target.jump[{at}]");
+        let path = format!("{path}[{at}]");
         match item.as_str() {
             Some(host) if !is_host(host) => p.add(path, format!("`{}` is no host", shown(host)), HOST_FIX),
-            Some(host) if hosts.iter().any(|other| other == host) => {
-                p.add(path, format!("`{host}` is on the way already"), "name each host once");
+            Some(host) if !seen.insert(host) => {
+                p.add(path, format!("`{host}` is there already"), "name each host once");
             }
             Some(host) => hosts.push(host.to_owned()),
             None => p.add(path, format!("is {}", type_name(item)), "quote it to make it a string"),
         }
     }
-    hosts
+    (hosts.len() == items.len()).then_some(hosts)
 }
 
 /// Whether the rest of the job is something that another host can have: what makes a container does not go there.
@@ -267,6 +362,37 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_hosts_is_a_job_for_each() {
+        let target = json!({"hosts": ["web1", "web2"], "at_once": 1, "fail_fast": true, "login": "deploy"});
+        let document =
+            json!({"target": target, "script": "uname", "idempotency_key": "once", "labels": {"team": "blue"}});
+        let spec = checked(&document).expect("valid");
+        let written = serde_json::to_value(&spec).expect("serialises");
+        assert_eq!((&written["target"], checked(&written)), (&target, Ok(spec.clone())));
+        let parts: Vec<JobSpec> = spec.parts().collect();
+        assert_eq!(parts.iter().map(JobSpec::host).collect::<Vec<_>>(), [Some("web1"), Some("web2")]);
+        for part in &parts {
+            assert_eq!((part.idempotency_key(), part.fan_out(), part.labels()), (None, None, spec.labels()));
+            let written = serde_json::to_value(part).expect("serialises");
+            assert_eq!(written["target"], json!({"host": part.host(), "login": "deploy"}));
+            assert_eq!(checked(&written).as_ref(), Ok(part));
+        }
+        assert_eq!(parts[0].parts().count(), 0);
+    }
+
+    #[test]
+    fn jobs_for_all_hosts_together_are_bounded() {
+        let hosts: Vec<String> = (0..1001).map(|n| format!("web{n}")).collect();
+        let all = |hosts: &[String], script: usize| {
+            checked(&json!({"target": {"hosts": hosts}, "script": "x".repeat(script)})).map(drop)
+        };
+        assert_eq!(all(&hosts[..1000], 10), Ok(()));
+        assert!(all(&hosts, 10).is_err_and(|told| told.contains("target.hosts: has 1001 entries")));
+        assert_eq!(all(&hosts[..100], 500_000), Ok(()));
+        assert!(all(&hosts[..1000], 500_000).is_err_and(|told| told.contains("give what is large by `inputs`")));
+    }
+
+    #[test]
     fn what_is_wrong_is_named_by_its_path() {
         for (target, wanted) in [
             (json!({}), "target.host: is missing"),
@@ -282,6 +408,13 @@ mod tests {
             (json!({"host": "a", "credential": "-----BEGIN"}), "a key itself never comes with a job"),
             (json!({"host": "a", "jump": ["b", "b"]}), "target.jump[1]"),
             (json!({"host": "a", "jump": vec!["b"; 9]}), "target.jump: has 9 entries"),
+            (json!({"host": "a", "hosts": ["b"]}), "target.hosts: is given together with `host`"),
+            (json!({"hosts": []}), "target.hosts: has 0 entries"),
+            (json!({"hosts": "a"}), "target.hosts: is a string"),
+            (json!({"hosts": ["a", "b", "a"]}), "target.hosts[2]: `a` is there already"),
+            (json!({"hosts": ["a"], "at_once": 0}), "target.at_once"),
+            (json!({"hosts": ["a"], "fail_fast": 1}), "target.fail_fast: is a number"),
+            (json!({"host": "a", "at_once": 1}), "target.at_once: belongs to `hosts`"),
             (json!({"host": "a", "mode": "residant"}), "target.mode"),
             (json!({"host": "a", "user": "b"}), "target.user"),
         ] {

@@ -11,8 +11,7 @@ use rusqlite::types::{Type, Value};
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use std::collections::BTreeMap;
 
-const COLUMNS: &str =
-    "SELECT jobs.seq, id, name, phase, cause, attempt, agent, priority, submitted_at, started_at, ended_at, dead";
+const COLUMNS: &str = "SELECT jobs.seq, id, name, phase, cause, attempt, agent, priority, submitted_at, started_at, ended_at, dead, parent, host";
 
 /// Jobs looked at in one go: a search for text may look at every job there is, and others are served in between.
 const LOOKED_AT: usize = if cfg!(test) { 3 } else { 5000 };
@@ -94,13 +93,22 @@ fn query(filter: &ListFilter, (first, last): (i64, i64)) -> (String, Vec<Value>)
         values.len()
     };
     let mut conditions = String::new();
-    let from = if let Some(((key, value), more)) = filter.labels.split_first() {
+    let has_label = |key: usize, value: usize| {
+        format!(
+            " AND EXISTS (SELECT 1 FROM labels WHERE labels.seq = chosen.seq AND key = ?{key} AND value = ?{value})"
+        )
+    };
+    let by_label = filter.parent.is_none() && !filter.labels.is_empty();
+    let from = if let Some(parent) = filter.parent {
+        conditions.push_str(&format!(" AND parent = ?{}", place(&parent.to_string())));
+        for (key, value) in &filter.labels {
+            conditions.push_str(&has_label(place(key), place(value)));
+        }
+        "jobs AS chosen INDEXED BY children"
+    } else if let Some(((key, value), more)) = filter.labels.split_first() {
         conditions.push_str(&format!(" AND chosen.key = ?{} AND chosen.value = ?{}", place(key), place(value)));
         for (key, value) in more {
-            let (key, value) = (place(key), place(value));
-            conditions.push_str(&format!(
-                " AND EXISTS (SELECT 1 FROM labels WHERE labels.seq = chosen.seq AND key = ?{key} AND value = ?{value})"
-            ));
+            conditions.push_str(&has_label(place(key), place(value)));
         }
         "labels AS chosen INDEXED BY label_order CROSS JOIN jobs ON jobs.seq = chosen.seq"
     } else if filter.dead_letter == Some(true) {
@@ -131,7 +139,7 @@ fn query(filter: &ListFilter, (first, last): (i64, i64)) -> (String, Vec<Value>)
             conditions.push_str(&format!(" AND phase IN ({})", names.join(", ")));
         }
     }
-    let columns = if filter.labels.is_empty() { COLUMNS.replace("jobs.", "chosen.") } else { COLUMNS.to_owned() };
+    let columns = if by_label { COLUMNS.to_owned() } else { COLUMNS.replace("jobs.", "chosen.") };
     let query = format!(
         "{columns} FROM {from} WHERE chosen.seq <= ?2 AND chosen.seq >= ?1{conditions} ORDER BY chosen.seq DESC"
     );
@@ -148,7 +156,12 @@ fn summary(db: &Connection, row: &Row<'_>) -> rusqlite::Result<JobSummary> {
     };
     Ok(JobSummary {
         id: row.get::<_, String>(1)?.parse().map_err(|error: crate::job::BadId| bad(1, error.to_string()))?,
+        parent: match row.get::<_, Option<String>>(12)? {
+            Some(parent) => Some(parent.parse().map_err(|error: crate::job::BadId| bad(12, error.to_string()))?),
+            None => None,
+        },
         name: row.get(2)?,
+        host: row.get(13)?,
         phase: Phase::named(&phase).ok_or_else(|| bad(3, format!("there is no phase {phase}")))?,
         ending: cause.map(Ending::from),
         attempt: row.get(5)?,
@@ -170,7 +183,7 @@ fn labels(db: &Connection, seq: i64) -> rusqlite::Result<BTreeMap<String, String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Verdict;
+    use crate::job::{JobId, Verdict};
 
     fn plan(db: &Connection, query: &str, values: Vec<Value>) -> String {
         let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {query}")).expect("a query");
@@ -195,6 +208,10 @@ mod tests {
             (
                 ListFilter { dead_letter: Some(true), verdict: Some(Verdict::Lost), ..none() },
                 "INDEX dead_letters (dead=? AND rowid>? AND rowid<?)",
+            ),
+            (
+                ListFilter { parent: Some(JobId::new(UnixMillis::new(1))), labels: vec![label("a")], ..none() },
+                "INDEX children (parent=? AND rowid>? AND rowid<?)",
             ),
             (
                 ListFilter { labels: vec![label("a")], ..none() },

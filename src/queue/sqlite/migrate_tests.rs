@@ -219,8 +219,14 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
         let claims = store.claim(ask).await.expect("claims").claims;
         let order: Vec<_> = claims.iter().map(|claim| (claim.attempt.job, claim.token)).collect();
         assert_eq!(order, [(ids[13], LeaseToken(12)), (ids[12], LeaseToken(13))]);
-        let again =
-            NewJob { id: JobId::new(now), spec: jobs[12].spec.clone(), at: now, retry_of: None, submitter: None };
+        let again = NewJob {
+            id: JobId::new(now),
+            spec: jobs[12].spec.clone(),
+            at: now,
+            retry_of: None,
+            submitter: None,
+            family: Family::Alone,
+        };
         assert!(matches!(store.submit(again, 100).await, Ok(Submitted::Existing(job)) if job.id == ids[12]));
         assert!(matches!(store.cancel(ids[5], now).await, Ok(Canceled::Requested(_))));
     }

@@ -32,6 +32,8 @@ struct State {
     given_up: Option<GivenUp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     told: Option<Told>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    stopped: bool,
     cancel_requested: bool,
     /// Absent in rows that were written before there were retries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,6 +70,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         next_try: job.next_try.clone(),
         given_up: job.given_up.clone(),
         told: row.told,
+        stopped: row.stopped,
         cancel_requested: job.cancel_requested,
         retry_of: job.retry_of,
         submitter: job.submitter.as_ref().map(|submitter| submitter.name.clone()),
@@ -89,7 +92,7 @@ fn json<T: Serialize>(value: &T) -> rusqlite::Result<String> {
 
 /// A job with its spec. An outer join: a job whose spec is missing must be found, to be parked.
 const SELECT: &str = "SELECT id, phase, token, lease_until, spec, state, jobs.seq, \
-                      attempt, agent, submitted_at, started_at, ended_at, cause, revision, not_before, dead \
+                      attempt, agent, submitted_at, started_at, ended_at, cause, revision, not_before, dead, parent \
                       FROM jobs LEFT JOIN specs ON specs.seq = jobs.seq";
 
 fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
@@ -117,6 +120,11 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         id: text(0)?.parse().map_err(|error: crate::job::BadId| bad(0, error.to_string()))?,
         revision: row.get(13)?,
         retry_of: state.retry_of,
+        parent: match row.get::<_, Option<String>>(16)? {
+            Some(parent) => Some(parent.parse().map_err(|error: crate::job::BadId| bad(16, error.to_string()))?),
+            None => None,
+        },
+        children: None,
         submitter: state.submitter.map(|name| Submitter { name, key: state.submitter_key }),
         phase,
         ending: None,
@@ -140,7 +148,8 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         results: state.results,
     };
     job.ending = cause.map(|cause| job.ending_by(cause));
-    Ok(Row { job, tries: state.tries, failures: state.failures, delayed: moment(14)?, told: state.told, lease })
+    let (tries, failures, told, stopped) = (state.tries, state.failures, state.told, state.stopped);
+    Ok(Row { job, tries, failures, delayed: moment(14)?, told, stopped, lease })
 }
 
 pub(super) fn load(db: &Connection, id: JobId) -> rusqlite::Result<Option<Row>> {
@@ -164,8 +173,8 @@ pub(super) fn has_key(db: &Connection, key: &str) -> rusqlite::Result<bool> {
 pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::Result<()> {
     let job = &row.job;
     db.prepare_cached(
-        "INSERT INTO jobs (id, phase, priority, idempotency_key, state, name, submitted_at, shape) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO jobs (id, phase, priority, idempotency_key, state, name, submitted_at, shape, not_before, parent, host, \
+         started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?
     .execute(params![
         job.id.to_string(),
@@ -175,7 +184,12 @@ pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::R
         state_json(row)?,
         job.spec.name(),
         job.submitted_at.as_u64(),
-        shapes::number(db, &Shape::of(&job.spec, groups))?
+        // Who is in no agent's hands has none.
+        (job.phase == Phase::Queued).then(|| shapes::number(db, &Shape::of(&job.spec, groups))).transpose()?,
+        row.delayed.map(UnixMillis::as_u64),
+        job.parent.map(|parent| parent.to_string()),
+        job.spec.host(),
+        job.started_at.map(UnixMillis::as_u64),
     ])?;
     let seq = db.last_insert_rowid();
     db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?.execute(params![seq, json(&job.spec)?])?;

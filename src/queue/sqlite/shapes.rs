@@ -68,7 +68,8 @@ pub(super) fn waiting<'a>(
 pub(super) fn running(db: &Connection) -> rusqlite::Result<Running> {
     let mut statement = db.prepare_cached(
         "SELECT ifnull(agent, ''), key, value, count(*) FROM jobs INDEXED BY open_jobs JOIN labels ON labels.seq = jobs.seq \
-         WHERE phase IN ('claimed', 'preparing', 'running', 'finishing') AND phase <> 'ended' GROUP BY 1, 2, 3",
+         WHERE phase IN ('claimed', 'preparing', 'running', 'finishing') AND phase <> 'ended' AND lease_until IS NOT NULL \
+         GROUP BY 1, 2, 3",
     )?;
     let mut found = statement.query([])?;
     let mut running = Running::default();

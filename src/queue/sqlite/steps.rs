@@ -17,6 +17,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "first jobs of shapes", run: |db| db.execute_batch(HEADS) },
     Step { what: "delayed jobs and dead letters", run: |db| db.execute_batch(RETRIES) },
     Step { what: "sealed secrets", run: |db| db.execute_batch(SEALED) },
+    Step { what: "parents and children", run: |db| db.execute_batch(FAMILIES) },
 ];
 
 /// What queued jobs ask for, with how many ask for it. Rows of before have no shape; whoever opens the file gives them one.
@@ -121,6 +122,20 @@ CREATE TABLE sealed (
 ) STRICT, WITHOUT ROWID;
 CREATE TRIGGER sealed_gone AFTER UPDATE OF phase ON jobs WHEN old.phase <> 'ended' AND new.phase = 'ended' BEGIN
     DELETE FROM sealed WHERE seq = new.seq;
+END;
+";
+
+/// A job for several hosts has a child for each. A child can be delayed from the start.
+const FAMILIES: &str = "
+ALTER TABLE jobs ADD COLUMN parent TEXT;
+ALTER TABLE jobs ADD COLUMN host TEXT;
+CREATE INDEX children ON jobs (parent) WHERE parent IS NOT NULL;
+DROP TRIGGER shape_insert;
+CREATE TRIGGER shape_insert AFTER INSERT ON jobs
+WHEN new.phase = 'queued' AND new.shape IS NOT NULL AND new.not_before IS NULL BEGIN
+    UPDATE shapes SET head_priority = new.priority, head_seq = new.seq
+    WHERE id = new.shape AND (head_seq IS NULL OR head_priority < new.priority
+        OR (head_priority = new.priority AND head_seq > new.seq));
 END;
 ";
 

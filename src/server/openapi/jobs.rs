@@ -106,6 +106,26 @@ pub(crate) struct UsedImage {
     pulled: bool,
 }
 
+/// One host of several whose job did not succeed.
+#[derive(ToSchema)]
+pub(crate) struct HostFailure {
+    host: String,
+    job: JobId,
+    verdict: Verdict,
+}
+
+/// How the jobs for the hosts of one job stand.
+#[derive(ToSchema)]
+pub(crate) struct Children {
+    all: u32,
+    /// They wait, also for their turn.
+    queued: u32,
+    /// Agents have them.
+    held: u32,
+    ended: u32,
+    succeeded: u32,
+}
+
 /// Why an attempt ended: a stable code with its facts. docs/errors.md says what each one means.
 #[derive(ToSchema)]
 #[serde(tag = "code", rename_all = "snake_case")]
@@ -236,6 +256,14 @@ pub(crate) enum Cause {
     LeaseExpired,
     AgentLost {
         attempts: u32,
+    },
+    /// The jobs for all its hosts have ended.
+    FanOut {
+        of: u32,
+        succeeded: u32,
+        verdict: Verdict,
+        /// The first fifty that did not succeed.
+        failed: Vec<HostFailure>,
     },
     Stuck {
         phase: Phase,
@@ -755,6 +783,12 @@ pub(crate) struct Job {
     /// The job that this one does again.
     #[schema(required)]
     retry_of: Option<JobId>,
+    /// The job for several hosts that this one is the part of for its host.
+    #[schema(nullable = false)]
+    parent: Option<JobId>,
+    /// How the jobs for its hosts stand; of a job for several hosts only.
+    #[schema(nullable = false)]
+    children: Option<Children>,
     /// The key that it was submitted with, by name.
     #[schema(required)]
     submitter: Option<String>,
@@ -901,8 +935,14 @@ pub(crate) struct Artifacts {
 #[derive(ToSchema)]
 pub(crate) struct JobSummary {
     id: JobId,
+    /// The job for several hosts that this one is the part of for its host.
+    #[schema(nullable = false)]
+    parent: Option<JobId>,
     #[schema(required)]
     name: Option<String>,
+    /// The host of its target.
+    #[schema(nullable = false)]
+    host: Option<String>,
     phase: Phase,
     #[schema(required)]
     ending: Option<Ending>,
@@ -1026,7 +1066,15 @@ pub(crate) enum TargetMode {
 #[schema(example = json!({"host": "web1", "login": "deploy"}))]
 pub(crate) struct NewTarget {
     /// A name of the agent's inventory; or a host's name or address, where the agent takes those.
-    host: String,
+    host: Option<String>,
+    /// In place of `host`: each has a job of its own, and this one is their parent.
+    #[schema(min_items = 1, max_items = 1000)]
+    hosts: Option<Vec<String>>,
+    /// Of `hosts`: so many at the same time; all of them without it.
+    #[schema(minimum = 1, maximum = 1000)]
+    at_once: Option<u32>,
+    /// Of `hosts`: the first that does not succeed ends the others.
+    fail_fast: Option<bool>,
     #[schema(minimum = 1, maximum = 65535)]
     port: Option<u16>,
     login: Option<String>,
@@ -1041,7 +1089,15 @@ pub(crate) struct NewTarget {
 /// Another host that the job runs on. What is absent is the agent's inventory's to say.
 #[derive(ToSchema)]
 pub(crate) struct Target {
-    host: String,
+    /// Absent where there are several.
+    #[schema(nullable = false)]
+    host: Option<String>,
+    #[schema(nullable = false)]
+    hosts: Option<Vec<String>>,
+    #[schema(nullable = false)]
+    at_once: Option<u32>,
+    #[schema(nullable = false)]
+    fail_fast: Option<bool>,
     #[schema(nullable = false)]
     port: Option<u16>,
     #[schema(nullable = false)]

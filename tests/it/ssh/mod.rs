@@ -7,6 +7,7 @@ mod loss;
 mod passwords;
 mod places;
 mod scan;
+mod several;
 mod sshd;
 mod stalls;
 mod trust;

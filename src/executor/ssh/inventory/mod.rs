@@ -217,6 +217,11 @@ impl Inventory {
         self.groups.get(name).map(Vec::as_slice)
     }
 
+    /// Whether a credential of this name is a password.
+    pub fn is_password(&self, name: &str) -> bool {
+        matches!(self.credentials.get(name), Some(Credential::Password(_)))
+    }
+
     /// Where a credential is.
     pub(super) fn credential(&self, name: &str) -> Option<&Credential> {
         self.credentials.get(name)
