@@ -169,6 +169,10 @@ async fn by_questions(handle: &mut Handle<Client>, login: &str, password: &str) 
                 given = true;
                 vec![password.to_owned()]
             }
+            [one] if !one.echo => {
+                let why = "the host asks for the password again, so it did not take it";
+                return Err(NoLogin::Refused(why.to_owned()));
+            }
             _ => {
                 let asked: Vec<String> = prompts.iter().take(3).map(|one| shown(one.prompt.trim())).collect();
                 return Err(NoLogin::Refused(format!("the host asks more than a password: {}", asked.join(", "))));
