@@ -27,7 +27,7 @@ pub(super) enum NoLogin {
 /// Logs in. Errors: why not.
 pub(super) async fn login(handle: &mut Handle<Client>, login: &str, opener: &Opener) -> Result<(), NoLogin> {
     let result = match opener {
-        Opener::Key { key, certificate } => with_key(handle, login, key, certificate.as_ref()).await?,
+        Opener::Key { key, certificate } => with_key(handle, login, key, certificate.as_deref()).await?,
         Opener::Agent { socket, fingerprint } => with_agent(handle, login, socket, *fingerprint).await?,
         Opener::Password(password) => {
             let text = std::str::from_utf8(password.as_variable())
