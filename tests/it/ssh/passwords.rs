@@ -4,6 +4,7 @@ use super::settings;
 use super::sshd::{Folder, must, present};
 use jobcell::executor::ssh::inventory::{Destination, LiveInventory};
 use jobcell::executor::ssh::{ConnectError, Pool};
+use jobcell::supervise;
 use russh::keys::PrivateKey;
 use russh::server::{Auth, Config, Handler, Response, run_stream};
 use russh::{MethodKind, MethodSet};
@@ -65,10 +66,10 @@ async fn outcome(asks: Asks, password: &str) -> Result<(), ConnectError> {
     let port = listener.local_addr().expect("an address").port();
     let keys = vec![PrivateKey::from_openssh(folder.read("hk")).expect("a key")];
     let config = Arc::new(Config { keys, auth_rejection_time: std::time::Duration::ZERO, ..Config::default() });
-    let serving = tokio::spawn(async move {
+    let serving = supervise::spawn("a test's task", async move {
         while let Ok((stream, _)) = listener.accept().await {
             if let Ok(session) = run_stream(Arc::clone(&config), stream, Server(asks)).await {
-                tokio::spawn(session);
+                drop(supervise::spawn("a test's session", async move { drop(session.await) }));
             }
         }
     });
