@@ -31,7 +31,7 @@ const LARGEST_CERTIFICATE: u64 = 64 * 1024;
 #[derive(Clone)]
 pub(super) enum Opener {
     /// A key, and a certificate for it.
-    Key { key: Arc<PrivateKey>, certificate: Option<Certificate> },
+    Key { key: Arc<PrivateKey>, certificate: Option<Box<Certificate>> },
     /// An agent, and which of its keys.
     Agent { socket: PathBuf, fingerprint: Option<Fingerprint> },
     /// A password.
@@ -76,7 +76,7 @@ impl KeyCache {
             Credential::Key { key, passphrase, certificate } => {
                 let key = self.key(key, passphrase.as_ref())?;
                 let certificate = certificate.as_deref().map(|path| read_certificate(path, &key, login)).transpose()?;
-                Ok(Opener::Key { key, certificate })
+                Ok(Opener::Key { key, certificate: certificate.map(Box::new) })
             }
             Credential::Agent { socket, fingerprint } => {
                 Ok(Opener::Agent { socket: socket.clone(), fingerprint: *fingerprint })

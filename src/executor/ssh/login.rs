@@ -27,7 +27,7 @@ pub(super) enum NoLogin {
 /// Logs in. Errors: why not.
 pub(super) async fn login(handle: &mut Handle<Client>, login: &str, opener: &Opener) -> Result<(), NoLogin> {
     let result = match opener {
-        Opener::Key { key, certificate } => with_key(handle, login, key, certificate.as_ref()).await?,
+        Opener::Key { key, certificate } => with_key(handle, login, key, certificate.as_deref()).await?,
         Opener::Agent { socket, fingerprint } => with_agent(handle, login, socket, *fingerprint).await?,
         Opener::Password(password) => {
             let text = std::str::from_utf8(password.as_variable())
@@ -168,6 +168,10 @@ async fn by_questions(handle: &mut Handle<Client>, login: &str, password: &str) 
             [one] if !one.echo && !given => {
                 given = true;
                 vec![password.to_owned()]
+            }
+            [one] if !one.echo => {
+                let why = "the host asks for the password again, so it did not take it";
+                return Err(NoLogin::Refused(why.to_owned()));
             }
             _ => {
                 let asked: Vec<String> = prompts.iter().take(3).map(|one| shown(one.prompt.trim())).collect();

@@ -4,6 +4,7 @@ use super::super::stage::until;
 use super::sshd::{Folder, present};
 use super::{Inventory, finish, settings};
 use jobcell::executor::ssh::{ConnectError, Event, Exec, Lane, SshSettings};
+use jobcell::supervise;
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,7 @@ async fn what_is_no_ssh_server_is_told() {
     // Talks, and says nothing that is SSH.
     let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listens");
     let port = other.local_addr().expect("an address").port();
-    tokio::spawn(async move {
+    let _other = supervise::spawn("a test's task", async move {
         while let Ok((mut stream, _)) = other.accept().await {
             use tokio::io::AsyncWriteExt;
             let _ = stream.write_all("HTTP/1.1 400 Bad Request\r\n".repeat(2000).as_bytes()).await;

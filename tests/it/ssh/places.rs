@@ -4,6 +4,7 @@ use super::super::stage::until;
 use super::sshd::{Folder, login, present};
 use super::{Inventory, Rig, finish, run, settings};
 use jobcell::executor::ssh::{ConnectError, Event, Exec, Lane, Route, SshSettings};
+use jobcell::supervise;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -43,7 +44,7 @@ async fn jobs_share_a_connection_until_it_is_full_and_control_finds_a_place() {
     // Whoever waits gets the place that becomes free.
     let route = rig.route("web");
     let pool = rig.pool.clone();
-    let waiting = tokio::spawn(async move { run(&pool, &route, "echo in").await });
+    let waiting = supervise::spawn("a test's task", async move { run(&pool, &route, "echo in").await });
     let Exec { input, output } = jobs.remove(4);
     drop(input);
     assert_eq!(finish(output).await.code(), Some(0));
@@ -287,7 +288,7 @@ async fn bytes_go_both_ways_as_they_are() {
     let Exec { mut input, output } =
         rig.pool.exec(&rig.route("web"), "tee /dev/stderr", Lane::Job).await.expect("runs");
     let sent = bytes.clone();
-    let writing = tokio::spawn(async move {
+    let writing = supervise::spawn("a test's task", async move {
         input.write_all(&sent).await.expect("writes");
         input.shutdown().await.expect("ends");
     });
