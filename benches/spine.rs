@@ -9,7 +9,7 @@ mod raw;
 use asked::Asked;
 use futures_util::StreamExt;
 use jobcell::job::{ByteSize, Capacity, Cause, Cpus, JobId, JobSpec, LogTotals, Millis, Report, SpecRules, UnixMillis};
-use jobcell::queue::{ClaimAsk, NewJob, Profile, SqliteStore, Store, Submitted};
+use jobcell::queue::{ClaimAsk, Family, NewJob, Profile, SqliteStore, Store, Submitted};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::path::PathBuf;
@@ -177,7 +177,17 @@ fn spec() -> Outcome<JobSpec> {
 async fn add(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
     let at = UnixMillis::now();
     match store
-        .submit(NewJob { id: JobId::new(at), spec: spec.clone(), at, retry_of: None, submitter: None }, u64::MAX)
+        .submit(
+            NewJob {
+                id: JobId::new(at),
+                spec: spec.clone(),
+                at,
+                retry_of: None,
+                submitter: None,
+                family: Family::Alone,
+            },
+            u64::MAX,
+        )
         .await?
     {
         Submitted::Created(_) => Ok(()),

@@ -38,6 +38,7 @@ const MOST_FILE_BYTES: u64 = 16 << 20;
 /// For cells whose removal did not work at once.
 const SETTLE: Duration = Duration::from_secs(20);
 
+#[expect(clippy::large_enum_variant, reason = "there is one in a run of the program")]
 #[derive(Debug, Subcommand)]
 pub(super) enum JobCommand {
     /// Submit jobs

@@ -26,7 +26,7 @@ pub enum EitherCell<C> {
     /// A container.
     Container(C),
     /// A job on another host.
-    Host(SshCell),
+    Host(Box<SshCell>),
 }
 
 const NO_CONTAINERS: &str = "this agent makes no containers (docker.enabled: false)";
@@ -73,7 +73,7 @@ impl<D: Executor> Executor for Both<D> {
     async fn acquire(&self, order: &CellOrder, prepared: &Prepared) -> Result<(Self::Cell, Link), NoCell> {
         if is_elsewhere(order) {
             let made = self.hosts().map_err(NoCell::Unavailable)?.acquire(order, prepared).await;
-            return made.map(|(cell, link)| (EitherCell::Host(cell), link));
+            return made.map(|(cell, link)| (EitherCell::Host(Box::new(cell)), link));
         }
         let made = self.containers().map_err(NoCell::Unavailable)?.acquire(order, prepared).await;
         made.map(|(cell, link)| (EitherCell::Container(cell), link))
@@ -92,7 +92,7 @@ impl<D: Executor> Executor for Both<D> {
 
     async fn adopt(&self, order: &CellOrder) -> Result<Self::Cell, String> {
         if is_elsewhere(order) {
-            return self.hosts()?.adopt(order).await.map(EitherCell::Host);
+            return self.hosts()?.adopt(order).await.map(|cell| EitherCell::Host(Box::new(cell)));
         }
         self.containers()?.adopt(order).await.map(EitherCell::Container)
     }

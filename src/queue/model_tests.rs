@@ -257,7 +257,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             // A job that was refused is not there: a cursor that leads nowhere.
             let before = before.and_then(|n| jobs.get(n % jobs.len().max(1))).map(|job| job.id);
             // Sometimes only the children of one.
-            let parent = jobs.get(now as usize % jobs.len().max(1)).map(|job| job.id).filter(|_| now % 3 == 0);
+            let parent = jobs.get(now as usize % jobs.len().max(1)).map(|job| job.id).filter(|_| now.is_multiple_of(3));
             let filter = ListFilter { before, parent, ..filter.clone() };
             let found = store.list(filter.clone()).await.expect("lists");
             assert!(found.len() <= filter.limit as usize && found.windows(2).all(|two| two[0].id > two[1].id));

@@ -110,7 +110,7 @@ fn unsupported(order: &CellOrder, host: &str) -> Option<Cause> {
     found.map(|(field, reason)| Cause::TargetUnsupported { host: host.to_owned(), field, reason: reason.to_owned() })
 }
 
-fn no_channel(host: &str, error: ConnectError) -> NoCell {
+fn no_channel(host: &str, error: &ConnectError) -> NoCell {
     let (host, reason) = (host.to_owned(), error.to_string());
     match error {
         ConnectError::HostKey(_) | ConnectError::Login(_) | ConnectError::Unfit(_) => {
@@ -197,7 +197,7 @@ impl Executor for SshExecutor {
             Ok(exec) => exec,
             Err(error) => {
                 inner.records.remove(&own);
-                return Err(no_channel(&target.host, error));
+                return Err(no_channel(&target.host, &error));
             }
         };
         match Opened::wait(exec).await {

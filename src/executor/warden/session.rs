@@ -129,7 +129,6 @@ pub(super) enum Action {
 
 /// How the session ended.
 #[derive(Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a session")]
 pub(super) enum Over {
     /// The warden reported the end and all its output is stored.
     Exited(Exit),
