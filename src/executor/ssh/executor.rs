@@ -4,7 +4,7 @@
 //! nothing of the job is left there. Must never decide what the end of a job means.
 
 use super::inventory::{Destination, LiveInventory};
-use super::plain::{GONE, NotOpened, Opened, Place, StandIn, Standing};
+use super::plain::{NotOpened, Opened, Place, StandIn, Standing, Swept, swept};
 use super::records::{Record, Records};
 use super::{ConnectError, Event, Lane, Pool, Route};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
@@ -69,6 +69,11 @@ fn own_name(attempt: AttemptId) -> String {
     format!("{}-{}-{}", attempt.job.simple(), attempt.attempt, attempt.part)
 }
 
+/// Where a route leads, and as whom.
+fn reached(route: &Route) -> String {
+    format!("{}@{}:{}", route.login, route.host, route.port)
+}
+
 fn target_of(order: &CellOrder) -> Result<&Target, NoCell> {
     match order.spec.source() {
         Source::Target(target) => Ok(target),
@@ -110,12 +115,14 @@ fn unsupported(order: &CellOrder, host: &str) -> Option<Cause> {
     found.map(|(field, reason)| Cause::TargetUnsupported { host: host.to_owned(), field, reason: reason.to_owned() })
 }
 
-fn no_channel(host: &str, error: &ConnectError) -> NoCell {
+fn no_channel(host: &str, error: &ConnectError, open: bool) -> NoCell {
     let (host, reason) = (host.to_owned(), error.to_string());
     match error {
         ConnectError::HostKey(_) | ConnectError::Login(_) | ConnectError::Unfit(_) => {
             NoCell::Failed(Cause::HostRefused { host, reason })
         }
+        // Nothing of ours is there that it would have to make room beside.
+        ConnectError::Throttled(_) if !open => NoCell::Failed(Cause::HostUnreachable { host, reason }),
         ConnectError::Refused { .. } | ConnectError::Unreachable(_) => {
             NoCell::Failed(Cause::HostUnreachable { host, reason })
         }
@@ -142,26 +149,46 @@ impl Inner {
         self.inventory.current().route(&to).map_err(|error| error.to_string())
     }
 
+    /// The way to where a job was begun. Errors: the inventory knows none, or leads to another place by now.
+    fn route_of_record(&self, target: &Target, record: Option<&Record>) -> Result<Route, String> {
+        let route = self.route(target)?;
+        match record.map(Record::reached) {
+            Some(before) if before != reached(&route) => {
+                Err(format!("it was begun at {before}, and the inventory leads to {} by now", reached(&route)))
+            }
+            _ => Ok(route),
+        }
+    }
+
     /// Ends a job from outside, and removes what it left. Errors: what was said; it may still run.
     async fn sweep(&self, route: &Route, own: &str) -> Result<(), String> {
         let place = Place::new(&self.owner, own);
         let exec = self.pool.exec(route, &place.sweeper(), Lane::Control).await.map_err(|error| error.to_string())?;
         let said = timeout(SWEEP, said(exec)).await.map_err(|_| format!("no answer in {} s", SWEEP.as_secs()))??;
-        match said.trim() {
-            GONE => Ok(()),
-            other => Err(format!("it is not gone: {}", crate::job::shown(other))),
+        match swept(&said) {
+            Some(Swept::Gone) => Ok(()),
+            Some(Swept::Folder) => {
+                tracing::warn!(cell = own, host = %route, "nothing of the job runs, and its folder cannot be removed");
+                Ok(())
+            }
+            Some(Swept::Left(left)) => Err(format!("something of it runs that this login cannot end: {left}")),
+            None => Err("its shell does not do what it is told".to_owned()),
         }
     }
 }
 
 /// What a short command says on standard output. Errors: it did not come to its end.
-async fn said(mut exec: super::Exec) -> Result<String, String> {
+async fn said(mut exec: super::Exec) -> Result<Vec<u8>, String> {
     let mut said = Vec::new();
     loop {
         match exec.output.next().await {
-            Some(Event::Stdout(bytes)) if said.len() < MOST_SAID => said.extend_from_slice(&bytes),
+            Some(Event::Stdout(bytes)) => {
+                said.extend_from_slice(&bytes);
+                // The last of it counts: a login may print before.
+                said.drain(..said.len().saturating_sub(MOST_SAID));
+            }
             Some(Event::Lost(reason)) => return Err(reason),
-            Some(Event::Closed) | None => return Ok(String::from_utf8_lossy(&said).into_owned()),
+            Some(Event::Closed) | None => return Ok(said),
             Some(_) => {}
         }
     }
@@ -189,7 +216,7 @@ impl Executor for SshExecutor {
         let route = inner.route(target).map_err(refused)?;
         let own = own_name(order.attempt);
         let _busy = Busy::new(inner, &own);
-        let (place, record) = (Place::new(&inner.owner, &own), Record::new(order.attempt, target));
+        let (place, record) = (Place::new(&inner.owner, &own), Record::new(order.attempt, target, &reached(&route)));
         // The host hears of it after this process would be remembered to have told it.
         inner.records.put(&own, &record).map_err(|error| NoCell::Unavailable(format!("ssh records: {error}")))?;
         let grace = order.grace.as_u64().div_ceil(1000);
@@ -197,7 +224,8 @@ impl Executor for SshExecutor {
             Ok(exec) => exec,
             Err(error) => {
                 inner.records.remove(&own);
-                return Err(no_channel(&target.host, &error));
+                let open = inner.pool.states().iter().any(|host| host.name == route.name && host.connections > 0);
+                return Err(no_channel(&target.host, &error, open));
             }
         };
         match Opened::wait(exec).await {
@@ -242,8 +270,8 @@ impl Executor for SshExecutor {
     async fn adopt(&self, order: &CellOrder) -> Result<SshCell, String> {
         let inner = &self.0;
         let target = target_of(order).map_err(|_| "the job names no host".to_owned())?;
-        let route = inner.route(target)?;
         let own = own_name(order.attempt);
+        let route = inner.route_of_record(target, inner.records.get(&own).as_ref())?;
         inner.sweep(&route, &own).await?;
         let spec = cell_spec(order, "", inner.output);
         Ok(SshCell { inner: Arc::clone(inner), own, route: Ok(route), spec, standing_in: None })
@@ -252,9 +280,10 @@ impl Executor for SshExecutor {
     async fn remove(&self, name: &str) {
         let Some(own) = name.strip_prefix(PREFIX) else { return };
         let inner = &self.0;
-        let Some(target) = inner.records.get(own).and_then(|record| record.target()) else { return };
+        let record = inner.records.get(own);
+        let Some(target) = record.as_ref().and_then(Record::target) else { return };
         let _busy = Busy::new(inner, own);
-        let swept = match inner.route(&target) {
+        let swept = match inner.route_of_record(&target, record.as_ref()) {
             Ok(route) => inner.sweep(&route, own).await,
             Err(reason) => Err(reason),
         };
@@ -364,7 +393,7 @@ impl Cell for SshCell {
         let reason = match &self.standing_in {
             None => "its agent went, and its connection with it".to_owned(),
             Some(standing_in) => match standing_in.standing() {
-                Standing::Open | Standing::Over => return Ok(Seen::Running),
+                Standing::Open | Standing::Over { .. } => return Ok(Seen::Running),
                 Standing::Gone(reason) => reason,
             },
         };
@@ -378,7 +407,10 @@ impl Cell for SshCell {
     }
 
     async fn destroy(self) {
-        let over = self.standing_in.as_ref().is_some_and(|standing_in| standing_in.standing() == Standing::Over);
+        let over = self
+            .standing_in
+            .as_ref()
+            .is_some_and(|standing_in| standing_in.standing() == Standing::Over { clean: true });
         // Its channel first: the guard removes what is left when that has ended.
         drop(self.standing_in);
         let _busy = Busy::new(&self.inner, &self.own);

@@ -6,7 +6,8 @@
 use crate::job::{AttemptId, JobSpec, Source, SpecRules, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::io;
+use std::fs::File;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Where a job was begun.
@@ -16,12 +17,19 @@ pub(super) struct Record {
     attempt: String,
     /// Where, as in a job's spec.
     target: Value,
+    /// Where that led to.
+    reached: String,
 }
 
 impl Record {
     /// That of a try of a job with this target.
-    pub(super) fn new(attempt: AttemptId, target: &Target) -> Self {
-        Self { attempt: attempt.to_string(), target: json!(target) }
+    pub(super) fn new(attempt: AttemptId, target: &Target, reached: &str) -> Self {
+        Self { attempt: attempt.to_string(), target: json!(target), reached: reached.to_owned() }
+    }
+
+    /// Where that led to.
+    pub(super) fn reached(&self) -> &str {
+        &self.reached
     }
 
     /// The try.
@@ -54,11 +62,12 @@ impl Records {
         self.0.join(format!("{own}.json"))
     }
 
-    /// Writes one: it survives this process, and need not survive more, since what runs on a host ends with its connection. Errors: it is
-    /// not written.
+    /// Writes one, for good: what runs on a host outlives a loss of power here. Errors: it is not written.
     pub(super) fn put(&self, own: &str, record: &Record) -> io::Result<()> {
         let (path, half) = (self.path(own), self.0.join(format!("{own}.half")));
-        std::fs::write(&half, serde_json::to_vec(record)?)?;
+        let mut file = File::create(&half)?;
+        file.write_all(&serde_json::to_vec(record)?)?;
+        file.sync_all()?;
         std::fs::rename(half, path)
     }
 

@@ -3,7 +3,8 @@
 use super::keep::Kept;
 use super::session::StopReason;
 use crate::job::{
-    Artifacts, ByteSize, Cause, JobSpec, JobStep, LimitMet, Millis, Progress, Results, UnixMillis, Usage, read_outputs,
+    Artifacts, ByteSize, Cause, JobSpec, JobStep, LimitMet, Millis, Progress, Results, Source, UnixMillis, Usage,
+    read_outputs,
 };
 use crate::protocol::wire::{self, Advance, Exit, ExitKind, Met};
 
@@ -66,8 +67,20 @@ pub(super) fn cause(exit: &Exit, spec: &JobSpec, argv0: &str) -> Cause {
                         _ => Cause::InputsFailed { reason: format!("{input}: {reason}") },
                     }
                 }
-                step => Cause::WardenFault {
-                    reason: format!("it could not prepare the job ({}): {reason}", crate::job::shown(step)),
+                // On another host there is no warden to blame.
+                step => match spec.source() {
+                    Source::Target(target) if step.starts_with("nofile") => Cause::TargetUnsupported {
+                        host: target.host.clone(),
+                        field: "resources.nofile".to_owned(),
+                        reason: "the host's own limit is lower".to_owned(),
+                    },
+                    Source::Target(target) => Cause::HostUnreachable {
+                        host: target.host.clone(),
+                        reason: format!("it could not begin the job ({}): {reason}", crate::job::shown(step)),
+                    },
+                    _ => Cause::WardenFault {
+                        reason: format!("it could not prepare the job ({}): {reason}", crate::job::shown(step)),
+                    },
                 },
             }
         }

@@ -118,8 +118,14 @@ impl Limit {
 impl JobSpec {
     /// All its limits, by path, as people write them.
     pub fn limits(&self) -> BTreeMap<String, String> {
+        // On another host there is nobody to hold the others.
+        let holds = |limit: &&Limit| {
+            self.takes().is_some()
+                || matches!(limit.path, "resources.nofile" | "resources.output")
+                || !limit.path.starts_with("resources.")
+        };
         let one = |limit: &Limit| Some((limit.path.to_owned(), limit.show(limit.of(self)?)));
-        LIMITS.iter().filter_map(one).collect()
+        LIMITS.iter().filter(holds).filter_map(one).collect()
     }
 
     /// What was given of it where that differs from what it asks for. Limits that are not known here are passed over: whoever gave

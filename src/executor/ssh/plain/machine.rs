@@ -88,6 +88,9 @@ pub(super) struct Machine {
     reason: u8,
     kill_at: Option<u64>,
     eof: bool,
+    clean: bool,
+    /// Some of its output is missing, and nobody knows how much.
+    torn: bool,
 }
 
 impl Machine {
@@ -120,6 +123,8 @@ impl Machine {
             reason: 0,
             kill_at: None,
             eof: false,
+            clean: false,
+            torn: false,
         }
     }
 
@@ -134,6 +139,11 @@ impl Machine {
     /// Everything that the job wrote is stored.
     pub(super) fn is_drained(&self) -> bool {
         self.output.is_empty()
+    }
+
+    /// Its host closed the channel after the job's end.
+    pub(super) fn is_clean(&self) -> bool {
+        self.clean
     }
 
     /// The job has ended, and nothing of it is left on the host as far as can be seen from here.
@@ -173,6 +183,10 @@ impl Machine {
             }
             ToWarden::Lease { remaining_ms } => {
                 self.lease_at = self.lease_at.map(|_| now.ms.saturating_add(remaining_ms));
+                if matches!(self.phase, Phase::Starting { .. } | Phase::Running) {
+                    // The guard has it too, for a connection over which nothing comes any more.
+                    self.to_host.extend_from_slice(format!("LEASE {}\n", remaining_ms / 1000).as_bytes());
+                }
             }
             ToWarden::Close => self.hang_up = true,
             ToWarden::Inputs { .. }
@@ -255,6 +269,7 @@ impl Machine {
             stdin: &self.sections[2],
             nofile,
             secrets: brought,
+            lease: spec.lease_ms / 1000,
         };
         self.to_host = shell::given(&job, &self.place, &self.dir);
         spec.env.iter_mut().for_each(|(_, value)| value.zeroize());
@@ -330,19 +345,26 @@ impl Machine {
             },
             Event::Refused => {}
             // It wrote on although it was stopped, and nobody can say how much.
+            Event::Overrun if matches!(self.phase, Phase::Closing { .. }) => self.torn = true,
             Event::Overrun => {
                 self.to_host.extend_from_slice(b"KILL\n");
                 self.gone_for("its output came faster than it could be kept, and some of it is lost".to_owned(), now);
             }
             Event::Eof => self.eof = true,
             Event::Closed => match self.phase {
-                Phase::Closing { .. } => self.close(now),
+                Phase::Closing { .. } => {
+                    self.clean = true;
+                    self.close(now);
+                }
                 Phase::Ended(_) | Phase::Gone(_) => {}
                 _ => self.gone_for("the host closed the channel and did not say how the job ended".to_owned(), now),
             },
-            // Without its end, what the job wrote last may be missing.
+            // It had ended before, and that is what became of it. Without the end of its output some of that may be missing.
             Event::Lost(reason) => match self.phase {
-                Phase::Closing { .. } if self.eof => self.close(now),
+                Phase::Closing { .. } => {
+                    self.torn |= !self.eof;
+                    self.close(now);
+                }
                 Phase::Ended(_) | Phase::Gone(_) => {}
                 _ => self.gone_for(reason, now),
             },
@@ -380,6 +402,10 @@ impl Machine {
         };
         let line = at + SIGN.len();
         let Some(end) = preface[line..].iter().position(|byte| *byte == b'\n').map(|end| line + end) else {
+            if preface.len() - line > MOST_PREFACE {
+                preface.clear();
+                self.gone_for("its shell does not do what it is told".to_owned(), now);
+            }
             return false;
         };
         let said = shell::said(&preface[line..end]);
@@ -429,8 +455,11 @@ impl Machine {
     }
 
     fn wrote(&mut self, stream: u8, bytes: &[u8], now: Now) {
-        if !matches!(self.phase, Phase::Running | Phase::Closing { .. }) {
-            return;
+        match &mut self.phase {
+            Phase::Running => {}
+            // There is more.
+            Phase::Closing { until, .. } => *until = now.ms + CLOSE_MS,
+            _ => return,
         }
         if let Some((_, since)) = &mut self.silence {
             *since = now.ms;
@@ -498,7 +527,8 @@ impl Machine {
             peak_memory_bytes: 0,
             oom_kills: 0,
             peak_pids: 0,
-            stdout_bytes,
+            // One more than came, where some is missing: so nobody takes what there is for all.
+            stdout_bytes: stdout_bytes + u64::from(self.torn),
             stderr_bytes,
             leftover: 0,
             on_cancel: None,
@@ -544,8 +574,17 @@ impl Machine {
                 self.hang_up = true;
                 self.gone_for(format!("the host did not begin the job within {} s", START_MS / 1000), now);
             }
+            // What waits for room is not what the host keeps back.
+            Phase::Closing { .. } if !self.has_room() => {
+                if let Phase::Closing { until, .. } = &mut self.phase {
+                    *until = now.ms + CLOSE_MS;
+                }
+            }
             // Whatever still holds the channel open is the sweeper's.
-            Phase::Closing { until, .. } if now.ms >= until => self.close(now),
+            Phase::Closing { until, .. } if now.ms >= until => {
+                self.torn |= !self.eof;
+                self.close(now);
+            }
             Phase::Running => {
                 // It waits for us while there is no room: that is not its silence.
                 let stalled = !self.has_room();

@@ -14,7 +14,7 @@ mod mask;
 mod output;
 mod shell;
 
-pub(super) use shell::{GONE, Place};
+pub(super) use shell::{Place, Swept, swept};
 
 use super::{Event, Exec};
 use crate::executor::Link;
@@ -48,8 +48,11 @@ const HEARD: usize = 64 * 1024;
 pub(super) enum Standing {
     /// It waits, or runs.
     Open,
-    /// It has ended, and said how.
-    Over,
+    /// It has ended, and said how. `clean`: its host closed the channel after it, so its guard does what is left to do.
+    Over {
+        /// So.
+        clean: bool,
+    },
     /// The connection went, and with it the job's end.
     Gone(String),
 }
@@ -87,6 +90,10 @@ impl Opened {
                     let Some(said) = line(&heard) else { continue };
                     match said {
                         Some(Said::Ready { pid, dir }) => return Ok(Self { exec, pid, dir }),
+                        // A full disk, or one that cannot be written now.
+                        Some(Said::Fail(step)) if step.starts_with("folder") => {
+                            return Err(NotOpened::Lost(unfit(&step, &heard)));
+                        }
                         Some(Said::Fail(step)) => return Err(NotOpened::Unfit(unfit(&step, &heard))),
                         Some(Said::Go) | None => {
                             return Err(NotOpened::Unfit("its shell does not do what it is told".to_owned()));
@@ -101,7 +108,7 @@ impl Opened {
                     )));
                 }
                 Some(Event::Signal { name, .. }) => {
-                    return Err(NotOpened::Unfit(format!("its shell was ended by {name} before the job")));
+                    return Err(NotOpened::Lost(format!("its shell was ended by {name} before the job")));
                 }
                 Some(Event::Refused) => return Err(NotOpened::Unfit("its server runs no commands".to_owned())),
                 Some(Event::Overrun) => return Err(NotOpened::Unfit("its login prints without an end".to_owned())),
@@ -296,8 +303,8 @@ impl Task {
             // The link ends with this task.
             return true;
         }
-        if self.machine.is_over() && *self.tell.borrow() != Standing::Over {
-            self.tell.send_replace(Standing::Over);
+        if self.machine.is_over() && *self.tell.borrow() == Standing::Open {
+            self.tell.send_replace(Standing::Over { clean: self.machine.is_clean() });
         }
         false
     }

@@ -10,6 +10,8 @@ use std::collections::VecDeque;
 
 /// Bytes that are kept until they are stored.
 const ROOM: usize = 1 << 20;
+/// What a frame costs beside its bytes, here and with the agent: many small ones are no way around the bounds.
+const FRAME_COST: usize = 64;
 /// Added to a stream's number, it names a gap in it.
 const GAP: u8 = 2;
 
@@ -18,6 +20,12 @@ struct Frame {
     stream: u8,
     time_us: u64,
     bytes: Vec<u8>,
+}
+
+impl Frame {
+    fn cost(&self) -> usize {
+        self.bytes.len() + FRAME_COST
+    }
 }
 
 #[derive(Default)]
@@ -140,8 +148,9 @@ impl Output {
 
     fn push(&mut self, stream: u8, time_us: u64, bytes: Vec<u8>) {
         self.last += 1;
-        self.held_bytes += bytes.len();
-        self.frames.push_back(Frame { seq: self.last, stream, time_us, bytes });
+        let frame = Frame { seq: self.last, stream, time_us, bytes };
+        self.held_bytes += frame.cost();
+        self.frames.push_back(frame);
     }
 
     /// When [`show`](Self::show) has something to do.
@@ -191,8 +200,8 @@ impl Output {
             && let Some(frame) = self.frames.pop_front()
         {
             self.sent -= 1;
-            self.sent_bytes -= frame.bytes.len();
-            self.held_bytes -= frame.bytes.len();
+            self.sent_bytes -= frame.cost();
+            self.held_bytes -= frame.cost();
         }
     }
 
@@ -207,10 +216,10 @@ impl Output {
     pub(super) fn send(&mut self, epoch: u32, window: usize, most: usize, said: &mut Vec<u8>) {
         while said.len() < most
             && let Some(frame) = self.frames.get(self.sent)
-            && self.sent_bytes + frame.bytes.len() <= window
+            && self.sent_bytes + frame.cost() <= window
         {
             self.sent += 1;
-            self.sent_bytes += frame.bytes.len();
+            self.sent_bytes += frame.cost();
             let bytes = frame.bytes.clone();
             FromWarden::Output { stream: frame.stream, time_us: frame.time_us, bytes }.encode(epoch, frame.seq, said);
         }

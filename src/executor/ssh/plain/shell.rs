@@ -7,8 +7,8 @@
 //! ```text
 //!  opener   makes the job's folder, says who it is, takes the job, starts the guard, and becomes the job: so its number is the
 //!           job's, and whoever runs it tells a code from a signal
-//!  guard    a session of its own: sends the signals that it is told, and when its input ends, which it does with the connection,
-//!           ends what is left of the job and removes the folder
+//!  guard    a session of its own: sends the signals that it is told, ends the job when its lease is over, and when its input ends, which
+//!           it does with the connection, ends what is left of the job and removes the folder
 //!  sweeper  the end of a job whose guard cannot be talked to any more
 //! ```
 
@@ -24,10 +24,12 @@ const BASE: &str = ".jobcell";
 
 /// $1 the installation's folder, $2 the job's in it, $3 the guard, $4 the grace in seconds.
 ///
-/// The installation's folder goes with the last job in it, which can be between two steps of the next one's opener. A folder that is not there in full is not begun: `commit` is the last word of what is taken. `dd`, since the `head` of some systems
-/// reads more than it is asked for. The input of what runs in the background would be /dev/null by itself.
+/// The installation's folder goes with the last job in it, which can be between two steps of the next one's opener. A folder that is not
+/// there in full is not begun: `commit` is the last word of what is taken. `dd`, since the `head` of some systems reads more than it is
+/// asked for. The input of what runs in the background would be /dev/null by itself. What it makes is the job's alone; what the job makes
+/// is as the login has it.
 const OPENER: &str = concat!(
-    r#"umask 077; b="$HOME/$1"; own="$2"; d="$b/$own"; i="$3"; w="$4"; "#,
+    r#"o=$(umask); umask 077; b="$HOME/$1"; own="$2"; d="$b/$own"; i="$3"; w="$4"; "#,
     r#"f() { printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
     r#"mk() { [ -d "$b" ] || mkdir -p "$b"; mkdir "$d" 2>/dev/null; }; mk || mk || mk || mkdir "$d" || f folder "$d"; cd "$d" || f folder "$d"; "#,
     r#"q() { cd /; rm -rf "$d"; rmdir "$b" 2>/dev/null; exit 0; }; "#,
@@ -36,38 +38,49 @@ const OPENER: &str = concat!(
     r#"command -v setsid >/dev/null || { rm -rf "$d"; f setsid; }; "#,
     r#"printf "%s %s\n" "$$" "$t" > pid || f folder "$d"; "#,
     r#"printf "\036jobcell ready %s %s %s\n" "$$" "$t" "$d" >&2; "#,
-    r#"read -r n m k || q; "#,
+    r#"read -r n m k l || q; "#,
     r#"u() { [ "$1" = 0 ] || dd bs="$1" count=1 iflag=fullblock > "$2" 2>/dev/null; }; "#,
     r#"e=; if [ "$n" = 0 ]; then IFS= read -r e || q; fi; "#,
     r#"u "$n" run && u "$m" script && u "$k" stdin || { cd /; rm -rf "$d"; f disk; }; "#,
     r#"read -r c || q; [ "$c" = commit ] || q; "#,
+    r#"if [ "$l" = 0 ]; then :; elif { read -r c r < /proc/uptime; } 2>/dev/null; then echo "$((${c%.*}+l))" > lease; fi; "#,
     r#"exec 3<&0; setsid /bin/sh -c "$i" jobcell-guard "$$" "$d" "$w" "$own" <&3 3<&- >/dev/null 2>&1 & "#,
-    r#"if [ "$k" = 0 ]; then exec </dev/null 3<&-; else exec <stdin 3<&-; fi; "#,
+    r#"if [ "$k" = 0 ]; then exec </dev/null 3<&-; else exec <stdin 3<&-; fi; umask "$o"; "#,
     r#"if [ "$n" = 0 ]; then eval "$e"; else . ./run; fi"#
 );
 
 /// $1 the job's process group, $2 its folder, $3 the grace in seconds, $4 its name.
 ///
-/// Whatever has left the group is found by the variable that all of it has.
+/// A connection that nobody cuts and nothing comes over does not end: so the lease holds here too, by the host's own clock since its start.
+/// Whatever has left the group is found by the variable that all of it has. When the job itself has ended, what it left gets no grace.
 const GUARD: &str = concat!(
-    r#"trap "" HUP INT TERM; k() { kill -s "$1" -- "-$p" 2>/dev/null; }; p="$1"; d="$2"; w="$3"; own="$4"; "#,
-    r#"while read -r c; do case "$c" in TERM|STOP|CONT) k "$c";; KILL) k KILL; w=0;; esac; done; "#,
-    r#"if k TERM; then n=0; while k 0 && [ "$n" -lt "$w"0 ]; do sleep 0.1; n=$((n+1)); done; k KILL; fi; "#,
-    r#"for e in $(grep -ls -e "JOBCELL_CELL=$own" /proc/[0-9]*/environ); do e="${e#/proc/}"; kill -s KILL "${e%/environ}"; done; "#,
-    r#"cd "${d%/*}" && rm -rf "$d"; set -- *; [ -e "$1" ] || rmdir "${d%/*}""#
+    r#"trap "" HUP INT TERM; k() { kill -s "$1" -- "-$p" 2>/dev/null; }; p="$1"; d="$2"; w="$3"; own="$4"; cd "$d"; "#,
+    r#"( while sleep 2; do read -r t < "$d/lease" || exit; read -r c r < /proc/uptime || exit; "#,
+    r#"[ "${c%.*}" -lt "$t" ] || { k TERM; k CONT; sleep "$w"; k KILL; exit; }; done ) & "#,
+    r#"while read -r c n; do case "$c" in TERM|STOP|CONT) k "$c";; KILL) k KILL; w=0;; "#,
+    r#"LEASE) read -r c r < /proc/uptime && echo "$((${c%.*}+n))" > lease.new && mv lease.new lease;; esac; done; "#,
+    r#"kill -s 0 "$p" 2>/dev/null || w=0; "#,
+    r#"if k TERM; then k CONT; n=0; while k 0 && [ "$n" -lt "$w"0 ]; do sleep 0.1 || sleep 1; n=$((n+1)); done; k KILL; fi; "#,
+    r#"for e in $(grep -lsF -e "JOBCELL_CELL=$own." /proc/[0-9]*/environ); do e="${e#/proc/}"; kill -s KILL "${e%/environ}"; done; "#,
+    r#"cd "${d%/*}" && { rm -rf "$d" || { chmod -R u+rwx "$d"; rm -rf "$d"; }; }; set -- *; [ -e "$1" ] || rmdir "${d%/*}""#
 );
 
-/// $1 the installation's folder, $2 the job's in it. Says `gone`, or what is left.
+/// $1 the installation's folder, $2 the job's in it. Says `gone`, `folder` when nothing runs and something lies there that cannot be
+/// removed, or `left` and what runs.
 ///
-/// A number that is another process's by now is left alone: no group has a number that a process has which is not of it.
+/// A number that is another process's by now is left alone: no group has a number that a process has which is not of it. What runs as
+/// another user cannot be killed, and is seen by its group.
 const SWEEPER: &str = concat!(
-    r#"d="$HOME/$1/$2"; own="$2"; "#,
+    r#"d="$HOME/$1/$2"; own="$2"; p=; "#,
     r#"if [ -f "$d/pid" ] && read -r p t < "$d/pid"; then "#,
     r#"if { read -r s < "/proc/$p/stat"; } 2>/dev/null; then s="${s##*) }"; set -- $s; [ "${20}" = "$t" ] || p=; fi; "#,
     r#"[ -z "$p" ] || kill -s KILL -- "-$p" 2>/dev/null; fi; "#,
-    r#"n=0; while l=$(grep -ls -e "JOBCELL_CELL=$own" /proc/[0-9]*/environ; :) && [ -n "$l" ] && [ "$n" -lt 20 ]; do "#,
-    r#"for e in $l; do e="${e#/proc/}"; kill -s KILL "${e%/environ}" 2>/dev/null; done; sleep 0.1; n=$((n+1)); done; "#,
-    r#"rm -rf "$d"; rmdir "${d%/*}" 2>/dev/null; [ -d "$d" ] && l="$l $d"; if [ -z "$l" ]; then echo gone; else echo left $l; fi"#
+    r#"n=0; while l=$(grep -lsF -e "JOBCELL_CELL=$own." /proc/[0-9]*/environ; :) && [ -n "$l" ] && [ "$n" -lt 20 ]; do "#,
+    r#"for e in $l; do e="${e#/proc/}"; kill -s KILL "${e%/environ}" 2>/dev/null; done; sleep 0.1 || sleep 1; n=$((n+1)); done; "#,
+    r#"if [ -n "$p" ]; then for e in /proc/[0-9]*/stat; do { read -r s < "$e"; } 2>/dev/null || continue; s="${s##*) }"; set -- $s; "#,
+    r#"if [ "$3" = "$p" ] || [ "$4" = "$p" ]; then case "$1" in Z|X) ;; *) l="$l $e";; esac; fi; done; fi; "#,
+    r#"rm -rf "$d" 2>/dev/null || { chmod -R u+rwx "$d"; rm -rf "$d"; }; rmdir "${d%/*}" 2>/dev/null; "#,
+    r#"if [ -n "$l" ]; then set -- left $l; elif [ -d "$d" ]; then set -- folder; else set -- gone; fi; printf "\036jobcell %s\n" "$*""#
 );
 
 /// Where a job is on its host, beneath the home of its login.
@@ -96,8 +109,28 @@ impl Place {
     }
 }
 
-/// What the sweeper says when nothing is left.
-pub(in crate::executor::ssh) const GONE: &str = "gone";
+/// What a sweeper says of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::executor::ssh) enum Swept {
+    /// Nothing is left.
+    Gone,
+    /// Nothing runs, and its folder cannot be removed.
+    Folder,
+    /// This runs.
+    Left(String),
+}
+
+/// Reads what a sweeper said, behind whatever a login prints. `None`: it said nothing.
+pub(in crate::executor::ssh) fn swept(said: &[u8]) -> Option<Swept> {
+    let at = said.windows(SIGN.len()).rposition(|window| window == SIGN)? + SIGN.len();
+    let end = at + said[at..].iter().position(|byte| *byte == b'\n')?;
+    let line = String::from_utf8_lossy(&said[at..end]);
+    Some(match line.split_once(' ').map_or((line.as_ref(), ""), |parts| parts) {
+        ("gone", _) => Swept::Gone,
+        ("folder", _) => Swept::Folder,
+        (_, left) => Swept::Left(crate::job::shown(left)),
+    })
+}
 fn command(program: &str, name: &str, arguments: &[&str]) -> String {
     let mut command = format!("exec /bin/sh -c '{program}' {name}");
     for argument in arguments {
@@ -137,13 +170,16 @@ pub(super) struct Job<'a> {
     pub(super) nofile: Option<u64>,
     /// It has secrets among its variables: what brought them is removed before it begins.
     pub(super) secrets: bool,
+    /// Seconds of its lease; 0 for none.
+    pub(super) lease: u64,
 }
 
 /// All that the opener takes, to its last word. `dir` is what it said its folder is.
 pub(super) fn given(job: &Job<'_>, place: &Place, dir: &str) -> Vec<u8> {
     let mut steps: Vec<Vec<u8>> = Vec::new();
     let mut step = |parts: &[&[u8]]| steps.push(parts.concat());
-    step(&[b"export ", MARK.as_bytes(), b"=", place.own.as_bytes()]);
+    // With an end, so that no name is the beginning of another one.
+    step(&[b"export ", MARK.as_bytes(), b"=", place.own.as_bytes(), b"."]);
     for (name, value) in job.env {
         step(&[b"export ", name, b"=", &quoted(value)]);
     }
@@ -166,7 +202,8 @@ pub(super) fn given(job: &Job<'_>, place: &Place, dir: &str) -> Vec<u8> {
     // A short one goes on a line, and no process is needed to put it into a file.
     let in_a_line = length <= MOST_LINE && !steps.iter().any(|step| step.contains(&b'\n'));
     if job.secrets && !in_a_line {
-        steps.insert(steps.len() - 2, b"rm -f run".to_vec());
+        // First: here the folder is the job's, and the way to programs is the login's.
+        steps.insert(0, b"rm -f run".to_vec());
     }
     let (run, run_length) = if in_a_line {
         (steps.join(b"; ".as_slice()), 0)
@@ -176,7 +213,7 @@ pub(super) fn given(job: &Job<'_>, place: &Place, dir: &str) -> Vec<u8> {
         let length = run.len();
         (run, length)
     };
-    let mut given = format!("{run_length} {} {}\n", job.script.len(), job.stdin.len()).into_bytes();
+    let mut given = format!("{run_length} {} {} {}\n", job.script.len(), job.stdin.len(), job.lease).into_bytes();
     given.extend_from_slice(&run);
     if in_a_line {
         given.push(b'\n');

@@ -20,8 +20,12 @@ struct Opened {
 
 /// Opens a place as a server does: the login shell leads a session of its own.
 fn open(home: &Path, login_shell: &str, place: &Place, grace: u64) -> Opened {
-    let mut child = Command::new("setsid")
-        .args([login_shell, "-c", &place.opener(grace)])
+    let mut command = Command::new("setsid");
+    match login_shell.strip_prefix("umask 027; exec ") {
+        Some(shell) => command.args([shell, "-c", &format!("umask 027; {}", place.opener(grace))]),
+        None => command.args([login_shell, "-c", &place.opener(grace)]),
+    };
+    let mut child = command
         .env("HOME", home)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -83,7 +87,7 @@ fn argv(words: &[&str]) -> Vec<String> {
 }
 
 fn alive(name: &str) -> bool {
-    let mark = format!("{MARK}={name}");
+    let mark = format!("{MARK}={name}.");
     let has = |entry: std::io::Result<std::fs::DirEntry>| {
         let environ = std::fs::read(entry.ok()?.path().join("environ")).ok()?;
         environ.split(|byte| *byte == 0).any(|one| one == mark.as_bytes()).then_some(())
@@ -111,7 +115,7 @@ fn a_job_runs_in_its_own_folder_and_nothing_is_left() {
         let script = b"pwd; echo \"$A\"; echo \"$1\"; cat; echo $$; sleep 300 & exit 7";
         let job = Job { argv: &argv, env: &env, script, stdin: b"given", ..Job::default() };
         assert_eq!(opened.give(&place, &job), Said::Go);
-        until("the job ends", || !alive(&place.own) || opened_has_ended(pid));
+        until("the job ends", || opened_has_ended(pid));
         opened.say("KILL");
         let (status, out, err) = opened.end();
         let wanted = format!("{dir}\nit's \"$HOME\"\n\\\na b\ngiven{pid}\n");
@@ -158,6 +162,65 @@ fn a_job_whose_connection_goes_is_ended_and_so_is_what_left_its_group() {
 }
 
 #[test]
+fn a_lease_that_nobody_renews_ends_the_job_although_its_connection_stands() {
+    let home = tempfile::tempdir().expect("a folder");
+    let place = place("job-e");
+    let mut opened = open(home.path(), "/bin/sh", &place, 1);
+    let argv = argv(&["/bin/sh", "-c", "trap '' TERM; setsid sleep 1 & while :; do sleep 0.1; done"]);
+    assert_eq!(opened.give(&place, &Job { argv: &argv, lease: 1, ..Job::default() }), Said::Go);
+    let began = Instant::now();
+    opened.say("LEASE 6");
+    until("it ends", || opened_has_ended(opened.pid));
+    assert!(began.elapsed() >= Duration::from_secs(5), "a renewal counts: {:?}", began.elapsed());
+    assert!(!opened.end().0.success());
+}
+
+#[test]
+fn a_job_has_the_logins_umask_and_its_secrets_lie_nowhere() {
+    let home = tempfile::tempdir().expect("a folder");
+    let work = home.path().join("work");
+    std::fs::create_dir(&work).expect("makes");
+    std::fs::write(work.join("run"), "the user's own").expect("writes");
+    let place = place("job-u");
+    // As a server's child: whatever this process has.
+    let mut opened = open(home.path(), "umask 027; exec /bin/sh", &place, 1);
+    let workdir = work.display().to_string();
+    let argv = argv(&["/bin/sh", "-c", "umask; ls \"$0\"; cat run", &opened.dir.clone()]);
+    let env = [(b"PEM".to_vec(), b"a\nb".to_vec()), (b"PATH".to_vec(), b"/usr/bin:/bin".to_vec())];
+    let job = Job { argv: &argv, env: &env, workdir: &workdir, secrets: true, ..Job::default() };
+    assert_eq!(opened.give(&place, &job), Said::Go);
+    let (_, out, err) = opened.end();
+    let out = String::from_utf8_lossy(&out).into_owned();
+    assert_eq!((out.as_str(), err.as_str()), ("0027\npid\nthe user's own", ""));
+}
+
+#[test]
+fn a_sweeper_is_heard_behind_what_a_login_prints() {
+    assert_eq!(swept(b"Welcome\n\x1ejobcell gone\n"), Some(Swept::Gone));
+    assert_eq!(swept(b"Welcome\n\x1ejobcell folder\n"), Some(Swept::Folder));
+    assert_eq!(swept(b"\x1ejobcell left /proc/7/stat\n"), Some(Swept::Left("/proc/7/stat".into())));
+    assert_eq!((swept(b"gone\n"), swept(b"\x1ejobcell gone")), (None, None));
+}
+
+#[test]
+fn a_name_that_begins_like_another_one_is_another_job() {
+    let home = tempfile::tempdir().expect("a folder");
+    let (one, ten) = (place("job-4-1"), place("job-4-10"));
+    let mut opened = open(home.path(), "/bin/sh", &ten, 60);
+    let argv = argv(&["sleep", "300"]);
+    assert_eq!(opened.give(&ten, &Job { argv: &argv, ..Job::default() }), Said::Go);
+    until("it runs", || alive(&ten.own));
+    let sweep = |place: &Place| {
+        let sweeper = Command::new("/bin/sh").args(["-c", &place.sweeper()]).env("HOME", home.path()).output();
+        swept(&sweeper.expect("runs").stdout)
+    };
+    assert_eq!(sweep(&one), Some(Swept::Gone));
+    assert!(alive(&ten.own));
+    assert_eq!(sweep(&ten), Some(Swept::Gone));
+    assert!(!opened.end().0.success());
+}
+
+#[test]
 fn half_a_job_is_not_begun() {
     let home = tempfile::tempdir().expect("a folder");
     let place = place("job-h");
@@ -184,12 +247,13 @@ fn half_a_job_is_not_begun() {
 #[test]
 fn what_cannot_begin_says_at_which_step() {
     let home = tempfile::tempdir().expect("a folder");
-    let place = place("job-f");
     for (job, wanted) in [
         (Job { argv: &argv(&["no-such-program"]), ..Job::default() }, "program"),
         (Job { argv: &argv(&["true"]), workdir: "/no/such", ..Job::default() }, "workdir"),
         (Job { argv: &argv(&["true"]), nofile: Some(u64::MAX), ..Job::default() }, "nofile"),
     ] {
+        // The guard of the one before may still be at work.
+        let place = place(&format!("job-f-{wanted}"));
         let mut opened = open(home.path(), "/bin/sh", &place, 1);
         let given = given(&job, &place, &opened.dir);
         opened.child.stdin.as_mut().expect("is piped").write_all(&given).expect("writes");
@@ -210,7 +274,7 @@ fn the_sweeper_ends_what_nobody_can_talk_to_and_what_is_gone_already() {
     for _ in 0..2 {
         let sweeper =
             Command::new("/bin/sh").args(["-c", &place.sweeper()]).env("HOME", home.path()).output().expect("runs");
-        assert_eq!(String::from_utf8_lossy(&sweeper.stdout).trim(), GONE);
+        assert_eq!(swept(&sweeper.stdout), Some(Swept::Gone));
         assert!(!alive(&place.own) && !Path::new(&opened.dir).exists());
     }
     assert!(!opened.end().0.success());
@@ -225,8 +289,11 @@ proptest! {
         value in prop::collection::vec(1u8..=255, 0..64),
         words in prop::collection::vec("[^\0]{0,40}", 0..4),
     ) {
+        // Each has a name of its own, as jobs have: the guard of the one before may still look for what that left.
+        static NUMBER: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let home = tempfile::tempdir().expect("a folder");
-        let place = place("job-p");
+        let place = place(&format!("job-p{number}"));
         let mut opened = open(home.path(), "/bin/sh", &place, 1);
         let mut argv = argv(&["/bin/sh", "-c", "printf '%s\\0' \"$V\" \"$@\"", "x"]);
         argv.extend(words.iter().cloned());
