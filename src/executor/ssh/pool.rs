@@ -31,6 +31,9 @@ use tokio_util::sync::CancellationToken;
 pub const COMMAND_BYTES: usize = 100_000;
 /// Hosts that are remembered although nobody goes there.
 const MOST_HOSTS: usize = 4096;
+/// So often a host may refuse the only channel on a connection before it is believed that it lets none be opened, with a pause between.
+const MOST_REFUSED: u32 = 10;
+const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// First and longest pause before a host that throttles is tried again.
 const THROTTLED: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -129,6 +132,7 @@ impl Pool {
             return Err(ConnectError::Unfit(format!("the command has {len} bytes; at most {COMMAND_BYTES} are taken")));
         }
         let deadline = Instant::now() + wait;
+        let mut refused = 0;
         loop {
             let slot = Shared::seat(&self.0, route, lane, deadline).await?;
             let connection = Arc::clone(slot.connection());
@@ -144,6 +148,11 @@ impl Pool {
             match tokio::time::timeout_at(deadline, answered).await.map_err(|_| late())? {
                 Ok(Ok(exec)) => return Ok(exec),
                 Ok(Err(NoChannel::Full(limit))) => self.0.learn(route, limit),
+                // A host counts a channel for a moment after it has closed it.
+                Ok(Err(NoChannel::None)) if refused < MOST_REFUSED && Instant::now() + REFUSED_PAUSE < deadline => {
+                    refused += 1;
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                }
                 Ok(Err(NoChannel::None)) => {
                     let why = "its server lets no session be opened; look at MaxSessions in its sshd_config";
                     return Err(ConnectError::Unfit(format!("{route}: {why}")));

@@ -58,7 +58,12 @@ fn host_ok(host: &str) -> bool {
             && !label.ends_with('-')
             && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
-    name.split('.').all(label_ok) && port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+    name.split('.').all(label_ok) && port.is_none_or(is_port)
+}
+
+/// Digits alone: a number of Rust's may begin with a plus.
+fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 fn component_ok(part: &str) -> bool {
@@ -94,6 +99,7 @@ mod tests {
             "",
             "-v",
             "--privileged",
+            "3:+485/34",
             "a b",
             "A/B",
             "../x",

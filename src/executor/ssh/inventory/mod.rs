@@ -254,7 +254,7 @@ pub fn address(text: &str) -> Result<(String, Option<u16>), &'static str> {
             None => (text, None),
         },
     };
-    let port = match port.map(str::parse::<u16>) {
+    let port = match port.map(|port| if port.starts_with('+') { Err(()) } else { port.parse::<u16>().map_err(drop) }) {
         Some(Ok(0) | Err(_)) => return Err("has no port between 1 and 65535; write host:22"),
         Some(Ok(port)) => Some(port),
         None => None,
