@@ -9,9 +9,14 @@ fuzz_target!(|texts: (&str, &str)| {
     let (policy, job) = texts;
     let Ok(policy) = Policy::read(policy) else { return };
     let Ok(job) = JobSpec::from_yaml(job, &SpecRules::default()) else { return };
+    let (routes, secrets) = (Default::default(), Default::default());
     let facts = Facts {
         backend: "main",
+        submitter: None,
         image: "jobcell/bash:1",
+        routes: &routes,
+        secrets: &secrets,
+        pull: jobcell::job::Pull::Never,
         oci_runtime: "",
         uids: (200_000, 209_999),
         defaults: Default::default(),
