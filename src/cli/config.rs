@@ -53,6 +53,19 @@ fn load(global: &Global) -> Result<Result<Loaded, Problems>, Failure> {
                 ))
             }
         })
+        .and_then(|loaded| match node::inventory(&loaded.config) {
+            Ok(None) if !loaded.config.docker.enabled => Err(Problems::one(
+                "docker.enabled",
+                "is false, and there is no inventory: such an agent runs no jobs at all",
+                "set ssh.inventory, or leave docker.enabled out",
+            )),
+            Ok(_) => Ok(loaded),
+            Err(failure) => {
+                let reason = failure.to_string();
+                let reason = reason.strip_prefix("ssh.inventory: ").unwrap_or(&reason);
+                Err(Problems::one("ssh.inventory", reason, "correct it, or leave it empty for no jobs on other hosts"))
+            }
+        })
         .and_then(|loaded| match node::policy(&loaded.config) {
             Ok(_) => Ok(loaded),
             Err(failure) => {

@@ -62,16 +62,26 @@ async fn scan_all(
     for host in hosts {
         let known = inventory.as_ref().and_then(|inventory| inventory.host(host));
         let place = match known {
-            Some(known) => (known.address.clone(), known.port),
+            // Whoever answers at that address from here may be somebody else.
+            Some(known) if !known.jump.is_empty() => {
+                let way = known.jump.join(", ");
+                return Err(Failure::usage(format!(
+                    "{host} is reached over {way}, and its keys cannot be looked at from here: run `ssh-keyscan {}` on the last of them",
+                    known.address
+                )));
+            }
+            Some(known) => (known.address.clone(), known.port, known.known_as.clone()),
             None => {
                 let read = address(host).map_err(|reason| Failure::usage(format!("`{}` {reason}", shown(host))))?;
-                (read.0, read.1.unwrap_or(22))
+                (read.0, read.1.unwrap_or(22), None)
             }
         };
         all.push((host, place));
     }
     let timeout = Duration::from_millis(timeout.as_u64());
-    let scans = all.into_iter().map(|(asked, (host, port))| async move { (asked, scan(&host, port, timeout).await) });
+    let scans = all.into_iter().map(|(asked, (host, port, known_as))| async move {
+        (asked, scan(&host, port, timeout).await.map(|scanned| scanned.known_as(known_as.as_deref())))
+    });
     let found: Vec<(&String, Result<Scanned, String>)> =
         futures_util::stream::iter(scans).buffered(AT_ONCE).collect().await;
     let failed = found.iter().any(|(_, scanned)| scanned.is_err());

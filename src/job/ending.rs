@@ -643,7 +643,7 @@ impl fmt::Display for Cause {
             Self::PullTimeout { image, limit, reached } => {
                 write!(f, "image `{image}` was not there within {limit}; {reached}")
             }
-            Self::HostUnreachable { host, reason } => write!(f, "host `{host}` cannot be reached: {reason}"),
+            Self::HostUnreachable { host, reason } => write!(f, "no job can be begun on host `{host}` now: {reason}"),
             Self::HostRefused { host, reason } => write!(f, "no job was given to host `{host}`: {reason}"),
             Self::TargetUnsupported { host, field, reason } => {
                 write!(f, "`{field}` cannot be had on host `{host}`: {reason}")

@@ -161,6 +161,8 @@ impl Row {
 
     /// All its children have ended.
     pub(super) fn end_family(&mut self, cause: Cause, now: UnixMillis) -> Job {
+        // It has no output of its own, and nothing of it is missing.
+        self.job.log = LogTotals { complete: true, ..LogTotals::default() };
         self.end(cause, now);
         self.job.clone()
     }

@@ -4,22 +4,26 @@
 //! nothing of the job is left there. Must never decide what the end of a job means.
 
 use super::inventory::{Destination, LiveInventory};
-use super::plain::{NotOpened, Opened, Place, StandIn, Standing, Swept, swept};
+use super::plain::{NotOpened, Opened, Place, StandIn, Standing, Swept, WORK, swept};
 use super::records::{Record, Records};
 use super::{ConnectError, Event, Lane, Pool, Route};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
 use crate::job::{AttemptId, ByteSize, Cause, OutputExcess, OutputOverflow, OwnerId, Program, Source, Target};
 use crate::protocol::wire::{CellSpec, Fact, Rlimit};
+use crate::supervise;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// For a job to be ended from outside, once the host has let us in.
 const SWEEP: Duration = Duration::from_secs(20);
 /// What a sweeper says is a line.
 const MOST_SAID: usize = 4096;
+/// Removals of what earlier processes left at the same time; more wait.
+const REMOVALS: usize = 8;
 /// In front of a cell's name, where cells of all kinds are told together.
 const PREFIX: &str = "ssh:";
 /// Kernel's number of the limit on open files.
@@ -36,6 +40,7 @@ struct Inner {
     records: Records,
     /// Output of a job that does not say.
     output: ByteSize,
+    removals: Semaphore,
     /// Names of what this process makes or removes at the moment.
     busy: Mutex<HashSet<String>>,
 }
@@ -50,7 +55,15 @@ impl SshExecutor {
         output: ByteSize,
     ) -> std::io::Result<Self> {
         let records = Records::open(dir)?;
-        Ok(Self(Arc::new(Inner { pool, inventory, owner, records, output, busy: Mutex::default() })))
+        Ok(Self(Arc::new(Inner {
+            pool,
+            inventory,
+            owner,
+            records,
+            output,
+            removals: Semaphore::new(REMOVALS),
+            busy: Mutex::default(),
+        })))
     }
 
     /// The connections.
@@ -149,6 +162,22 @@ impl Inner {
         self.inventory.current().route(&to).map_err(|error| error.to_string())
     }
 
+    /// Removes what an earlier process has begun. What cannot be removed is still known, and tried again at the next look.
+    async fn remove(&self, own: &str) {
+        let record = self.records.get(own);
+        let Some(target) = record.as_ref().and_then(Record::target) else { return };
+        let swept = match self.route_of_record(&target, record.as_ref()) {
+            Ok(route) => self.sweep(&route, own).await,
+            Err(reason) => Err(reason),
+        };
+        match swept {
+            Ok(()) => self.records.remove(own),
+            Err(reason) => {
+                tracing::warn!(cell = own, host = %target, %reason, "what a job may have left on its host could not be removed");
+            }
+        }
+    }
+
     /// The way to where a job was begun. Errors: the inventory knows none, or leads to another place by now.
     fn route_of_record(&self, target: &Target, record: Option<&Record>) -> Result<Route, String> {
         let route = self.route(target)?;
@@ -237,15 +266,13 @@ impl Executor for SshExecutor {
                     SshCell { inner: Arc::clone(inner), own, route: Ok(route), spec, standing_in: Some(standing_in) };
                 Ok((cell, link))
             }
+            // It was told nothing of the job, and goes with the channel: at most an empty folder stays.
             Err(NotOpened::Unfit(reason)) => {
-                // Its folder may be there. Where that cannot be said now, the sweeper comes by.
-                if inner.sweep(&route, &own).await.is_ok() {
-                    inner.records.remove(&own);
-                }
+                inner.records.remove(&own);
                 Err(refused(reason))
             }
-            // The record stays: what has reached the host is swept when it answers again.
             Err(NotOpened::Lost(reason)) => {
+                inner.records.remove(&own);
                 Err(NoCell::Failed(Cause::HostUnreachable { host: target.host.clone(), reason }))
             }
         }
@@ -277,23 +304,18 @@ impl Executor for SshExecutor {
         Ok(SshCell { inner: Arc::clone(inner), own, route: Ok(route), spec, standing_in: None })
     }
 
+    /// In the background: a host that does not answer holds up nobody.
     async fn remove(&self, name: &str) {
-        let Some(own) = name.strip_prefix(PREFIX) else { return };
-        let inner = &self.0;
-        let record = inner.records.get(own);
-        let Some(target) = record.as_ref().and_then(Record::target) else { return };
-        let _busy = Busy::new(inner, own);
-        let swept = match inner.route_of_record(&target, record.as_ref()) {
-            Ok(route) => inner.sweep(&route, own).await,
-            Err(reason) => Err(reason),
-        };
-        match swept {
-            Ok(()) => inner.records.remove(own),
-            // It is still known, and tried again at the next look.
-            Err(reason) => {
-                tracing::warn!(cell = own, host = %target, %reason, "what a job left on its host could not be removed")
-            }
+        let Some(own) = name.strip_prefix(PREFIX).map(str::to_owned) else { return };
+        let inner = Arc::clone(&self.0);
+        if !inner.busy().insert(own.clone()) {
+            return;
         }
+        drop(supervise::spawn("ssh removal", async move {
+            let _turn = inner.removals.acquire().await;
+            inner.remove(&own).await;
+            inner.busy().remove(&own);
+        }));
     }
 }
 
@@ -336,7 +358,7 @@ fn cell_spec(order: &CellOrder, dir: &str, output: ByteSize) -> CellSpec {
     };
     set("JOBCELL_JOB_ID", &order.attempt.job.to_string());
     set("JOBCELL_ATTEMPT", &order.attempt.attempt.to_string());
-    set("JOBCELL_WORKSPACE", dir);
+    set("JOBCELL_WORKSPACE", &format!("{dir}/{WORK}"));
     env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
     let nofile = spec.resources().nofile.map(|most| Rlimit { resource: RLIMIT_NOFILE, soft: most, hard: most });
     CellSpec {

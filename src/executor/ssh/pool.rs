@@ -41,12 +41,16 @@ const THROTTLED: (Duration, Duration) = (Duration::from_millis(100), Duration::f
 #[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
+/// An address, a port, and the way there.
+type Whereabouts = (String, u16, Option<Box<Route>>);
+
 struct Shared {
     settings: SshSettings,
     inventory: LiveInventory,
     keys: Arc<KeyCache>,
     known: Arc<KnownCache>,
-    hosts: Mutex<HashMap<(String, u16), Arc<Host>>>,
+    /// By where they are: one address behind two jump hosts is two machines.
+    hosts: Mutex<HashMap<Whereabouts, Arc<Host>>>,
     groups: Mutex<HashMap<Route, Arc<Group>>>,
     stop: CancellationToken,
 }
@@ -228,7 +232,7 @@ impl Shared {
 
     fn host(&self, route: &Route) -> Arc<Host> {
         let mut hosts = lock(&self.hosts);
-        let key = (route.host.clone(), route.port);
+        let key = (route.host.clone(), route.port, route.jump.clone());
         if let Some(host) = hosts.get(&key) {
             return Arc::clone(host);
         }

@@ -32,6 +32,19 @@ pub struct ScannedKey {
     pub line: String,
 }
 
+impl Scanned {
+    /// The same under the name that it is looked for by, where the inventory has one.
+    #[must_use]
+    pub fn known_as(mut self, name: Option<&str>) -> Self {
+        if let Some(name) = name {
+            for key in &mut self.keys {
+                key.line = key.line.replacen(&self.name, name, 1);
+            }
+        }
+        self
+    }
+}
+
 /// Asks a host for a key of each type. Errors: it shows none; why.
 pub async fn scan(host: &str, port: u16, timeout: Duration) -> Result<Scanned, String> {
     let deadline = Instant::now() + timeout;

@@ -103,6 +103,8 @@ async fn a_job_runs_on_its_host_and_leaves_nothing() {
     assert_eq!((cause(&signal), &signal["ending"]["cause"]["signal"]), ("signal", &json!(11)), "{signal}");
     let missing = up.run(&on(&json!({"host": "web1"}), &json!({"command": ["no-such-program"]}))).await;
     assert_eq!(cause(&missing), "program_not_found", "{missing}");
+    let data = up.run(&on(&json!({"host": "web1"}), &json!({"command": ["/etc/passwd"]}))).await;
+    assert_eq!(cause(&data), "program_not_executable", "{data}");
     let nowhere = up.run(&on(&json!({"host": "web1"}), &json!({"command": ["true"], "workdir": "/no/such"}))).await;
     assert_eq!(cause(&nowhere), "workdir_unusable", "{nowhere}");
     stop(up).await;
@@ -184,6 +186,54 @@ async fn the_jobs_of_an_agent_that_dies_end_and_the_next_one_says_so() {
     let job = up.ended(&job).await;
     assert_eq!((cause(&job), up.text(&job, "stdout").await.as_str()), ("cell_lost", "begun\n"), "{job}");
     until("its record goes", || async { records(&up).is_empty().then_some(()) }).await;
+    stop(up).await;
+}
+
+#[tokio::test]
+async fn an_agent_that_hands_over_waits_for_jobs_on_hosts() {
+    let Some((_folder, _sshd, mut up)) =
+        stage("", "agent: {drain_mode: handover, drain_timeout: 60s}\nqueue: {max_attempts: 1}\n").await
+    else {
+        return;
+    };
+    let job = up.submit(&script("echo begun; sleep 2; echo done")).await;
+    until("output", || async { (up.text(&job, "stdout").await == "begun\n").then_some(()) }).await;
+    up.signal("-TERM");
+    assert_eq!(up.exit_code().await, Some(0), "{}", up.log());
+    std::fs::remove_file(up.data().join("endpoint")).ok();
+    up.revive().await;
+    let job = up.ended(&job).await;
+    assert_eq!((cause(&job), up.text(&job, "stdout").await.as_str()), ("exit_code", "begun\ndone\n"), "{job}");
+    stop(up).await;
+}
+
+#[tokio::test]
+async fn a_host_that_is_away_holds_up_no_other_job_at_a_start() {
+    let Some((folder, sshd, mut up)) = stage("", "queue: {max_attempts: 1}\n").await else { return };
+    let job = up.submit(&script("echo begun; sleep 300")).await;
+    until("output", || async { (up.text(&job, "stdout").await == "begun\n").then_some(()) }).await;
+    up.kill().await;
+    // Now a connection to it stands, and nothing is ever said.
+    sshd.signal(rustix::process::Signal::STOP);
+    let other = folder.sshd("");
+    let text = inventory(&folder, &sshd).replace(
+        "credentials:",
+        &format!(
+            "  web2: {{address: {}, port: {}, login: {}, credential: user}}\ncredentials:",
+            other.address,
+            other.port,
+            sshd::login()
+        ),
+    );
+    std::fs::write(folder.path("inventory.yaml"), text).expect("writes");
+    up.revive().await;
+    let began = std::time::Instant::now();
+    let quick = up.run(&on(&json!({"host": "web2"}), &json!({"command": ["true"]}))).await;
+    assert_eq!(quick["ending"]["verdict"], "succeeded", "{quick}");
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    sshd.signal(rustix::process::Signal::CONT);
+    let job = up.ended(&job).await;
+    assert_eq!(cause(&job), "cell_lost", "{job}");
     stop(up).await;
 }
 

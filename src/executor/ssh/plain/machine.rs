@@ -29,6 +29,7 @@ const MOST_PREFACE: usize = 16 * 1024;
 const MOST_SECTION: usize = 4 << 20;
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
+const EACCES: i32 = 13;
 const ENOSPC: i32 = 28;
 const RLIMIT_NOFILE: u32 = 7;
 
@@ -346,6 +347,12 @@ impl Machine {
             Event::Refused => {}
             // It wrote on although it was stopped, and nobody can say how much.
             Event::Overrun if matches!(self.phase, Phase::Closing { .. }) => self.torn = true,
+            // It was to end anyway, and that is why it does.
+            Event::Overrun if self.reason > 0 => {
+                self.torn = true;
+                self.kill_at = Some(now.ms);
+                self.kill_if_due(now);
+            }
             Event::Overrun => {
                 self.to_host.extend_from_slice(b"KILL\n");
                 self.gone_for("its output came faster than it could be kept, and some of it is lost".to_owned(), now);
@@ -423,6 +430,7 @@ impl Machine {
             Some(Said::Fail(step)) => {
                 let (step, code) = match step.as_str() {
                     "program" => ("interpreter", ENOENT),
+                    "noexec" => ("interpreter", EACCES),
                     "workdir" => ("workdir", ENOENT),
                     "disk" => ("disk", ENOSPC),
                     _ => (step.as_str(), EIO),

@@ -329,7 +329,7 @@ fn secrets_are_given_and_never_seen_again() {
     stage.give(&CellSpec { secrets: vec![secret], env, ..spec() }, b"", b"");
     let told = stage.host();
     assert!(
-        told.contains("export TOKEN='s3cr3t-value'") && told.contains("\nrm -f run\n"),
+        told.contains("export TOKEN='s3cr3t-value'") && told.contains("\nrm -f ../run\n"),
         "what brings them goes: {told}"
     );
     stage.go();

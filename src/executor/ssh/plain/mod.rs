@@ -14,7 +14,7 @@ mod mask;
 mod output;
 mod shell;
 
-pub(super) use shell::{Place, Swept, swept};
+pub(super) use shell::{Place, Swept, WORK, swept};
 
 use super::{Event, Exec};
 use crate::executor::Link;

@@ -19,6 +19,8 @@ use crate::job::OwnerId;
 pub(super) const SIGN: &[u8] = b"\x1ejobcell ";
 /// The variable by which what belongs to a job is known, wherever its processes have gone.
 const MARK: &str = "JOBCELL_CELL";
+/// In a job's folder: where it begins, apart from what looks after it.
+pub(in crate::executor::ssh) const WORK: &str = "work";
 /// In the home of the login; what is below belongs to one installation each.
 const BASE: &str = ".jobcell";
 
@@ -31,7 +33,7 @@ const BASE: &str = ".jobcell";
 const OPENER: &str = concat!(
     r#"o=$(umask); umask 077; b="$HOME/$1"; own="$2"; d="$b/$own"; i="$3"; w="$4"; "#,
     r#"f() { printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
-    r#"mk() { [ -d "$b" ] || mkdir -p "$b"; mkdir "$d" 2>/dev/null; }; mk || mk || mk || mkdir "$d" || f folder "$d"; cd "$d" || f folder "$d"; "#,
+    r#"mk() { [ -d "$b" ] || mkdir -p "$b"; mkdir "$d" "$d/work" 2>/dev/null; }; mk || mk || mk || mkdir "$d" "$d/work" || f folder "$d"; cd "$d" || f folder "$d"; "#,
     r#"q() { cd /; rm -rf "$d"; rmdir "$b" 2>/dev/null; exit 0; }; "#,
     r#"t=0; if { read -r s < /proc/$$/stat; } 2>/dev/null; then s="${s##*) }"; set -- $s; "#,
     r#"[ "$3" = "$$" ] || { rm -rf "$d"; f group; }; t="${20}"; fi; "#,
@@ -45,8 +47,8 @@ const OPENER: &str = concat!(
     r#"read -r c || q; [ "$c" = commit ] || q; "#,
     r#"if [ "$l" = 0 ]; then :; elif { read -r c r < /proc/uptime; } 2>/dev/null; then echo "$((${c%.*}+l))" > lease; fi; "#,
     r#"exec 3<&0; setsid /bin/sh -c "$i" jobcell-guard "$$" "$d" "$w" "$own" <&3 3<&- >/dev/null 2>&1 & "#,
-    r#"if [ "$k" = 0 ]; then exec </dev/null 3<&-; else exec <stdin 3<&-; fi; umask "$o"; "#,
-    r#"if [ "$n" = 0 ]; then eval "$e"; else . ./run; fi"#
+    r#"if [ "$k" = 0 ]; then exec </dev/null 3<&-; else exec <stdin 3<&-; fi; cd work; umask "$o"; "#,
+    r#"if [ "$n" = 0 ]; then eval "$e"; else . ../run; fi"#
 );
 
 /// $1 the job's process group, $2 its folder, $3 the grace in seconds, $4 its name.
@@ -55,7 +57,7 @@ const OPENER: &str = concat!(
 /// Whatever has left the group is found by the variable that all of it has. When the job itself has ended, what it left gets no grace.
 const GUARD: &str = concat!(
     r#"trap "" HUP INT TERM; k() { kill -s "$1" -- "-$p" 2>/dev/null; }; p="$1"; d="$2"; w="$3"; own="$4"; cd "$d"; "#,
-    r#"( while sleep 2; do read -r t < "$d/lease" || exit; read -r c r < /proc/uptime || exit; "#,
+    r#"[ -f lease ] && ( while sleep 2; [ -d "$d" ]; do t=0; read -r t < "$d/lease"; read -r c r < /proc/uptime || exit; "#,
     r#"[ "${c%.*}" -lt "$t" ] || { k TERM; k CONT; sleep "$w"; k KILL; exit; }; done ) & "#,
     r#"while read -r c n; do case "$c" in TERM|STOP|CONT) k "$c";; KILL) k KILL; w=0;; "#,
     r#"LEASE) read -r c r < /proc/uptime && echo "$((${c%.*}+n))" > lease.new && mv lease.new lease;; esac; done; "#,
@@ -194,7 +196,9 @@ pub(super) fn given(job: &Job<'_>, place: &Place, dir: &str) -> Vec<u8> {
     let argument = |argument: &String| quoted(if argument == SCRIPT_ARGUMENT { &script } else { argument }.as_bytes());
     let argv: Vec<Vec<u8>> = job.argv.iter().map(argument).collect();
     if let Some(program) = argv.first() {
-        step(&[b"command -v -- ", program, b" >/dev/null 2>&1 || f program"]);
+        step(&[b"jobcell_p=$(command -v -- ", program, b" 2>/dev/null) || f program"]);
+        // What is no path is the shell's own word for something, and may be a program too.
+        step(&[br#"case "$jobcell_p" in */*) [ -f "$jobcell_p" ] && [ -x "$jobcell_p" ] || f noexec;; esac"#]);
     }
     step(&[br#"printf "\036jobcell go\n"; printf "\036jobcell go\n" >&2"#]);
     step(&[b"exec ", &argv.join(&b' ')]);
@@ -202,8 +206,8 @@ pub(super) fn given(job: &Job<'_>, place: &Place, dir: &str) -> Vec<u8> {
     // A short one goes on a line, and no process is needed to put it into a file.
     let in_a_line = length <= MOST_LINE && !steps.iter().any(|step| step.contains(&b'\n'));
     if job.secrets && !in_a_line {
-        // First: here the folder is the job's, and the way to programs is the login's.
-        steps.insert(0, b"rm -f run".to_vec());
+        // First: here the folder is still the job's own, and the way to programs is the login's.
+        steps.insert(0, b"rm -f ../run".to_vec());
     }
     let (run, run_length) = if in_a_line {
         (steps.join(b"; ".as_slice()), 0)

@@ -118,7 +118,7 @@ fn a_job_runs_in_its_own_folder_and_nothing_is_left() {
         until("the job ends", || opened_has_ended(pid));
         opened.say("KILL");
         let (status, out, err) = opened.end();
-        let wanted = format!("{dir}\nit's \"$HOME\"\n\\\na b\ngiven{pid}\n");
+        let wanted = format!("{dir}/{WORK}\nit's \"$HOME\"\n\\\na b\ngiven{pid}\n");
         assert_eq!(
             (status.code(), String::from_utf8_lossy(&out).as_ref(), err.as_str()),
             (Some(7), wanted.as_str(), "")
@@ -166,13 +166,19 @@ fn a_lease_that_nobody_renews_ends_the_job_although_its_connection_stands() {
     let home = tempfile::tempdir().expect("a folder");
     let place = place("job-e");
     let mut opened = open(home.path(), "/bin/sh", &place, 1);
-    let argv = argv(&["/bin/sh", "-c", "trap '' TERM; setsid sleep 1 & while :; do sleep 0.1; done"]);
+    // Nothing of what looks after it lies where it works, for it to be swept away.
+    let argv = argv(&[
+        "/bin/sh",
+        "-c",
+        "trap '' TERM; ls; setsid sleep 1 & while :; do rm -rf ./*; echo 9 > lease; sleep 0.1; done",
+    ]);
     assert_eq!(opened.give(&place, &Job { argv: &argv, lease: 1, ..Job::default() }), Said::Go);
     let began = Instant::now();
     opened.say("LEASE 6");
     until("it ends", || opened_has_ended(opened.pid));
     assert!(began.elapsed() >= Duration::from_secs(5), "a renewal counts: {:?}", began.elapsed());
-    assert!(!opened.end().0.success());
+    let (status, out, _) = opened.end();
+    assert_eq!((status.success(), out.len()), (false, 0), "its folder was empty");
 }
 
 #[test]
@@ -191,7 +197,7 @@ fn a_job_has_the_logins_umask_and_its_secrets_lie_nowhere() {
     assert_eq!(opened.give(&place, &job), Said::Go);
     let (_, out, err) = opened.end();
     let out = String::from_utf8_lossy(&out).into_owned();
-    assert_eq!((out.as_str(), err.as_str()), ("0027\npid\nthe user's own", ""));
+    assert_eq!((out.as_str(), err.as_str()), ("0027\npid\nwork\nthe user's own", ""));
 }
 
 #[test]
@@ -249,11 +255,13 @@ fn what_cannot_begin_says_at_which_step() {
     let home = tempfile::tempdir().expect("a folder");
     for (job, wanted) in [
         (Job { argv: &argv(&["no-such-program"]), ..Job::default() }, "program"),
+        (Job { argv: &argv(&["/etc/passwd"]), ..Job::default() }, "noexec"),
+        (Job { argv: &argv(&["/etc"]), ..Job::default() }, "noexec"),
         (Job { argv: &argv(&["true"]), workdir: "/no/such", ..Job::default() }, "workdir"),
         (Job { argv: &argv(&["true"]), nofile: Some(u64::MAX), ..Job::default() }, "nofile"),
     ] {
         // The guard of the one before may still be at work.
-        let place = place(&format!("job-f-{wanted}"));
+        let place = place(&format!("job-f-{wanted}-{}", job.argv.join("").replace('/', "")));
         let mut opened = open(home.path(), "/bin/sh", &place, 1);
         let given = given(&job, &place, &opened.dir);
         opened.child.stdin.as_mut().expect("is piped").write_all(&given).expect("writes");
