@@ -37,8 +37,8 @@ impl Plan {
         }
     }
 
-    /// What the start needs, with these for standard input, output and error.
-    pub(crate) fn launch(&self, stdio: [&OwnedFd; 3]) -> Launch<'_> {
+    /// What the start needs, with these for standard input, output and error, and this mask for new files.
+    pub(crate) fn launch(&self, stdio: [&OwnedFd; 3], umask: u32) -> Launch<'_> {
         Launch {
             programs: &self.programs,
             argv: &self.argv,
@@ -46,6 +46,7 @@ impl Plan {
             cwd: &self.cwd,
             rlimits: &self.rlimits,
             stdio: stdio.map(AsRawFd::as_raw_fd),
+            umask,
         }
     }
 }

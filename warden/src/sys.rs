@@ -1,7 +1,10 @@
 //! System calls, wrapped by hand so that the warden needs nothing but the standard library.
 //!
 //! Owns every `unsafe` block of this program; each says why it is sound. Must never decide anything: it calls, and hands
-//! back what the kernel said.
+//! back what the kernel said. What only a warden on a host needs is in [`host`].
+
+#[path = "sys/host.rs"]
+pub(crate) mod host;
 
 use crate::tripwire::{Caught, Instruction};
 use crate::wire::Rlimit;
@@ -565,6 +568,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) rlimits: &'a [Rlimit],
     /// Become 0, 1 and 2. None of them is one of these numbers already.
     pub(crate) stdio: [RawFd; 3],
+    /// Its mask for new files.
+    pub(crate) umask: u32,
 }
 
 /// Where a start can fail, by the number that the child reports.
@@ -600,7 +605,6 @@ pub(crate) fn start(launch: &Launch<'_>) -> io::Result<(i32, OwnedFd)> {
 /// Only between fork and exec; the pointer lists end with null and point to strings that live.
 unsafe fn become_job(launch: &Launch<'_>, argv: &[*const c_char], envp: &[*const c_char]) -> (u8, i32) {
     const O_WRONLY: c_int = 1;
-    const JOB_UMASK: c_uint = 0o022;
     // SAFETY: see above; every call takes integers or pointers to memory that outlives it.
     unsafe {
         if setsid() < 0 {
@@ -613,7 +617,7 @@ unsafe fn become_job(launch: &Launch<'_>, argv: &[*const c_char], envp: &[*const
         }
         // All our descriptors close by themselves; this is the second lock, and kernels before 5.11 go without.
         syscall(SYS_CLOSE_RANGE, 3 as c_uint, c_uint::MAX, CLOSE_RANGE_CLOEXEC);
-        umask(JOB_UMASK);
+        umask(launch.umask);
         // A process that is not dumpable cannot write its own oom_score_adj, and an exec makes it dumpable anyway. The
         // kernel shall take the job before the warden; where it refuses, the size decides.
         prctl(PR_SET_DUMPABLE, 1 as c_ulong);
