@@ -10,7 +10,7 @@ use super::resident::{End, Failed, Joint};
 use crate::executor::spec::{self, Places};
 use crate::executor::{Cell, CellOrder, Link, Seen};
 use crate::job::{AttemptId, ByteSize};
-use crate::protocol::wire::{CellSpec, Fact, OUTPUT_FILE, Rlimit};
+use crate::protocol::wire::{CellSpec, Fact, Rlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,8 +22,6 @@ const ENOENT: i32 = 2;
 const LEAVE: Duration = Duration::from_secs(2);
 /// The job's pipes. All pipes of a login have one bound together, which many jobs must not use up.
 const OUTPUT_PIPE_BYTES: u32 = 128 * 1024;
-/// In a job's folder: where it says how far it is.
-const PROGRESS: &str = "progress";
 
 fn places<'a>(workspace: &'a str, workdir: &'a str, script: &'a str) -> Places<'a> {
     Places { workspace, workdir, script }
@@ -49,21 +47,15 @@ pub(super) fn plain_spec(order: &CellOrder, dir: &str, output: ByteSize) -> Cell
     }
 }
 
-/// What the warden there is told of a job in `dir`; the folder of the installation, with the warden's program, is above.
-pub(super) fn resident_spec(order: &CellOrder, dir: &str, warden: &str, output: ByteSize) -> CellSpec {
+/// What the warden there is told of a job in `dir`. It adds itself what it alone knows of the place.
+pub(super) fn resident_spec(order: &CellOrder, dir: &str, output: ByteSize) -> CellSpec {
     let (workspace, script) = (format!("{dir}/{WORK}"), format!("{dir}/script"));
-    let base = dir.rsplit_once('/').map_or("", |(base, _)| base);
-    let given = [
-        ("JOBCELL_OUTPUT", format!("{workspace}/{OUTPUT_FILE}")),
-        ("JOBCELL_PROGRESS", format!("{dir}/{PROGRESS}")),
-        ("JOBCELL_HELPER", format!("{base}/{warden}")),
-    ];
     CellSpec {
         // The login's own, its home too.
         inherit_env: vec!["*".to_owned(), "HOME".to_owned()],
         rlimits: rlimits(order),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
-        ..spec::cell_spec(order, &places(&workspace, &workspace, &script), &given, bound(order, output))
+        ..spec::cell_spec(order, &places(&workspace, &workspace, &script), &[], bound(order, output))
     }
 }
 

@@ -391,7 +391,7 @@ impl Executor for SshExecutor {
         if let Some(warden) = record.as_ref().and_then(Record::warden) {
             let facts = resident_facts(&route);
             // Its warden has had its spec.
-            let spec = resident_spec(order, "", "", inner.output);
+            let spec = resident_spec(order, "", inner.output);
             return Ok(SshCell::resident(Arc::clone(inner), own, route, spec, (warden.to_owned(), None, facts)));
         }
         inner.sweep(&route, &own).await?;
@@ -429,7 +429,7 @@ impl SshExecutor {
     ) -> Result<(SshCell, Link), NoCell> {
         let inner = &self.0;
         let (joint, facts) = inner.open(&target.host, &route, &own).await?;
-        let spec = resident_spec(order, joint.dir(), &warden, inner.output);
+        let spec = resident_spec(order, joint.dir(), inner.output);
         let link = joint.link();
         Ok((SshCell::resident(Arc::clone(inner), own, route, spec, (warden, Some(joint), facts)), link))
     }

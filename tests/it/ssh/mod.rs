@@ -6,6 +6,8 @@ mod logins;
 mod loss;
 mod passwords;
 mod places;
+mod resident;
+mod resident_loss;
 mod scan;
 mod several;
 mod sshd;

@@ -5,7 +5,7 @@
 
 use super::link::{Failed, Joint, Line};
 use crate::executor::{Link, LinkInput, LinkOutput};
-use crate::protocol::wire::{Fact, FromHub, MUX_VERSION, MuxDecoder, ToHub};
+use crate::protocol::wire::{FromHub, MUX_VERSION, MuxDecoder, ToHub};
 use crate::supervise;
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -25,15 +25,11 @@ const MOST_LINES: usize = 60_000;
 
 /// What a hub says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::executor::ssh) struct Greeting {
+pub(super) struct Greeting {
     /// Which program it is.
-    pub(in crate::executor::ssh) build: String,
+    pub(super) build: String,
     /// Its process.
-    pub(in crate::executor::ssh) pid: u32,
-    /// Where the folders of its jobs are.
-    pub(in crate::executor::ssh) dir: String,
-    /// What is the same for all of them.
-    pub(in crate::executor::ssh) facts: Vec<Fact>,
+    pub(super) pid: u32,
 }
 
 /// When an unused connection to a hub ends.
@@ -54,7 +50,6 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// There is something to write, or something has changed about when to end.
     news: Notify,
-    greeting: Greeting,
     ended: watch::Sender<Option<String>>,
     born: Instant,
     ages: Ages,
@@ -99,9 +94,7 @@ pub(super) async fn greet(link: &mut Link, decoder: &mut MuxDecoder) -> Result<G
     loop {
         if let Some(envelope) = decoder.next().map_err(|error| error.to_string())? {
             return match FromHub::decode(&envelope).map_err(|error| error.to_string())? {
-                FromHub::Hello { version: MUX_VERSION, build, dir, pid, facts, .. } => {
-                    Ok(Greeting { build, pid, dir, facts })
-                }
+                FromHub::Hello { version: MUX_VERSION, build, pid, .. } => Ok(Greeting { build, pid }),
                 FromHub::Hello { version, .. } => Err(format!("it speaks version {version} of the envelope")),
                 FromHub::Fault { text } => Err(crate::job::shown(&text)),
                 _ => Err("its first word is no hello".to_owned()),
@@ -117,13 +110,12 @@ pub(super) async fn greet(link: &mut Link, decoder: &mut MuxDecoder) -> Result<G
 
 impl Hub {
     /// Begins to talk over a link on which a hub has said hello.
-    pub(super) fn begin(link: Link, decoder: MuxDecoder, greeting: Greeting, ages: Ages) -> Self {
+    pub(super) fn begin(link: Link, decoder: MuxDecoder, ages: Ages) -> Self {
         let (ended, _) = watch::channel(None);
         let state = State { idle: Some(Instant::now()), ..State::default() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             news: Notify::new(),
-            greeting,
             ended,
             born: Instant::now(),
             ages,
@@ -134,11 +126,6 @@ impl Hub {
             own.end(&reason);
         }));
         Self(shared)
-    }
-
-    /// What it said of itself.
-    pub(in crate::executor::ssh) fn greeting(&self) -> &Greeting {
-        &self.0.greeting
     }
 
     /// It takes new jobs.
@@ -314,10 +301,10 @@ impl Shared {
                         line.put(bytes);
                     }
                 }
-                FromHub::Opened { channel, dir, pid } => {
+                FromHub::Opened { channel, dir, .. } => {
                     let line = self.state().lines.get(&channel).cloned();
                     if let Some(line) = line {
-                        line.opened(dir, pid);
+                        line.opened(dir);
                     }
                 }
                 FromHub::Failed { channel, errno, step } => {

@@ -61,16 +61,8 @@ impl End {
     }
 }
 
-/// Where a job is, and who looks after it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::executor::ssh) struct Whereabouts {
-    /// Its folder.
-    pub(in crate::executor::ssh) dir: String,
-    /// The process that looks after it.
-    pub(in crate::executor::ssh) pid: u32,
-}
-
-type Answer = oneshot::Sender<Result<Whereabouts, Failed>>;
+/// The job's folder, or why there is no link.
+type Answer = Result<String, Failed>;
 
 /// What a hub's task puts into, and a job's link takes from.
 pub(super) struct Line {
@@ -83,7 +75,7 @@ pub(super) struct Line {
 struct Queue {
     pieces: VecDeque<Bytes>,
     bytes: usize,
-    answer: Option<Answer>,
+    answer: Option<oneshot::Sender<Answer>>,
     /// Nobody takes anything any more.
     deaf: bool,
     /// It did not keep to its window.
@@ -91,7 +83,7 @@ struct Queue {
 }
 
 impl Line {
-    pub(super) fn new() -> (Arc<Self>, oneshot::Receiver<Result<Whereabouts, Failed>>) {
+    pub(super) fn new() -> (Arc<Self>, oneshot::Receiver<Answer>) {
         let (answer, answered) = oneshot::channel();
         let (end, _) = watch::channel(None);
         let queue = Queue { answer: Some(answer), ..Queue::default() };
@@ -102,15 +94,15 @@ impl Line {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, answer: Result<Whereabouts, Failed>) {
+    fn answer(&self, answer: Answer) {
         if let Some(tell) = self.queue().answer.take() {
             // Who does not want to know any more leaves the channel.
             let _ = tell.send(answer);
         }
     }
 
-    pub(super) fn opened(&self, dir: String, pid: u32) {
-        self.answer(Ok(Whereabouts { dir, pid }));
+    pub(super) fn opened(&self, dir: String) {
+        self.answer(Ok(dir));
     }
 
     pub(super) fn put(&self, bytes: &[u8]) {
@@ -176,7 +168,7 @@ pub(in crate::executor::ssh) struct Joint {
     hub: Arc<Shared>,
     channel: u16,
     line: Arc<Line>,
-    at: OnceLock<Whereabouts>,
+    dir: OnceLock<String>,
 }
 
 impl Drop for Joint {
@@ -187,21 +179,16 @@ impl Drop for Joint {
 
 impl Joint {
     pub(super) fn new(hub: Arc<Shared>, channel: u16, line: Arc<Line>) -> Self {
-        Self { hub, channel, line, at: OnceLock::new() }
+        Self { hub, channel, line, dir: OnceLock::new() }
     }
 
-    pub(super) fn set_opened(&self, at: Whereabouts) {
-        let _ = self.at.set(at);
+    pub(super) fn set_opened(&self, dir: String) {
+        let _ = self.dir.set(dir);
     }
 
     /// The job's folder.
     pub(in crate::executor::ssh) fn dir(&self) -> &str {
-        self.at.get().map_or("", |at| at.dir.as_str())
-    }
-
-    /// The process that looks after the job.
-    pub(in crate::executor::ssh) fn pid(&self) -> u32 {
-        self.at.get().map_or(0, |at| at.pid)
+        self.dir.get().map_or("", String::as_str)
     }
 
     /// How it ended, if it has.

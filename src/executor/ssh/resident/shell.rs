@@ -21,9 +21,9 @@ const DIGEST: usize = 64;
 ///
 /// The folder is the login's alone, or nothing in it is believed. What lies there under the program's name and is not the program is
 /// replaced and never run. `dd`, since the `head` of some systems reads more than it is asked for. Programs of other versions go when
-/// nothing that runs was started from them; what another opener is about to bring has a name of its own, with its number. A host that
-/// ends what a login leaves behind (`KillUserProcesses` without lingering) cannot have a warden that stays. The last word is on standard output: what comes before it there is
-/// the login's own, and what comes after it is the connector's.
+/// nobody listens by their names any more (a hub's own /proc is closed to its login); what another opener is about to bring has a name of its
+/// own, with its number. A host that ends what a login leaves behind (`KillUserProcesses` without lingering) cannot have a warden that stays.
+/// The last word is on standard output: what comes before it there is the login's own, and what comes after it is the connector's.
 const OPENER: &str = concat!(
     r#"umask 077; b="$HOME/$1"; v="$2"; h="$3"; n="$4"; i="$6"; "#,
     r#"f() { printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
@@ -43,7 +43,7 @@ const OPENER: &str = concat!(
     r#"dd bs="$n" count=1 iflag=fullblock > "$t" 2>/dev/null || { rm -f "$t"; f disk; }; "#,
     r#"s "$t" || { rm -f "$t"; f brought; }; chmod 700 "$t" && mv -f "$t" "$w" || { rm -f "$t"; f disk; }; fi; "#,
     r#"for o in "$b"/warden-*; do [ "$o" = "$w" ] && continue; [ -f "$o" ] && [ -x "$o" ] || continue; "#,
-    r#"case "$(ls -l /proc/[0-9]*/exe 2>/dev/null)" in *"-> $o"*) ;; *) rm -f "$o";; esac; done; "#,
+    r#"[ -r /proc/net/unix ] || continue; grep -qF "${o##*/}.sock" /proc/net/unix || rm -f "$o" "$o.lock" "$o.sock"; done; "#,
     r#"cd "$b" || f folder "$b"; printf "\036jobcell mux\n"; exec "$w" connect --dir "$b" --owner "$i""#
 );
 

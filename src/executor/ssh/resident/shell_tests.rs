@@ -202,21 +202,23 @@ fn programs_of_before_go_when_nothing_runs_from_them() {
     let home = tempfile::tempdir().expect("a folder");
     let command = command_of(STAND_IN.len(), MACHINE);
     std::fs::create_dir_all(base(home.path())).expect("makes");
-    let put = |name: &str, from: &str| {
+    let put = |name: &str| {
         let path = base(home.path()).join(name);
-        std::fs::copy(from, &path).expect("copies");
+        std::fs::copy("/bin/true", &path).expect("copies");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("sets the mode");
         path
     };
-    let (running, _idle) = (put("warden-0.1-aa", "/bin/sleep"), put("warden-0.2-bb", "/bin/sleep"));
-    let half = put(".warden.999999999", "/bin/sleep");
-    let mut sleeping = Command::new(&running).arg("600").spawn().expect("runs");
+    // Names that no other test, and nothing of this machine, listens by.
+    let name = |version: &str| format!("warden-{version}-{}", std::process::id());
+    let (running, idle) = (put(&name("0.1")), put(&name("0.2")));
+    let half = put(".warden.999999999");
+    let socket = format!("{}.sock", running.display());
+    let listening = std::os::unix::net::UnixListener::bind(&socket).expect("listens");
     let output = run(home.path(), "/bin/sh", &command, STAND_IN, None);
     assert!(said(&output).1.is_some(), "{}", String::from_utf8_lossy(&output.stderr));
-    assert_eq!(files(home.path()), ["warden-0.1-aa".to_owned(), file_of(STAND_IN)]);
+    assert!(running.exists() && !idle.exists(), "{:?}", files(home.path()));
     assert!(!half.exists(), "nobody brings it any more");
-    sleeping.kill().expect("is there");
-    sleeping.wait().expect("ends");
+    drop(listening);
     run(home.path(), "/bin/sh", &command, b"", None);
     assert_eq!(files(home.path()), [file_of(STAND_IN)]);
 }
