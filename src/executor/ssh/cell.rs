@@ -5,7 +5,7 @@
 
 use super::Route;
 use super::executor::{Busy, Inner};
-use super::plain::{Standing, StandIn, WORK};
+use super::plain::{StandIn, Standing, WORK};
 use super::resident::{End, Failed, Joint};
 use crate::executor::spec::{self, Places};
 use crate::executor::{Cell, CellOrder, Link, Seen};

@@ -240,7 +240,9 @@ impl Inner {
     fn no_hub(&self, host: &str, route: &Route, error: &NoHub) -> NoCell {
         match error {
             NoHub::Connect(error) => no_channel(host, error, self.is_open(route)),
-            NoHub::Unfit(reason) => NoCell::Failed(Cause::HostRefused { host: host.to_owned(), reason: reason.clone() }),
+            NoHub::Unfit(reason) => {
+                NoCell::Failed(Cause::HostRefused { host: host.to_owned(), reason: reason.clone() })
+            }
             NoHub::Missing | NoHub::Lost(_) => {
                 NoCell::Failed(Cause::HostUnreachable { host: host.to_owned(), reason: error.to_string() })
             }

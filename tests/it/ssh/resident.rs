@@ -191,7 +191,8 @@ async fn arguments_and_variables_arrive_as_they_are() {
         state ^= state << 5;
         state % most
     };
-    let alphabet: Vec<char> = "ab \t\n\r'\"\\$`!#&;|<>(){}[]*?~%^=+-_,.:/@\u{1}\u{7f}\u{1e}é漢𝄞{script}".chars().collect();
+    let alphabet: Vec<char> =
+        "ab \t\n\r'\"\\$`!#&;|<>(){}[]*?~%^=+-_,.:/@\u{1}\u{7f}\u{1e}é漢𝄞{script}".chars().collect();
     for _ in 0..5 {
         let mut text = || -> String {
             let length = random(60) as usize;

@@ -90,7 +90,8 @@ async fn with_its_warden_a_job_is_lost_and_nothing_of_it_is_left() {
         assert_eq!(cause(&job), "cell_lost", "{victim}: {job}\n{}", up.log());
         assert!(processes(&job).is_empty(), "it does not run when it is told as lost");
         assert_eq!((up.text(&job, "stdout").await.as_str(), &job["log"]["complete"]), ("begun\n", &json!(false)));
-        let folders = || std::fs::read_dir(base(&up)).expect("reads").flatten().filter(|one| one.path().is_dir()).count();
+        let folders =
+            || std::fs::read_dir(base(&up)).expect("reads").flatten().filter(|one| one.path().is_dir()).count();
         until("its folder goes", || async { (folders() == 0).then_some(()) }).await;
         // The next job has a warden again.
         let job = up.run(&script("true")).await;
@@ -166,7 +167,8 @@ async fn a_host_that_cannot_have_a_warden_gets_its_jobs_in_plain_mode_and_says_w
     assert_plain(&path(fakes(&folder, &[("uname", "echo sparc64")])), "its processor is sparc64").await;
     std::fs::remove_dir_all(folder.path("fakes")).expect("removes");
     // As on a file system without execution.
-    let no_exec = fakes(&folder, &[("chmod", "case $1 in 700) [ -d \"$2\" ] || exit 0;; esac; exec /bin/chmod \"$@\"")]);
+    let no_exec =
+        fakes(&folder, &[("chmod", "case $1 in 700) [ -d \"$2\" ] || exit 0;; esac; exec /bin/chmod \"$@\"")]);
     assert_plain(&path(no_exec), "cannot be run there").await;
     std::fs::remove_dir_all(folder.path("fakes")).expect("removes");
     let few = folder.path("few");

@@ -113,13 +113,8 @@ impl Hub {
     pub(super) fn begin(link: Link, decoder: MuxDecoder, ages: Ages) -> Self {
         let (ended, _) = watch::channel(None);
         let state = State { idle: Some(Instant::now()), ..State::default() };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            news: Notify::new(),
-            ended,
-            born: Instant::now(),
-            ages,
-        });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), news: Notify::new(), ended, born: Instant::now(), ages });
         let own = Arc::clone(&shared);
         drop(supervise::spawn("ssh hub", async move {
             let reason = own.talk(link, decoder).await;
@@ -352,11 +347,7 @@ impl Shared {
             let mut state = self.state();
             state.ended = Some(reason.to_owned());
             state.out = Vec::new();
-            (
-                std::mem::take(&mut state.lines),
-                std::mem::take(&mut state.kills),
-                std::mem::take(&mut state.waiting),
-            )
+            (std::mem::take(&mut state.lines), std::mem::take(&mut state.kills), std::mem::take(&mut state.waiting))
         };
         waiting.into_values().for_each(Waker::wake);
         lines.into_values().for_each(|line| line.cut(reason));

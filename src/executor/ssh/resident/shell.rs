@@ -116,7 +116,9 @@ fn why(step: &str) -> String {
         "sha256sum" => "it has no sha256sum".to_owned(),
         "folder" => format!("the folder {what} cannot be made or used"),
         "owner" => format!("{what} is not the login's own folder"),
-        "logind" => "it ends what a login leaves behind (KillUserProcesses=yes, and no `loginctl enable-linger`)".to_owned(),
+        "logind" => {
+            "it ends what a login leaves behind (KillUserProcesses=yes, and no `loginctl enable-linger`)".to_owned()
+        }
         "disk" => "the warden's program could not be written there".to_owned(),
         "brought" => "the warden's program did not arrive as it was sent".to_owned(),
         "program" => "the warden's program cannot be made executable".to_owned(),

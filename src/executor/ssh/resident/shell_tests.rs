@@ -185,7 +185,8 @@ fn what_a_host_cannot_have_is_told() {
     std::fs::remove_file(home.path().join(BASE)).expect("removes");
     // A host that ends what a login leaves behind.
     let fake = tempfile::tempdir().expect("a folder");
-    for (name, text) in [("busctl", "echo b true"), ("id", "case $1 in -u) echo 1000;; *) echo nobody-lingers;; esac")] {
+    for (name, text) in [("busctl", "echo b true"), ("id", "case $1 in -u) echo 1000;; *) echo nobody-lingers;; esac")]
+    {
         let path = fake.path().join(name);
         std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("writes");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("sets the mode");
@@ -226,7 +227,8 @@ fn programs_of_before_go_when_nothing_runs_from_them() {
 #[test]
 fn what_is_heard_is_taken_line_by_line() {
     assert_eq!(lines(b"\x1ejobcell want"), (vec![], 0));
-    let (said, read) = lines(b"motd\nno end\x1ejobcell want\nnoise\n\x1ejobcell fail machine arm\x1b64\n\x1ejobcell fa");
+    let (said, read) =
+        lines(b"motd\nno end\x1ejobcell want\nnoise\n\x1ejobcell fail machine arm\x1b64\n\x1ejobcell fa");
     assert_eq!(said.len(), 2);
     assert!(matches!(&said[1], Said::Fail(why) if why.contains("arm\\u{1b}64")), "{said:?}");
     assert_eq!(read, b"motd\nno end\x1ejobcell want\nnoise\n\x1ejobcell fail machine arm\x1b64\n".len());
