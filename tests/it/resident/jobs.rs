@@ -166,8 +166,8 @@ fn a_lease_ends_a_job_that_nobody_comes_for_and_then_all_of_it_goes() {
     // Somebody who comes in time finds the end.
     let rig = new_rig().with(&["--linger-ms", "20000"]);
     let mut agent = rig.agent();
-    agent.begin(1, "end", &CellSpec { lease_ms: 300, grace_ms: 100, ..shell("echo out; sleep 300") });
-    agent.started(1);
+    agent.begin(1, "end", &CellSpec { lease_ms: 1500, grace_ms: 100, ..shell("echo out; sleep 300") });
+    agent.find(|said| matches!(said, Said::Frame(1, _, _, FromWarden::Output { .. })).then_some(()));
     agent.cut();
     until("the job ends", || of_job("end").is_empty());
     let mut next = rig.agent();

@@ -8,7 +8,7 @@ mod passwords;
 mod places;
 mod scan;
 mod several;
-mod sshd;
+pub(crate) mod sshd;
 mod stalls;
 mod trust;
 
