@@ -172,7 +172,7 @@ fn a_lease_ends_a_job_that_nobody_comes_for_and_then_all_of_it_goes() {
     until("the job ends", || of_job("end").is_empty());
     let mut next = rig.agent();
     next.say(&ToHub::Attach { channel: 9, name: "end".to_owned() });
-    next.say(&ToHub::Data { channel: 9, bytes: &attach(2, "end", 0) });
+    next.session(9, 2, "end", 0);
     let exit = next.exit(9);
     assert_eq!(exit.stop_reason, 5);
     assert_eq!(next.output(9).into_iter().flat_map(|(_, bytes)| bytes).collect::<Vec<_>>(), b"out\n");

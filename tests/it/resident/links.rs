@@ -1,7 +1,7 @@
 //! Connections to a hub: cut, taken over, wrong, slow, many. Whatever becomes of one, jobs go on, and other connections do too.
 
 use super::new_rig;
-use super::rig::{Said, attach, end, of_job, program, shell, until};
+use super::rig::{Said, end, of_job, program, shell, until};
 use super::wire::{FromWarden, MUX_PAYLOAD, ToHub, ToWarden};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -22,18 +22,14 @@ fn a_connection_that_is_cut_loses_nothing_of_a_jobs_output() {
         let (mut cut, mut exit) = (false, None);
         while !cut && exit.is_none() {
             match agent.next() {
-                Said::Frame(_, from, seq, FromWarden::Output { bytes, .. }) => {
-                    if from != epoch {
-                        // Of the session before: it comes again in this one.
-                        continue;
-                    }
+                Said::Frame(_, _, seq, FromWarden::Output { bytes, .. }) => {
                     assert_eq!(seq, stored + 1, "in session {epoch}");
                     stored = seq;
                     whole.extend(bytes);
                     agent.tell(channel, epoch, &[ToWarden::Ack { seq }]);
                     cut = epoch < 6 && stored % 5 == 0;
                 }
-                Said::Frame(_, from, _, FromWarden::Exit(end)) if from == epoch => exit = Some(end),
+                Said::Frame(_, _, _, FromWarden::Exit(end)) => exit = Some(end),
                 Said::Failed { errno, step, .. } => panic!("{errno}: {step}"),
                 Said::Closed => panic!("closed"),
                 _ => {}
@@ -49,7 +45,7 @@ fn a_connection_that_is_cut_loses_nothing_of_a_jobs_output() {
         }
         (epoch, channel) = (epoch + 1, channel + 1);
         agent.say(&ToHub::Attach { channel, name: "cut".to_owned() });
-        agent.say(&ToHub::Data { channel, bytes: &attach(epoch, "cut", stored) });
+        agent.session(channel, epoch, "cut", stored);
     };
     assert_eq!((exit.code, exit.last_seq), (0, stored));
     assert!(whole == lines(MOST), "{} bytes", whole.len());
@@ -72,14 +68,14 @@ fn the_newest_connection_has_a_job_and_the_one_before_is_told() {
     assert_eq!(old.run(1, "else", &program(&["true"])).0.code, 0);
     assert!(!of_job("taken").is_empty());
     assert_eq!(new.names(), ["taken"]);
-    new.say(&ToHub::Data { channel: 7, bytes: &attach(2, "taken", 0) });
+    new.session(7, 2, "taken", 0);
     new.tell(7, 2, &[ToWarden::Stop { level: 1, reason: 6, grace_ms: 0 }]);
     assert_eq!(new.exit(7).code, 9);
     // One that leaves can come again.
     new.say(&ToHub::Leave { channel: 7 });
     new.say(&ToHub::Attach { channel: 8, name: "taken".to_owned() });
     new.opened(8);
-    new.say(&ToHub::Data { channel: 8, bytes: &attach(3, "taken", 0) });
+    new.session(8, 3, "taken", 0);
     new.exit(8);
     new.tell(8, 3, &[ToWarden::Close]);
     assert_eq!(new.ended(8), 0);

@@ -136,6 +136,8 @@ pub(crate) struct Agent {
     said: Receiver<Said>,
     /// Passed over while something else was waited for.
     early: Vec<Said>,
+    /// Sessions that are not the first of their channel: what a keeper said in earlier ones comes before.
+    sessions: BTreeMap<u16, u32>,
     /// What the hub said of itself.
     pub(crate) hub: u32,
     pub(crate) dir: String,
@@ -147,7 +149,7 @@ impl Agent {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("piped"));
         let (tell, said) = channel();
         std::thread::spawn(move || listen(stdout, &tell));
-        Self { child, stdin, said, early: Vec::new(), hub: 0, dir: String::new(), facts: Vec::new() }
+        Self { child, stdin, said, early: Vec::new(), sessions: BTreeMap::new(), hub: 0, dir: String::new(), facts: Vec::new() }
     }
 
     fn hello(&mut self) {
@@ -187,11 +189,22 @@ impl Agent {
     }
 
     fn hear(&mut self, patience: Duration) -> Option<Said> {
-        match self.said.recv_timeout(patience) {
-            Ok(said) => Some(said),
-            Err(RecvTimeoutError::Disconnected) => Some(Said::Closed),
-            Err(RecvTimeoutError::Timeout) => None,
+        let until = Instant::now() + patience;
+        loop {
+            match self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Said::Frame(channel, epoch, ..))
+                    if self.sessions.get(&channel).is_some_and(|session| epoch != *session) => {}
+                Ok(said) => return Some(said),
+                Err(RecvTimeoutError::Disconnected) => return Some(Said::Closed),
+                Err(RecvTimeoutError::Timeout) => return None,
+            }
         }
+    }
+
+    /// Begins a session with a job that had one before.
+    pub(crate) fn session(&mut self, channel: u16, epoch: u32, name: &str, stored: u64) {
+        self.sessions.insert(channel, epoch);
+        self.say(&ToHub::Data { channel, bytes: &attach(epoch, name, stored) });
     }
 
     /// Waits until something is said for which this gives an answer; what is said before is kept.
