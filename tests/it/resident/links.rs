@@ -1,7 +1,7 @@
 //! Connections to a hub: cut, taken over, wrong, slow, many. Whatever becomes of one, jobs go on, and other connections do too.
 
 use super::new_rig;
-use super::rig::{Said, end, of_job, program, shell, until};
+use super::rig::{Said, end, of_job, program, shell, signal, until};
 use super::wire::{FromWarden, MUX_PAYLOAD, ToHub, ToWarden};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -169,6 +169,41 @@ fn one_who_does_not_read_holds_up_its_own_jobs_only() {
 }
 
 #[test]
+fn a_keeper_that_takes_nothing_is_given_no_more_than_there_is_room_for() {
+    let rig = new_rig();
+    let mut agent = rig.agent();
+    agent.begin(1, "stopped", &shell("sleep 300"));
+    let keeper = agent.find(|said| match said {
+        Said::Opened { channel: 1, pid, .. } => Some(*pid),
+        _ => None,
+    });
+    agent.started(1);
+    // A job can do this to its own keeper, whose user it is.
+    signal("-STOP", keeper);
+    let piece = vec![0; 1 << 20];
+    for _ in 0..10 {
+        agent.say(&ToHub::Data { channel: 1, bytes: &piece });
+    }
+    assert_eq!(agent.failed(1), 105);
+    assert_eq!(agent.run(1, "beside", &program(&["true"])).0.code, 0);
+    agent.kill("stopped");
+    assert_eq!((of_job("stopped"), rig.folders()), (vec![], vec![]));
+}
+
+#[test]
+fn a_hub_that_is_asked_to_end_ends_with_all_its_jobs() {
+    let rig = new_rig();
+    let mut agent = rig.agent();
+    agent.begin(1, "asked", &shell("trap '' TERM; sleep 300 & wait"));
+    agent.started(1);
+    until("it runs", || !of_job("asked").is_empty());
+    signal("-TERM", agent.hub);
+    agent.find(|said| (*said == Said::Closed).then_some(()));
+    until("nothing is left", || of_job("asked").is_empty() && rig.folders().is_empty());
+    assert!(!rig.dir().join("warden-test.sock").exists());
+}
+
+#[test]
 fn a_hub_has_a_most_of_jobs_and_says_so() {
     let rig = new_rig();
     let mut agent = rig.agent();
@@ -241,6 +276,16 @@ fn a_hub_has_nothing_of_the_connection_that_began_it() {
     }
     let shown = std::fs::read(format!("/proc/{hub}/cmdline")).expect("readable");
     assert!(shown.starts_with(b"jobcell-hub\0hub\0--dir\0"));
+    let mut agent = agent;
+    agent.begin(1, "shown", &shell("sleep 300"));
+    let keeper = agent.find(|said| match said {
+        Said::Opened { pid, .. } => Some(*pid),
+        _ => None,
+    });
+    agent.started(1);
+    let shown = std::fs::read(format!("/proc/{keeper}/cmdline")).expect("readable");
+    assert!(shown.starts_with(b"jobcell-keeper\0shown\0/"), "{}", String::from_utf8_lossy(&shown));
+    agent.kill("shown");
     agent.cut();
     let mut again = rig.agent();
     assert_eq!(again.hub, hub);

@@ -100,8 +100,9 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        // A hub of this folder and what it keeps: by the folder, which nobody else has in an argument.
-        for pid in with_argument(self.dir.to_str().expect("text")) {
+        // The hub of this folder, and not its keepers: those end what they keep when it is gone.
+        let hubs = with_argument("jobcell-hub");
+        for pid in with_argument(self.dir.to_str().expect("text")).into_iter().filter(|pid| hubs.contains(pid)) {
             end(pid);
         }
         let started = Instant::now();
@@ -449,7 +450,11 @@ fn matching(file: &str, wanted: impl Fn(&[u8]) -> bool) -> Vec<u32> {
 
 /// KILL to one process.
 pub(crate) fn end(pid: u32) {
-    let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status();
+    signal("-KILL", pid);
+}
+
+pub(crate) fn signal(name: &str, pid: u32) {
+    let _ = Command::new("kill").args([name, &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// Waits until it is so.

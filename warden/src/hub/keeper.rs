@@ -119,6 +119,9 @@ fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
         host::own_session()?;
         host::adopt()?;
         host::call_us(c"jobcell-keeper");
+        if let Some(title) = setup.title {
+            title.show(&["jobcell-keeper", &host.name, &setup.dir.to_string_lossy()]);
+        }
         for place in [0, 1] {
             host::put(socket.as_raw_fd(), place)?;
         }
