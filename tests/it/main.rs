@@ -37,6 +37,7 @@ mod profiles;
 mod ranks;
 mod recovery;
 mod registry;
+mod resident;
 mod retries;
 mod seccomp;
 mod secrets;

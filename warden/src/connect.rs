@@ -203,6 +203,7 @@ pub(crate) fn run_hub(options: Options) -> Result<(), String> {
             helper,
             umask: options.umask.unwrap_or(0o022),
             files: host::more_files(),
+            title: host::Title::find(),
             facts: Vec::new(),
             start_deadline_ms: options.start_deadline_ms,
             linger_ns: options.linger_ms.saturating_mul(1_000_000),

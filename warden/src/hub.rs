@@ -55,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) umask: u32,
     /// The login's limit of open files, where the hub has raised its own.
     pub(crate) files: Option<u64>,
+    /// Where it says what it is.
+    pub(crate) title: Option<host::Title>,
     /// What is in force for every job.
     pub(crate) facts: Vec<Fact>,
     pub(crate) start_deadline_ms: u64,

@@ -11,7 +11,7 @@
 use crate::cgroup::{self, Limits, Peaks};
 use crate::ladder::{self, Ladder, Level, Push};
 use crate::mask::Patterns;
-use crate::place::{Place, Reach};
+use crate::place::{Place, Reach, Ways};
 use crate::plan::Plan;
 use crate::ring::Ring;
 use crate::room::Room;
@@ -39,7 +39,7 @@ const OUT_OF_REACH_NS: u64 = 10_000 * MS;
 pub(crate) struct Job {
     main: i32,
     reach: Reach,
-    umask: u32,
+    ways: Ways,
     rest: Rest,
     /// Ends when the program runs, or tells why it does not.
     report: Option<OwnedFd>,
@@ -136,7 +136,7 @@ impl Job {
         for pipe in [&out, &err] {
             sys::widen_pipe(pipe.as_raw_fd(), spec.output_pipe_bytes);
         }
-        let launch = plan.launch([&stdin, &out_job, &err_job], place.umask());
+        let launch = plan.launch([&stdin, &out_job, &err_job], place.ways());
         let (began, began_us) = (sys::boot_ns(), sys::unix_us());
         let (main, report) = sys::start(&launch).map_err(step("fork"))?;
         // Zero means that there is no such clock.
@@ -145,7 +145,7 @@ impl Job {
         Ok(Self {
             main,
             reach: place.reach(),
-            umask: place.umask(),
+            ways: place.ways(),
             rest: Rest::default(),
             report: Some(report),
             failed: None,
@@ -471,7 +471,7 @@ impl Job {
     fn start_cleaning(&mut self, plan: &Plan, until: u64) -> io::Result<Cleaning> {
         let stdin = OwnedFd::from(File::open("/dev/null")?);
         let ((out, out_job), (err, err_job)) = (sys::pipe()?, sys::pipe()?);
-        let (pid, report) = sys::start(&plan.launch([&stdin, &out_job, &err_job], self.umask))?;
+        let (pid, report) = sys::start(&plan.launch([&stdin, &out_job, &err_job], self.ways))?;
         for (source, pipe) in self.sources.iter_mut().zip([out, err]) {
             source.go_on(pipe);
         }

@@ -19,8 +19,6 @@ use std::sync::Arc;
 const MARK: &str = "JOBCELL_CELL";
 /// In a job's folder: where it begins.
 pub(crate) const WORK: &str = "work";
-/// In a job's folder: who looks after it, and since when.
-const PID: &str = "pid";
 /// In a job's folder: its script, if that is where the agent puts it.
 const SCRIPT: &str = "script";
 /// In a job's folder: the pipe for its progress.
@@ -70,8 +68,13 @@ impl Place {
         matches!(self, Self::Cell)
     }
 
-    pub(crate) fn umask(&self) -> u32 {
-        self.host().map_or(CELL_UMASK, |host| host.umask)
+    /// How processes begin there.
+    pub(crate) fn ways(&self) -> Ways {
+        match self {
+            // A warden that stands still is no process 1.
+            Self::Cell => Ways { umask: CELL_UMASK, borrows: false },
+            Self::Host(host) => Ways { umask: host.umask, borrows: true },
+        }
     }
 
     /// Where the pipe for progress is.
@@ -127,11 +130,6 @@ impl Host {
         format!("jobcell-{}-{}", self.owner, self.name)
     }
 
-    /// Says who looks after the job, in the way of plain mode, whose sweeper ends it by that from outside.
-    pub(crate) fn sign(&self) -> io::Result<()> {
-        std::fs::write(self.dir.join(PID), format!("{} {}\n", std::process::id(), tree::began()))
-    }
-
     /// Ends whatever has the job's mark, wherever it went. Says whether nothing is left.
     pub(crate) fn end_marked(&self) -> bool {
         /// Something that is killed is gone in a moment; what waits for a disk that does not answer is not.
@@ -157,7 +155,7 @@ impl Host {
             }
         }
         // Most jobs leave nothing: four calls instead of a walk.
-        for file in [PID, SCRIPT, PROGRESS] {
+        for file in [SCRIPT, PROGRESS] {
             let _ = std::fs::remove_file(self.dir.join(file));
         }
         let quick = std::fs::remove_dir(self.work()).and_then(|()| std::fs::remove_dir(&self.dir));
@@ -201,6 +199,15 @@ fn memory() -> Option<PathBuf> {
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+/// How processes of a job begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ways {
+    /// Their mask for new files.
+    pub(crate) umask: u32,
+    /// They use our memory until they have their own.
+    pub(crate) borrows: bool,
 }
 
 /// Whom a signal reaches that is meant for all of a job.
@@ -248,7 +255,8 @@ mod tests {
         let mut spec = CellSpec { cwd: String::new(), ..CellSpec::default() };
         Place::Cell.complete(&mut spec);
         assert_eq!(spec, CellSpec::default());
-        assert_eq!((Place::Cell.umask(), Place::Cell.progress()), (0o022, PROGRESS_PIPE.to_owned()));
+        assert_eq!(Place::Cell.ways(), Ways { umask: 0o022, borrows: false });
+        assert_eq!(Place::Cell.progress(), PROGRESS_PIPE);
         assert!(Place::Cell.may_fill("/anywhere") && Place::Cell.reserves());
         assert_eq!(Place::Cell.secrets().expect("known"), Path::new(SECRETS_DIR));
     }
@@ -277,9 +285,6 @@ mod tests {
     fn what_was_put_there_goes_whatever_a_job_made_of_it() {
         let (place, dir) = place("goes");
         let host = place.host().expect("is one");
-        host.sign().expect("written");
-        let told = std::fs::read_to_string(dir.join(PID)).expect("is there");
-        assert!(told.starts_with(&format!("{} ", std::process::id())) && !told.ends_with(" 0\n"), "{told}");
         let deep = dir.join(WORK).join("a/b");
         std::fs::create_dir_all(&deep).expect("made");
         std::fs::write(deep.join("file"), "x").expect("written");

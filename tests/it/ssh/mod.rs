@@ -10,7 +10,7 @@ mod resident;
 mod resident_loss;
 mod scan;
 mod several;
-mod sshd;
+pub(crate) mod sshd;
 mod stalls;
 mod trust;
 

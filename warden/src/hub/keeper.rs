@@ -90,7 +90,9 @@ pub(super) fn start(setup: &Setup, name: &str) -> Result<(i32, Keeper, Arc<Host>
     make(&host.dir).map_err(step("folder"))?;
     let begun = || -> io::Result<_> {
         let (ours, theirs) = UnixStream::pair()?;
-        sys::make_ours(ours.as_raw_fd())?;
+        // What becomes the copy's standard input and output is shared, and closed by nobody on an exec: a job has its own in their places.
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
         match host::copy_of_us()? {
             Some(pid) => Ok((pid, ours)),
             None => be(setup, &host, &theirs),
@@ -117,6 +119,9 @@ fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
         host::own_session()?;
         host::adopt()?;
         host::call_us(c"jobcell-keeper");
+        if let Some(title) = setup.title {
+            title.show(&["jobcell-keeper", &host.name, &setup.dir.to_string_lossy()]);
+        }
         for place in [0, 1] {
             host::put(socket.as_raw_fd(), place)?;
         }
@@ -124,9 +129,6 @@ fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
         if let Some(files) = setup.files {
             host::fewer_files(files);
         }
-        sys::make_ours(0)?;
-        sys::make_ours(1)?;
-        host.sign()?;
         host::signals_of_a_child()
     };
     let code = match prepare() {

@@ -106,6 +106,36 @@ pub(crate) fn call_us(name: &CStr) {
     unsafe { prctl(PR_SET_NAME, name.as_ptr()) };
 }
 
+/// The memory that lists of programs show as a process's arguments.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Title {
+    address: usize,
+    length: usize,
+}
+
+impl Title {
+    /// That of this process, as /proc tells; its 48th and 49th fields.
+    pub(crate) fn find() -> Option<Self> {
+        let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+        let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(45).map(str::parse::<usize>);
+        let (address, end) = (fields.next()?.ok()?, fields.next()?.ok()?);
+        let length = end.checked_sub(address)?;
+        (address != 0).then_some(Self { address, length })
+    }
+
+    /// Shows these instead, as many as there is room for. Nobody may ask for the program's arguments after this.
+    pub(crate) fn show(self, arguments: &[&str]) {
+        let mut text = arguments.join("\0").into_bytes();
+        text.resize(self.length, 0);
+        if let Some(last) = text.last_mut() {
+            *last = 0;
+        }
+        // SAFETY: the kernel put the arguments there when this program began, in writable memory of its stack that lives as long as it does.
+        // Nothing else of this program refers to them by now: what it needed was copied.
+        unsafe { std::ptr::copy_nonoverlapping(text.as_ptr(), self.address as *mut u8, self.length) };
+    }
+}
+
 /// The descriptor `place` becomes a copy of `fd`, and stays open over an exec.
 pub(crate) fn put(fd: RawFd, place: RawFd) -> io::Result<()> {
     // SAFETY: takes integers only. What was open there is ours, or nothing.
