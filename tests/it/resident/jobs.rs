@@ -134,7 +134,11 @@ fn a_hub_that_dies_takes_all_jobs_along() {
     let rig = new_rig();
     let mut agent = rig.agent();
     for n in 1..=5 {
-        agent.begin(n, &format!("hub-{n}"), &shell("(setsid sleep 300 &); (env -i setsid sleep 300 &); trap '' TERM; sleep 300"));
+        agent.begin(
+            n,
+            &format!("hub-{n}"),
+            &shell("(setsid sleep 300 &); (env -i setsid sleep 300 &); trap '' TERM; sleep 300"),
+        );
     }
     for n in 1..=5 {
         agent.started(n);
@@ -155,7 +159,11 @@ fn a_hub_that_dies_takes_all_jobs_along() {
 fn a_lease_ends_a_job_that_nobody_comes_for_and_then_all_of_it_goes() {
     let rig = new_rig().with(&["--linger-ms", "300", "--idle-ms", "500"]);
     let mut agent = rig.agent();
-    agent.begin(1, "lease", &CellSpec { lease_ms: 700, grace_ms: 100, ..shell("trap '' TERM; while :; do sleep 0.1; done") });
+    agent.begin(
+        1,
+        "lease",
+        &CellSpec { lease_ms: 700, grace_ms: 100, ..shell("trap '' TERM; while :; do sleep 0.1; done") },
+    );
     agent.started(1);
     let (hub, socket) = (agent.hub, rig.dir().join("warden-test.sock"));
     assert!(socket.exists());

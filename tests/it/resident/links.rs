@@ -214,19 +214,20 @@ fn a_hub_has_a_most_of_jobs_and_says_so() {
     }
     let feeder = std::thread::scope(|scope| {
         let (agent, bytes) = (&mut agent, &bytes);
-        scope.spawn(move || {
-            agent.write(bytes);
-            let (mut opened, mut refused) = (0_u32, 0_u32);
-            while opened + refused < u32::from(u16::MAX) {
-                match agent.next() {
-                    Said::Opened { .. } => opened += 1,
-                    Said::Failed { errno: 11, .. } => refused += 1,
-                    other => panic!("{other:?}"),
+        scope
+            .spawn(move || {
+                agent.write(bytes);
+                let (mut opened, mut refused) = (0_u32, 0_u32);
+                while opened + refused < u32::from(u16::MAX) {
+                    match agent.next() {
+                        Said::Opened { .. } => opened += 1,
+                        Said::Failed { errno: 11, .. } => refused += 1,
+                        other => panic!("{other:?}"),
+                    }
                 }
-            }
-            (opened, refused)
-        })
-        .join()
+                (opened, refused)
+            })
+            .join()
     });
     let (opened, refused) = feeder.expect("told");
     assert_eq!((opened, refused), (1000, 64_535));

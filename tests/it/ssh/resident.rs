@@ -11,12 +11,17 @@ pub(super) fn script(text: &str) -> Value {
     on(&json!({"host": "web1"}), &json!({"script": text}))
 }
 
-/// The folder of an installation on its host, which is this one.
-pub(super) fn base(up: &Up) -> PathBuf {
+/// The home of the login.
+pub(super) fn home() -> PathBuf {
     let passwd = std::fs::read_to_string("/etc/passwd").expect("reads");
     let line = passwd.lines().find(|line| line.split(':').next() == Some(sshd::login())).expect("the login is there");
+    PathBuf::from(line.split(':').nth(5).expect("a home"))
+}
+
+/// The folder of an installation on its host, which is this one.
+pub(super) fn base(up: &Up) -> PathBuf {
     let owner = std::fs::read_to_string(up.data().join("owner")).expect("is there");
-    PathBuf::from(line.split(':').nth(5).expect("a home")).join(".jobcell").join(owner.trim())
+    home().join(".jobcell").join(owner.trim())
 }
 
 /// Processes of this name that work in a folder.
@@ -57,8 +62,7 @@ async fn a_warden_stays_and_its_jobs_leave_nothing() {
     assert_eq!((cause(&job), &job["ending"]["cause"]["exit_code"]), ("exit_code", &json!(3)), "{job}\n{}", up.log());
     let out = up.text(&job, "stdout").await;
     let (folder, rest) = out.split_once('\n').expect("a line");
-    let home = base(&up).parent().and_then(std::path::Path::parent).expect("a home").display().to_string();
-    assert_eq!(rest, format!("given\nit's\n\"me\" \n{home}\n"));
+    assert_eq!(rest, format!("given\nit's\n\"me\" \n{}\n", home().display()));
     assert!(folder.starts_with(&base(&up).display().to_string()) && folder.ends_with("/work"), "{folder}");
     assert_eq!((up.text(&job, "stderr").await.as_str(), &job["log"]["complete"]), ("err\n", &json!(true)), "{job}");
     assert_eq!((fact(&job, "executor"), fact(&job, "mode")), ("ssh", "resident"));
