@@ -103,18 +103,19 @@ fn target_of(order: &CellOrder) -> Result<&Target, NoCell> {
     }
 }
 
-/// What a job asks for and no host gives, or none in this mode; `plain` says why it comes to plain mode.
-fn unsupported(order: &CellOrder, host: &str, plain: Option<&str>) -> Option<Cause> {
+/// What a job asks for and no host gives, or none in this mode.
+fn unsupported(order: &CellOrder, host: &str, mode: &Mode) -> Option<Cause> {
     let spec = &order.spec;
     let file = spec.secrets().iter().find(|(_, ask)| ask.file).map(|(name, _)| format!("secrets.{name}.file"));
     let asked = |field: &str, is: bool, reason: &'static str| is.then(|| (field.to_owned(), reason));
-    let disk = asked(
-        "resources.disk",
-        spec.resources().disk.is_some(),
-        "the folder of a job there is a part of the host's own disk",
-    );
-    let (field, reason) = disk.or_else(|| {
-        let _ = plain?;
+    let (resources, own) = (spec.resources(), "the folder of a job there is a part of the host's own disk");
+    let disk = asked("resources.disk", resources.disk.is_some(), own);
+    let disk = disk.or_else(|| asked("resources.inodes", resources.inodes.is_some(), own));
+    if let Some((field, reason)) = disk {
+        return Some(Cause::TargetUnsupported { host: host.to_owned(), field, reason: reason.to_owned() });
+    }
+    let (Mode::Plain { why, lasting }, host) = (mode, host.to_owned()) else { return None };
+    let (field, reason) = {
         let files = "plain mode carries no files: put them into the script, or have the job fetch them";
         let kept = "plain mode carries no files: have the job bring them where they belong";
         let after = "plain mode runs nothing after a stop: have the job's script trap TERM";
@@ -123,20 +124,29 @@ fn unsupported(order: &CellOrder, host: &str, plain: Option<&str>) -> Option<Cau
             .or_else(|| asked("artifacts", !spec.artifacts().is_empty(), kept))
             .or_else(|| asked("on_cancel", spec.on_cancel().is_some(), after))
             .or_else(|| file.map(|field| (field, secret)))
-    })?;
-    let reason = match plain.filter(|why| !why.is_empty()) {
-        Some(why) => format!("{reason} (no warden can stay there: {why})"),
-        None => reason.to_owned(),
-    };
-    Some(Cause::TargetUnsupported { host: host.to_owned(), field, reason })
+    }?;
+    Some(match why.as_str() {
+        "" => Cause::TargetUnsupported { host, field, reason: reason.to_owned() },
+        // The next try may have one.
+        why if !lasting => Cause::HostUnreachable {
+            host,
+            reason: format!("no warden can stay there now, and `{field}` needs one: {why}"),
+        },
+        why => Cause::TargetUnsupported { host, field, reason: format!("{reason} (no warden can stay there: {why})") },
+    })
 }
 
 /// How a job is looked after on its host.
 enum Mode {
     /// By a warden that stays there.
     Resident,
-    /// Over a channel of its own; behind it why, if it was not asked for.
-    Plain(String),
+    /// Over a channel of its own.
+    Plain {
+        /// Why, if it was not asked for.
+        why: String,
+        /// It will be so until somebody changes the host.
+        lasting: bool,
+    },
 }
 
 fn no_channel(host: &str, error: &ConnectError, open: bool) -> NoCell {
@@ -228,11 +238,12 @@ impl Inner {
     /// cannot be reached.
     async fn mode(&self, target: &Target, route: &Route) -> Result<Mode, NoCell> {
         if target.access.mode == TargetMode::Plain {
-            return Ok(Mode::Plain(String::new()));
+            return Ok(Mode::Plain { why: String::new(), lasting: true });
         }
         match self.hubs.get(route, &Hubs::program()).await {
             Ok(_) => Ok(Mode::Resident),
-            Err(NoHub::Unfit(reason)) => Ok(Mode::Plain(reason)),
+            Err(NoHub::Unfit(why)) => Ok(Mode::Plain { why, lasting: true }),
+            Err(NoHub::NotNow(why)) => Ok(Mode::Plain { why, lasting: false }),
             Err(error) => Err(self.no_hub(&target.host, route, &error)),
         }
     }
@@ -243,7 +254,7 @@ impl Inner {
             NoHub::Unfit(reason) => {
                 NoCell::Failed(Cause::HostRefused { host: host.to_owned(), reason: reason.clone() })
             }
-            NoHub::Missing | NoHub::Lost(_) => {
+            NoHub::NotNow(_) | NoHub::Missing | NoHub::Lost(_) => {
                 NoCell::Failed(Cause::HostUnreachable { host: host.to_owned(), reason: error.to_string() })
             }
         }
@@ -321,15 +332,11 @@ impl Executor for SshExecutor {
         let (inner, target) = (&self.0, target_of(order)?);
         let refused = |reason| NoCell::Failed(Cause::HostRefused { host: target.host.clone(), reason });
         // No warden is brought for what no host gives.
-        if let Some(cause) = unsupported(order, &target.host, None) {
+        if let Some(cause) = unsupported(order, &target.host, &Mode::Resident) {
             return Err(NoCell::Failed(cause));
         }
         let route = inner.route(target).map_err(refused)?;
-        let plain = match inner.mode(target, &route).await? {
-            Mode::Resident => None,
-            Mode::Plain(reason) => Some(reason),
-        };
-        match unsupported(order, &target.host, plain.as_deref()) {
+        match unsupported(order, &target.host, &inner.mode(target, &route).await?) {
             Some(cause) => Err(NoCell::Failed(cause)),
             None => Ok(Prepared::default()),
         }
@@ -341,14 +348,14 @@ impl Executor for SshExecutor {
         let route = inner.route(target).map_err(refused)?;
         let own = own_name(order.attempt);
         let mode = inner.mode(target, &route).await?;
-        let (warden, why) = match mode {
-            Mode::Resident => (Some(Hubs::program()), String::new()),
-            Mode::Plain(reason) => (None, reason),
-        };
         // It may be another one than it was prepared for.
-        if let Some(cause) = unsupported(order, &target.host, warden.is_none().then_some(why.as_str())) {
+        if let Some(cause) = unsupported(order, &target.host, &mode) {
             return Err(NoCell::Failed(cause));
         }
+        let (warden, why) = match mode {
+            Mode::Resident => (Some(Hubs::program()), String::new()),
+            Mode::Plain { why, .. } => (None, why),
+        };
         let busy = Busy::new(inner, &own);
         let record = Record::new(order.attempt, target, &reached(&route), warden.as_deref());
         // The host hears of it after this process would be remembered to have told it.

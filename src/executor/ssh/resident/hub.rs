@@ -20,6 +20,8 @@ use tokio::time::{Instant, sleep_until};
 const MOST_OUT: usize = 256 * 1024;
 /// A job's share of them at a time, so that many get their turn.
 const PIECE: usize = 32 * 1024;
+/// For an answer. A hub gives one at once; one that does not is stuck, and so is all that is said to it.
+const ANSWER: Duration = Duration::from_secs(15);
 /// Jobs at a time on one connection: as many as there are numbers for them.
 const MOST_LINES: usize = 60_000;
 
@@ -161,13 +163,26 @@ impl Hub {
         self.0.news.notify_one();
         // From here on the channel is left when nobody wants it any more.
         let joint = Arc::new(Joint::new(Arc::clone(&self.0), channel, line));
-        match answer.await {
-            Ok(Ok(opened)) => {
+        match self.answered(answer).await.map_err(Failed::Cut)? {
+            Ok(opened) => {
                 joint.set_opened(opened);
                 Ok(joint)
             }
-            Ok(Err(failed)) => Err(failed),
-            Err(_) => Err(Failed::Cut("the task that talks to it ended".to_owned())),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    /// Waits for an answer. Errors: there is none, and nothing more is said over this connection.
+    async fn answered<T>(&self, answer: oneshot::Receiver<T>) -> Result<T, String> {
+        match tokio::time::timeout(ANSWER, answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) => Err("the task that talks to it ended".to_owned()),
+            Err(_) => {
+                let reason = format!("the warden there did not answer for {} s", ANSWER.as_secs());
+                self.0.end(&reason);
+                self.0.news.notify_one();
+                Err(reason)
+            }
         }
     }
 
@@ -184,7 +199,7 @@ impl Hub {
             ToHub::Kill { name: name.to_owned() }.encode(&mut state.out);
         }
         self.0.news.notify_one();
-        told.await.unwrap_or_else(|_| Err("the task that talks to it ended".to_owned()))
+        self.answered(told).await?
     }
 
     /// Waits until nothing can be said over it any more.
@@ -245,6 +260,9 @@ impl Shared {
         loop {
             let unused_until = {
                 let mut state = self.state();
+                if let Some(reason) = &state.ended {
+                    return reason.clone();
+                }
                 if at == writing.len() {
                     writing.clear();
                     at = 0;

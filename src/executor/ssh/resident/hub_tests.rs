@@ -272,3 +272,17 @@ async fn a_hub_that_does_not_read_makes_writers_wait_and_all_of_it_arrives() {
     });
     assert!(got == all);
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_that_does_not_answer_is_given_up() {
+    let (hub, mut scripted) = begin(AGES);
+    let (joint, _) = opened(&hub, &mut scripted, "one").await;
+    let began = Instant::now();
+    assert!(matches!(hub.attach("two").await, Err(Failed::Cut(why)) if why.contains("did not answer")));
+    assert!(began.elapsed() >= ANSWER && began.elapsed() < ANSWER * 2);
+    // All of its jobs look for another connection.
+    assert!(matches!(joint.end(), Some(End::Cut(_))) && !hub.is_fresh());
+    assert!(hub.kill("one").await.is_err());
+    let ended = async { while scripted.hear().await != Heard::End {} };
+    tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the stream is ended");
+}

@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 /// A host that cannot have a warden is asked again after so long.
 const DENIED: Duration = Duration::from_secs(300);
+/// One that cannot have one now, after so long.
+const NOT_NOW: Duration = Duration::from_secs(10);
 /// Ways that are remembered although nobody goes there.
 const MOST_WAYS: usize = 4096;
 
@@ -40,7 +42,7 @@ struct Way {
 struct Last {
     number: u64,
     failed: Option<NoHub>,
-    denied: Option<(Instant, String)>,
+    denied: Option<(Instant, NoHub)>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -55,8 +57,8 @@ impl Way {
     /// Why there can be none, from an earlier try.
     fn denied(&self) -> Option<NoHub> {
         let last = lock(&self.last);
-        let (until, reason) = last.denied.as_ref()?;
-        (Instant::now() < *until).then(|| NoHub::Unfit(reason.clone()))
+        let (until, why) = last.denied.as_ref()?;
+        (Instant::now() < *until).then(|| why.clone())
     }
 }
 
@@ -120,9 +122,10 @@ impl Hubs {
                 Ok(hub)
             }
             Err(failed) => {
-                if let NoHub::Unfit(reason) = &failed {
+                if let NoHub::Unfit(reason) | NoHub::NotNow(reason) = &failed {
                     tracing::warn!(host = %route, %reason, "no warden can stay there; its jobs run in plain mode");
-                    last.denied = Some((Instant::now() + DENIED, reason.clone()));
+                    let span = if matches!(failed, NoHub::Unfit(_)) { DENIED } else { NOT_NOW };
+                    last.denied = Some((Instant::now() + span, failed.clone()));
                 }
                 last.failed = Some(failed.clone());
                 Err(failed)

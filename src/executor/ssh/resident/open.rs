@@ -30,8 +30,10 @@ const NO_EXEC: [u32; 2] = [126, 127];
 pub(in crate::executor::ssh) enum NoHub {
     /// There is no channel to the host.
     Connect(ConnectError),
-    /// This host cannot have a warden: why, for people.
+    /// This host cannot have a warden, until somebody changes it: why, for people.
     Unfit(String),
+    /// It cannot have one now.
+    NotNow(String),
     /// The program that is asked for is not there any more, so nobody was started from it.
     Missing,
     /// The connection went, or the host does not answer.
@@ -42,7 +44,7 @@ impl std::fmt::Display for NoHub {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Connect(error) => error.fmt(f),
-            Self::Unfit(reason) | Self::Lost(reason) => f.write_str(reason),
+            Self::Unfit(reason) | Self::NotNow(reason) | Self::Lost(reason) => f.write_str(reason),
             Self::Missing => f.write_str("the warden's program is not there any more"),
         }
     }
@@ -63,7 +65,8 @@ pub(super) async fn open(
     match tokio::time::timeout(WORD, greet(&mut link, &mut decoder)).await {
         Ok(Ok(greeting)) => Ok((link, decoder, greeting)),
         Ok(Err(reason)) if end.lost.load(Ordering::Relaxed) => Err(NoHub::Lost(reason)),
-        Ok(Err(reason)) => Err(NoHub::Unfit(format!("its warden does not answer: {reason}"))),
+        Ok(Err(reason)) if end.no_exec.load(Ordering::Relaxed) => Err(NoHub::Unfit(reason)),
+        Ok(Err(reason)) => Err(NoHub::NotNow(format!("its warden does not answer: {reason}"))),
         Err(_) => Err(NoHub::Lost(format!("its warden said nothing for {} s", WORD.as_secs()))),
     }
 }
@@ -101,6 +104,7 @@ async fn until_connected(exec: &mut Exec) -> Result<Bytes, NoHub> {
                     match said {
                         Said::Want => (bring, until) = (WARDEN, Instant::now() + BRING),
                         Said::Fail(reason) => return Err(NoHub::Unfit(reason)),
+                        Said::NotNow(reason) => return Err(NoHub::NotNow(reason)),
                         Said::Missing => return Err(NoHub::Missing),
                     }
                 }
@@ -126,6 +130,7 @@ async fn until_connected(exec: &mut Exec) -> Result<Bytes, NoHub> {
 #[derive(Default)]
 struct Ending {
     lost: AtomicBool,
+    no_exec: AtomicBool,
     said: Mutex<Vec<u8>>,
 }
 
@@ -161,7 +166,11 @@ async fn piece(output: &mut Output, end: &Ending, code: &mut Option<u32>) -> Res
                 said.drain(..beyond);
             }
             Some(Event::Exit(exit)) => *code = Some(exit),
-            Some(Event::Signal { name, .. }) => return Err(format!("it was ended by {name}")),
+            Some(Event::Signal { name, .. }) => {
+                // A processor that does not know all that the program was built with.
+                end.no_exec.store(name == "ILL", Ordering::Relaxed);
+                return Err(format!("its program was ended by {name}"));
+            }
             Some(Event::Lost(reason)) => {
                 end.lost.store(true, Ordering::Relaxed);
                 return Err(reason);
@@ -174,6 +183,7 @@ async fn piece(output: &mut Output, end: &Ending, code: &mut Option<u32>) -> Res
                 let said = if said.is_empty() { said } else { format!("; it said: {said}") };
                 return Err(match code {
                     Some(code) if NO_EXEC.contains(code) => {
+                        end.no_exec.store(true, Ordering::Relaxed);
                         format!("its program cannot be run there (a file system without execution?){said}")
                     }
                     Some(code) => format!("it ended with code {code}{said}"),

@@ -82,8 +82,10 @@ pub(super) fn opener(owner: &OwnerId, name: &str) -> String {
 pub(super) enum Said {
     /// The program is to be brought.
     Want,
-    /// It cannot go on: why, for people.
+    /// It cannot go on, and will not be able to until somebody changes the host: why, for people.
     Fail(String),
+    /// It cannot go on now.
+    NotNow(String),
     /// This agent's program is not there, and cannot be brought.
     Missing,
 }
@@ -101,11 +103,17 @@ pub(super) fn lines(heard: &[u8]) -> (Vec<Said>, usize) {
         match word.split_once(' ').unwrap_or((&word, "")) {
             ("want", _) => said.push(Said::Want),
             ("fail", "missing") => said.push(Said::Missing),
+            ("fail", step) if is_passing(step) => said.push(Said::NotNow(why(step))),
             ("fail", step) => said.push(Said::Fail(why(step))),
             _ => {}
         }
     }
     (said, at)
+}
+
+/// Whether what failed may go well the next time, as with a full disk.
+fn is_passing(step: &str) -> bool {
+    matches!(step.split(' ').next(), Some("folder" | "disk" | "brought"))
 }
 
 fn why(step: &str) -> String {

@@ -148,7 +148,7 @@ fn what_is_not_the_program_is_never_run() {
     for brought in [&STAND_IN[..10], bad] {
         let output = run(home.path(), "/bin/sh", &command, &[brought, &[b' '; 99]].concat(), None);
         let (said, behind) = said(&output);
-        assert!(matches!(&said[..], [Said::Want, Said::Fail(why)] if why.contains("did not arrive")), "{said:?}");
+        assert!(matches!(&said[..], [Said::Want, Said::NotNow(why)] if why.contains("did not arrive")), "{said:?}");
         assert!(behind.is_none() && files(home.path()).is_empty());
     }
     assert_eq!(said(&run(home.path(), "/bin/sh", &command_of(0, MACHINE), b"", None)), (vec![Said::Missing], None));
