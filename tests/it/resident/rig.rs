@@ -1,7 +1,9 @@
 //! A folder with the warden in it, on this machine, as an unprivileged user: hubs that are begun there, and agents that talk to them over the
 //! pipes of a connector, as an SSH channel would. Needs nothing but the standard library and the wire.
 
-use super::wire::{CellSpec, Decoder, Exit, Fact, FromHub, FromWarden, MUX_VERSION, MuxDecoder, ToHub, ToWarden, VERSION};
+use super::wire::{
+    CellSpec, Decoder, Exit, Fact, FromHub, FromWarden, MUX_VERSION, MuxDecoder, ToHub, ToWarden, VERSION,
+};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -64,7 +66,11 @@ impl Rig {
     /// The program, to be run as the login.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.warden);
-        command.args(args).env("SSH_CONNECTION", "1.2.3.4 5 6.7.8.9 22").env_remove("XDG_RUNTIME_DIR").env("PATH", "/usr/local/bin:/usr/bin:/bin");
+        command
+            .args(args)
+            .env("SSH_CONNECTION", "1.2.3.4 5 6.7.8.9 22")
+            .env_remove("XDG_RUNTIME_DIR")
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin");
         if let Some((user, group)) = self.user {
             command.uid(user).gid(group);
         }
@@ -88,6 +94,12 @@ impl Rig {
     /// The folder of a job.
     pub(crate) fn job(&self, name: &str) -> PathBuf {
         self.dir.join(name)
+    }
+
+    /// The socket of a hub, while there is one.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "sock"))
     }
 
     /// Names of jobs that have a folder.
@@ -116,12 +128,29 @@ impl Drop for Rig {
 /// What an agent is told.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Said {
-    Hello { dir: String, pid: u32, home: String, facts: Vec<Fact> },
-    Opened { channel: u16, dir: String, pid: u32 },
-    Failed { channel: u16, errno: i32, step: String },
+    Hello {
+        dir: String,
+        pid: u32,
+        home: String,
+        facts: Vec<Fact>,
+    },
+    Opened {
+        channel: u16,
+        dir: String,
+        pid: u32,
+    },
+    Failed {
+        channel: u16,
+        errno: i32,
+        step: String,
+    },
     /// A frame of a job's, with its session and number.
     Frame(u16, u32, u64, FromWarden),
-    Ended { channel: u16, name: String, code: i32 },
+    Ended {
+        channel: u16,
+        name: String,
+        code: i32,
+    },
     Gone(String),
     Left(String, String),
     Names(bool, Vec<String>),
@@ -150,7 +179,16 @@ impl Agent {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("piped"));
         let (tell, said) = channel();
         std::thread::spawn(move || listen(stdout, &tell));
-        Self { child, stdin, said, early: Vec::new(), sessions: BTreeMap::new(), hub: 0, dir: String::new(), facts: Vec::new() }
+        Self {
+            child,
+            stdin,
+            said,
+            early: Vec::new(),
+            sessions: BTreeMap::new(),
+            hub: 0,
+            dir: String::new(),
+            facts: Vec::new(),
+        }
     }
 
     fn hello(&mut self) {
