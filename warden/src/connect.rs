@@ -20,6 +20,8 @@ use std::process::{Command, Stdio};
 const SECONDS: u32 = 20;
 /// Held for each direction.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Of a program's file.
+const LONGEST_NAME: usize = 85;
 /// How a hub is called where programs are listed.
 const HUB_NAME: &str = "jobcell-hub";
 const START_DEADLINE_MS: u64 = 120_000;
@@ -79,17 +81,20 @@ impl Options {
     }
 }
 
-/// What belongs to this build is called as its file is: who makes the file names it by its contents.
+/// What belongs to this build on this host: a home can be that of many hosts, and a socket is one host's. A build is called as its file is: who
+/// makes the file names it by its contents.
 fn build() -> String {
     let name = std::env::current_exe().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
     // What was removed while it runs has this behind its name.
-    name.map(|name| name.trim_end_matches(" (deleted)").to_owned())
-        .filter(|name| crate::wire::is_mux_name(name))
-        .unwrap_or_else(|| format!("warden-{}", crate::BUILD))
+    let name = name.map(|name| name.trim_end_matches(" (deleted)").to_owned());
+    let name = name.filter(|name| name.len() <= LONGEST_NAME && crate::wire::is_mux_name(name));
+    let host = crate::wire::crc32c(&std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default());
+    // With a dot before it, and its end as it is: nobody takes it for a program, and lists of open sockets name the program.
+    format!(".{host:08x}@{}", name.unwrap_or_else(|| format!("warden-{}", crate::BUILD)))
 }
 
+/// In the hub's folder, and by no longer path: the kernel takes a hundred bytes.
 fn socket_name() -> String {
-    // In the hub's folder, and by no longer path: the kernel takes a hundred bytes.
     format!("{}.sock", build())
 }
 

@@ -28,7 +28,7 @@ use std::path::PathBuf;
 
 /// Jobs at a time.
 const MOST_KEEPERS: usize = 1000;
-/// Connections at a time. An agent has one; more are of agents that are half dead.
+/// Connections at a time. An agent has one; more are of agents that are half dead, whose servers may not notice for hours.
 const MOST_CONNS: usize = 64;
 /// What an agent sends and a keeper does not take. Agents wait for a word before they send more, so it is a few hundred kilobytes
 /// and a spec.
@@ -166,8 +166,7 @@ impl Hub {
         let mut fds = std::mem::take(&mut self.polled);
         fds.clear();
         fds.push(PollFd::new(self.signals.as_raw_fd(), POLLIN));
-        let full = self.conns.len() >= MOST_CONNS;
-        fds.push(PollFd::new(self.listener.as_raw_fd(), if full { 0 } else { POLLIN }));
+        fds.push(PollFd::new(self.listener.as_raw_fd(), POLLIN));
         let mut entries = Vec::with_capacity(self.conns.len() + self.keepers.len());
         let events = |(reads, writes): (bool, bool)| (i16::from(reads) * POLLIN) | (i16::from(writes) * POLLOUT);
         for (id, conn) in &self.conns {
@@ -190,12 +189,21 @@ impl Hub {
     }
 
     fn accept(&mut self) {
-        while self.conns.len() < MOST_CONNS {
-            let Ok((socket, _)) = self.listener.accept() else { return };
-            if sys::make_ours(socket.as_raw_fd()).is_ok() {
-                self.conns.insert(self.next_conn, Conn::new(socket));
-                self.next_conn = self.next_conn.wrapping_add(1);
+        while let Ok((socket, _)) = self.listener.accept() {
+            if sys::make_ours(socket.as_raw_fd()).is_err() {
+                continue;
             }
+            if self.conns.len() >= MOST_CONNS
+                && let Some((oldest, conn)) = self.conns.iter_mut().next()
+            {
+                // It may be alive: then it comes again.
+                let oldest = *oldest;
+                conn.hang_up("there are too many connections, and this is the oldest".to_owned(), sys::boot_ns());
+                conn.flush();
+                self.part(oldest);
+            }
+            self.conns.insert(self.next_conn, Conn::new(socket));
+            self.next_conn = self.next_conn.wrapping_add(1);
         }
     }
 
@@ -416,7 +424,7 @@ impl Hub {
                 // Its job comes to us with it. The process is a child that we have not waited for.
                 let _ = host::signal(pid, sys::SIGKILL, || true);
             }
-        } else if self.setup.dir.join(name).symlink_metadata().is_ok() {
+        } else if self.setup.dir.join(name).symlink_metadata().is_ok_and(|about| about.is_dir()) {
             let (name, killers) = (name.to_owned(), vec![id]);
             self.losses.remove(Lost { name, attached: None, killers, code: None, left: None, keeper: 0 });
         } else {

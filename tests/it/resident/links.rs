@@ -169,6 +169,21 @@ fn one_who_does_not_read_holds_up_its_own_jobs_only() {
 }
 
 #[test]
+fn the_oldest_connection_makes_way_for_a_new_one() {
+    let rig = new_rig();
+    let mut first = rig.agent();
+    first.begin(1, "stays", &shell("sleep 300"));
+    first.started(1);
+    let mut others: Vec<_> = (0..63).map(|_| rig.agent()).collect();
+    assert_eq!(first.names(), ["stays"]);
+    let mut last = rig.agent();
+    first.find(|said| matches!(said, Said::Fault(text) if text.contains("too many connections")).then_some(()));
+    first.find(|said| (*said == Said::Closed).then_some(()));
+    assert_eq!(others[0].names(), ["stays"]);
+    last.kill("stays");
+}
+
+#[test]
 fn a_keeper_that_takes_nothing_is_given_no_more_than_there_is_room_for() {
     let rig = new_rig();
     let mut agent = rig.agent();
@@ -200,7 +215,7 @@ fn a_hub_that_is_asked_to_end_ends_with_all_its_jobs() {
     signal("-TERM", agent.hub);
     agent.find(|said| (*said == Said::Closed).then_some(()));
     until("nothing is left", || of_job("asked").is_empty() && rig.folders().is_empty());
-    assert!(!rig.dir().join("warden-test.sock").exists());
+    assert_eq!(rig.socket(), None);
 }
 
 #[test]

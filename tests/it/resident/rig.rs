@@ -96,6 +96,12 @@ impl Rig {
         self.dir.join(name)
     }
 
+    /// The socket of a hub, while there is one.
+    pub(crate) fn socket(&self) -> Option<PathBuf> {
+        let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|end| end == "sock"))
+    }
+
     /// Names of jobs that have a folder.
     pub(crate) fn folders(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
