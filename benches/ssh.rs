@@ -1,10 +1,16 @@
-//! The figures of jobs on other hosts, in plain mode, against OpenSSH's own client with a shared connection (ControlMaster). A report, not a
-//! test: it exits with an error only when something is wrong, never because a number is.
+//! The figures of jobs on other hosts, by a warden that stays there and in plain mode, against OpenSSH's own client with a shared connection
+//! (ControlMaster) and against one channel for each command. A report, not a test: it exits with an error only when something is wrong, never
+//! because a number is.
 //!
-//! `cargo bench --bench ssh -- [--short] [NAME…]` with the names connect, job, rate, hosts, flood, idle. The servers are real sshd processes on
+//! `cargo bench --bench ssh -- [--short] [NAME…]` with the names connect, cells, job, rate, hosts, flood, idle. `cells` leaves out the queue, the log
+//! store and the API: a job goes to the executor, and its warden's wire is spoken to its end. The servers are real sshd processes on
 //! loopback, and take most of the processor: both sides share the machine.
 
 mod asked;
+#[path = "ssh_parts/cells.rs"]
+mod cells;
+#[path = "../tests/it/ssh/driver.rs"]
+mod driver;
 #[allow(dead_code, reason = "shared with the other benches")]
 mod fleet;
 #[allow(dead_code, reason = "shared with the tests")]
@@ -35,17 +41,24 @@ async fn main() -> Outcome<()> {
     if asked.wants("connect") {
         connect(times(30, 3)).await?;
     }
-    if asked.wants("job") {
-        job(times(100, 5)).await?;
+    if asked.wants("cells") {
+        cells::cells(times(200, 5), times(4000, 40)).await?;
     }
-    if asked.wants("rate") {
-        rate(times(1000, 20)).await?;
+    for mode in ["auto", "plain"] {
+        if asked.wants("job") {
+            job(times(100, 5), mode).await?;
+        }
+        if asked.wants("rate") {
+            rate(times(1000, 20), mode).await?;
+        }
     }
     if asked.wants("hosts") {
         hosts(times(50, 10)).await?;
     }
-    if asked.wants("flood") {
-        flood(times(1024, 16)).await?;
+    for mode in ["auto", "plain"] {
+        if asked.wants("flood") {
+            flood(times(1024, 16), mode).await?;
+        }
     }
     if asked.wants("idle") {
         idle(times(1000, 20)).await?;
@@ -206,13 +219,18 @@ fn settings(inventory: &std::path::Path) -> String {
     )
 }
 
+/// How a mode is called in the figures.
+fn shown(mode: &str) -> &str {
+    if mode == "auto" { "resident" } else { mode }
+}
+
 /// A whole job, from its submission to its end, on a connection that is there.
-async fn job(times: usize) -> Outcome<()> {
+async fn job(times: usize, mode: &str) -> Outcome<()> {
     let folder = Folder::new();
     let sshd = folder.sshd("");
     let up = Member::up(&settings(&inventory(&folder, &web(&sshd)))).await?;
     let master = Master::open(&folder, &sshd)?;
-    let spec = json!({"target": {"host": "web"}, "command": ["true"]});
+    let spec = json!({"target": {"host": "web", "mode": mode}, "command": ["true"]});
     let (mut ours, mut shared) = (Vec::new(), Vec::new());
     for turn in 0..=times {
         let began = Instant::now();
@@ -229,16 +247,21 @@ async fn job(times: usize) -> Outcome<()> {
         must(openssh(&folder, &sshd, Some(&master.path)).arg("true"))?;
         shared.push(ms(began));
     }
-    spans("a job, submitted to ended; a ControlMaster's `true`", &mut ours, Some(&mut shared), "");
+    spans(
+        &format!("a job, {}, submitted to ended; a ControlMaster's `true`", shown(mode)),
+        &mut ours,
+        Some(&mut shared),
+        "",
+    );
     up.stop().await
 }
 
 /// Jobs in a second on one host.
-async fn rate(count: usize) -> Outcome<()> {
+async fn rate(count: usize, mode: &str) -> Outcome<()> {
     let folder = Folder::new();
     let sshd = folder.sshd("MaxStartups 100\n");
     let up = Member::up(&settings(&inventory(&folder, &web(&sshd)))).await?;
-    let spec = json!({"target": {"host": "web"}, "command": ["true"]});
+    let spec = json!({"target": {"host": "web", "mode": mode}, "command": ["true"]});
     let first = up.submit(&spec).await?;
     up.ended(&first).await?;
     let began = Instant::now();
@@ -264,7 +287,8 @@ async fn rate(count: usize) -> Outcome<()> {
         (0..9).for_each(|_| drop(scope.spawn(one)));
     });
     let shared = (count.div_ceil(9) * 9) as f64 / began.elapsed().as_secs_f64();
-    row("jobs in a second on one host; ControlMaster, nine at once", ours, Some(shared), ">= 800");
+    let name = format!("jobs in a second, {}, through queue and API; ControlMaster, nine", shown(mode));
+    row(&name, ours, Some(shared), "");
     Ok(())
 }
 
@@ -296,14 +320,14 @@ async fn hosts(count: usize) -> Outcome<()> {
 }
 
 /// Lines of a job into the log store.
-async fn flood(mib: usize) -> Outcome<()> {
+async fn flood(mib: usize, mode: &str) -> Outcome<()> {
     let folder = Folder::new();
     let sshd = folder.sshd("");
     let up = Member::up(&settings(&inventory(&folder, &web(&sshd)))).await?;
     let line = format!("{}\n", "x".repeat(99));
     let lines = mib * (1 << 20) / 100;
     let script = format!("yes '{}' | head -n {lines}", line.trim_end());
-    let spec = json!({"target": {"host": "web"}, "script": script, "resources": {"output": "4GiB"}});
+    let spec = json!({"target": {"host": "web", "mode": mode}, "script": script, "resources": {"output": "4GiB"}});
     let before = up.memory("VmRSS")?;
     let began = Instant::now();
     let id = up.submit(&spec).await?;
@@ -317,7 +341,7 @@ async fn flood(mib: usize) -> Outcome<()> {
     must(ssh.args(["-c", "aes128-gcm@openssh.com"]).arg(&script))?;
     let reference = (lines * 100) as f64 / 1e6 / began.elapsed().as_secs_f64();
     row(
-        "lines into the log store (MB/s); ssh to /dev/null",
+        &format!("lines into the log store, {} (MB/s); ssh to /dev/null", shown(mode)),
         (lines * 100) as f64 / 1e6 / seconds,
         Some(reference),
         ">= 300 MB/s",

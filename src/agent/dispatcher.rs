@@ -26,7 +26,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,8 +111,6 @@ pub(super) struct Table<E: Executor> {
     pub(super) obstacles: Obstacles,
     /// The last job that was taken to see whether the host can run jobs again.
     trial: Option<Key>,
-    /// Attempts on other hosts, those that have ended lately too.
-    on_hosts: HashSet<AttemptId>,
     room: Room,
     /// Taken by a look at the disk: one at a time, however long a file system hangs.
     disk_look: Arc<Semaphore>,
@@ -202,7 +200,6 @@ impl<E: Executor> Agent<E> {
             sweeper: Sweeper::default(),
             obstacles: Obstacles::default(),
             trial: None,
-            on_hosts: HashSet::new(),
             room: Room::Enough,
             disk_look: Arc::new(Semaphore::new(1)),
             _listeners: listeners,
@@ -491,11 +488,6 @@ impl<E: Executor> Table<E> {
         adopted: Option<Present>,
         orders: Orders,
     ) {
-        if entry.spec.takes().is_none() {
-            let running: HashSet<AttemptId> = self.attempts().collect();
-            self.on_hosts.retain(|attempt| running.contains(attempt));
-            self.on_hosts.insert(entry.key.attempt);
-        }
         let settings = Arc::clone(&self.agent.settings);
         let backend = Arc::clone(&self.agent.backends[index]);
         let Terms { grace, usable } = self.terms(index, entry.spec.lost_after());
@@ -694,9 +686,9 @@ impl<E: Executor> Table<E> {
     /// Nothing is half done but what the next process expects: a runner that hears no orders any more removes its cell.
     fn can_hand_over(&self) -> bool {
         let cleans_up = |key| self.held.get(key).is_none_or(|held: &Held| held.stops.is_closed());
-        // What runs on another host ends with the connection that this process has.
-        let on_hosts = self.attempts().any(|attempt| self.on_hosts.contains(&attempt));
-        self.claims.is_empty() && self.chores.is_empty() && !on_hosts && !self.tasks.values().any(cleans_up)
+        // Such as a job on a host that ends with the connection that this process has.
+        let ends_with_us = self.attempts().any(|attempt| !self.agent.executor.outlives_us(attempt));
+        self.claims.is_empty() && self.chores.is_empty() && !ends_with_us && !self.tasks.values().any(cleans_up)
     }
 
     fn give_back_waiting(&mut self) {

@@ -1,6 +1,7 @@
 //! An executor that comes later: an agent whose engine is away at its start delivers what has ended and keeps its leases meanwhile.
 
 use super::{CellOrder, Executor, Link, NoCell, Prepared, Present, Tell};
+use crate::job::AttemptId;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// Says why there are no cells until there is an executor, and is that executor from then on. Clones are the same one.
@@ -64,6 +65,10 @@ impl<E: Executor> Executor for Arriving<E> {
 
     async fn adopt(&self, order: &CellOrder) -> Result<E::Cell, String> {
         self.get()?.adopt(order).await
+    }
+
+    fn outlives_us(&self, attempt: AttemptId) -> bool {
+        self.get().map_or(true, |executor| executor.outlives_us(attempt))
     }
 
     async fn remove(&self, name: &str) {

@@ -4,9 +4,10 @@
 
 use super::ssh::{SshCell, SshExecutor};
 use super::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
-use crate::job::Source;
-use crate::protocol::wire::CellSpec;
+use crate::job::{AttemptId, Source};
+use crate::protocol::wire::{CellSpec, Fact};
 use crate::queue::{CONTAINERS, HOSTS};
+use std::time::Duration;
 
 /// Makes cells of whichever kind the job asks for.
 pub struct Both<D> {
@@ -97,6 +98,10 @@ impl<D: Executor> Executor for Both<D> {
         self.containers()?.adopt(order).await.map(EitherCell::Container)
     }
 
+    fn outlives_us(&self, attempt: AttemptId) -> bool {
+        self.hosts.as_ref().is_none_or(|hosts| hosts.outlives_us(attempt))
+    }
+
     async fn remove(&self, name: &str) {
         // Names come from `present`, so whoever told them is there.
         match (SshExecutor::is_named(name), &self.hosts, &self.containers) {
@@ -112,6 +117,20 @@ impl<C: Cell> Cell for EitherCell<C> {
         match self {
             Self::Container(cell) => cell.cell_spec(),
             Self::Host(cell) => cell.cell_spec(),
+        }
+    }
+
+    fn facts(&self) -> &[Fact] {
+        match self {
+            Self::Container(cell) => cell.facts(),
+            Self::Host(cell) => cell.facts(),
+        }
+    }
+
+    fn patience(&self, usual: Duration) -> Duration {
+        match self {
+            Self::Container(cell) => cell.patience(usual),
+            Self::Host(cell) => cell.patience(usual),
         }
     }
 

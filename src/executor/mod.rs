@@ -9,6 +9,7 @@ pub mod docker;
 mod inputs;
 #[cfg(test)]
 pub(crate) mod scripted;
+mod spec;
 pub mod ssh;
 pub mod warden;
 
@@ -23,6 +24,7 @@ use std::any::Any;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::AsyncWrite;
 
 /// What one attempt asks of a cell: the checked spec, with what the operator's configuration adds to it.
@@ -139,6 +141,11 @@ pub trait Executor: Send + Sync + 'static {
     /// or does not have it.
     fn adopt(&self, order: &CellOrder) -> impl Future<Output = Result<Self::Cell, String>> + Send;
 
+    /// Whether the cell of this attempt, if it has one, goes on when this process ends, for the next one to adopt it.
+    fn outlives_us(&self, _attempt: AttemptId) -> bool {
+        true
+    }
+
     /// Removes a cell of an earlier process, with all that runs in it. A removal that fails is tried again in the background.
     fn remove(&self, name: &str) -> impl Future<Output = ()> + Send;
 }
@@ -147,6 +154,16 @@ pub trait Executor: Send + Sync + 'static {
 pub trait Cell: Send + Sync + 'static {
     /// What the warden must find in force before it starts the job, and everything else it needs to know.
     fn cell_spec(&self) -> &wire::CellSpec;
+
+    /// What is known of where it is and is not seen from inside; it stands before the warden's receipt.
+    fn facts(&self) -> &[wire::Fact] {
+        &[]
+    }
+
+    /// How long whoever runs it may be away before it is given up, where that is `usual` for an engine.
+    fn patience(&self, usual: Duration) -> Duration {
+        usual
+    }
 
     /// A new link to the warden, after a cut. Errors: why not, for a next try.
     fn attach(&self) -> impl Future<Output = Result<Link, String>> + Send;

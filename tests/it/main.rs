@@ -39,6 +39,7 @@ mod ranks;
 mod recovery;
 mod registry;
 mod reload;
+mod resident;
 mod retries;
 mod seccomp;
 mod secrets;

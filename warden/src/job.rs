@@ -5,12 +5,13 @@
 //!       └─────cannot start (step, error)──────┘  ▲                                       │
 //!                                                └── cleaning up, once, after a stop ◄───┘
 //! ```
-//! Owns every process of the cell but the warden. Must never let a process outlive the main one, and never tell the end
-//! before the last byte of output is in the ring.
+//! Owns every process of the job: in a cell all but the warden, on a host what descends from its keeper. Must never let one outlive the main
+//! one, and never tell the end before the last byte of output is in the ring.
 
 use crate::cgroup::{self, Limits, Peaks};
 use crate::ladder::{self, Ladder, Level, Push};
 use crate::mask::Patterns;
+use crate::place::{Place, Reach, Ways};
 use crate::plan::Plan;
 use crate::ring::Ring;
 use crate::room::Room;
@@ -29,9 +30,17 @@ const READ_PAUSE_NS: u64 = 500_000;
 /// Ended processes taken before the loop looks at its other work.
 const REAPS_PER_TURN: usize = 256;
 const MS: u64 = 1_000_000;
+/// Between two looks at what is left of a job on a host, which is longer each time up to the second.
+const REST_PAUSE_NS: u64 = 5 * MS;
+const LONGEST_REST_PAUSE_NS: u64 = 500 * MS;
+/// How long what runs as another user may outlive a job on a host before its end is told: no signal of ours reaches it.
+const OUT_OF_REACH_NS: u64 = 10_000 * MS;
 
 pub(crate) struct Job {
     main: i32,
+    reach: Reach,
+    ways: Ways,
+    rest: Rest,
     /// Ends when the program runs, or tells why it does not.
     report: Option<OwnedFd>,
     failed: Option<(&'static str, i32)>,
@@ -87,6 +96,16 @@ struct Ended {
     at_us: u64,
 }
 
+/// What is left of a job on a host when its main process has ended.
+#[derive(Debug, Clone, Copy, Default)]
+struct Rest {
+    /// When it is to be looked for.
+    at: Option<u64>,
+    pause: u64,
+    /// Since when nothing is left but what no signal reaches.
+    out_of_reach: Option<u64>,
+}
+
 /// What looking after the processes found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Found {
@@ -97,15 +116,15 @@ pub(crate) struct Found {
 }
 
 impl Job {
-    /// Starts it. Error: the step that failed and the kernel's error number.
+    /// Starts it, with what is to run after a stop. Error: the step that failed and the kernel's error number.
     pub(crate) fn start(
-        plan: &Plan,
-        clean_up: Option<Plan>,
+        (plan, clean_up): (&Plan, Option<Plan>),
         spec: &CellSpec,
         stdin: Option<File>,
         tripwire: Option<OwnedFd>,
         room: Room,
         patterns: Option<&Arc<Patterns>>,
+        place: &Place,
     ) -> Result<Self, (&'static str, i32)> {
         let step = |name: &'static str| move |error: io::Error| (name, error.raw_os_error().unwrap_or(sys::EIO));
         let stdin = OwnedFd::from(match stdin {
@@ -117,16 +136,20 @@ impl Job {
         for pipe in [&out, &err] {
             sys::widen_pipe(pipe.as_raw_fd(), spec.output_pipe_bytes);
         }
-        let launch = plan.launch([&stdin, &out_job, &err_job]);
+        let launch = plan.launch([&stdin, &out_job, &err_job], place.ways());
         let (began, began_us) = (sys::boot_ns(), sys::unix_us());
         let (main, report) = sys::start(&launch).map_err(step("fork"))?;
         // Zero means that there is no such clock.
         let after = |ms: u64| (ms > 0).then(|| began.saturating_add(ms.saturating_mul(MS)));
+        let source = |pipe, stream| Source::new(pipe, stream, spec.drop_output, patterns, place.reserves());
         Ok(Self {
             main,
+            reach: place.reach(),
+            ways: place.ways(),
+            rest: Rest::default(),
             report: Some(report),
             failed: None,
-            sources: [Source::new(out, 1, spec.drop_output, patterns), Source::new(err, 2, spec.drop_output, patterns)],
+            sources: [source(out, 1), source(err, 2)],
             allowance: Allowance::new(spec.output_limit),
             cuts: spec.cut_output,
             room,
@@ -182,7 +205,7 @@ impl Job {
         if self.main_ended.is_some() {
             let until = self.cleaning.as_ref().and_then(|cleaning| cleaning.until);
             let until = until.map(|until| self.lease_at.map_or(until, |lease| lease.min(until)));
-            return until.into_iter().chain(show_at).min();
+            return [until, show_at, self.rest.at].into_iter().flatten().min();
         }
         // While no pipe is waited for, the pause does not matter.
         let read_at = Some(self.read_at).filter(|at| reads && now < *at);
@@ -205,7 +228,7 @@ impl Job {
         // A process that ended by itself was not stopped.
         if self.main_ended.is_none() {
             let push = self.ladder.order(level, reason, grace_ms, now);
-            send(push);
+            self.send(push);
         } else if level == Level::Now {
             self.clean_up = None;
             self.end_cleaning();
@@ -215,7 +238,7 @@ impl Job {
     fn end_cleaning(&mut self) {
         if let Some(cleaning) = &mut self.cleaning {
             cleaning.until = None;
-            sys::signal_all(sys::SIGKILL);
+            self.reach.signal(sys::SIGKILL);
         }
     }
 
@@ -231,19 +254,61 @@ impl Job {
             if until.is_some_and(|until| now >= until || self.lease_at.is_some_and(|lease| now >= lease)) {
                 self.end_cleaning();
             }
+            if self.rest.at.is_some_and(|at| now >= at) {
+                self.end_rest(now);
+            }
             return;
         }
         if !self.stalled && self.silent_at().is_some_and(|at| now >= at) {
             self.silence = None;
-            send(self.ladder.order(Level::Ladder, ladder::SILENCE, self.grace_ms, now));
+            let push = self.ladder.order(Level::Ladder, ladder::SILENCE, self.grace_ms, now);
+            self.send(push);
         }
         for (clock, reason) in [(&mut self.wall_at, ladder::TIMEOUT), (&mut self.lease_at, ladder::LEASE)] {
             if clock.is_some_and(|at| now >= at) {
                 *clock = None;
-                send(self.ladder.order(Level::Ladder, reason, self.grace_ms, now));
+                let push = self.ladder.order(Level::Ladder, reason, self.grace_ms, now);
+                send(self.reach, push);
             }
         }
-        send(self.ladder.tick(now));
+        let push = self.ladder.tick(now);
+        self.send(push);
+    }
+
+    fn send(&self, push: Option<Push>) {
+        send(self.reach, push);
+    }
+
+    /// The main process, or what runs after it, has ended, and nobody may outlive it.
+    fn rest_goes(&mut self) {
+        match self.reach {
+            // A daemon in a session of its own has no other owner than process 1.
+            Reach::Everybody => sys::signal_all(sys::SIGKILL),
+            // Most leave nothing, so that is asked first: finding descendants costs more than all else.
+            Reach::Descendants => self.rest = Rest { at: Some(0), ..Rest::default() },
+        }
+    }
+
+    /// Kills what is left of a job on a host. What was forked in the meantime, or is slow to go, is found the next time.
+    fn end_rest(&mut self, now: u64) {
+        let found = self.reach.signal(sys::SIGKILL);
+        self.rest.pause = (2 * self.rest.pause).clamp(REST_PAUSE_NS, LONGEST_REST_PAUSE_NS);
+        self.rest.at = Some(now.saturating_add(self.rest.pause));
+        if found.there == 0 || found.out_of_reach < found.there {
+            self.rest.out_of_reach = None;
+            return;
+        }
+        let since = *self.rest.out_of_reach.get_or_insert(now);
+        if now >= since.saturating_add(OUT_OF_REACH_NS) {
+            self.leftover = self.leftover.saturating_add(u32::try_from(found.there).unwrap_or(u32::MAX));
+            self.gone();
+        }
+    }
+
+    /// Nobody is left whom we could wait for.
+    fn gone(&mut self) {
+        self.nobody_left = self.main_ended.is_some() && self.cleaning.is_none();
+        self.rest.at = None;
     }
 
     /// Ends everything when a call was made that no honest job makes. Its process waits in the call, which never returns.
@@ -258,9 +323,10 @@ impl Job {
 
     fn trip(&mut self, what: String) {
         self.tripped = Some(what);
-        send(self.ladder.order(Level::Now, ladder::TRIPWIRE, 0, sys::boot_ns()));
+        let push = self.ladder.order(Level::Now, ladder::TRIPWIRE, 0, sys::boot_ns());
+        self.send(push);
         // Also where the ladder has killed before: the command that runs after a stop.
-        sys::signal_all(sys::SIGKILL);
+        self.reach.signal(sys::SIGKILL);
     }
 
     /// The kernel kills for calls by the entries for other architectures, which nobody is told of. Only children of ours are seen.
@@ -287,12 +353,11 @@ impl Job {
                     // It may have failed, or run and ended, since its report was looked at.
                     found.started |= self.read_report();
                     self.main_ended = Some(Ended { status, at: sys::boot_ns(), at_us: sys::unix_us() });
-                    // A daemon in a session of its own has no other owner than process 1.
-                    sys::signal_all(sys::SIGKILL);
+                    self.rest_goes();
                 }
                 Reaped::Child { pid, status } if self.cleaning.as_ref().is_some_and(|cleaning| cleaning.pid == pid) => {
                     self.cleaned = self.cleaning.take().map(|cleaning| cleaning.ended(status));
-                    sys::signal_all(sys::SIGKILL);
+                    self.rest_goes();
                 }
                 Reaped::Child { status, .. } => {
                     if self.main_ended.is_some() && status == Status::Signaled(sys::SIGKILL) {
@@ -301,10 +366,13 @@ impl Job {
                 }
                 Reaped::NoneYet => {
                     found.again = false;
+                    if self.rest.at == Some(0) {
+                        self.end_rest(sys::boot_ns());
+                    }
                     break;
                 }
                 Reaped::NoChildren => {
-                    self.nobody_left = self.main_ended.is_some() && self.cleaning.is_none();
+                    self.gone();
                     found.again = false;
                     break;
                 }
@@ -354,7 +422,8 @@ impl Job {
         }
         self.stalled = stalled;
         if self.wrote_too_much() && self.main_ended.is_none() {
-            send(self.ladder.order(Level::Ladder, ladder::OUTPUT, self.grace_ms, now));
+            let push = self.ladder.order(Level::Ladder, ladder::OUTPUT, self.grace_ms, now);
+            self.send(push);
         }
         if stalled || self.seen() > seen {
             self.heard_at = now;
@@ -402,7 +471,7 @@ impl Job {
     fn start_cleaning(&mut self, plan: &Plan, until: u64) -> io::Result<Cleaning> {
         let stdin = OwnedFd::from(File::open("/dev/null")?);
         let ((out, out_job), (err, err_job)) = (sys::pipe()?, sys::pipe()?);
-        let (pid, report) = sys::start(&plan.launch([&stdin, &out_job, &err_job]))?;
+        let (pid, report) = sys::start(&plan.launch([&stdin, &out_job, &err_job], self.ways))?;
         for (source, pipe) in self.sources.iter_mut().zip([out, err]) {
             source.go_on(pipe);
         }
@@ -527,14 +596,14 @@ pub(crate) fn never_started(step: &str, error: i32) -> Exit {
     }
 }
 
-fn send(push: Option<Push>) {
+fn send(reach: Reach, push: Option<Push>) {
     match push {
         Some(Push::Ask) => {
-            sys::signal_all(sys::SIGTERM);
+            reach.signal(sys::SIGTERM);
             // A stopped process could not hear it.
-            sys::signal_all(sys::SIGCONT);
+            reach.signal(sys::SIGCONT);
         }
-        Some(Push::Kill) => sys::signal_all(sys::SIGKILL),
+        Some(Push::Kill) => drop(reach.signal(sys::SIGKILL)),
         None => {}
     }
 }

@@ -1,5 +1,6 @@
 //! The warden: process 1 of a cell. It starts one job, numbers and keeps its output until the agent has stored it, ends it
-//! when asked or when its time is over, and tells how it ended.
+//! when asked or when its time is over, and tells how it ended. On a host that is reached over SSH, where there are no cells, the same program
+//! stays as a hub that takes many jobs, and the same loop looks after each of them in a process of its own, its keeper.
 //!
 //! Needs nothing of the image: static, standard library only. Speaks wire v1 over its standard input and output; standard
 //! error is for last words. Its parts, from the pure to the impure:
@@ -10,7 +11,8 @@
 //! - `tripwire` calls that end the job · `egress` the proxy of a job that may go out
 //! - `collect` the files that a job leaves to be kept · `progress` what it says of itself · `helper` a command for jobs
 //! - `receipt` the isolation in force · `intake` the spec's sections · `unpack` what the job is given · `source` the job's pipes
-//! - `job` its processes
+//! - `job` its processes · `place` where it is and how far signals reach · `tree` what descends from a process
+//! - `connect` what an SSH channel runs · `hub` many jobs
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -18,8 +20,10 @@
 
 mod cgroup;
 mod collect;
+mod connect;
 mod egress;
 mod helper;
+mod hub;
 mod inbox;
 mod intake;
 mod job;
@@ -27,6 +31,7 @@ mod ladder;
 #[allow(clippy::cast_possible_truncation, reason = "forms of secrets are far fewer than numbers")]
 mod mask;
 mod outbox;
+mod place;
 mod plan;
 mod procfs;
 mod progress;
@@ -38,6 +43,7 @@ mod serve;
 mod source;
 #[allow(clippy::cast_possible_truncation, reason = "numbers of system calls and C's int are what they are")]
 mod sys;
+mod tree;
 mod tripwire;
 mod unpack;
 #[allow(dead_code, unused_imports, reason = "the agent's half is not used here")]
@@ -61,6 +67,11 @@ const START_DEADLINE_MS: u64 = 120_000;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if std::process::id() != 1
+        && let Some(code) = on_a_host(&args)
+    {
+        return ExitCode::from(code);
+    }
     if std::process::id() != 1 && helper::is_meant(args.first().map(String::as_str)) {
         return match helper::run(&args) {
             Ok(said) => {
@@ -84,7 +95,7 @@ fn main() -> ExitCode {
                 eprintln!("jobcell warden {BUILD}: cannot start: {error}");
                 EXIT_NO_KERNEL
             },
-            |(receipt, signals)| serve::Warden::new(receipt, signals, deadline_ms).run(),
+            |(receipt, signals)| serve::Warden::new(receipt, signals, deadline_ms, place::Place::Cell).run(),
         ),
         Err(text) => {
             eprintln!("jobcell warden {BUILD}: {text}; use --start-deadline-ms N --owner ID");
@@ -92,6 +103,28 @@ fn main() -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// What is for hosts, if that is asked for.
+fn on_a_host(args: &[String]) -> Option<u8> {
+    let (first, rest) = args.split_first()?;
+    let done = match first.as_str() {
+        // Whether it runs there at all is asked by this.
+        "--version" => {
+            println!("jobcell warden {BUILD}");
+            Ok(())
+        }
+        "connect" => connect::options(rest.iter().cloned()).and_then(|options| connect::connect(&options)),
+        "hub" => connect::options(rest.iter().cloned()).and_then(connect::run_hub),
+        _ => return None,
+    };
+    match done {
+        Ok(()) => Some(0),
+        Err(text) => {
+            eprintln!("jobcell warden {BUILD}: {text}");
+            Some(EXIT_USAGE)
+        }
+    }
 }
 
 /// Closes the doors to the job that will run beside us with the same user id, before there is one.

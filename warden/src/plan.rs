@@ -1,6 +1,7 @@
 //! From a spec to what an exec needs. Pure: the warden's own environment is passed in.
 
 use crate::mask::wipe;
+use crate::place::Ways;
 use crate::sys::{self, Launch};
 use crate::wire::{CellSpec, Rlimit};
 use std::ffi::{CString, OsString};
@@ -37,8 +38,8 @@ impl Plan {
         }
     }
 
-    /// What the start needs, with these for standard input, output and error.
-    pub(crate) fn launch(&self, stdio: [&OwnedFd; 3]) -> Launch<'_> {
+    /// What the start needs, with these for standard input, output and error, by the ways of a place.
+    pub(crate) fn launch(&self, stdio: [&OwnedFd; 3], ways: Ways) -> Launch<'_> {
         Launch {
             programs: &self.programs,
             argv: &self.argv,
@@ -46,6 +47,8 @@ impl Plan {
             cwd: &self.cwd,
             rlimits: &self.rlimits,
             stdio: stdio.map(AsRawFd::as_raw_fd),
+            umask: ways.umask,
+            borrows: ways.borrows,
         }
     }
 }

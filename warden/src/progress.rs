@@ -8,7 +8,7 @@
 //! told twice a second at most. Must never wait for the job: both ends of the pipe are ours too, so it never ends.
 
 use crate::sys;
-use crate::wire::{Advance, MOST_PROGRESS_TEXT, MOST_STEP_NAME, MOST_STEPS, PROGRESS_PIPE, StepMark};
+use crate::wire::{Advance, MOST_PROGRESS_TEXT, MOST_STEP_NAME, MOST_STEPS, StepMark};
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
@@ -40,9 +40,8 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Makes the pipe. A folder that takes none makes no difference to the job: nobody listens then.
-    pub(crate) fn new() -> Self {
-        let path = PROGRESS_PIPE;
+    /// Makes the pipe there. A folder that takes none makes no difference to the job: nobody listens then.
+    pub(crate) fn new(path: &str) -> Self {
         let pipe = CString::new(path).ok().and_then(|name| {
             sys::named_pipe(&name).ok()?;
             // Both ends: it has no end of file, and nobody who opens it waits.

@@ -61,12 +61,7 @@ impl Receipt {
             let link = std::fs::read_link(format!("/proc/self/ns/{kind}")).ok()?;
             Some(fact(&format!("ns.{kind}"), procfs::namespace(link.to_str()?)?))
         }));
-        facts.extend(read("/proc/version").map(|version| fact("kernel", procfs::kernel_kind(&version))));
-        facts.extend(read("/proc/sys/kernel/osrelease").map(|release| fact("kernel_release", release.trim())));
-        facts.extend(read("/proc/sys/kernel/hostname").map(|name| fact("hostname", name.trim())));
-        // Without a security module there is nothing to read, and that is an answer.
-        let lsm = read("/proc/self/attr/current").unwrap_or_default();
-        facts.push(fact("lsm", Some(lsm.trim_matches(['\0', '\n'])).filter(|lsm| !lsm.is_empty()).unwrap_or("none")));
+        facts.extend(host_facts());
         if let Some(group) = &group {
             facts.push(fact("cgroup_version", group.version().to_string()));
             facts.extend(limit_facts(group.limits(read)));
@@ -74,6 +69,30 @@ impl Receipt {
         facts.extend(tried());
         facts.push(fact("receipt_us", ((sys::boot_ns() - began) / 1000).to_string()));
         Self { facts, group }
+    }
+
+    /// What is in force for all jobs of a host's login, and what is not. Nothing is tried: there are no walls to try.
+    pub(crate) fn of_a_host() -> Self {
+        let began = sys::boot_ns();
+        let mut facts = vec![
+            fact("executor", "ssh"),
+            fact("mode", "resident"),
+            // A job can do whatever else this login can do there.
+            fact("isolation", "none: shared login"),
+            // What its group says of limits and peaks is said of others too.
+            fact("cgroup", "none of its own"),
+        ];
+        facts.extend(ids(read("/proc/self/status").as_deref().unwrap_or_default()));
+        facts.extend(host_facts());
+        facts.push(fact("receipt_us", ((sys::boot_ns() - began) / 1000).to_string()));
+        Self { facts, group: None }
+    }
+
+    /// What was read once for all, for one job of them, whose keeper this process is.
+    pub(crate) fn of_one(all: &[Fact]) -> Self {
+        let mut facts = vec![fact("pid", std::process::id().to_string())];
+        facts.extend_from_slice(all);
+        Self { facts, group: None }
     }
 
     /// Reads the limits again: they can be changed from outside while a cell waits for its job.
@@ -90,6 +109,17 @@ impl Receipt {
     pub(crate) fn facts(&self) -> &[Fact] {
         &self.facts
     }
+}
+
+fn host_facts() -> Vec<Fact> {
+    let mut facts = Vec::new();
+    facts.extend(read("/proc/version").map(|version| fact("kernel", procfs::kernel_kind(&version))));
+    facts.extend(read("/proc/sys/kernel/osrelease").map(|release| fact("kernel_release", release.trim())));
+    facts.extend(read("/proc/sys/kernel/hostname").map(|name| fact("hostname", name.trim())));
+    // Without a security module there is nothing to read, and that is an answer.
+    let lsm = read("/proc/self/attr/current").unwrap_or_default();
+    facts.push(fact("lsm", Some(lsm.trim_matches(['\0', '\n'])).filter(|lsm| !lsm.is_empty()).unwrap_or("none")));
+    facts
 }
 
 pub(crate) fn read(path: &str) -> Option<String> {
@@ -236,6 +266,20 @@ mod tests {
             let result = get(facts, &format!("try.{name}")).expect("tried");
             assert!(result != "killed" && !result.starts_with("errno"), "{name}: {result}");
         }
+    }
+
+    #[test]
+    fn on_a_host_no_walls_are_claimed() {
+        let receipt = Receipt::of_one(Receipt::of_a_host().facts());
+        let facts = receipt.facts();
+        for key in ["pid", "uid", "gid", "cap_eff", "no_new_privs", "seccomp", "kernel", "hostname", "lsm"] {
+            assert!(get(facts, key).is_some(), "{key}");
+        }
+        assert_eq!(get(facts, "isolation"), Some("none: shared login"));
+        assert_eq!(get(facts, "cgroup"), Some("none of its own"));
+        let claimed =
+            facts.iter().any(|(key, _)| key.starts_with("try.") || key.contains("limit") || key.starts_with("mount"));
+        assert!(!claimed && receipt.group.is_none());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Output frames that the agent has not yet stored. Pure: bytes in, bytes out.
 //!
-//! Owns the numbering of output and the one bound on it: [`RING_BYTES`], allocated and touched before any job runs. When
+//! Owns the numbering of output and the one bound on it: [`RING_BYTES`], in a cell allocated and touched before any job runs. When
 //! it is full there is no [`slot`](Ring::slot), so the caller stops reading the job's pipes and the job waits; nothing is
 //! dropped. Must never forget a frame that is not acknowledged.
 //!
@@ -46,11 +46,21 @@ pub(crate) struct Ring {
     wrap: Option<usize>,
 }
 
+/// Memory of so many bytes. Reserved, it is written and so there before the job can take it; otherwise the kernel gives it when it is used.
+pub(crate) fn memory(bytes: usize, reserved: bool) -> Vec<u8> {
+    if reserved { vec![0xA5; bytes] } else { vec![0; bytes] }
+}
+
 impl Ring {
+    #[cfg(test)]
     pub(crate) fn new(bytes: usize, seal: Seal) -> Self {
+        Self::with(bytes, seal, true)
+    }
+
+    /// One whose memory is taken when it is needed, where that is not the job's own.
+    pub(crate) fn with(bytes: usize, seal: Seal, reserved: bool) -> Self {
         Self {
-            // Written, not only reserved: the memory is there before the job can take it.
-            data: vec![0xA5; bytes.max(2 * FRAME_MAX)].into_boxed_slice(),
+            data: memory(bytes.max(2 * FRAME_MAX), reserved).into_boxed_slice(),
             seal,
             epoch: 0,
             head: 0,

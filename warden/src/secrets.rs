@@ -3,8 +3,9 @@
 
 use crate::intake::Failed;
 use crate::mask::{Patterns, wipe};
+use crate::place::Place;
 use crate::sys;
-use crate::wire::{CellSpec, SECRET_MIN, SECRETS_BYTES, SECRETS_DIR, SECRETS_MOST};
+use crate::wire::{CellSpec, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -25,8 +26,13 @@ pub(crate) struct Secrets {
 impl Secrets {
     /// Puts the secrets of `spec` where the job finds them: into its variables, and into files that variables tell of. Nothing of them is
     /// left in the spec but those. Errors: what cannot be had here.
-    pub(crate) fn give(spec: &mut CellSpec) -> Result<Self, Failed> {
-        Self::give_at(spec, Path::new(SECRETS_DIR))
+    pub(crate) fn give(spec: &mut CellSpec, place: &Place) -> Result<Self, Failed> {
+        if !spec.secrets.iter().any(|secret| secret.file) {
+            return Self::give_at(spec, Path::new(""));
+        }
+        // On a host there may be nothing that is in memory only, and they go nowhere else.
+        let dir = place.secrets().map_err(|error| Failed::Step("tmpfs", error.raw_os_error().unwrap_or(sys::EIO)))?;
+        Self::give_at(spec, &dir)
     }
 
     fn give_at(spec: &mut CellSpec, dir: &Path) -> Result<Self, Failed> {
@@ -139,7 +145,7 @@ mod tests {
             (vec![secret("A", &[7; SECRETS_BYTES], false), secret("B", b"1234567", false)], "too many"),
             (vec![secret("../A", b"1234567", true)], "no name"),
         ] {
-            match Secrets::give(&mut spec(secrets)) {
+            match Secrets::give(&mut spec(secrets), &Place::Cell) {
                 Err(Failed::Spec(text)) => assert!(text.contains(wanted) && !text.contains("12345"), "{text}"),
                 Err(Failed::Step(step, _)) => panic!("{step}"),
                 Ok(_) => panic!("{wanted}: taken"),
@@ -151,6 +157,6 @@ mod tests {
 
     #[test]
     fn nothing_is_looked_for_without_secrets() {
-        assert!(Secrets::give(&mut spec(vec![])).is_ok_and(|given| given.patterns.is_none()));
+        assert!(Secrets::give(&mut spec(vec![]), &Place::Cell).is_ok_and(|given| given.patterns.is_none()));
     }
 }

@@ -19,10 +19,11 @@ use crate::job::{self, Job};
 use crate::ladder::Level;
 use crate::mask::Masker;
 use crate::outbox::{Outbox, Say};
+use crate::place::Place;
 use crate::plan;
 use crate::progress::Progress;
 use crate::receipt::{self, Receipt};
-use crate::ring::{RING_BYTES, Ring};
+use crate::ring::{RING_BYTES, Ring, memory};
 use crate::room::Room;
 use crate::secrets::{self, Secrets};
 use crate::sys::{self, POLLIN, POLLOUT, PollFd};
@@ -45,6 +46,18 @@ pub(crate) const EXIT_CLOSED: u8 = 0;
 pub(crate) const EXIT_START_DEADLINE: u8 = 3;
 /// The transport ended, so nobody can ever come for what is left to tell.
 pub(crate) const EXIT_NO_TRANSPORT: u8 = 4;
+/// The job on a host has ended, its lease too, and nobody has come.
+pub(crate) const EXIT_LEFT_ALONE: u8 = 6;
+/// Something of the job's on a host could not be removed.
+pub(crate) const EXIT_LEFT_THINGS: u8 = 7;
+
+/// Whether a keeper that ended so has left nothing to do.
+pub(crate) fn is_own_end(code: i32) -> bool {
+    [EXIT_CLOSED, EXIT_START_DEADLINE, EXIT_NO_TRANSPORT, EXIT_LEFT_ALONE].iter().any(|own| i32::from(*own) == code)
+}
+
+/// As in [`ToWarden::Stop`]; nobody will hear of it.
+const FORCED: u8 = 6;
 /// One read of the transport: a pipe's usual size.
 const READ_BYTES: usize = 64 * 1024;
 /// How long half a frame may lie before an attach behind it is looked for.
@@ -71,6 +84,7 @@ pub(crate) struct Warden {
     outbox: Outbox,
     ring: Ring,
     receipt: Receipt,
+    place: Place,
     secrets: Secrets,
     signals: OwnedFd,
     phase: Phase,
@@ -92,6 +106,9 @@ pub(crate) struct Warden {
     /// The transport took less than it was given, so it is asked before more is written.
     blocked: bool,
     last_input: u64,
+    /// When the lease is over, and when the job was.
+    lease_end: u64,
+    ended_at: u64,
     rescue_due: bool,
     reap_again: bool,
     /// The proxy of a job that asked for a way out, while it runs.
@@ -105,12 +122,13 @@ pub(crate) struct Warden {
 }
 
 impl Warden {
-    pub(crate) fn new(receipt: Receipt, signals: OwnedFd, start_deadline_ms: u64) -> Self {
+    pub(crate) fn new(receipt: Receipt, signals: OwnedFd, start_deadline_ms: u64, place: Place) -> Self {
         Self {
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            ring: Ring::new(RING_BYTES, sys::seal),
+            ring: Ring::with(RING_BYTES, sys::seal, place.reserves()),
             receipt,
+            place,
             secrets: Secrets::default(),
             signals,
             phase: Phase::Waiting(Box::default()),
@@ -126,6 +144,8 @@ impl Warden {
             output_open: true,
             blocked: false,
             last_input: 0,
+            lease_end: 0,
+            ended_at: 0,
             rescue_due: false,
             reap_again: false,
             egress: None,
@@ -137,7 +157,7 @@ impl Warden {
 
     /// Serves until there is nothing left to do; the answer is the exit code.
     pub(crate) fn run(mut self) -> u8 {
-        let mut buffer = vec![1; READ_BYTES];
+        let mut buffer = memory(READ_BYTES, self.place.reserves());
         loop {
             let ready = self.wait();
             // Orders first.
@@ -155,7 +175,7 @@ impl Warden {
                 egress.turn(self.polled.get(OWN_ENTRIES..).unwrap_or_default(), sys::boot_ns());
             }
             self.write_output();
-            if !self.input_open && self.can_do_nothing() {
+            if !self.input_open && self.has_nobody() {
                 return EXIT_NO_TRANSPORT;
             }
         }
@@ -210,7 +230,7 @@ impl Warden {
                 Some(tell_at.map_or(self.start_by, |at| at.min(self.start_by)))
             }
             Phase::Refused(_) => Some(self.start_by),
-            Phase::Ended(_) => None,
+            Phase::Ended(_) => self.left_at(),
         };
         let rescue = self.rescue_due.then(|| self.last_input.saturating_add(RESCUE_AFTER_NS));
         let heard = self.epoch > 0 && !self.stranger && matches!(self.phase, Phase::Running(_));
@@ -223,7 +243,13 @@ impl Warden {
     fn read_input(&mut self, buffer: &mut [u8]) -> Option<u8> {
         match sys::read_some(STDIN, buffer) {
             Ok(None) => return None,
-            Ok(Some(0)) | Err(_) => self.input_open = false,
+            Ok(Some(0)) | Err(_) => {
+                self.input_open = false;
+                // The hub is gone, so nobody can ever come, and nobody else would ever end it.
+                if let (Phase::Running(job), Place::Host(_)) = (&mut self.phase, &self.place) {
+                    job.stop(Level::Now, FORCED, 0, sys::boot_ns());
+                }
+            }
             Ok(Some(count)) => {
                 self.inbox.feed(&buffer[..count]);
                 self.last_input = sys::boot_ns();
@@ -315,12 +341,18 @@ impl Warden {
             return None;
         }
         let now = sys::boot_ns();
+        if let ToWarden::Lease { remaining_ms } = message {
+            self.lease_end = now.saturating_add(remaining_ms.saturating_mul(1_000_000));
+        }
         match (message, &mut self.phase) {
             (ToWarden::SpecChunk { section, offset, bytes }, Phase::Waiting(intake)) => {
                 intake.chunk(section, offset, &bytes);
             }
             (ToWarden::Inputs { root }, Phase::Waiting(intake)) => {
                 intake.inputs = None;
+                if !self.place.may_fill(&root) {
+                    return self.not_there(&root);
+                }
                 match Unpack::begin(&root) {
                     Ok(unpack) => {
                         intake.inputs = Some(unpack);
@@ -402,7 +434,9 @@ impl Warden {
         if !mismatches.is_empty() {
             return self.refuse(mismatches);
         }
-        self.secrets = match Secrets::give(&mut complete.spec) {
+        self.lease_end = sys::boot_ns().saturating_add(complete.spec.lease_ms.saturating_mul(1_000_000));
+        self.place.complete(&mut complete.spec);
+        self.secrets = match Secrets::give(&mut complete.spec, &self.place) {
             Ok(secrets) => secrets,
             Err(Failed::Spec(text)) => return self.refuse_spec(&text),
             Err(Failed::Step(step, error)) => return self.ended(job::never_started(step, error)),
@@ -437,9 +471,10 @@ impl Warden {
             }
         };
         // Before the job, which finds the pipe there.
-        self.results = complete.spec.collect.clone().map(|collect| (collect, Progress::new()));
+        self.results = complete.spec.collect.clone().map(|collect| (collect, Progress::new(&self.place.progress())));
         let patterns = self.secrets.patterns.as_ref();
-        let started = Job::start(&plan, clean_up, &complete.spec, complete.stdin, tripwire, room, patterns);
+        let started =
+            Job::start((&plan, clean_up), &complete.spec, complete.stdin, tripwire, room, patterns, &self.place);
         secrets::forget(&mut complete.spec);
         plan.forget();
         match started {
@@ -471,7 +506,14 @@ impl Warden {
         self.ended(job::never_started(&shown, *error));
     }
 
+    /// The folder for inputs is not the job's own, so nothing in it is touched.
+    fn not_there(&mut self, root: &str) -> Option<u8> {
+        self.without_inputs(&(format!("inputs {root}"), sys::EINVAL));
+        None
+    }
+
     fn ended(&mut self, exit: Exit) {
+        self.ended_at = sys::boot_ns();
         self.secrets.take_away();
         self.egress = None;
         self.phase = Phase::Ended(Box::new(exit));
@@ -491,6 +533,7 @@ impl Warden {
                 return Some(code);
             }
         }
+        let left_at = self.left_at();
         match &mut self.phase {
             Phase::Running(job) => job.tick(now),
             Phase::Waiting(_) | Phase::Refused(_) if now >= self.start_by => return Some(EXIT_START_DEADLINE),
@@ -499,9 +542,16 @@ impl Warden {
                     self.outbox.taken = Some(taken);
                 }
             }
+            Phase::Ended(_) if left_at.is_some_and(|at| now >= at) => return Some(EXIT_LEFT_ALONE),
             Phase::Refused(_) | Phase::Ended(_) => {}
         }
         None
+    }
+
+    /// When an end on a host that nobody has asked for is given up. A cell is its maker's to remove.
+    fn left_at(&self) -> Option<u64> {
+        let linger = self.place.host()?.linger_ns;
+        Some(self.lease_end.max(self.ended_at).max(self.last_input).saturating_add(linger))
     }
 
     fn look_after_job(&mut self, ready: &Ready) {
@@ -619,6 +669,15 @@ impl Warden {
 
     fn egress_has_frame(&self) -> bool {
         !self.stranger && self.egress.as_ref().is_some_and(Egress::has_frame)
+    }
+
+    /// Whether, without a transport, there is nothing left to wait for.
+    fn has_nobody(&self) -> bool {
+        match (&self.place, &self.phase) {
+            (Place::Cell, _) => self.can_do_nothing(),
+            (Place::Host(_), Phase::Running(job)) => job.nobody_left(),
+            (Place::Host(_), _) => true,
+        }
     }
 
     /// Whether only an agent could move this on. Then, without a transport, nothing ever will.

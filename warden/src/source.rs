@@ -6,7 +6,7 @@
 //! it is read, counted, and told as one gap at the stream's end.
 
 use crate::mask::{Masker, Patterns};
-use crate::ring::Ring;
+use crate::ring::{Ring, memory};
 use crate::sys;
 use crate::wire::{MARKER, MAX_OUTPUT};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -88,9 +88,14 @@ pub(crate) enum Turn {
 }
 
 impl Source {
-    pub(crate) fn new(pipe: OwnedFd, stream: u8, drops: bool, patterns: Option<&Arc<Patterns>>) -> Self {
-        // The memory is asked for before the job can take it.
-        let (waste, carry) = (vec![0xA5; MAX_OUTPUT], Vec::with_capacity(MAX_OUTPUT));
+    pub(crate) fn new(
+        pipe: OwnedFd,
+        stream: u8,
+        drops: bool,
+        patterns: Option<&Arc<Patterns>>,
+        reserved: bool,
+    ) -> Self {
+        let (waste, carry) = (memory(MAX_OUTPUT, reserved), Vec::with_capacity(MAX_OUTPUT));
         Self {
             pipe: Some(pipe),
             stream,
@@ -330,7 +335,7 @@ mod tests {
     fn source(drops: bool) -> (Source, std::fs::File) {
         let (from, to) = sys::pipe().expect("a pipe");
         sys::widen_pipe(from.as_raw_fd(), 1 << 20);
-        (Source::new(from, 2, drops, None), std::fs::File::from(to))
+        (Source::new(from, 2, drops, None, true), std::fs::File::from(to))
     }
 
     /// Sends all that the ring holds, and gives back the streams and payloads.
@@ -382,7 +387,7 @@ mod tests {
     fn masking(drops: bool) -> (Source, std::fs::File) {
         let (from, to) = sys::pipe().expect("a pipe");
         let patterns = Arc::new(Patterns::new([b"hunter2-hunter2".as_slice()].into_iter()));
-        (Source::new(from, 2, drops, Some(&patterns)), std::fs::File::from(to))
+        (Source::new(from, 2, drops, Some(&patterns), true), std::fs::File::from(to))
     }
 
     #[test]

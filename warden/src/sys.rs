@@ -1,7 +1,10 @@
 //! System calls, wrapped by hand so that the warden needs nothing but the standard library.
 //!
 //! Owns every `unsafe` block of this program; each says why it is sound. Must never decide anything: it calls, and hands
-//! back what the kernel said.
+//! back what the kernel said. What only a warden on a host needs is in [`host`].
+
+#[path = "sys/host.rs"]
+pub(crate) mod host;
 
 use crate::tripwire::{Caught, Instruction};
 use crate::wire::Rlimit;
@@ -565,6 +568,11 @@ pub(crate) struct Launch<'a> {
     pub(crate) rlimits: &'a [Rlimit],
     /// Become 0, 1 and 2. None of them is one of these numbers already.
     pub(crate) stdio: [RawFd; 3],
+    /// Its mask for new files.
+    pub(crate) umask: u32,
+    /// Until its exec the child uses our memory, and we stand still: nothing is copied for it. Its exec may have to wait for a disk,
+    /// and we with it; and its score for when memory is short cannot be its own before.
+    pub(crate) borrows: bool,
 }
 
 /// Where a start can fail, by the number that the child reports.
@@ -576,20 +584,69 @@ pub(crate) fn start(launch: &Launch<'_>) -> io::Result<(i32, OwnedFd)> {
     let pointers = |texts: &[CString]| -> Vec<*const c_char> {
         texts.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect()
     };
-    let (argv, envp) = (pointers(launch.argv), pointers(launch.envp));
     let (report, reporter) = pipe()?;
+    let birth =
+        Birth { launch, argv: pointers(launch.argv), envp: pointers(launch.envp), reporter: reporter.as_raw_fd() };
+    if launch.borrows {
+        return Ok((birth.borrowing()?, report));
+    }
     // SAFETY: this process has one thread, so nothing is locked in the child, which calls async-signal-safe functions
     // only, on memory that is complete before the fork, and never returns.
     unsafe {
         match checked(fork())? {
             0 => {
-                let (step, error) = become_job(launch, &argv, &envp);
-                let mut text = [step, 0, 0, 0, 0];
-                text[1..].copy_from_slice(&error.to_le_bytes());
-                write(reporter.as_raw_fd(), text.as_ptr().cast(), text.len());
-                _exit(127)
+                birth.run();
+                _exit(NO_JOB)
             }
             pid => Ok((pid, report)),
+        }
+    }
+}
+
+/// How a child ends that never became the job.
+const NO_JOB: c_int = 127;
+
+/// What a child reads on its way.
+struct Birth<'a> {
+    launch: &'a Launch<'a>,
+    argv: Vec<*const c_char>,
+    envp: Vec<*const c_char>,
+    reporter: RawFd,
+}
+
+impl Birth<'_> {
+    /// Becomes the job, or says why not.
+    ///
+    /// # Safety
+    /// Only in a child, which must end when this comes back.
+    unsafe fn run(&self) {
+        // SAFETY: as for this one; the lists end with null and point to strings of the launch.
+        let (step, error) = unsafe { become_job(self.launch, &self.argv, &self.envp) };
+        let mut text = [step, 0, 0, 0, 0];
+        text[1..].copy_from_slice(&error.to_le_bytes());
+        // SAFETY: the text lives through the call.
+        unsafe { write(self.reporter, text.as_ptr().cast(), text.len()) };
+    }
+
+    /// In a child that uses our memory until it execs or ends.
+    fn borrowing(&self) -> io::Result<i32> {
+        const CLONE_VM: c_int = 0x100;
+        const CLONE_VFORK: c_int = 0x4000;
+        const SIGCHLD: c_int = 17;
+        /// A few calls deep, none of which allocates.
+        const STACK_WORDS: usize = 2048;
+        extern "C" fn run(birth: *mut c_void) -> c_int {
+            // SAFETY: the parent gave this pointer, keeps what is behind it, and stands still. This is the child.
+            unsafe { (*birth.cast::<Birth<'_>>()).run() };
+            NO_JOB
+        }
+        let mut stack: Vec<u128> = Vec::with_capacity(STACK_WORDS);
+        // SAFETY: the child runs on memory that nobody else uses, 16-byte aligned and growing down from its end, until it execs or ends; until
+        // then this thread, the only one, stands still. What it changes of ours is errno, its own stack, and nothing else: descriptors, folder,
+        // mask and signals are its own copies.
+        unsafe {
+            let top = stack.as_mut_ptr().add(STACK_WORDS).cast();
+            checked(clone(run, top, CLONE_VM | CLONE_VFORK | SIGCHLD, std::ptr::from_ref(self).cast_mut().cast()))
         }
     }
 }
@@ -600,7 +657,6 @@ pub(crate) fn start(launch: &Launch<'_>) -> io::Result<(i32, OwnedFd)> {
 /// Only between fork and exec; the pointer lists end with null and point to strings that live.
 unsafe fn become_job(launch: &Launch<'_>, argv: &[*const c_char], envp: &[*const c_char]) -> (u8, i32) {
     const O_WRONLY: c_int = 1;
-    const JOB_UMASK: c_uint = 0o022;
     // SAFETY: see above; every call takes integers or pointers to memory that outlives it.
     unsafe {
         if setsid() < 0 {
@@ -613,13 +669,16 @@ unsafe fn become_job(launch: &Launch<'_>, argv: &[*const c_char], envp: &[*const
         }
         // All our descriptors close by themselves; this is the second lock, and kernels before 5.11 go without.
         syscall(SYS_CLOSE_RANGE, 3 as c_uint, c_uint::MAX, CLOSE_RANGE_CLOEXEC);
-        umask(JOB_UMASK);
+        umask(launch.umask);
         // A process that is not dumpable cannot write its own oom_score_adj, and an exec makes it dumpable anyway. The
         // kernel shall take the job before the warden; where it refuses, the size decides.
-        prctl(PR_SET_DUMPABLE, 1 as c_ulong);
-        let adjust = open(c"/proc/self/oom_score_adj".as_ptr(), O_WRONLY | O_CLOEXEC);
-        if adjust >= 0 {
-            write(adjust, c"500".as_ptr().cast(), 3);
+        // Where memory is borrowed, both would be the parent's too.
+        if !launch.borrows {
+            prctl(PR_SET_DUMPABLE, 1 as c_ulong);
+            let adjust = open(c"/proc/self/oom_score_adj".as_ptr(), O_WRONLY | O_CLOEXEC);
+            if adjust >= 0 {
+                write(adjust, c"500".as_ptr().cast(), 3);
+            }
         }
         for limit in launch.rlimits {
             if setrlimit(limit.resource.cast_signed(), &[limit.soft, limit.hard]) < 0 {

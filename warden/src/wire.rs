@@ -28,6 +28,8 @@ mod glob;
 mod inputs;
 #[path = "wire/message.rs"]
 mod message;
+#[path = "wire/mux.rs"]
+mod mux;
 #[path = "wire/parts.rs"]
 mod parts;
 #[path = "wire/results.rs"]
@@ -45,6 +47,10 @@ pub use inputs::{INPUTS_CREDIT, InputReader, InputTotals, InputWriter, Place, St
 pub use message::{
     CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, KIND_PIECE, Met, ToWarden, WardenState, egress_data, output_parts,
 };
+pub use mux::{
+    Envelope, FromHub, MUX_HEADER, MUX_NAME, MUX_NAMES, MUX_PAYLOAD, MUX_TEXT, MUX_VERSION, MuxDecoder, ToHub,
+    from_hub_data, is_mux_name,
+};
 pub use results::{
     Advance, Collect, Entry, EntryKind, MOST_OUTPUTS, MOST_PATH, MOST_PIECE, MOST_PROGRESS_TEXT, MOST_READS,
     MOST_RULES, MOST_STEP_NAME, MOST_STEPS, OUTPUT_FILE, OWN_PREFIX, PROGRESS_PIPE, Page, Piece, Results, Stamp,
@@ -52,6 +58,9 @@ pub use results::{
 };
 pub use secrets::{SECRET_MIN, SECRETS_BYTES, SECRETS_DIR, SECRETS_MOST, Secret};
 
+#[cfg(test)]
+#[path = "wire/mux_tests.rs"]
+mod mux_tests;
 #[cfg(test)]
 #[path = "wire_tests.rs"]
 mod tests;

@@ -6,9 +6,10 @@
 
 use super::{network, profiles::Profiles, runtimes, volume};
 use crate::executor::CellOrder;
-use crate::job::{Beside, ByteSize, Millis, NetworkMode, OutputExcess, OutputOverflow, OwnerId, Seccomp, UsedImage};
+use crate::executor::spec::{self, Places};
+use crate::job::{Beside, ByteSize, Millis, NetworkMode, OwnerId, Seccomp, UsedImage};
 use crate::job::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, WORKDIR};
-use crate::protocol::wire::{self, CellSpec, Collect, Expect, OUTPUT_FILE, PROGRESS_PIPE, Rlimit, SECRETS_DIR};
+use crate::protocol::wire::{self, CellSpec, Expect, OUTPUT_FILE, PROGRESS_PIPE, Rlimit, SECRETS_DIR};
 use bollard::models::{
     ContainerCreateBody, HostConfig, HostConfigCgroupnsModeEnum, HostConfigLogConfig, Mount, MountType,
     MountVolumeOptions,
@@ -280,62 +281,32 @@ pub(super) fn volume_mount(volume: &str, read_only: bool) -> Mount {
 
 fn cell_spec(order: &CellOrder, shape: &Shape, uid: u32, limits: Limits) -> CellSpec {
     let spec = &order.spec;
-    let mut env: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut set = |key: &str, value: &str| {
-        if !spec.env().contains_key(key) {
-            env.push((key.into(), value.into()));
-        }
-    };
-    set("HOME", "/workspace");
-    set("LANG", "C.UTF-8");
-    set("TZ", "UTC");
-    set("JOBCELL_JOB_ID", &order.attempt.job.to_string());
-    set("JOBCELL_ATTEMPT", &order.attempt.attempt.to_string());
-    set("JOBCELL_WORKSPACE", WORKSPACE);
-    set("JOBCELL_OUTPUT", &format!("{WORKSPACE}/{OUTPUT_FILE}"));
-    set("JOBCELL_PROGRESS", PROGRESS_PIPE);
-    set("JOBCELL_HELPER", volume::WARDEN_PATH);
+    let output = format!("{WORKSPACE}/{OUTPUT_FILE}");
+    let mut given: Vec<(&str, String)> = [
+        ("HOME", WORKSPACE),
+        ("LANG", "C.UTF-8"),
+        ("TZ", "UTC"),
+        ("JOBCELL_OUTPUT", &output),
+        ("JOBCELL_PROGRESS", PROGRESS_PIPE),
+        ("JOBCELL_HELPER", volume::WARDEN_PATH),
+    ]
+    .map(|(key, value)| (key, value.to_owned()))
+    .into();
     // The warden adds what tells programs of its proxy, and knows nothing of rules. What a job says of it in either case of letters stays.
     let said = |name: &str| name.eq_ignore_ascii_case("NO_PROXY");
     let own = spec.env().keys().any(|name| said(name)) || order.secrets.iter().any(|secret| said(&secret.name));
     if let Some(past) = crate::job::egress::past_proxy(&spec.egress().allow).filter(|_| !own) {
-        set("NO_PROXY", &past);
-        set("no_proxy", &past);
+        given.extend([("NO_PROXY", past.clone()), ("no_proxy", past)]);
     }
-    env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
+    let at = Places { workspace: WORKSPACE, workdir: WORKDIR, script: SCRIPT_PATH };
     CellSpec {
-        attempt: order.attempt.to_string(),
-        argv: order.argv.clone(),
-        env,
         // What the image says about itself (PATH, JAVA_HOME, …); never the names that a cell sets.
         inherit_env: vec!["*".to_owned()],
-        cwd: spec.workdir().unwrap_or(WORKDIR).to_owned(),
-        script_path: if matches!(spec.program(), crate::job::Program::Script { .. }) {
-            SCRIPT_PATH.to_owned()
-        } else {
-            String::new()
-        },
-        wall_timeout_ms: spec.timeout().as_u64(),
-        grace_ms: u32::try_from(order.grace.as_u64()).unwrap_or(u32::MAX),
-        lease_ms: order.lease.as_u64(),
         rlimits: runtimes::settable(rlimits(shape, limits), &shape.oci_runtime),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
         expect: expectations(order, shape, uid, limits),
-        silence_ms: spec.silence_timeout().map_or(0, Millis::as_u64),
-        on_cancel: spec.on_cancel().map(|after| after.command.clone()).unwrap_or_default(),
-        on_cancel_ms: spec.on_cancel().map_or(0, |after| u32::try_from(after.timeout.as_u64()).unwrap_or(u32::MAX)),
-        drop_output: spec.output_overflow() == OutputOverflow::Drop,
-        tripwire: false,
-        output_limit: limits.output,
-        cut_output: spec.output_excess() == OutputExcess::Cut,
-        collect: Some(Collect {
-            root: WORKSPACE.to_owned(),
-            rules: spec.artifacts().iter().map(|rule| rule.path.clone()).collect(),
-        }),
-        secrets: order.secrets.clone(),
         egress_connections: if spec.egress().is_none() { 0 } else { shape.egress_connections },
-        // Known when they are in their places.
-        inputs: None,
+        ..spec::cell_spec(order, &at, &given, limits.output)
     }
 }
 

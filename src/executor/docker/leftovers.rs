@@ -6,7 +6,8 @@
 use super::engine::{Engine, EngineError, Listed};
 use super::shims::{self, Shim};
 use super::sweep;
-use super::volume::{self, WARDEN_VOLUME, warden_build};
+use super::volume::{self, WARDEN_VOLUME};
+use crate::executor::warden::warden_build;
 use crate::job::{AttemptId, OwnerId};
 use std::collections::{BTreeSet, HashMap, HashSet};
 

@@ -24,7 +24,8 @@ pub use leftovers::{Kind, Leftover, Scope, find as find_leftovers, remove as rem
 pub use probe::{EngineFacts, probe};
 pub use profiles::Profiles;
 pub use runtimes::answers_calls_itself;
-pub use volume::{WARDEN, warden_build};
+
+pub use super::warden::{WARDEN, warden_build};
 
 use super::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
 use crate::job::{Cause, OwnerId};

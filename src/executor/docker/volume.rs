@@ -3,16 +3,13 @@
 
 use super::create::volume_mount;
 use super::engine::{Engine, EngineError};
+use crate::executor::warden::{WARDEN, warden_build};
 use crate::job::OwnerId;
 use bollard::models::{ContainerCreateBody, HostConfig};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Mutex;
 
-/// The warden's binary, built with the agent.
-pub static WARDEN: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/warden"));
 /// Where the volume is mounted in a cell.
 pub(super) const WARDEN_DIR: &str = "/.jobcell";
 /// What the volume's name begins with; the warden's build follows.
@@ -21,13 +18,6 @@ pub(super) const WARDEN_VOLUME: &str = "jobcell-warden-";
 pub(super) const WARDEN_LABEL: &str = "jobcell.warden";
 /// The warden in a cell.
 pub(super) const WARDEN_PATH: &str = "/.jobcell/warden";
-
-/// The first 16 hex characters of the warden's SHA-256.
-pub fn warden_build() -> &'static str {
-    static BUILD: LazyLock<String> =
-        LazyLock::new(|| Sha256::digest(WARDEN).iter().take(8).map(|byte| format!("{byte:02x}")).collect());
-    &BUILD
-}
 
 /// Makes sure of the volume, once per engine and process.
 pub(super) struct WardenVolume {

@@ -3,13 +3,15 @@
 //! Owns what is known of such jobs and the order of things: the record before the host hears of a job, and the record's removal when
 //! nothing of the job is left there. Must never decide what the end of a job means.
 
+use super::cell::{SshCell, plain_spec, resident_spec};
 use super::inventory::{Destination, LiveInventory};
-use super::plain::{NotOpened, Opened, Place, StandIn, Standing, Swept, WORK, swept};
+use super::plain::{NotOpened, Opened, Place, Swept, swept};
 use super::records::{Record, Records};
+use super::resident::{Failed, Hubs, Joint, NoHub};
 use super::{ConnectError, Event, Lane, Pool, Route};
-use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
-use crate::job::{AttemptId, ByteSize, Cause, OutputExcess, OutputOverflow, OwnerId, Program, Source, Target};
-use crate::protocol::wire::{CellSpec, Fact, Rlimit};
+use crate::executor::{CellOrder, Executor, Link, NoCell, Prepared, Present, Tell};
+use crate::job::{AttemptId, ByteSize, Cause, OwnerId, Source, Target, TargetMode};
+use crate::protocol::wire::Fact;
 use crate::supervise;
 use std::collections::HashSet;
 use std::path::Path;
@@ -26,23 +28,28 @@ const MOST_SAID: usize = 4096;
 const REMOVALS: usize = 8;
 /// In front of a cell's name, where cells of all kinds are told together.
 const PREFIX: &str = "ssh:";
-/// Kernel's number of the limit on open files.
-const RLIMIT_NOFILE: u32 = 7;
+/// A hub that has just ended is asked for once more.
+const TRIES: usize = 2;
+/// The kernel's number for too many at once.
+const EAGAIN: i32 = 11;
 
 /// Runs jobs on other hosts. Clones are the same one.
 #[derive(Clone)]
 pub struct SshExecutor(Arc<Inner>);
 
-struct Inner {
-    pool: Pool,
+pub(super) struct Inner {
+    pub(super) pool: Pool,
+    pub(super) hubs: Hubs,
     inventory: LiveInventory,
     owner: OwnerId,
-    records: Records,
+    pub(super) records: Records,
     /// Output of a job that does not say.
     output: ByteSize,
     removals: Semaphore,
     /// Names of what this process makes or removes at the moment.
     busy: Mutex<HashSet<String>>,
+    /// Attempts in plain mode: their jobs end with this process.
+    pub(super) plain: Mutex<HashSet<AttemptId>>,
 }
 
 impl SshExecutor {
@@ -56,6 +63,7 @@ impl SshExecutor {
     ) -> std::io::Result<Self> {
         let records = Records::open(dir)?;
         Ok(Self(Arc::new(Inner {
+            hubs: Hubs::new(pool.clone(), owner.clone()),
             pool,
             inventory,
             owner,
@@ -63,6 +71,7 @@ impl SshExecutor {
             output,
             removals: Semaphore::new(REMOVALS),
             busy: Mutex::default(),
+            plain: Mutex::default(),
         })))
     }
 
@@ -94,38 +103,50 @@ fn target_of(order: &CellOrder) -> Result<&Target, NoCell> {
     }
 }
 
-/// What a job asks for and plain mode does not have.
-fn unsupported(order: &CellOrder, host: &str) -> Option<Cause> {
+/// What a job asks for and no host gives, or none in this mode.
+fn unsupported(order: &CellOrder, host: &str, mode: &Mode) -> Option<Cause> {
     let spec = &order.spec;
     let file = spec.secrets().iter().find(|(_, ask)| ask.file).map(|(name, _)| format!("secrets.{name}.file"));
-    let resources = spec.resources();
     let asked = |field: &str, is: bool, reason: &'static str| is.then(|| (field.to_owned(), reason));
-    let found = asked(
-        "inputs",
-        !spec.inputs().is_empty(),
-        "plain mode carries no files: put them into the script, or have the job fetch them",
-    )
-    .or_else(|| {
-        asked(
-            "artifacts",
-            !spec.artifacts().is_empty(),
-            "plain mode carries no files: have the job bring them where they belong",
-        )
+    let (resources, own) = (spec.resources(), "the folder of a job there is a part of the host's own disk");
+    let disk = asked("resources.disk", resources.disk.is_some(), own);
+    let disk = disk.or_else(|| asked("resources.inodes", resources.inodes.is_some(), own));
+    if let Some((field, reason)) = disk {
+        return Some(Cause::TargetUnsupported { host: host.to_owned(), field, reason: reason.to_owned() });
+    }
+    let (Mode::Plain { why, lasting }, host) = (mode, host.to_owned()) else { return None };
+    let (field, reason) = {
+        let files = "plain mode carries no files: put them into the script, or have the job fetch them";
+        let kept = "plain mode carries no files: have the job bring them where they belong";
+        let after = "plain mode runs nothing after a stop: have the job's script trap TERM";
+        let secret = "a file on the host would outlive the job's memory: take the secret as a variable";
+        asked("inputs", !spec.inputs().is_empty(), files)
+            .or_else(|| asked("artifacts", !spec.artifacts().is_empty(), kept))
+            .or_else(|| asked("on_cancel", spec.on_cancel().is_some(), after))
+            .or_else(|| file.map(|field| (field, secret)))
+    }?;
+    Some(match why.as_str() {
+        "" => Cause::TargetUnsupported { host, field, reason: reason.to_owned() },
+        // The next try may have one.
+        why if !lasting => Cause::HostUnreachable {
+            host,
+            reason: format!("no warden can stay there now, and `{field}` needs one: {why}"),
+        },
+        why => Cause::TargetUnsupported { host, field, reason: format!("{reason} (no warden can stay there: {why})") },
     })
-    .or_else(|| {
-        asked(
-            "on_cancel",
-            spec.on_cancel().is_some(),
-            "plain mode runs nothing after a stop: have the job's script trap TERM",
-        )
-    })
-    .or_else(|| {
-        file.map(|field| (field, "a file on the host would outlive the job's memory: take the secret as a variable"))
-    })
-    .or_else(|| {
-        asked("resources.disk", resources.disk.is_some(), "the folder of a job there is a part of the host's own disk")
-    });
-    found.map(|(field, reason)| Cause::TargetUnsupported { host: host.to_owned(), field, reason: reason.to_owned() })
+}
+
+/// How a job is looked after on its host.
+enum Mode {
+    /// By a warden that stays there.
+    Resident,
+    /// Over a channel of its own.
+    Plain {
+        /// Why, if it was not asked for.
+        why: String,
+        /// It will be so until somebody changes the host.
+        lasting: bool,
+    },
 }
 
 fn no_channel(host: &str, error: &ConnectError, open: bool) -> NoCell {
@@ -146,6 +167,10 @@ fn no_channel(host: &str, error: &ConnectError, open: bool) -> NoCell {
 }
 
 impl Inner {
+    pub(super) fn plain(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
+        self.plain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn busy(&self) -> MutexGuard<'_, HashSet<String>> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -166,8 +191,9 @@ impl Inner {
     async fn remove(&self, own: &str) {
         let record = self.records.get(own);
         let Some(target) = record.as_ref().and_then(Record::target) else { return };
+        let warden = record.as_ref().and_then(Record::warden);
         let swept = match self.route_of_record(&target, record.as_ref()) {
-            Ok(route) => self.sweep(&route, own).await,
+            Ok(route) => self.end(&route, own, warden).await,
             Err(reason) => Err(reason),
         };
         match swept {
@@ -189,8 +215,78 @@ impl Inner {
         }
     }
 
+    /// Ends a job and removes what it left: by the warden that it was given to, and from outside where that cannot be asked. Errors: what
+    /// was said; it may still run.
+    pub(super) async fn end(&self, route: &Route, own: &str, warden: Option<&str>) -> Result<(), String> {
+        let Some(warden) = warden else { return self.sweep(route, own).await };
+        let said = async {
+            let hub = self.hubs.get(route, warden).await.map_err(|error| error.to_string())?;
+            hub.kill(own).await
+        };
+        let said = timeout(SWEEP, said).await.unwrap_or_else(|_| Err("it does not answer".to_owned()));
+        match said {
+            // What it does not know may be of one before it, which is gone: then something of the job may still be there.
+            Ok(()) => self.sweep(route, own).await,
+            Err(reason) => {
+                tracing::debug!(host = %route, cell = own, %reason, "its warden cannot end it; it is ended from outside");
+                self.sweep(route, own).await
+            }
+        }
+    }
+
+    /// How a job is to be looked after at the end of `route`, which may take as long as bringing a warden there does. Errors: the host
+    /// cannot be reached.
+    async fn mode(&self, target: &Target, route: &Route) -> Result<Mode, NoCell> {
+        if target.access.mode == TargetMode::Plain {
+            return Ok(Mode::Plain { why: String::new(), lasting: true });
+        }
+        match self.hubs.get(route, &Hubs::program()).await {
+            Ok(_) => Ok(Mode::Resident),
+            Err(NoHub::Unfit(why)) => Ok(Mode::Plain { why, lasting: true }),
+            Err(NoHub::NotNow(why)) => Ok(Mode::Plain { why, lasting: false }),
+            Err(error) => Err(self.no_hub(&target.host, route, &error)),
+        }
+    }
+
+    fn no_hub(&self, host: &str, route: &Route, error: &NoHub) -> NoCell {
+        match error {
+            NoHub::Connect(error) => no_channel(host, error, self.is_open(route)),
+            NoHub::Unfit(reason) => {
+                NoCell::Failed(Cause::HostRefused { host: host.to_owned(), reason: reason.clone() })
+            }
+            NoHub::NotNow(_) | NoHub::Missing | NoHub::Lost(_) => {
+                NoCell::Failed(Cause::HostUnreachable { host: host.to_owned(), reason: error.to_string() })
+            }
+        }
+    }
+
+    fn is_open(&self, route: &Route) -> bool {
+        self.pool.states().iter().any(|host| host.name == route.name && host.connections > 0)
+    }
+
+    /// A new job at the hub there. Errors: why not.
+    async fn open(&self, host: &str, route: &Route, own: &str) -> Result<(Arc<Joint>, Vec<Fact>), NoCell> {
+        let mut tries = TRIES;
+        loop {
+            let hub = self.hubs.get(route, &Hubs::program()).await;
+            let hub = hub.map_err(|error| self.no_hub(host, route, &error))?;
+            tries -= 1;
+            let reason = match hub.open(own).await {
+                Ok(joint) => return Ok((joint, resident_facts(route))),
+                Err(Failed::Said { errno: EAGAIN, step }) => return Err(NoCell::Later(format!("{host}: {step}"))),
+                // It has ended in between, as one that nobody used does.
+                Err(Failed::Cut(_)) if tries > 0 => continue,
+                Err(Failed::Cut(reason)) => reason,
+                Err(Failed::Said { errno, step }) => {
+                    format!("its warden cannot begin a job ({step}): {}", std::io::Error::from_raw_os_error(errno))
+                }
+            };
+            return Err(NoCell::Failed(Cause::HostUnreachable { host: host.to_owned(), reason }));
+        }
+    }
+
     /// Ends a job from outside, and removes what it left. Errors: what was said; it may still run.
-    async fn sweep(&self, route: &Route, own: &str) -> Result<(), String> {
+    pub(super) async fn sweep(&self, route: &Route, own: &str) -> Result<(), String> {
         let place = Place::new(&self.owner, own);
         let exec = self.pool.exec(route, &place.sweeper(), Lane::Control).await.map_err(|error| error.to_string())?;
         let said = timeout(SWEEP, said(exec)).await.map_err(|_| format!("no answer in {} s", SWEEP.as_secs()))??;
@@ -231,9 +327,16 @@ impl Executor for SshExecutor {
         Ok(())
     }
 
+    /// Where a warden can stay it is brought, if it is not there.
     async fn prepare(&self, order: &CellOrder, _: Tell<'_>) -> Result<Prepared, NoCell> {
-        let target = target_of(order)?;
-        match unsupported(order, &target.host) {
+        let (inner, target) = (&self.0, target_of(order)?);
+        let refused = |reason| NoCell::Failed(Cause::HostRefused { host: target.host.clone(), reason });
+        // No warden is brought for what no host gives.
+        if let Some(cause) = unsupported(order, &target.host, &Mode::Resident) {
+            return Err(NoCell::Failed(cause));
+        }
+        let route = inner.route(target).map_err(refused)?;
+        match unsupported(order, &target.host, &inner.mode(target, &route).await?) {
             Some(cause) => Err(NoCell::Failed(cause)),
             None => Ok(Prepared::default()),
         }
@@ -244,38 +347,32 @@ impl Executor for SshExecutor {
         let refused = |reason| NoCell::Failed(Cause::HostRefused { host: target.host.clone(), reason });
         let route = inner.route(target).map_err(refused)?;
         let own = own_name(order.attempt);
-        let _busy = Busy::new(inner, &own);
-        let (place, record) = (Place::new(&inner.owner, &own), Record::new(order.attempt, target, &reached(&route)));
+        let mode = inner.mode(target, &route).await?;
+        // It may be another one than it was prepared for.
+        if let Some(cause) = unsupported(order, &target.host, &mode) {
+            return Err(NoCell::Failed(cause));
+        }
+        let (warden, why) = match mode {
+            Mode::Resident => (Some(Hubs::program()), String::new()),
+            Mode::Plain { why, .. } => (None, why),
+        };
+        let busy = Busy::new(inner, &own);
+        let record = Record::new(order.attempt, target, &reached(&route), warden.as_deref());
         // The host hears of it after this process would be remembered to have told it.
         inner.records.put(&own, &record).map_err(|error| NoCell::Unavailable(format!("ssh records: {error}")))?;
-        let grace = order.grace.as_u64().div_ceil(1000);
-        let exec = match inner.pool.exec(&route, &place.opener(grace), Lane::Job).await {
-            Ok(exec) => exec,
-            Err(error) => {
-                inner.records.remove(&own);
-                let open = inner.pool.states().iter().any(|host| host.name == route.name && host.connections > 0);
-                return Err(no_channel(&target.host, &error, open));
-            }
+        let unsure = warden.is_some();
+        let made = match warden {
+            Some(warden) => self.resident(order, target, route, own.clone(), warden).await,
+            None => self.plain(order, target, route, own.clone(), &why).await,
         };
-        match Opened::wait(exec).await {
-            Ok(opened) => {
-                let spec = cell_spec(order, opened.dir(), inner.output);
-                let standing_in = opened.stand_in(order.attempt.to_string(), place, facts(&route));
-                let link = standing_in.link().await.map_err(NoCell::Unavailable)?;
-                let cell =
-                    SshCell { inner: Arc::clone(inner), own, route: Ok(route), spec, standing_in: Some(standing_in) };
-                Ok((cell, link))
-            }
-            // It was told nothing of the job, and goes with the channel: at most an empty folder stays.
-            Err(NotOpened::Unfit(reason)) => {
-                inner.records.remove(&own);
-                Err(refused(reason))
-            }
-            Err(NotOpened::Lost(reason)) => {
-                inner.records.remove(&own);
-                Err(NoCell::Failed(Cause::HostUnreachable { host: target.host.clone(), reason }))
-            }
+        drop(busy);
+        match &made {
+            Ok(_) => {}
+            // A warden may have heard of it all the same; it was told nothing of the job.
+            Err(NoCell::Failed(_)) if unsure => self.remove(&format!("{PREFIX}{own}")).await,
+            Err(_) => inner.records.remove(&own),
         }
+        made
     }
 
     async fn present(&self) -> Result<Vec<Present>, String> {
@@ -293,15 +390,25 @@ impl Executor for SshExecutor {
         Ok(records.into_iter().map(present).collect())
     }
 
-    /// In plain mode nothing outlives its connection by more than the grace; that is made sure of here.
+    /// What was given to a warden goes on. In plain mode nothing outlives its connection by more than the grace; that is made sure of here.
     async fn adopt(&self, order: &CellOrder) -> Result<SshCell, String> {
         let inner = &self.0;
         let target = target_of(order).map_err(|_| "the job names no host".to_owned())?;
         let own = own_name(order.attempt);
-        let route = inner.route_of_record(target, inner.records.get(&own).as_ref())?;
+        let record = inner.records.get(&own);
+        let route = inner.route_of_record(target, record.as_ref())?;
+        if let Some(warden) = record.as_ref().and_then(Record::warden) {
+            let facts = resident_facts(&route);
+            // Its warden has had its spec.
+            let spec = resident_spec(order, "", inner.output);
+            return Ok(SshCell::resident(Arc::clone(inner), own, route, spec, (warden.to_owned(), None, facts)));
+        }
         inner.sweep(&route, &own).await?;
-        let spec = cell_spec(order, "", inner.output);
-        Ok(SshCell { inner: Arc::clone(inner), own, route: Ok(route), spec, standing_in: None })
+        Ok(SshCell::ended(Arc::clone(inner), own, route, plain_spec(order, "", inner.output)))
+    }
+
+    fn outlives_us(&self, attempt: AttemptId) -> bool {
+        !self.0.plain().contains(&attempt)
     }
 
     /// In the background: a host that does not answer holds up nobody.
@@ -319,11 +426,76 @@ impl Executor for SshExecutor {
     }
 }
 
+impl SshExecutor {
+    /// Gives a job to the warden there. Errors: why not.
+    async fn resident(
+        &self,
+        order: &CellOrder,
+        target: &Target,
+        route: Route,
+        own: String,
+        warden: String,
+    ) -> Result<(SshCell, Link), NoCell> {
+        let inner = &self.0;
+        let (joint, facts) = inner.open(&target.host, &route, &own).await?;
+        let spec = resident_spec(order, joint.dir(), inner.output);
+        let link = joint.link();
+        Ok((SshCell::resident(Arc::clone(inner), own, route, spec, (warden, Some(joint), facts)), link))
+    }
+
+    /// Opens a channel for a job. Errors: why not; nothing was told of the job, so at most an empty folder stays.
+    async fn plain(
+        &self,
+        order: &CellOrder,
+        target: &Target,
+        route: Route,
+        own: String,
+        why: &str,
+    ) -> Result<(SshCell, Link), NoCell> {
+        let inner = &self.0;
+        let place = Place::new(&inner.owner, &own);
+        let opener = place.opener(order.grace.as_u64().div_ceil(1000));
+        let exec = inner.pool.exec(&route, &opener, Lane::Job).await;
+        let exec = exec.map_err(|error| no_channel(&target.host, &error, inner.is_open(&route)))?;
+        let host = || target.host.clone();
+        let opened = Opened::wait(exec).await.map_err(|failed| match failed {
+            NotOpened::Unfit(reason) => NoCell::Failed(Cause::HostRefused { host: host(), reason }),
+            NotOpened::Lost(reason) => NoCell::Failed(Cause::HostUnreachable { host: host(), reason }),
+        })?;
+        let spec = plain_spec(order, opened.dir(), inner.output);
+        let standing_in = opened.stand_in(order.attempt.to_string(), place, plain_facts(&route, why));
+        let link = standing_in.link().await.map_err(NoCell::Unavailable)?;
+        Ok((SshCell::plain(Arc::clone(inner), order.attempt, own, (route, spec, standing_in)), link))
+    }
+}
+
+/// Where a job is, as the agent calls it.
+fn resident_facts(route: &Route) -> Vec<Fact> {
+    vec![("host".to_owned(), route.name.clone()), ("login".to_owned(), route.login.clone())]
+}
+
+/// What is in force for a job in plain mode, and what is not; and why it is in that, if nobody asked for it.
+fn plain_facts(route: &Route, why: &str) -> Vec<Fact> {
+    let fact = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let mut facts = vec![
+        fact("executor", "ssh"),
+        fact("mode", "plain"),
+        fact("host", &route.name),
+        fact("login", &route.login),
+        // It can do whatever else this login can do there.
+        fact("isolation", "none: shared login"),
+    ];
+    if !why.is_empty() {
+        facts.push(fact("plain_because", why));
+    }
+    facts
+}
+
 /// A name that this process is at work on.
-struct Busy<'a>(&'a Inner, String);
+pub(super) struct Busy<'a>(&'a Inner, String);
 
 impl<'a> Busy<'a> {
-    fn new(inner: &'a Inner, own: &str) -> Self {
+    pub(super) fn new(inner: &'a Inner, own: &str) -> Self {
         inner.busy().insert(own.to_owned());
         Self(inner, own.to_owned())
     }
@@ -332,122 +504,5 @@ impl<'a> Busy<'a> {
 impl Drop for Busy<'_> {
     fn drop(&mut self) {
         self.0.busy().remove(&self.1);
-    }
-}
-
-/// What is in force for a job there, and what is not.
-fn facts(route: &Route) -> Vec<Fact> {
-    let fact = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    vec![
-        fact("executor", "ssh"),
-        fact("mode", "plain"),
-        fact("host", &route.name),
-        fact("login", &route.login),
-        // It can do whatever else this login can do there.
-        fact("isolation", "none: shared login"),
-    ]
-}
-
-fn cell_spec(order: &CellOrder, dir: &str, output: ByteSize) -> CellSpec {
-    let spec = &order.spec;
-    let mut env: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut set = |key: &str, value: &str| {
-        if !spec.env().contains_key(key) {
-            env.push((key.into(), value.into()));
-        }
-    };
-    set("JOBCELL_JOB_ID", &order.attempt.job.to_string());
-    set("JOBCELL_ATTEMPT", &order.attempt.attempt.to_string());
-    set("JOBCELL_WORKSPACE", &format!("{dir}/{WORK}"));
-    env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
-    let nofile = spec.resources().nofile.map(|most| Rlimit { resource: RLIMIT_NOFILE, soft: most, hard: most });
-    CellSpec {
-        attempt: order.attempt.to_string(),
-        argv: order.argv.clone(),
-        env,
-        cwd: spec.workdir().unwrap_or_default().to_owned(),
-        script_path: match spec.program() {
-            Program::Script { .. } => format!("{dir}/script"),
-            Program::Command(_) => String::new(),
-        },
-        wall_timeout_ms: spec.timeout().as_u64(),
-        grace_ms: u32::try_from(order.grace.as_u64()).unwrap_or(u32::MAX),
-        lease_ms: order.lease.as_u64(),
-        rlimits: nofile.into_iter().collect(),
-        silence_ms: spec.silence_timeout().map_or(0, crate::job::Millis::as_u64),
-        drop_output: spec.output_overflow() == OutputOverflow::Drop,
-        output_limit: spec.resources().output.unwrap_or(output).as_u64(),
-        cut_output: spec.output_excess() == OutputExcess::Cut,
-        secrets: order.secrets.clone(),
-        ..CellSpec::default()
-    }
-}
-
-/// A job on its host.
-pub struct SshCell {
-    inner: Arc<Inner>,
-    own: String,
-    route: Result<Route, String>,
-    spec: CellSpec,
-    /// Absent for one that an earlier process began: it has been ended.
-    standing_in: Option<StandIn>,
-}
-
-impl SshCell {
-    async fn sweep(&self) -> Result<(), String> {
-        self.inner.sweep(self.route.as_ref().map_err(String::clone)?, &self.own).await
-    }
-}
-
-impl Cell for SshCell {
-    fn cell_spec(&self) -> &CellSpec {
-        &self.spec
-    }
-
-    async fn attach(&self) -> Result<Link, String> {
-        match &self.standing_in {
-            Some(standing_in) => standing_in.link().await,
-            None => Err("its agent went, and its connection with it".to_owned()),
-        }
-    }
-
-    async fn look(&self) -> Result<Seen, String> {
-        let reason = match &self.standing_in {
-            None => "its agent went, and its connection with it".to_owned(),
-            Some(standing_in) => match standing_in.standing() {
-                Standing::Open | Standing::Over { .. } => return Ok(Seen::Running),
-                Standing::Gone(reason) => reason,
-            },
-        };
-        // It is not lost before it is sure that it does not run: somebody else may begin it then.
-        self.sweep().await?;
-        Ok(Seen::Gone(format!("{reason}; what ran there was ended")))
-    }
-
-    async fn kill(&self) -> Result<(), String> {
-        self.sweep().await
-    }
-
-    async fn destroy(self) {
-        let over = self
-            .standing_in
-            .as_ref()
-            .is_some_and(|standing_in| standing_in.standing() == Standing::Over { clean: true });
-        // Its channel first: the guard removes what is left when that has ended.
-        drop(self.standing_in);
-        let _busy = Busy::new(&self.inner, &self.own);
-        if over {
-            return self.inner.records.remove(&self.own);
-        }
-        let swept = match &self.route {
-            Ok(route) => self.inner.sweep(route, &self.own).await,
-            Err(reason) => Err(reason.clone()),
-        };
-        match swept {
-            Ok(()) => self.inner.records.remove(&self.own),
-            Err(reason) => {
-                tracing::warn!(cell = self.own, %reason, "what a job left on its host could not be removed; it is tried again")
-            }
-        }
     }
 }

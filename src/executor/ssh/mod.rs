@@ -3,6 +3,7 @@
 //! The only place that names russh. Must never decide what a command is, nor what its end means.
 
 mod algorithms;
+mod cell;
 mod connection;
 mod credentials;
 mod error;
@@ -17,14 +18,16 @@ mod login;
 mod plain;
 mod pool;
 mod records;
+mod resident;
 mod route;
 mod scan;
 mod store;
 mod stream;
 
+pub use cell::SshCell;
 pub use error::ConnectError;
 pub use exec::{Exec, Input, Output};
-pub use executor::{SshCell, SshExecutor};
+pub use executor::SshExecutor;
 pub use pool::{COMMAND_BYTES, HostState, Pool};
 pub use route::{Lane, Route, SshSettings, StoreBounds};
 pub use scan::{Scanned, ScannedKey, scan};

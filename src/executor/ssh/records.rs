@@ -3,6 +3,7 @@
 //!
 //! Must never be asked what became of a job; the host is.
 
+use super::resident::is_program;
 use crate::job::{AttemptId, JobSpec, Source, SpecRules, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,12 +20,22 @@ pub(super) struct Record {
     target: Value,
     /// Where that led to.
     reached: String,
+    /// The program of the warden that it was given to; none in plain mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    warden: Option<String>,
 }
 
 impl Record {
     /// That of a try of a job with this target.
-    pub(super) fn new(attempt: AttemptId, target: &Target, reached: &str) -> Self {
-        Self { attempt: attempt.to_string(), target: json!(target), reached: reached.to_owned() }
+    pub(super) fn new(attempt: AttemptId, target: &Target, reached: &str, warden: Option<&str>) -> Self {
+        let warden = warden.map(str::to_owned);
+        Self { attempt: attempt.to_string(), target: json!(target), reached: reached.to_owned(), warden }
+    }
+
+    /// The program of the warden that it was given to; none in plain mode.
+    pub(super) fn warden(&self) -> Option<&str> {
+        // It becomes an argument.
+        self.warden.as_deref().filter(|program| is_program(program))
     }
 
     /// Where that led to.

@@ -228,7 +228,7 @@ pub async fn converse<C: Cell + Sync>(
 ) -> Finished {
     let Conversation { order, log, mut orders, reconnect, generation, noted, keep, output_share, outside } =
         conversation;
-    let door = Door::of(order.attempt, &order.spec, outside);
+    let (door, reconnect) = (Door::of(order.attempt, &order.spec, outside), cell.patience(reconnect));
     let began = Instant::now();
     let mut session = Session::new(
         order.attempt.to_string(),
@@ -683,7 +683,9 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     /// Begins to give the inputs, from the first byte.
     fn begin_inputs(&mut self) {
         let Some(inputs) = &self.order.inputs else { return };
-        ToWarden::Inputs { root: inputs.root.clone() }.encode(self.epochs.now(), &mut self.to_send);
+        // Where its cell has its workspace.
+        let root = self.cell.cell_spec().collect.as_ref().map_or(&inputs.root, |collect| &collect.root).clone();
+        ToWarden::Inputs { root }.encode(self.epochs.now(), &mut self.to_send);
         self.given = None;
         self.feed = Some(Feed::new(inputs.open()));
     }
@@ -796,7 +798,10 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
             writer.finish()
         })
         .await;
-        let receipt = self.session.receipt().to_vec();
+        let mut receipt = self.session.receipt().to_vec();
+        if !receipt.is_empty() {
+            receipt.splice(..0, self.cell.facts().iter().cloned());
+        }
         let spec = &self.order.spec;
         let mut started_at = self.started_at;
         let (cause, usage) = match &over {

@@ -5,6 +5,7 @@
 //! comes from a warden comes from an untrusted place: it is bounded, parsed strictly, and never believed about the
 //! agent's own state.
 
+mod binary;
 mod collect;
 mod converse;
 mod epochs;
@@ -14,6 +15,7 @@ mod pace;
 mod session;
 mod verdict;
 
+pub use binary::{WARDEN, warden_build, warden_digest};
 pub use collect::CollectLimits;
 pub use converse::{Conversation, Finished, Orders, Progress, Stop, converse};
 pub use keep::Keep;

@@ -44,6 +44,12 @@ pub(super) async fn stop(mut up: Up) {
     until("no records", || async { records(&up).is_empty().then_some(()) }).await;
     up.signal("-TERM");
     assert_eq!(up.exit_code().await, Some(0), "{}", up.log());
+    // A warden that stayed would go by itself, after a while.
+    let base = super::resident::base(&up);
+    for pid in super::resident::wardens(&base, "jobcell-hub") {
+        sshd::must("kill", &["-KILL", &pid.to_string()]);
+    }
+    let _ = std::fs::remove_dir_all(base);
 }
 
 /// What it knows to have begun on hosts.
@@ -52,7 +58,7 @@ pub(super) fn records(up: &Up) -> Vec<String> {
     found.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned()).collect()
 }
 
-fn on(target: &Value, more: &Value) -> Value {
+pub(super) fn on(target: &Value, more: &Value) -> Value {
     let mut spec = json!({"target": target});
     for (key, value) in more.as_object().expect("a map") {
         spec[key] = value.clone();
@@ -60,8 +66,12 @@ fn on(target: &Value, more: &Value) -> Value {
     spec
 }
 
+fn plain(host: &str) -> Value {
+    json!({"host": host, "mode": "plain"})
+}
+
 pub(super) fn script(text: &str) -> Value {
-    on(&json!({"host": "web1"}), &json!({"script": text}))
+    on(&plain("web1"), &json!({"script": text}))
 }
 
 /// Processes of a job, by the variable that all of them have.
@@ -81,7 +91,7 @@ async fn a_job_runs_on_its_host_and_leaves_nothing() {
     let Some((_folder, _sshd, up)) = stage("", "").await else { return };
     let text = "pwd; cat; echo \"$GREETING $1\"; echo err >&2; sleep 300 & exit 3";
     let spec = on(
-        &json!({"host": "web1"}),
+        &plain("web1"),
         &json!({"script": text, "stdin": "given\n", "env": {"GREETING": "it's\n\"me\""}, "name": "first"}),
     );
     let job = up.run(&spec).await;
@@ -97,15 +107,15 @@ async fn a_job_runs_on_its_host_and_leaves_nothing() {
     until("its folder goes", || async { (!std::path::Path::new(folder).exists()).then_some(()) }).await;
     until("its processes go", || async { processes(&job).is_empty().then_some(()) }).await;
 
-    let quiet = up.run(&on(&json!({"host": "web1"}), &json!({"command": ["true"]}))).await;
+    let quiet = up.run(&on(&plain("web1"), &json!({"command": ["true"]}))).await;
     assert_eq!(quiet["ending"]["verdict"], "succeeded", "{quiet}");
     let signal = up.run(&script("kill -s SEGV $$")).await;
     assert_eq!((cause(&signal), &signal["ending"]["cause"]["signal"]), ("signal", &json!(11)), "{signal}");
-    let missing = up.run(&on(&json!({"host": "web1"}), &json!({"command": ["no-such-program"]}))).await;
+    let missing = up.run(&on(&plain("web1"), &json!({"command": ["no-such-program"]}))).await;
     assert_eq!(cause(&missing), "program_not_found", "{missing}");
-    let data = up.run(&on(&json!({"host": "web1"}), &json!({"command": ["/etc/passwd"]}))).await;
+    let data = up.run(&on(&plain("web1"), &json!({"command": ["/etc/passwd"]}))).await;
     assert_eq!(cause(&data), "program_not_executable", "{data}");
-    let nowhere = up.run(&on(&json!({"host": "web1"}), &json!({"command": ["true"], "workdir": "/no/such"}))).await;
+    let nowhere = up.run(&on(&plain("web1"), &json!({"command": ["true"], "workdir": "/no/such"}))).await;
     assert_eq!(cause(&nowhere), "workdir_unusable", "{nowhere}");
     stop(up).await;
 }
@@ -228,7 +238,7 @@ async fn a_host_that_is_away_holds_up_no_other_job_at_a_start() {
     std::fs::write(folder.path("inventory.yaml"), text).expect("writes");
     up.revive().await;
     let began = std::time::Instant::now();
-    let quick = up.run(&on(&json!({"host": "web2"}), &json!({"command": ["true"]}))).await;
+    let quick = up.run(&on(&plain("web2"), &json!({"command": ["true"]}))).await;
     assert_eq!(quick["ending"]["verdict"], "succeeded", "{quick}");
     assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
     sshd.signal(rustix::process::Signal::CONT);
@@ -317,7 +327,7 @@ async fn a_secret_is_nowhere_but_in_its_job() {
 #[tokio::test]
 async fn an_inventory_is_read_again_when_it_changes() {
     let Some((folder, sshd, up)) = stage("", "").await else { return };
-    let mut spec = on(&json!({"host": "web2"}), &json!({"command": ["true"]}));
+    let mut spec = on(&plain("web2"), &json!({"command": ["true"]}));
     spec["retry"] = json!({"infrastructure": 0});
     assert_eq!(cause(&up.run(&spec).await), "host_refused");
     let path = folder.path("inventory.yaml");

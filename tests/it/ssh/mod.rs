@@ -1,14 +1,18 @@
 //! SSH against real OpenSSH servers, each with settings, host keys and an address of its own. Without sshd they are skipped loudly, and fail
 //! where `JOBCELL_TEST_ENGINE=required` is set, as in CI.
 
+mod driver;
 mod jobs;
 mod logins;
 mod loss;
 mod passwords;
 mod places;
+mod resident;
+mod resident_beside;
+mod resident_loss;
 mod scan;
 mod several;
-mod sshd;
+pub(crate) mod sshd;
 mod stalls;
 mod trust;
 

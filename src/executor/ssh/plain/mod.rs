@@ -14,7 +14,7 @@ mod mask;
 mod output;
 mod shell;
 
-pub(super) use shell::{Place, Swept, WORK, swept};
+pub(super) use shell::{Place, SIGN, Swept, WORK, command, swept};
 
 use super::{Event, Exec};
 use crate::executor::Link;
@@ -23,7 +23,7 @@ use crate::protocol::wire::{Decoder, Fact, ToWarden};
 use crate::supervise::spawn;
 use bytes::{Bytes, BytesMut};
 use machine::{Machine, Now};
-use shell::{SIGN, Said};
+use shell::Said;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::{mpsc, watch};

@@ -16,7 +16,7 @@ use crate::job::OwnerId;
 
 /// Begins each line of the opener's. No program writes it by chance. `go` is said on both streams, since nothing else tells on each what
 /// comes before the job; all else on standard error.
-pub(super) const SIGN: &[u8] = b"\x1ejobcell ";
+pub(in crate::executor::ssh) const SIGN: &[u8] = b"\x1ejobcell ";
 /// The variable by which what belongs to a job is known, wherever its processes have gone.
 const MARK: &str = "JOBCELL_CELL";
 /// In a job's folder: where it begins, apart from what looks after it.
@@ -133,7 +133,9 @@ pub(in crate::executor::ssh) fn swept(said: &[u8]) -> Option<Swept> {
         (_, left) => Swept::Left(crate::job::shown(left)),
     })
 }
-fn command(program: &str, name: &str, arguments: &[&str]) -> String {
+
+/// A program for `/bin/sh` as a login shell of any kind takes it. Neither it nor its arguments may have a single quote.
+pub(in crate::executor::ssh) fn command(program: &str, name: &str, arguments: &[&str]) -> String {
     let mut command = format!("exec /bin/sh -c '{program}' {name}");
     for argument in arguments {
         command.push_str(&format!(" '{argument}'"));

@@ -1,0 +1,145 @@
+//! What a hub knows of a keeper, and how one begins: a copy of the hub, in a session of its own, that looks after one job as process 1 of
+//! a cell does.
+//!
+//! Nothing of the hub's is used in the copy but what it is told here, and it never comes back: its end is that of the process.
+
+use super::Setup;
+use crate::place::{Host, Place, WORK};
+use crate::receipt::Receipt;
+use crate::serve::Warden;
+use crate::sys::{self, host};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// It was not even begun.
+const EXIT_NO_START: i32 = 5;
+
+/// A keeper, or what is left of it.
+pub(super) struct Keeper {
+    pub(super) name: String,
+    pub(super) socket: UnixStream,
+    /// What it has not taken yet.
+    pub(super) pending: Vec<u8>,
+    /// Whose connection it is connected with, and by which channel.
+    pub(super) attached: Option<(u32, u16)>,
+    /// It will say nothing more.
+    pub(super) silent: bool,
+    /// How it ended.
+    pub(super) ended: Option<i32>,
+    /// Connections that want to know when it is gone.
+    pub(super) killers: Vec<u32>,
+}
+
+impl Keeper {
+    /// Writes what it takes of what is pending.
+    pub(super) fn flush(&mut self) {
+        let mut sent = 0;
+        while sent < self.pending.len() && !self.silent {
+            match sys::write_some(self.socket.as_raw_fd(), &self.pending[sent..]) {
+                Ok(Some(count)) => sent += count,
+                Ok(None) => break,
+                // It has ended, or is about to: what it said is still to be read.
+                Err(_) => sent = self.pending.len(),
+            }
+        }
+        self.pending.drain(..sent);
+        if self.pending.is_empty() {
+            self.pending = Vec::new();
+        }
+    }
+
+    /// What came for it. Says how much of it has to wait.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> usize {
+        if self.ended.is_some() {
+            return 0;
+        }
+        if self.pending.is_empty() {
+            // Straight through, as nearly always.
+            match sys::write_some(self.socket.as_raw_fd(), bytes) {
+                Ok(count) => self.pending.extend_from_slice(&bytes[count.unwrap_or_default()..]),
+                Err(_) => return 0,
+            }
+        } else {
+            self.pending.extend_from_slice(bytes);
+        }
+        self.pending.len()
+    }
+
+    /// Whether its end can be told: everything that it said has been passed on, or there is nobody to pass it on to.
+    pub(super) fn is_told(&self) -> bool {
+        self.ended.is_some() && (self.silent || self.attached.is_none())
+    }
+}
+
+/// Makes a job's folder. Error: the kernel's.
+fn make(dir: &PathBuf) -> io::Result<()> {
+    // The mask is that of a hub: nobody else may look into it.
+    std::fs::create_dir(dir)?;
+    std::fs::create_dir(dir.join(WORK)).inspect_err(|_| {
+        let _ = std::fs::remove_dir(dir);
+    })
+}
+
+/// Begins one. The answer is its process, and where it is. Error: the step, and the kernel's number.
+pub(super) fn start(setup: &Setup, name: &str) -> Result<(i32, Keeper, Arc<Host>), (&'static str, i32)> {
+    let step = |step| move |error: io::Error| (step, error.raw_os_error().unwrap_or(sys::EIO));
+    let host = Arc::new(setup.place(name));
+    make(&host.dir).map_err(step("folder"))?;
+    let begun = || -> io::Result<_> {
+        let (ours, theirs) = UnixStream::pair()?;
+        // What becomes the copy's standard input and output is shared, and closed by nobody on an exec: a job has its own in their places.
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        match host::copy_of_us()? {
+            Some(pid) => Ok((pid, ours)),
+            None => be(setup, &host, &theirs),
+        }
+    };
+    let (pid, socket) = begun().map_err(step("fork")).inspect_err(|_| {
+        let _ = host.remove();
+    })?;
+    let keeper = Keeper {
+        name: name.to_owned(),
+        socket,
+        pending: Vec::new(),
+        attached: None,
+        silent: false,
+        ended: None,
+        killers: Vec::new(),
+    };
+    Ok((pid, keeper, host))
+}
+
+/// Runs in the copy.
+fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
+    let prepare = || -> io::Result<_> {
+        host::own_session()?;
+        host::adopt()?;
+        host::call_us(c"jobcell-keeper");
+        if let Some(title) = setup.title {
+            title.show(&["jobcell-keeper", &host.name, &setup.dir.to_string_lossy()]);
+        }
+        for place in [0, 1] {
+            host::put(socket.as_raw_fd(), place)?;
+        }
+        host::close_others();
+        if let Some(files) = setup.files {
+            host::fewer_files(files);
+        }
+        host::signals_of_a_child()
+    };
+    let code = match prepare() {
+        Ok(signals) => {
+            let receipt = Receipt::of_one(&setup.facts);
+            let place = Place::Host(Arc::clone(host));
+            i32::from(Warden::new(receipt, signals, setup.start_deadline_ms, place).run())
+        }
+        Err(_) => EXIT_NO_START,
+    };
+    // Nobody is left, so nothing is written there any more.
+    let code = if host.remove().is_err() { i32::from(crate::serve::EXIT_LEFT_THINGS) } else { code };
+    std::process::exit(code)
+}
