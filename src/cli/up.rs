@@ -31,6 +31,7 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
     let Some(artifacts) = api.backend.artifacts().cloned() else { return Err(Failure::new("no store for artifacts")) };
     let parts = Parts {
         config: &config,
+        audit: api.audit.clone(),
         home: &home,
         seccomp,
         backends,
