@@ -10,6 +10,7 @@ mod auth;
 mod blobs;
 mod bulk;
 mod connections;
+mod content;
 mod cors;
 mod cursor;
 mod dead;
