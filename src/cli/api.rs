@@ -57,6 +57,7 @@ impl Api {
         let (key, new_key) = home.admin_key()?;
         let settings = ServerSettings {
             max_body: usize::try_from(config.server.max_body.as_u64()).unwrap_or(usize::MAX),
+            body_timeout: config.server.body_timeout.as_duration(),
             wait_max: config.server.wait_max.as_duration(),
             viewers_max: config.server.viewers_max as usize,
             limits: limits(config),

@@ -52,6 +52,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
     let stop = CancellationToken::new();
     let settings = ServerSettings {
         max_body: 1 << 20,
+        body_timeout: Duration::from_secs(60),
         wait_max: Duration::from_secs(60),
         viewers_max: 8,
         limits: LimitSettings::default(),

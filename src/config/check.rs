@@ -89,6 +89,8 @@ pub struct ServerConfig {
     pub connections_max: u32,
     /// For the head of a request.
     pub header_timeout: Millis,
+    /// For a body.
+    pub body_timeout: Millis,
     /// Origins of web pages that may use it from a browser.
     pub cors_origins: Vec<String>,
     /// For requests that are being answered when the server stops.
@@ -299,6 +301,7 @@ pub(super) fn check(
             viewers_max: r.number("server.viewers_max"),
             connections_max: r.number("server.connections_max"),
             header_timeout: r.duration("server.header_timeout"),
+            body_timeout: r.duration("server.body_timeout"),
             cors_origins: r.origins("server.cors_origins"),
             shutdown_grace: r.duration("server.shutdown_grace"),
         },

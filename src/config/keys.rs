@@ -134,6 +134,12 @@ pub(super) static KEYS: &[Key] = &[
         "For the head of a request to be there; a connection without a request is closed after as long.",
     ),
     key(
+        "server.body_timeout",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("60s"),
+        "For the body of a request to be there. Contents that are uploaded may take longer, as long as they come.",
+    ),
+    key(
         "server.cors_origins",
         Kind::Origins,
         |_| json!([]),

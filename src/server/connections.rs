@@ -29,7 +29,7 @@ const READ_AHEAD: usize = 64 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// The answer then. Nothing of the request was read.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
-connection: close\r\ncontent-length: 164\r\n\r\n\
+connection: close\r\ncontent-length: 165\r\n\r\n\
 {\"type\":\"urn:jobcell:error:unavailable\",\"title\":\"too many connections\",\"status\":503,\"code\":\"unavailable\",\
 \"detail\":\"server.connections_max connections are open\"}\n    ";
 

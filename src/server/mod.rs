@@ -63,6 +63,8 @@ use utoipa_axum::routes;
 pub struct ServerSettings {
     /// Largest request body, bytes.
     pub max_body: usize,
+    /// For a request's body to be there; contents are not meant.
+    pub body_timeout: Duration,
     /// Longest `?wait=`.
     pub wait_max: Duration,
     /// Live log streams at the same time.
@@ -202,7 +204,7 @@ pub fn router(
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(DefaultBodyLimit::max(max_body))
-        .layer(middleware::from_fn(unread::drain))
+        .layer(middleware::from_fn_with_state(app.clone(), unread::drain))
         .layer(middleware::from_fn(guards::size))
         .layer(middleware::from_fn_with_state(app.clone(), cors::share))
         .layer(middleware::from_fn(guards::protect))

@@ -4,6 +4,7 @@
 mod api;
 mod artifacts;
 mod artifacts_elsewhere;
+mod audit;
 mod bad_input;
 mod bridge;
 mod canaries;
@@ -15,6 +16,7 @@ mod commands;
 mod degraded;
 mod docs;
 mod doctor;
+mod doors;
 mod draining;
 mod egress;
 mod engine_faults;

@@ -13,11 +13,15 @@ pub(in crate::server) struct Rate {
     pub(in crate::server) burst: u32,
 }
 
-/// A bucket that was never used is full.
+/// A bucket that was never used is full. What was taken is counted in parts of a request, so that another rate changes how fast it comes back
+/// and nothing else: a nanosecond brings `per_second` parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Bucket {
-    /// When it is full again, in nanoseconds of the clock of whoever asks.
-    full_at: u64,
+    /// Parts that are missing, at that moment of the clock of whoever asks.
+    missing: u64,
+    at: u64,
+    /// As it was asked the last time.
+    per_second: u64,
 }
 
 /// What became of one request.
@@ -31,23 +35,32 @@ pub(in crate::server) struct Taken {
     pub(in crate::server) full_in: Duration,
 }
 
+/// Parts of one request.
+const ONE: u64 = SECOND;
+
 impl Bucket {
-    /// One more request. The rate may be another one than before: what was taken stays taken, as far as the new bucket is deep.
+    /// What is missing by now.
+    fn missing(self, now: u64) -> u64 {
+        self.missing.saturating_sub(now.saturating_sub(self.at).saturating_mul(self.per_second))
+    }
+
+    /// One more request. The rate may be another one than before.
     pub(super) fn take(&mut self, rate: Rate, now: u64) -> Taken {
-        let one = SECOND / u64::from(rate.per_second.max(1));
-        let whole = one * u64::from(rate.burst.max(1));
-        let missing = self.full_at.saturating_sub(now).min(whole);
-        let (missing, wait) = match missing + one {
-            after if after > whole => (missing, Some(Duration::from_nanos(after - whole))),
+        let per_second = u64::from(rate.per_second.max(1));
+        let whole = ONE * u64::from(rate.burst.max(1));
+        let missing = self.missing(now).min(whole);
+        let in_time = |parts: u64| Duration::from_nanos(parts.div_ceil(per_second));
+        let (missing, wait) = match missing + ONE {
+            after if after > whole => (missing, Some(in_time(after - whole))),
             after => (after, None),
         };
-        self.full_at = now + missing;
-        let left = u32::try_from((whole - missing) / one).unwrap_or(u32::MAX);
-        Taken { wait, left, full_in: Duration::from_nanos(missing) }
+        *self = Self { missing, at: now, per_second };
+        let left = u32::try_from((whole - missing) / ONE).unwrap_or(u32::MAX);
+        Taken { wait, left, full_in: in_time(missing) }
     }
 
     pub(super) fn is_full(self, now: u64) -> bool {
-        self.full_at <= now
+        self.missing(now) == 0
     }
 }
 
@@ -74,11 +87,13 @@ mod tests {
     #[test]
     fn another_rate_holds_at_once() {
         let mut bucket = Bucket::default();
-        (0..3).for_each(|_| drop(bucket.take(TEN, 0)));
+        assert!((0..3).all(|_| bucket.take(TEN, 0).wait.is_none()));
         let more = Rate { per_second: 10, burst: 10 };
         assert_eq!(bucket.take(more, 0).left, 6);
         let fewer = Rate { per_second: 1, burst: 1 };
-        assert_eq!(bucket.take(fewer, 0).wait, Some(Duration::from_millis(400)));
+        assert_eq!(bucket.take(fewer, 0).wait, Some(Duration::from_secs(1)), "not for the four that are missing");
+        let faster = Rate { per_second: 1000, burst: 1 };
+        assert_eq!(bucket.take(faster, SECOND / 1000).wait, Some(Duration::from_micros(999)));
     }
 
     proptest! {
@@ -92,9 +107,7 @@ mod tests {
                 let rate = Rate { per_second, burst };
                 let taken = bucket.take(rate, now);
                 through += u64::from(taken.wait.is_none());
-                // A nanosecond is lost in each interval that does not divide a second.
-                let most = u64::from(burst) + now / (SECOND / u64::from(per_second)) + 1;
-                prop_assert!(through <= most);
+                prop_assert!(through <= u64::from(burst) + now * u64::from(per_second) / SECOND);
                 if let Some(wait) = taken.wait {
                     let mut later = bucket;
                     prop_assert_eq!(later.take(rate, now + u64::try_from(wait.as_nanos()).expect("fits")).wait, None);
