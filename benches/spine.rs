@@ -184,6 +184,7 @@ async fn add(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
                 at,
                 retry_of: None,
                 submitter: None,
+                quota: None,
                 family: Family::Alone,
             },
             u64::MAX,

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | 0 | [`job`] | pure values: ids, units, the checked spec, phases, endings |
 //! | 1 | [`config`], [`protocol`], [`telemetry`], [`supervise`], [`net`], [`database`], [`archive`], [`crash`] | settings, wires, metrics and health, named tasks, retries and breakers, SQLite files, archives from strangers, where tests may kill it |
-//! | 2 | [`queue`], [`logstore`], [`journal`], [`blobs`], [`secrets`] | the durable queue, the append-only logs, what an agent remembers, contents by their digests, where secrets come from and how they lie |
+//! | 2 | [`queue`], [`logstore`], [`journal`], [`blobs`], [`secrets`], [`audit`] | the durable queue, the append-only logs, what an agent remembers, contents by their digests, where secrets come from and how they lie, who did what |
 //! | 3 | [`backend`] | where jobs come from and results go |
 //! | 4 | [`egress`] | the way out of a cell: judged, dialled, carried |
 //! | 5 | [`executor`], [`admission`] | cells and the talk with their wardens; what fits |
@@ -31,6 +31,7 @@ pub mod crash;
 pub mod admission;
 pub mod agent;
 pub mod archive;
+pub mod audit;
 pub mod backend;
 pub mod blobs;
 pub mod cli;

@@ -205,24 +205,36 @@ impl Embedded {
         spec: JobSpec,
         submitter: Option<Submitter>,
     ) -> Result<Submitted, StoreError> {
-        self.take_in(spec, None, submitter, UnixMillis::now()).await
+        self.submit_within(spec, submitter, None).await
+    }
+
+    /// The same, unless its submitter has so many jobs that have not ended.
+    pub async fn submit_within(
+        self: &Arc<Self>,
+        spec: JobSpec,
+        submitter: Option<Submitter>,
+        quota: Option<u64>,
+    ) -> Result<Submitted, StoreError> {
+        self.take_in(spec, None, (submitter, quota), UnixMillis::now()).await
     }
 
     /// Takes in a job that does another one again. What may be done is decided for who asked for the work, not for who has it done again.
-    pub async fn retry(self: &Arc<Self>, job: Job) -> Result<Submitted, StoreError> {
-        self.take_in(job.spec.without_idempotency_key(), Some(job.id), job.submitter, UnixMillis::now()).await
+    pub async fn retry(self: &Arc<Self>, job: Job, quota: Option<u64>) -> Result<Submitted, StoreError> {
+        let whose = (job.submitter, quota);
+        self.take_in(job.spec.without_idempotency_key(), Some(job.id), whose, UnixMillis::now()).await
     }
 
     pub(super) async fn take_in(
         self: &Arc<Self>,
         spec: JobSpec,
         retry_of: Option<JobId>,
-        submitter: Option<Submitter>,
+        (submitter, quota): (Option<Submitter>, Option<u64>),
         at: UnixMillis,
     ) -> Result<Submitted, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit", async move {
             let job = backend.with_family(backend.new_job(spec, at, retry_of, submitter));
+            let job = NewJob { quota, ..job };
             let (id, that_run) = (job.id, Self::that_run(&job));
             for (id, spec) in &that_run {
                 backend.need(*id, spec).await?;
@@ -261,7 +273,7 @@ impl Embedded {
             Some(_) => spec,
             None => spec.sealed(|name, secret| self.keys.seal(id, name, secret)),
         };
-        NewJob { id, spec, at, retry_of, submitter, family: Family::Alone }
+        NewJob { id, spec, at, retry_of, submitter, quota: None, family: Family::Alone }
     }
 
     /// A job as its agent gets it. A value that cannot be opened is missing, and the agent says so.
@@ -277,18 +289,19 @@ impl Embedded {
         Claim { spec: claim.spec.opened(open), ..claim }
     }
 
-    /// Takes many jobs in, in one transaction; with `partial`, those that can be.
+    /// Takes many jobs in, in one transaction; with `partial`, those that can be. `quota` is as in [`Embedded::submit_within`].
     pub async fn submit_all(
         self: &Arc<Self>,
         specs: Vec<JobSpec>,
         submitter: Option<Submitter>,
+        quota: Option<u64>,
         partial: bool,
     ) -> Result<Batch, StoreError> {
         let backend = Arc::clone(self);
         let task = crate::supervise::spawn("submit_all", async move {
             let at = UnixMillis::now();
             let new = |spec| backend.with_family(backend.new_job(spec, at, None, submitter.clone()));
-            let jobs: Vec<NewJob> = specs.into_iter().map(new).collect();
+            let jobs: Vec<NewJob> = specs.into_iter().map(new).map(|job| NewJob { quota, ..job }).collect();
             let has_inputs = |job: &&NewJob| !job.spec.inputs().is_empty();
             // Each that needs something, with the job that it is taken in with.
             let given: Vec<(JobId, JobId, JobSpec)> = jobs

@@ -33,7 +33,7 @@ impl Here {
             document[key] = value.clone();
         }
         let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
-        match self.backend.take_in(spec, None, None, at).await.expect("submits") {
+        match self.backend.take_in(spec, None, (None, None), at).await.expect("submits") {
             Submitted::Created(job) => job.id,
             other => panic!("{other:?}"),
         }

@@ -96,7 +96,7 @@ async fn a_job_that_is_not_taken_in_needs_nothing_and_one_without_its_content_is
     let missing = kept.here.backend.submit(spec("two", Digest::of(b"never")), None).await;
     assert!(matches!(&missing, Err(StoreError::Contents(reason)) if reason.contains("is not there")), "{missing:?}");
     let many = vec![spec("one", digest), spec("three", digest)];
-    kept.here.backend.submit_all(many, None, true).await.expect("answers");
+    kept.here.backend.submit_all(many, None, None, true).await.expect("answers");
     kept.look(UnixMillis::now()).await;
     assert_eq!(kept.blobs.holders("job:", "", 10).await.expect("answers").len(), 2);
 }

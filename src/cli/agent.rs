@@ -65,7 +65,8 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
     })?;
     let address = listener.local_addr().map_err(|error| Failure::unavailable(error.to_string()))?;
     let admin = admin_router(health.clone(), Arc::clone(&metrics));
-    let admin = spawn("health", serve(listener, admin, stop.clone(), GRACE));
+    let bounds = node::connections(&config, &metrics);
+    let admin = spawn("health", serve(listener, admin, bounds, stop.clone(), GRACE));
     home.publish("health", &format!("http://{address}"))
         .map_err(|error| Failure::unavailable(format!("health file: {error}")))?;
 
@@ -87,8 +88,10 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
         println!("  health   http://{address}/healthz");
     }
 
+    let audit = node::audit(&config, &home, &health, &metrics);
     let parts = Parts {
         config: &config,
+        audit: audit.clone(),
         home: &home,
         seccomp,
         backends,
@@ -108,6 +111,7 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
     stop.cancel();
     let _ = admin.await;
     let _ = sweeping.await;
+    audit.close().await;
     home.unpublish("health");
     Ok(exit_code(drained?))
 }

@@ -3,11 +3,12 @@
 use super::home::Home;
 use super::{Failure, node};
 use crate::admission::Gate;
+use crate::audit::{Audit, Event, Outcome};
 use crate::backend::Embedded;
-use crate::config::Config;
+use crate::config::{Config, LimitsConfig};
 use crate::job::SpecRules;
 use crate::queue::{AnyStore, SqliteStore};
-use crate::server::{AgentDrains, AgentKeys, ServerSettings, UserKeys, router, serve};
+use crate::server::{AgentDrains, AgentKeys, Doors, LimitSettings, ServerSettings, UserKeys, router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 /// A running API.
 pub(super) struct Api {
     pub(super) backend: Arc<Embedded>,
+    pub(super) audit: Audit,
     stop: CancellationToken,
     tasks: [JoinHandle<()>; 3],
 }
@@ -55,18 +57,23 @@ impl Api {
         let (key, new_key) = home.admin_key()?;
         let settings = ServerSettings {
             max_body: usize::try_from(config.server.max_body.as_u64()).unwrap_or(usize::MAX),
+            body_timeout: config.server.body_timeout.as_duration(),
             wait_max: config.server.wait_max.as_duration(),
             viewers_max: config.server.viewers_max as usize,
+            limits: limits(config),
+            origins: config.server.cors_origins.clone(),
             rules,
             gate,
             stopping,
         };
         let stop = CancellationToken::new();
         let keys = UserKeys::open(home.path("keys.json"), &key).map_err(|error| unavailable(&error))?;
-        let of_agents = (agent_keys, agent_drains);
-        let app = router(Arc::clone(&backend), health, metrics, keys, of_agents, settings, stop.clone());
+        let audit = node::audit(config, home, &health, &metrics);
+        let doors = Doors { users: keys, agents: agent_keys, drains: agent_drains, audit: audit.clone() };
+        let bounds = node::connections(config, &metrics);
+        let app = router(Arc::clone(&backend), health, metrics, doors, settings, stop.clone());
         let grace = config.server.shutdown_grace.as_duration();
-        let server = spawn("api", serve(listener, app, stop.clone(), grace));
+        let server = spawn("api", serve(listener, app, bounds, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));
         let keeper = spawn("contents", Arc::clone(&backend).run_keeper(stop.clone()));
         home.publish("endpoint", &url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
@@ -74,7 +81,9 @@ impl Api {
             greet(what, home, &url, config, new_key.then_some(key.as_str()));
         }
         tracing::info!(%url, owner = %home.owner, "up");
-        Ok(Self { backend, stop, tasks: [server, expiry, keeper] })
+        let version = concat!("version ", env!("CARGO_PKG_VERSION"));
+        audit.record(Event::own("server.start", Outcome::Done, Some(version.to_owned()))).await;
+        Ok(Self { backend, audit, stop, tasks: [server, expiry, keeper] })
     }
 
     /// Takes no more requests, lets those that are being answered end, and leaves.
@@ -84,7 +93,14 @@ impl Api {
         for task in self.tasks {
             let _ = task.await;
         }
+        self.audit.record(Event::own("server.stop", Outcome::Done, None)).await;
+        self.audit.close().await;
     }
+}
+
+fn limits(config: &Config) -> LimitSettings {
+    let LimitsConfig { rate, burst, jobs, refused_rate, refused_burst } = config.limits;
+    LimitSettings { rate, burst, jobs, refused_rate, refused_burst }
 }
 
 /// What a person who started this wants to know first. The key is shown once, when it is made.

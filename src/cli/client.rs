@@ -274,6 +274,16 @@ impl Client {
         self.answer(self.request(Method::DELETE, &format!("/v1/agents/{}", escaped(name)))).await.map(drop)
     }
 
+    /// A page of the audit log.
+    pub(super) async fn audit(&self, query: &str) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, &format!("/v1/audit?{query}"))).await
+    }
+
+    /// Says how much a key may do.
+    pub(super) async fn limit_key(&self, name: &str, limits: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::PUT, &format!("/v1/keys/{}/limits", escaped(name))).json(limits)).await
+    }
+
     /// The keys, without their secrets.
     pub(super) async fn keys(&self) -> Result<Value, Failure> {
         self.json(self.request(Method::GET, "/v1/keys")).await

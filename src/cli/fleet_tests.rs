@@ -2,6 +2,7 @@
 //! scripted, everything else is what runs in production.
 
 use crate::agent::{Agent, AgentSettings, Drained};
+use crate::audit::Audit;
 use crate::backend::conformance::{Suite, desk::EmbeddedDesk, tests::passes};
 use crate::backend::{Ask, Backend, Embedded, Http, HttpSettings, QueueSettings, Waited};
 use crate::executor::scripted::{Scripted, line};
@@ -10,7 +11,9 @@ use crate::journal::MemoryJournal;
 use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::agent::Announcement;
 use crate::queue::{AnyStore, SqliteStore, Submitted};
-use crate::server::{AgentDrains, AgentKeys, ServerSettings, UserKeys, router, serve};
+use crate::server::{
+    AgentDrains, AgentKeys, Connections, Doors, LimitSettings, ServerSettings, UserKeys, router, serve,
+};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use serde_json::json;
@@ -49,19 +52,23 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
     let stop = CancellationToken::new();
     let settings = ServerSettings {
         max_body: 1 << 20,
+        body_timeout: Duration::from_secs(60),
         wait_max: Duration::from_secs(60),
         viewers_max: 8,
+        limits: LimitSettings::default(),
+        origins: Vec::new(),
         rules: SpecRules::default(),
         gate: None,
         stopping: CancellationToken::new(),
     };
     let (health, metrics) = (Health::new(&[]), Arc::new(Metrics::new()));
     let of_people = UserKeys::open(dir.path().join("keys.json"), "admin").expect("opens");
-    let app =
-        router(Arc::clone(&backend), health, metrics, of_people, (agent_keys, agent_drains), settings, stop.clone());
+    let bounds = Connections { most: 100, header_timeout: Duration::from_secs(30), metrics: Arc::clone(&metrics) };
+    let doors = Doors { users: of_people, agents: agent_keys, drains: agent_drains, audit: Audit::default() };
+    let app = router(Arc::clone(&backend), health, metrics, doors, settings, stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("has one"));
-    spawn("api", serve(listener, app, stop.clone(), Duration::from_secs(1)));
+    spawn("api", serve(listener, app, bounds, stop.clone(), Duration::from_secs(1)));
     spawn("expiry", Arc::clone(&backend).run_expiry(stop.clone()));
     Server { backend, keys, url, stop, dir }
 }

@@ -4,7 +4,7 @@ mod allow;
 mod artifacts;
 mod cancel;
 pub(super) mod exec;
-mod list;
+pub(super) mod list;
 mod many;
 mod on;
 mod secrets;

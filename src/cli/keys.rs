@@ -28,6 +28,20 @@ pub(super) enum KeysCommand {
         #[arg(long, value_name = "TIME")]
         overlap: Option<String>,
     },
+    /// Say how much a key may do, in place of what was said before
+    Limit {
+        /// Its name
+        name: String,
+        /// Requests in a second; 0 for no bound [default: as limits.rate of the server says]
+        #[arg(long, value_name = "NUMBER")]
+        rate: Option<u32>,
+        /// Requests at once [default: as limits.burst says]
+        #[arg(long, value_name = "NUMBER")]
+        burst: Option<u32>,
+        /// Jobs that have not ended; 0 for no bound [default: as limits.jobs says]
+        #[arg(long, value_name = "NUMBER")]
+        jobs: Option<u64>,
+    },
     /// Take a key away
     Remove {
         /// Its name
@@ -71,6 +85,13 @@ pub(super) async fn run(command: KeysCommand, global: &Global) -> Result<u8, Fai
                 Some(term) => format!("shown once; the old secret is good for {term} more"),
                 None => "shown once; the old secret opens nothing any more".to_owned(),
             });
+        }
+        KeysCommand::Limit { name, rate, burst, jobs } => {
+            let all = [("rate", rate.map(u64::from)), ("burst", burst.map(u64::from)), ("jobs", jobs)];
+            let said = all.into_iter().filter_map(|(what, limit)| Some((what.to_owned(), json!(limit?))));
+            let limits = Value::Object(said.collect());
+            let answer = client.limit_key(&name, &limits).await?;
+            global.output.print(&answer, || format!("{name}: {}", show::limits(&answer["limits"])))?;
         }
         KeysCommand::Remove { name } => {
             client.remove_key(&name).await?;

@@ -5,6 +5,7 @@
 mod agent;
 mod agents;
 mod api;
+mod audit;
 mod client;
 mod config;
 mod conformance;
@@ -163,6 +164,8 @@ enum Command {
     /// Who may submit and look after jobs at this server
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Show who did what, when, from where and what came of it
+    Audit(audit::AuditArgs),
     /// Hand no more jobs to an agent; those that it has go on
     Drain(drain::DrainArgs),
     /// Hand jobs to a drained agent again
@@ -277,6 +280,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Agents(command) => agents::run(command, &global).await,
         Command::Keys(command) => keys::run(command, &global).await,
+        Command::Audit(args) => audit::run(args, &global).await,
         Command::Drain(args) => drain::drain(args, &global).await,
         Command::Resume { agent } => drain::resume(agent, &global).await,
         Command::Conformance { url, patience } => {

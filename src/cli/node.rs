@@ -1,12 +1,14 @@
 //! Puts backend, executor and agent together from the settings: the same for `up` and for `job run`.
 
+use super::home::Home;
 use super::{Failure, show};
 use crate::admission::policy::{Defaults, Filter, Reached, Routes};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
+use crate::audit::{Audit, AuditSettings};
 use crate::backend::{Backend, Embedded, QueueSettings};
 use crate::blobs::{BlobError, BlobSettings, BlobStore};
-use crate::config::{BlobsConfig, Config};
+use crate::config::{AuditConfig, BlobsConfig, Config};
 use crate::egress::{EgressSettings, Outside};
 use crate::executor::docker::{
     Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
@@ -22,7 +24,8 @@ use crate::logstore::LogStore;
 use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
 use crate::secrets::{Keyring, Providers};
-use crate::telemetry::Metrics;
+use crate::server::Connections;
+use crate::telemetry::{Health, Metrics};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +50,33 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
             .map_err(|error| Failure::config(format!("queue.secrets_key_file: {error}")))?,
     };
     Ok(Embedded::with_keys(store, logs, settings, keys))
+}
+
+/// The log of who did what, if there is to be one.
+pub(crate) fn audit(config: &Config, home: &Home, health: &Health, metrics: &Arc<Metrics>) -> Audit {
+    let AuditConfig { enabled, max_file, keep } = config.audit;
+    if !enabled {
+        return Audit::default();
+    }
+    let settings = AuditSettings { path: home.path("audit.jsonl"), max_file: max_file.as_u64(), keep };
+    // Whoever closes it has heard from the task what there was to hear.
+    let (audit, _) = Audit::open(settings, health.clone(), Arc::clone(metrics));
+    audit
+}
+
+/// Bounds of connections. Jobs, logs and the engine need files too.
+pub(crate) fn connections(config: &Config, metrics: &Arc<Metrics>) -> Connections {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let wanted = u64::from(config.server.connections_max);
+    let most = wanted.min(files.saturating_sub(files / 4)).max(1);
+    if most < wanted {
+        tracing::warn!(most, files, "the process may open too few files for server.connections_max; raise LimitNOFILE");
+    }
+    Connections {
+        most: usize::try_from(most).unwrap_or(usize::MAX),
+        header_timeout: config.server.header_timeout.as_duration(),
+        metrics: Arc::clone(metrics),
+    }
 }
 
 /// Contents that jobs are given and give back, below `root`.

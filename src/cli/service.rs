@@ -6,6 +6,7 @@ use super::{Failure, doctor, dump, node, systemd};
 use crate::admission::policy::Looked;
 use crate::admission::{Gate, LivePolicy};
 use crate::agent::{BackendState, Drained, Status};
+use crate::audit::{Audit, Event, Outcome};
 use crate::backend::Backend;
 use crate::blobs::BlobStore;
 use crate::config::Config;
@@ -79,6 +80,7 @@ impl Signals {
 /// What an agent runs with.
 pub(super) struct Parts<'a> {
     pub(super) config: &'a Config,
+    pub(super) audit: Audit,
     pub(super) home: &'a Home,
     pub(super) seccomp: Profiles,
     pub(super) backends: Vec<Arc<dyn Backend>>,
@@ -94,7 +96,8 @@ pub(super) struct Parts<'a> {
 
 /// Runs the agent, with the engine as soon as that answers. Errors: another agent uses the engine.
 pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Drained, Failure> {
-    let Parts { config, home, seccomp, backends, journal, logs, metrics, health, gate, inventory, artifacts } = parts;
+    let Parts { config, audit, home, seccomp, backends, journal, logs, metrics, health, gate, inventory, artifacts } =
+        parts;
     let removals_stop = CancellationToken::new();
     let executor = Arriving::default();
     let containers = config.docker.enabled.then(|| executor.clone());
@@ -105,9 +108,9 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
     let pool = hosts.as_ref().map(|hosts| hosts.pool().clone());
     let cells = Both::new(containers, hosts);
     // Without a file SIGHUP ends the process, as a terminal that is closed wants it; under systemd it is a reload, whatever there is to read.
-    let watch = || watch_policy(gate.policy.clone(), health.clone());
+    let watch = || watch_policy(gate.policy.clone(), health.clone(), audit.clone());
     let policy = (gate.policy.file().is_some() || systemd::is_here()).then(watch).transpose()?;
-    let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone())).transpose()?;
+    let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone(), audit.clone())).transpose()?;
     let counting = pool.clone().map(|pool| spawn("ssh metrics", count_connections(pool, Arc::clone(&metrics))));
     let held = Arc::clone(&journal);
     let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts);
@@ -252,7 +255,7 @@ fn lock_engine(id: &str) -> Result<File, Failure> {
 
 /// Keeps the policy as its file is, and says in health when the file does not hold. A look is made every few seconds, and at once on
 /// SIGHUP. Errors: the signal cannot be listened to.
-fn watch_policy(policy: LivePolicy, health: Health) -> Result<JoinHandle<()>, Failure> {
+fn watch_policy(policy: LivePolicy, health: Health, audit: Audit) -> Result<JoinHandle<()>, Failure> {
     let mut hup = signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(format!("signals: {error}")))?;
     if policy.file().is_some() {
         health.set(Component::Policy, State::Ok);
@@ -267,11 +270,14 @@ fn watch_policy(policy: LivePolicy, health: Health) -> Result<JoinHandle<()>, Fa
             match supervise::blocking(move || live.look(asked)).await {
                 Looked::Same => {}
                 Looked::Loaded => {
-                    tracing::info!(rules = policy.current().rules(), "the policy was read and holds from now on");
+                    let rules = policy.current().rules();
+                    tracing::info!(rules, "the policy was read and holds from now on");
+                    audit.note(Event::own("policy.reload", Outcome::Done, Some(format!("{rules} rules"))));
                     health.set(Component::Policy, State::Ok);
                 }
                 Looked::Refused(reason) => {
                     tracing::error!(%reason, "the policy's file has problems; the last good one holds");
+                    audit.note(Event::own("policy.reload", Outcome::Rejected, Some(reason.clone())));
                     health.set(Component::Policy, State::Degraded(format!("the last good policy holds; {reason}")));
                 }
             }
@@ -280,7 +286,7 @@ fn watch_policy(policy: LivePolicy, health: Health) -> Result<JoinHandle<()>, Fa
 }
 
 /// Keeps the inventory as its file is, in the same way.
-fn watch_inventory(inventory: LiveInventory, health: Health) -> Result<JoinHandle<()>, Failure> {
+fn watch_inventory(inventory: LiveInventory, health: Health, audit: Audit) -> Result<JoinHandle<()>, Failure> {
     let mut hup = signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(format!("signals: {error}")))?;
     health.set(Component::Inventory, State::Ok);
     Ok(spawn("inventory", async move {
@@ -293,14 +299,14 @@ fn watch_inventory(inventory: LiveInventory, health: Health) -> Result<JoinHandl
             match supervise::blocking(move || live.look(asked)).await {
                 Found::Same => {}
                 Found::Loaded => {
-                    tracing::info!(
-                        hosts = inventory.current().hosts().count(),
-                        "the inventory was read and holds from now on"
-                    );
+                    let hosts = inventory.current().hosts().count();
+                    tracing::info!(hosts, "the inventory was read and holds from now on");
+                    audit.note(Event::own("inventory.reload", Outcome::Done, Some(format!("{hosts} hosts"))));
                     health.set(Component::Inventory, State::Ok);
                 }
                 Found::Refused(reason) => {
                     tracing::error!(%reason, "the inventory's file has problems; the last good one holds");
+                    audit.note(Event::own("inventory.reload", Outcome::Rejected, Some(reason.clone())));
                     health
                         .set(Component::Inventory, State::Degraded(format!("the last good inventory holds; {reason}")));
                 }

@@ -124,10 +124,19 @@ pub(super) fn keys(list: &Value) -> String {
     let when = |value: &Value, none: &str| if value.is_null() { none.to_owned() } else { time(value) };
     let row = |key: &Value| {
         let old = when(&key["old_until"], "-");
-        vec![text(&key["name"]), text(&key["role"]), when(&key["made_at"], "-"), when(&key["expires_at"], "never"), old]
+        let (made, expires) = (when(&key["made_at"], "-"), when(&key["expires_at"], "never"));
+        let limits = if key["name"] == "admin" { "none".to_owned() } else { limits(&key["limits"]) };
+        vec![text(&key["name"]), text(&key["role"]), made, expires, old, limits]
     };
     let rows = list["keys"].as_array().into_iter().flatten().map(row).collect();
-    table(&["NAME", "ROLE", "MADE", "EXPIRES", "OLD SECRET UNTIL"], rows)
+    table(&["NAME", "ROLE", "MADE", "EXPIRES", "OLD SECRET UNTIL", "LIMITS"], rows)
+}
+
+/// What was said of how much a key may do.
+pub(super) fn limits(limits: &Value) -> String {
+    let said = limits.as_object().into_iter().flatten().map(|(what, limit)| format!("{what} {limit}"));
+    let said = said.collect::<Vec<_>>().join(", ");
+    if said.is_empty() { "as the server's settings say".to_owned() } else { said }
 }
 
 /// Agents with state, load and last contact.

@@ -31,6 +31,7 @@ pub(super) async fn up(config: Config, settings: LoadInput, quiet: bool) -> Resu
     let Some(artifacts) = api.backend.artifacts().cloned() else { return Err(Failure::new("no store for artifacts")) };
     let parts = Parts {
         config: &config,
+        audit: api.audit.clone(),
         home: &home,
         seccomp,
         backends,

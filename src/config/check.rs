@@ -17,6 +17,10 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The HTTP API.
     pub server: ServerConfig,
+    /// How often and how much keys and strangers may ask.
+    pub limits: LimitsConfig,
+    /// The audit log.
+    pub audit: AuditConfig,
     /// The embedded queue.
     pub queue: QueueConfig,
     /// The agent.
@@ -84,8 +88,42 @@ pub struct ServerConfig {
     pub wait_max: Millis,
     /// Live log streams at the same time.
     pub viewers_max: u32,
+    /// Connections at the same time.
+    pub connections_max: u32,
+    /// For the head of a request.
+    pub header_timeout: Millis,
+    /// For a body.
+    pub body_timeout: Millis,
+    /// Origins of web pages that may use it from a browser.
+    pub cors_origins: Vec<String>,
     /// For requests that are being answered when the server stops.
     pub shutdown_grace: Millis,
+}
+
+/// How often and how much keys and strangers may ask; 0 is no bound.
+#[derive(Debug, Clone, Copy)]
+pub struct LimitsConfig {
+    /// Requests of a key in a second.
+    pub rate: u32,
+    /// Requests of a key at once.
+    pub burst: u32,
+    /// Jobs of a key that have not ended.
+    pub jobs: u64,
+    /// Refusals of an address in a second.
+    pub refused_rate: u32,
+    /// Refusals of an address at once.
+    pub refused_burst: u32,
+}
+
+/// The audit log.
+#[derive(Debug, Clone, Copy)]
+pub struct AuditConfig {
+    /// There is one.
+    pub enabled: bool,
+    /// Bytes of one file.
+    pub max_file: ByteSize,
+    /// Full files that are kept.
+    pub keep: u32,
 }
 
 /// The embedded queue.
@@ -264,7 +302,23 @@ pub(super) fn check(
             max_body: r.size("server.max_body"),
             wait_max: r.duration("server.wait_max"),
             viewers_max: r.number("server.viewers_max"),
+            connections_max: r.number("server.connections_max"),
+            header_timeout: r.duration("server.header_timeout"),
+            body_timeout: r.duration("server.body_timeout"),
+            cors_origins: r.origins("server.cors_origins"),
             shutdown_grace: r.duration("server.shutdown_grace"),
+        },
+        limits: LimitsConfig {
+            rate: r.number("limits.rate"),
+            burst: r.number("limits.burst"),
+            jobs: r.number("limits.jobs"),
+            refused_rate: r.number("limits.refused_rate"),
+            refused_burst: r.number("limits.refused_burst"),
+        },
+        audit: AuditConfig {
+            enabled: r.flag("audit.enabled"),
+            max_file: r.size("audit.max_file"),
+            keep: r.number("audit.keep"),
         },
         queue: QueueConfig {
             max_queued: r.number("queue.max_queued"),

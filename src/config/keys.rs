@@ -50,11 +50,15 @@ pub(super) enum Kind {
     Images,
     /// Hosts to credentials.
     Registries,
+    /// Origins of web pages.
+    Origins,
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 14] = [
+pub(super) const SECTIONS: [(&str, &str); 16] = [
     ("server", "The HTTP API."),
+    ("limits", "How often and how much keys and strangers may ask. The key in admin.key has no limits."),
+    ("audit", "The log of who did what, when, from where and what came of it: <data_dir>/audit.jsonl."),
     ("queue", "The embedded queue."),
     ("agent", "What claims and runs jobs."),
     ("docker", "Cells on a Docker engine."),
@@ -117,6 +121,63 @@ pub(super) static KEYS: &[Key] = &[
         |_| json!("10s"),
         "For requests that are being answered when the server stops.",
     ),
+    key(
+        "server.connections_max",
+        Kind::Number(16, 1_000_000),
+        |_| json!(4096),
+        "Connections at the same time, and never more than three quarters of the files that the process may open. One more is answered with 503.",
+    ),
+    key(
+        "server.header_timeout",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("30s"),
+        "For the head of a request to be there; a connection without a request is closed after as long.",
+    ),
+    key(
+        "server.body_timeout",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("60s"),
+        "For the body of a request to be there. Contents that are uploaded may take longer, as long as they come.",
+    ),
+    key(
+        "server.cors_origins",
+        Kind::Origins,
+        |_| json!([]),
+        "Origins whose web pages may use the API from a browser, such as [\"https://ci.example.com\"]. Empty: none but this server's own.",
+    ),
+    key(
+        "limits.rate",
+        Kind::Number(0, 1_000_000),
+        |_| json!(200),
+        "Requests in a second of a key that has no limit of its own (`jobcell keys limit`). One more is answered with 429 and Retry-After. 0: no bound.",
+    ),
+    key(
+        "limits.burst",
+        Kind::Number(1, 1_000_000),
+        |_| json!(400),
+        "Requests of such a key at once, after a quiet time.",
+    ),
+    key(
+        "limits.jobs",
+        Kind::Number(0, 100_000_000),
+        |_| json!(0),
+        "Jobs of such a key that have not ended. One more is answered with 429. 0: no bound but queue.max_queued.",
+    ),
+    key(
+        "limits.refused_rate",
+        Kind::Number(0, 1_000_000),
+        |_| json!(20),
+        "Requests in a second from one address that have no good key and hear so; more hear 429. Good keys are let in from there all the same. 0: no bound.",
+    ),
+    key("limits.refused_burst", Kind::Number(1, 1_000_000), |_| json!(200), "Such requests at once."),
+    key("audit.enabled", Kind::Flag, |_| json!(true), "False: no audit log is written."),
+    key(
+        "audit.max_file",
+        Kind::Size(ByteSize::new(64 << 10), ByteSize::from_mib(1024)),
+        |_| json!("16MiB"),
+        "Bytes of one file. A full one becomes audit.jsonl.1, and so on.",
+    ),
+    key("audit.keep", Kind::Number(0, 1000), |_| json!(8), "Full files that are kept."),
     key(
         "queue.max_queued",
         Kind::Number(1, 100_000_000),

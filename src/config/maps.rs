@@ -246,15 +246,39 @@ impl Reader<'_> {
     }
 
     /// Names of images. From the environment, with commas between them.
-    pub(super) fn images(&mut self, path: &str) -> Vec<ImageName> {
-        let texts: Option<Vec<String>> = match self.get(path) {
+    /// Items of a list; from the environment and from flags they come as one text.
+    fn texts(&self, path: &str) -> Option<Vec<String>> {
+        match self.get(path) {
             Value::Array(items) => items.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
             Value::String(text) => {
                 Some(text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect())
             }
             _ => None,
+        }
+    }
+
+    pub(super) fn origins(&mut self, path: &str) -> Vec<String> {
+        let Some(texts) = self.texts(path) else {
+            self.bad(path, "is not a list of origins", "write [https://host, http://host:port]");
+            return Vec::new();
         };
-        let Some(texts) = texts else {
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
+        for (at, text) in texts.iter().enumerate() {
+            let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+            // A browser sends no port that its scheme means anyway, and no letters that are large.
+            let usual = (text.starts_with("https") && text.ends_with(":443"))
+                || (text.starts_with("http:") && text.ends_with(":80"));
+            if host.is_none_or(|host| host.is_empty() || !host.bytes().all(plain)) || usual {
+                let reason = format!("`{}` is no origin as browsers send it", crate::job::shown(text));
+                let fix = "write https://host or https://host:port in small letters, without a path, a star or the usual port";
+                self.bad(&format!("{path}[{at}]"), reason, fix);
+            }
+        }
+        texts
+    }
+
+    pub(super) fn images(&mut self, path: &str) -> Vec<ImageName> {
+        let Some(texts) = self.texts(path) else {
             self.bad(path, "is not a list of names", "write [name:tag, name@sha256:…]");
             return Vec::new();
         };

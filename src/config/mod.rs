@@ -15,8 +15,8 @@ pub mod operator_file;
 mod schema;
 
 pub use check::{
-    AgentConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, QueueConfig, ServerConfig, SshConfig,
-    TelemetryConfig,
+    AgentConfig, AuditConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, LimitsConfig, QueueConfig,
+    ServerConfig, SshConfig, TelemetryConfig,
 };
 pub use effective::{Loaded, Setting};
 pub use host::HostFacts;

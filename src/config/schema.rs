@@ -86,6 +86,10 @@ fn value(kind: Kind, about: &str, default: Value) -> Value {
             let source = json!({ "type": "string", "pattern": "^(env:.+|file:/.+|credential:.+)$" });
             json!({ "type": "object", "additionalProperties": source })
         }
+        Kind::Origins => {
+            let origin = json!({ "type": "string", "pattern": "^https?://[a-z0-9._:\\[\\]-]+$" });
+            json!({ "type": "array", "items": origin })
+        }
         Kind::Images => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::Registries => json!({ "type": "object", "additionalProperties": registry() }),
         Kind::Backends => json!({ "type": "object", "additionalProperties": backend() }),

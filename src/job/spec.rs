@@ -284,6 +284,10 @@ pub struct SpecRules {
     pub presets: Option<Vec<String>>,
 }
 
+/// Parts of a YAML document that its anchors may repeat: a spec is at most two half-megabyte texts and some fields. The reader's own bound of a
+/// million lets a kilobyte cost seconds.
+const MOST_REPEATED: usize = 20_000;
+
 impl JobSpec {
     /// Checks a document. Errors: every problem found, in the order of the document's fields.
     pub fn check(document: &Value, rules: &SpecRules) -> Result<Self, Problems> {
@@ -298,8 +302,11 @@ impl JobSpec {
 
     /// Reads YAML (of which JSON is a part) and checks it.
     pub fn from_yaml(text: &str, rules: &SpecRules) -> Result<Self, Problems> {
-        // A spec is at most two half-megabyte texts and some fields; the reader has its own budgets against bombs.
-        let document: Value = serde_saphyr::from_str(text).map_err(|error| {
+        let options = serde_saphyr::options! {
+            alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: MOST_REPEATED },
+            budget: serde_saphyr::budget! { max_recorded_anchor_events: MOST_REPEATED },
+        };
+        let document: Value = serde_saphyr::from_str_with_options(text, options).map_err(|error| {
             Problems::one("", format!("is not valid YAML: {}", first_line(&error.to_string())), "correct the syntax")
         })?;
         Self::check(&document, rules)

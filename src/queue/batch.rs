@@ -72,16 +72,27 @@ enum Fate {
     Refused(Box<Submitted>),
 }
 
-/// Takes jobs in. `there` are the jobs that hold their keys already, each at the place of the one that has the key. With
+/// What there is room for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Jobs that wait.
+    pub(super) queued: u64,
+    /// Jobs that may wait.
+    pub(super) max_queued: u64,
+    /// Jobs that their submitter has, and that have not ended.
+    pub(super) held: u64,
+}
+
+/// Takes jobs in, which all have one submitter. `there` are the jobs that hold their keys already, each at the place of the one that has the key. With
 /// `partial`, what cannot be taken in does not keep out the others. Errors: those of `create`.
 pub(super) fn take_in<E>(
     jobs: Vec<NewJob>,
     there: Vec<Option<Job>>,
-    (queued, max_queued): (u64, u64),
+    room: Room,
     partial: bool,
     mut create: impl FnMut(NewJob) -> Result<Job, E>,
 ) -> Result<Batch, E> {
-    let fates = fates(&jobs, there, queued, max_queued);
+    let fates = fates(&jobs, there, room);
     if !partial {
         let refusal = |(place, fate): (usize, &Fate)| match fate {
             Fate::Refused(answer) => Some((place, Submitted::clone(answer))),
@@ -108,7 +119,7 @@ pub(super) fn take_in<E>(
     Ok(Batch::TakenIn(answers))
 }
 
-fn fates(jobs: &[NewJob], there: Vec<Option<Job>>, queued: u64, max_queued: u64) -> Vec<Fate> {
+fn fates(jobs: &[NewJob], there: Vec<Option<Job>>, Room { queued, max_queued, mut held }: Room) -> Vec<Fate> {
     let refused = |answer| Fate::Refused(Box::new(answer));
     let mut room = max_queued.saturating_sub(queued);
     let mut first_with: HashMap<String, usize> = HashMap::new();
@@ -122,11 +133,15 @@ fn fates(jobs: &[NewJob], there: Vec<Option<Job>>, queued: u64, max_queued: u64)
             (None, Some(twin)) if jobs[twin].spec == job.spec => Fate::Twin(twin),
             (None, Some(twin)) => refused(Submitted::KeyConflict(jobs[twin].id)),
             (None, None) if room < job.family.queued() => refused(Submitted::QueueFull { queued }),
-            (None, None) => {
-                room -= job.family.queued();
-                first_with.extend(key.map(|key| (key, place)));
-                Fate::Create
-            }
+            (None, None) => match job.beyond_quota(held) {
+                Some(full) => refused(full),
+                None => {
+                    held += job.family.queued();
+                    room -= job.family.queued();
+                    first_with.extend(key.map(|key| (key, place)));
+                    Fate::Create
+                }
+            },
         });
     }
     fates

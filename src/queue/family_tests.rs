@@ -24,10 +24,11 @@ pub(super) fn parent(ms: u64, hosts: usize, at_once: Option<u32>, fail_fast: boo
         at: at(ms),
         retry_of: None,
         submitter: None,
+        quota: None,
         family: Family::Child { parent: id, held: place >= first },
     };
     let family = Family::Parent(spec.parts().enumerate().map(child).collect());
-    NewJob { id, spec, at: at(ms), retry_of: None, submitter: None, family }
+    NewJob { id, spec, at: at(ms), retry_of: None, submitter: None, quota: None, family }
 }
 
 /// What holds of every family that was just settled.

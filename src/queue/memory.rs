@@ -11,7 +11,8 @@ use super::{
     ListFilter, NewJob, Place, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::job::{
-    AttemptId, Children, HostFailure, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis, Verdict,
+    AttemptId, Children, HostFailure, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
+    Verdict,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -73,6 +74,13 @@ impl Tables {
         let job = self.create_one(new);
         children.into_iter().for_each(|child| drop(self.create_one(child)));
         job
+    }
+
+    /// Jobs of this submitter that have not ended.
+    fn held(&self, submitter: Option<&Submitter>) -> u64 {
+        let Some(submitter) = submitter else { return 0 };
+        let open = self.rows.values().filter(|row| row.job.phase != Phase::Ended);
+        open.filter(|row| super::held_by(&row.job) == Some(&submitter.name)).count() as u64
     }
 
     fn create_one(&mut self, new: NewJob) -> Job {
@@ -207,6 +215,9 @@ impl Store for MemoryStore {
         if queued + job.family.queued() > max_queued {
             return Ok(Submitted::QueueFull { queued });
         }
+        if let Some(full) = job.beyond_quota(tables.held(job.submitter.as_ref())) {
+            return Ok(full);
+        }
         Ok(Submitted::Created(tables.create(job)))
     }
 
@@ -215,7 +226,9 @@ impl Store for MemoryStore {
         let holder = |key: &str| tables.by_key.get(key).map(|seq| tables.rows[seq].job.clone());
         let there = jobs.iter().map(|job| job.own_key().as_deref().and_then(holder)).collect();
         let queued = tables.all_queued();
-        batch::take_in(jobs, there, (queued, max_queued), partial, |job| Ok(tables.create(job)))
+        let held = tables.held(jobs.first().and_then(|job| job.submitter.as_ref()));
+        let room = batch::Room { queued, max_queued, held };
+        batch::take_in(jobs, there, room, partial, |job| Ok(tables.create(job)))
     }
 
     async fn taken_keys(&self, keys: Vec<String>) -> Result<HashSet<String>, StoreError> {

@@ -77,6 +77,8 @@ pub struct NewJob {
     pub retry_of: Option<JobId>,
     /// The key that it was submitted with.
     pub submitter: Option<Submitter>,
+    /// Most jobs of its submitter that have not ended, this one included.
+    pub quota: Option<u64>,
     /// What it is to others.
     pub family: Family,
 }
@@ -96,7 +98,19 @@ pub fn own_key(submitter: Option<&Submitter>, key: &str) -> String {
     }
 }
 
+/// By whose name a job counts until it has ended: those of the first submitter are not counted, nor are jobs that run nothing themselves.
+fn held_by(job: &Job) -> Option<&str> {
+    let submitter = job.submitter.as_ref().map(|submitter| submitter.name.as_str());
+    submitter.filter(|name| *name != FIRST_SUBMITTER && job.spec.fan_out().is_none())
+}
+
 impl NewJob {
+    /// Whether it is one too many of its submitter's, who has so many.
+    fn beyond_quota(&self, held: u64) -> Option<Submitted> {
+        let most = self.quota?;
+        (held + self.family.queued() > most).then_some(Submitted::QuotaFull { held, most })
+    }
+
     /// Under what its idempotency key is kept.
     fn own_key(&self) -> Option<String> {
         self.spec.idempotency_key().map(|key| own_key(self.submitter.as_ref(), key))
@@ -116,6 +130,13 @@ pub enum Submitted {
     QueueFull {
         /// How many.
         queued: u64,
+    },
+    /// Its submitter has too many that have not ended.
+    QuotaFull {
+        /// How many.
+        held: u64,
+        /// How many there may be.
+        most: u64,
     },
 }
 

@@ -19,7 +19,15 @@ async fn held(store: &AnyStore, retry: &Value) -> Claim {
     let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
     store
         .submit(
-            NewJob { id: JobId::new(at(0)), spec, at: at(0), retry_of: None, submitter: None, family: Family::Alone },
+            NewJob {
+                id: JobId::new(at(0)),
+                spec,
+                at: at(0),
+                retry_of: None,
+                submitter: None,
+                quota: None,
+                family: Family::Alone,
+            },
             10,
         )
         .await
@@ -280,8 +288,15 @@ async fn sealed_values_go_with_each_try_and_are_gone_with_the_end() {
         let document = json!({"image": "x", "command": ["x"], "retry": {"failure": 1, "backoff": "0s"},
             "secrets": {"A": {"value": "hunter2"}, "B": "named"}});
         let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid").sealed(|_, _| b"sealed".to_vec());
-        let job =
-            NewJob { id: JobId::new(at(0)), spec, at: at(0), retry_of: None, submitter: None, family: Family::Alone };
+        let job = NewJob {
+            id: JobId::new(at(0)),
+            spec,
+            at: at(0),
+            retry_of: None,
+            submitter: None,
+            quota: None,
+            family: Family::Alone,
+        };
         store.submit(job, 10).await.expect("submits");
         let sealed = |claim: &Claim| -> Vec<(String, Vec<u8>)> {
             claim.spec.sealed_secrets().map(|(name, value)| (name.to_owned(), value.to_vec())).collect()

@@ -119,6 +119,14 @@ fn create(db: &Connection, mut new: NewJob, groups: &Groups) -> rusqlite::Result
     Ok(row.job)
 }
 
+/// Jobs of a new one's submitter that have not ended; not counted where nothing bounds them.
+fn held(db: &Connection, new: &NewJob) -> rusqlite::Result<u64> {
+    match &new.submitter {
+        Some(submitter) if new.quota.is_some() => rows::held(db, &submitter.name),
+        _ => Ok(0),
+    }
+}
+
 impl Store for SqliteStore {
     async fn submit(&self, job: NewJob, max_queued: u64) -> Result<Submitted, StoreError> {
         let groups = Arc::clone(&self.groups);
@@ -138,6 +146,9 @@ impl Store for SqliteStore {
                 if queued + job.family.queued() > max_queued {
                     return Ok(Submitted::QueueFull { queued });
                 }
+                if let Some(full) = job.beyond_quota(held(db, &job)?) {
+                    return Ok(full);
+                }
                 Ok(Submitted::Created(create(db, job, &groups)?))
             })
             .await
@@ -153,7 +164,9 @@ impl Store for SqliteStore {
                     there.push(holder.map(|row| row.job));
                 }
                 let queued = rows::count(db, Phase::Queued)?;
-                batch::take_in(jobs, there, (queued, max_queued), partial, |job| create(db, job, &groups))
+                let held = jobs.first().map_or(Ok(0), |job| held(db, job))?;
+                let room = batch::Room { queued, max_queued, held };
+                batch::take_in(jobs, there, room, partial, |job| create(db, job, &groups))
             })
             .await
     }

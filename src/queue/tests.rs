@@ -37,6 +37,7 @@ pub(super) fn new(ms: u64, priority: i32, key: Option<&str>) -> NewJob {
         at: at(ms),
         retry_of: None,
         submitter: None,
+        quota: None,
         family: Family::Alone,
     }
 }
@@ -364,7 +365,15 @@ async fn shapes_without_end_are_looked_at_from_the_front_and_hide_nothing_that_c
         let document = json!({"image": "x", "command": ["x"], "labels": {"user": format!("u{user}")}, "priority": user % 3,
             "requires": {"labels": {"zone": zone}}});
         let spec = JobSpec::check(&document, &SpecRules::default()).expect("valid");
-        NewJob { id: JobId::new(at(ms)), spec, at: at(ms), retry_of: None, submitter: None, family: Family::Alone }
+        NewJob {
+            id: JobId::new(at(ms)),
+            spec,
+            at: at(ms),
+            retry_of: None,
+            submitter: None,
+            quota: None,
+            family: Family::Alone,
+        }
     };
     // Elsewhere, then two of each user, then one of somebody else.
     let mut jobs: Vec<NewJob> = (0..200).map(|n| job(n, n, "us")).collect();
@@ -422,6 +431,7 @@ async fn one_claim_decides_about_a_bounded_number_of_shapes() {
                 at: at(n as u64),
                 retry_of: None,
                 submitter: None,
+                quota: None,
                 family: Family::Alone,
             }
         };

@@ -403,6 +403,7 @@ impl Row {
             retry_of: Some(self.job.id),
             // What may be done is decided for who asked for the work, not for who has it done again.
             submitter: self.job.submitter.clone(),
+            quota: None,
             family: Family::Alone,
         })
     }

@@ -4,6 +4,7 @@
 //! whether they are taken in is decided there, in one transaction.
 
 use super::App;
+use super::audited::Told;
 use super::jobs::{self, Answer, CancelQuery, Dedupe};
 use super::keys::Caller;
 use super::list;
@@ -73,7 +74,7 @@ struct BulkAnswer {
     responses(
         (status = 201, description = "At least one job was created", body = BulkAnswer),
         (status = 200, description = "None was created", body = BulkAnswer)),
-    extensions(("x-problems" = json!(["bad_query", "bad_spec", "policy_refused", "key_conflict", "queue_full", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_query", "bad_spec", "policy_refused", "key_conflict", "queue_full", "quota_full", "unavailable"]))))]
 pub(super) async fn submit(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -112,10 +113,11 @@ pub(super) async fn submit(
         return Err(all_problems(&checked));
     }
     let good = checked.iter().filter_map(|spec| spec.as_ref().ok()).cloned().collect();
-    let mut answers = match app.backend.submit_all(good, Some(caller.submitter()), partial).await? {
-        Batch::TakenIn(answers) => answers.into_iter(),
-        Batch::Refused(refused) => return Err(refusal(&refused)),
-    };
+    let mut answers =
+        match app.backend.submit_all(good, Some(caller.submitter()), app.limits.jobs(caller.limits), partial).await? {
+            Batch::TakenIn(answers) => answers.into_iter(),
+            Batch::Refused(refused) => return Err(refusal(&refused)),
+        };
     let mut answer = BulkAnswer { created: 0, existing: 0, refused: 0, jobs: Vec::with_capacity(checked.len()) };
     for (index, checked) in checked.into_iter().enumerate() {
         let outcome = match checked {
@@ -126,7 +128,9 @@ pub(super) async fn submit(
     }
     app.metrics.jobs_submitted_total.inc_by(answer.created as u64);
     let status = if answer.created > 0 { StatusCode::CREATED } else { StatusCode::OK };
-    Ok((status, Json(answer)).into_response())
+    let detail = Some(format!("{} there before, {} refused", answer.existing, answer.refused));
+    let told = Told { count: Some(answer.created as u64), detail, ..Told::default() };
+    Ok((status, Extension(told), Json(answer)).into_response())
 }
 
 impl BulkAnswer {
@@ -199,10 +203,10 @@ fn all_problems(checked: &[Answer<JobSpec>]) -> ProblemDocument {
     ProblemDocument::new(code, detail).listing(all.into_iter().take(MOST_PROBLEMS).collect())
 }
 
-/// What stood in the way of a whole batch. A full queue comes first: that will be so for the next one too.
+/// What stood in the way of a whole batch. A full queue, or too many jobs of this key, come first: that will be so for the next one too.
 fn refusal(refused: &[(usize, Submitted)]) -> ProblemDocument {
-    if let Some((_, full @ Submitted::QueueFull { .. })) =
-        refused.iter().find(|(_, answer)| matches!(answer, Submitted::QueueFull { .. }))
+    let is_full = |answer: &Submitted| matches!(answer, Submitted::QueueFull { .. } | Submitted::QuotaFull { .. });
+    if let Some((_, full)) = refused.iter().find(|(_, answer)| is_full(answer))
         && let Err(problem) = jobs::taken_in(full.clone())
     {
         return problem;
@@ -234,6 +238,12 @@ pub(super) struct Group {
     ids: Vec<JobId>,
 }
 
+impl Group {
+    fn count(&self) -> u64 {
+        self.count as u64
+    }
+}
+
 /// What became of a bulk cancel.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(super) struct BulkCanceled {
@@ -259,7 +269,7 @@ pub(super) async fn cancel(
     State(app): State<App>,
     asked: Result<Query<CancelQuery>, QueryRejection>,
     body: Result<Bytes, BytesRejection>,
-) -> Answer<Json<BulkCanceled>> {
+) -> Answer<(Extension<Told>, Json<BulkCanceled>)> {
     let CancelQuery { force } = jobs::query(asked)?;
     let body = jobs::body(&app, body)?;
     let which = parse_json(&body).and_then(|document| which(&document)).map_err(|problems| {
@@ -285,7 +295,8 @@ pub(super) async fn cancel(
         };
         group.add(id);
     }
-    Ok(Json(answer))
+    let told = Told { count: Some(answer.ended.count() + answer.requested.count()), ..Told::default() };
+    Ok((Extension(told), Json(answer)))
 }
 
 impl Group {

@@ -11,7 +11,6 @@ use super::problem::ProblemDocument;
 use crate::backend::Change;
 use crate::job::{AttemptId, JobId, Phase, UnixMillis};
 use crate::logstore::{Frame, LogReader};
-use axum::http::{HeaderMap, header};
 use serde::Deserialize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,18 +31,6 @@ pub(super) struct LiveQuery {
     pub(super) from: Option<u64>,
     /// Of this try; default the last one, or the next one of a job that waits.
     pub(super) attempt: Option<u32>,
-}
-
-/// A browser names the page that opens a stream. Only one from here may; programs name none.
-pub(super) fn same_origin(headers: &HeaderMap) -> Answer<()> {
-    let Some(origin) = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok()) else { return Ok(()) };
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let page = origin.split_once("://").map(|(_, host)| host);
-    if page.is_some() && page == host {
-        Ok(())
-    } else {
-        Err(ProblemDocument::new("foreign_origin", "open the stream from a page of this server, or from a program"))
-    }
 }
 
 /// One of the places for viewers; given back when it is dropped.

@@ -1,6 +1,7 @@
 //! Dead letters: jobs that ended because no try was left. They are listed like all jobs; here they are run again.
 
 use super::App;
+use super::audited::Told;
 use super::bulk::{Group, MOST_CANCELED, picked, texts, these};
 use super::jobs::{self, Answer};
 use super::list;
@@ -8,10 +9,10 @@ use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::job::{Fields, JobId, Problems, parse_json, type_name};
 use crate::queue::{ListFilter, Replay};
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
+use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -58,7 +59,10 @@ pub(super) struct Replayed {
 #[utoipa::path(post, path = "/v1/jobs/replay", tag = "jobs", request_body = schema::ReplayAsk,
     responses((status = 200, description = "What became of each", body = Replayed)),
     extensions(("x-problems" = json!(["unavailable"]))))]
-pub(super) async fn replay(State(app): State<App>, body: Result<Bytes, BytesRejection>) -> Answer<Json<Replayed>> {
+pub(super) async fn replay(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer<(Extension<Told>, Json<Replayed>)> {
     let body = jobs::body(&app, body)?;
     let which = parse_json(&body).and_then(|document| which(&document)).map_err(|problems| {
         let detail = "which jobs to replay cannot be read from the body; nothing was done";
@@ -85,7 +89,8 @@ pub(super) async fn replay(State(app): State<App>, body: Result<Bytes, BytesReje
         }
     }
     app.metrics.jobs_submitted_total.inc_by(answer.replayed.len() as u64);
-    Ok(Json(answer))
+    let told = Told { count: Some(answer.replayed.len() as u64), ..Told::default() };
+    Ok((Extension(told), Json(answer)))
 }
 
 /// Reads `{"ids": […]}`, `{"label": …}` or `{"all": true}`. Errors: everything that is wrong with it.

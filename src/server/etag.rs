@@ -63,7 +63,8 @@ mod tests {
         let document = serde_json::json!({"preset": "bash", "script": "true"});
         let (spec, at) = (JobSpec::check(&document, &SpecRules::default()).expect("valid"), UnixMillis::new);
         let family = Family::Alone;
-        let new = NewJob { id: JobId::new(at(5)), spec, at: at(5), retry_of: None, submitter: None, family };
+        let new =
+            NewJob { id: JobId::new(at(5)), spec, at: at(5), retry_of: None, submitter: None, quota: None, family };
         let Ok(Submitted::Created(mut job)) = MemoryStore::new().submit(new, 1).await else { panic!("is taken in") };
         let mut tags = vec![tag(&job)];
         job.history.push(PhaseEvent { at: at(9), ..job.history[0].clone() });

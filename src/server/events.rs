@@ -6,7 +6,8 @@
 //! is noticed: a body by itself is not told.
 
 use super::App;
-use super::cursor::{Cursor, LiveQuery, SEND_LIMIT, SIGN_EVERY, Seen, same_origin};
+use super::cors::may_stream;
+use super::cursor::{Cursor, LiveQuery, SEND_LIMIT, SIGN_EVERY, Seen};
 use super::extract::Path;
 use super::frames::FrameJson;
 use super::jobs::{Answer, query};
@@ -41,7 +42,7 @@ pub(super) async fn follow(
     headers: HeaderMap,
 ) -> Answer<Response> {
     let mut asked = query(asked)?;
-    same_origin(&headers)?;
+    may_stream(&app, &headers)?;
     // Who comes again asks with the same address as before and says here how far it has come.
     if let Some(last) = last_event(&headers)? {
         asked.from = Some(last.saturating_add(1));

@@ -116,7 +116,7 @@ pub(super) fn body(app: &App, body: Result<Bytes, BytesRejection>) -> Answer<Byt
             headers(("Location" = String, description = "Path of the job"), ("ETag" = String))),
         (status = 200, description = "The job was there", body = schema::Job,
             headers(("Location" = String, description = "Path of the job"), ("ETag" = String)))),
-    extensions(("x-problems" = json!(["bad_query", "bad_spec", "policy_refused", "key_conflict", "queue_full", "unavailable", "job_not_found"]))))]
+    extensions(("x-problems" = json!(["bad_query", "bad_spec", "policy_refused", "key_conflict", "queue_full", "quota_full", "unavailable", "job_not_found"]))))]
 pub(super) async fn submit(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -135,7 +135,8 @@ pub(super) async fn submit(
     {
         return Err(problem);
     }
-    let (created, job) = taken_in(app.backend.submit(spec, Some(caller.submitter())).await?)?;
+    let quota = app.limits.jobs(caller.limits);
+    let (created, job) = taken_in(app.backend.submit_within(spec, Some(caller.submitter()), quota).await?)?;
     if created {
         app.metrics.jobs_submitted_total.inc();
     }
@@ -154,6 +155,11 @@ pub(super) fn taken_in(submitted: Submitted) -> Answer<(bool, Job)> {
         Submitted::KeyConflict(id) => {
             let detail = format!("the key belongs to job {id}, whose spec is another one");
             Err(ProblemDocument::new("key_conflict", detail))
+        }
+        Submitted::QuotaFull { held, most } => {
+            let detail =
+                format!("this key has {held} jobs that have not ended, and may have {most}; nothing was created");
+            Err(ProblemDocument::new("quota_full", detail).retry_after(QUEUE_FULL_RETRY_SECONDS))
         }
         Submitted::QueueFull { queued } => {
             let detail = format!("{queued} jobs wait already; nothing was created");
@@ -294,7 +300,7 @@ pub(super) async fn cancel(
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", params(("id" = inline(schema::JobId), Path, description = "The job")),
     responses((status = 201, description = "The new job", body = schema::Job,
         headers(("Location" = String, description = "Path of the job"), ("ETag" = String)))),
-    extensions(("x-problems" = json!(["bad_id", "job_not_found", "not_ended", "secrets_gone", "key_conflict", "queue_full", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_id", "job_not_found", "not_ended", "secrets_gone", "key_conflict", "queue_full", "quota_full", "unavailable"]))))]
 pub(super) async fn retry(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
@@ -313,7 +319,10 @@ pub(super) async fn retry(
         return Err(ProblemDocument::new("secrets_gone", detail));
     }
     let job = Job { spec: known(&app, job.spec.clone()).await?, ..job };
-    let (_, job) = taken_in(app.backend.retry(job).await?)?;
+    // An operator who has somebody's job run again does not wait for that one's others.
+    let own = job.submitter.as_ref() == Some(&caller.submitter());
+    let quota = if own { app.limits.jobs(caller.limits) } else { None };
+    let (_, job) = taken_in(app.backend.retry(job, quota).await?)?;
     app.metrics.jobs_submitted_total.inc();
     Ok(located(StatusCode::CREATED, job))
 }

@@ -5,7 +5,8 @@
 //! the log its viewer is, the cursor knows.
 
 use super::App;
-use super::cursor::{Cursor, LiveQuery, READ_BYTES, SEND_LIMIT, SIGN_EVERY, Seen, same_origin};
+use super::cors::may_stream;
+use super::cursor::{Cursor, LiveQuery, READ_BYTES, SEND_LIMIT, SIGN_EVERY, Seen};
 use super::extract::Path;
 use super::jobs::query;
 use super::keys::Pass;
@@ -41,7 +42,7 @@ pub(super) async fn follow(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ProblemDocument> {
     let asked = query(asked)?;
-    same_origin(&headers)?;
+    may_stream(&app, &headers)?;
     let upgrade = upgrade.map_err(|error| ProblemDocument::new("bad_body", error.body_text()))?;
     let cursor = Cursor::open(&app, pass, &id, &asked).await?;
     let upgrade = upgrade.max_message_size(MOST_FROM_VIEWER).max_frame_size(MOST_FROM_VIEWER);

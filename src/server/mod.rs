@@ -5,20 +5,25 @@
 
 mod agents;
 mod artifacts;
+mod audited;
 mod auth;
 mod blobs;
 mod bulk;
+mod connections;
 mod content;
+mod cors;
 mod cursor;
 mod dead;
 mod etag;
 mod events;
 mod extract;
 mod frames;
+mod guards;
 mod health;
 mod jobs;
 mod kept;
 mod keys;
+mod limits;
 mod list;
 mod live;
 mod logs;
@@ -30,11 +35,14 @@ mod tail;
 mod unread;
 
 pub use agents::{AgentDrains, AgentKeys, KeyError};
+pub use connections::{Connections, serve};
 pub use keys::{Role, UserKeyError, UserKeys};
+pub use limits::LimitSettings;
 pub use openapi::openapi_json;
 pub use problem::{ERROR_CODES, ProblemDocument};
 
 use crate::admission::Gate;
+use crate::audit::Audit;
 use crate::backend::Embedded;
 use crate::job::SpecRules;
 use crate::telemetry::{Health, Metrics};
@@ -45,7 +53,6 @@ use axum::response::Response;
 use axum::routing::get;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
@@ -56,16 +63,34 @@ use utoipa_axum::routes;
 pub struct ServerSettings {
     /// Largest request body, bytes.
     pub max_body: usize,
+    /// For a request's body to be there; contents are not meant.
+    pub body_timeout: Duration,
     /// Longest `?wait=`.
     pub wait_max: Duration,
     /// Live log streams at the same time.
     pub viewers_max: usize,
+    /// How often keys and strangers may ask.
+    pub limits: LimitSettings,
+    /// Origins of web pages that may use the API from a browser, beside its own.
+    pub origins: Vec<String>,
     /// What checking a spec needs to know.
     pub rules: SpecRules,
     /// What the agent in this process lets in, to say so at once; none where the agents are elsewhere.
     pub gate: Option<Gate>,
     /// From then on no more jobs are taken in: what runs them is about to leave.
     pub stopping: CancellationToken,
+}
+
+/// Who may come in, and what is written down of them.
+pub struct Doors {
+    /// Keys of people and programs.
+    pub users: UserKeys,
+    /// Keys of agents.
+    pub agents: AgentKeys,
+    /// Agents that get no jobs.
+    pub drains: AgentDrains,
+    /// Who did what.
+    pub audit: Audit,
 }
 
 /// What every handler can reach.
@@ -79,6 +104,8 @@ pub(crate) struct Shared {
     keys: UserKeys,
     agent_keys: AgentKeys,
     agent_drains: AgentDrains,
+    audit: Audit,
+    limits: limits::Limits,
     sessions: agents::Sessions,
     settings: ServerSettings,
     viewers: Arc<Semaphore>,
@@ -119,6 +146,7 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(events::follow))
         .merge(agents::for_people())
         .merge(keys::for_people())
+        .merge(audited::for_people())
 }
 
 /// Routes that need no key.
@@ -141,14 +169,15 @@ pub fn router(
     backend: Arc<Embedded>,
     health: Health,
     metrics: Arc<Metrics>,
-    keys: UserKeys,
-    (agent_keys, agent_drains): (AgentKeys, AgentDrains),
+    doors: Doors,
     settings: ServerSettings,
     stop: CancellationToken,
 ) -> Router {
+    let Doors { users: keys, agents: agent_keys, drains: agent_drains, audit } = doors;
     let viewers = Arc::new(Semaphore::new(settings.viewers_max));
     let max_body = settings.max_body;
     let sessions = agents::Sessions::default();
+    let limits = limits::Limits::new(settings.limits);
     let app = App(Arc::new(Shared {
         backend,
         health,
@@ -156,6 +185,8 @@ pub fn router(
         keys,
         agent_keys,
         agent_drains,
+        audit,
+        limits,
         sessions,
         settings,
         viewers,
@@ -173,7 +204,10 @@ pub fn router(
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
         .layer(DefaultBodyLimit::max(max_body))
-        .layer(middleware::from_fn(unread::drain))
+        .layer(middleware::from_fn_with_state(app.clone(), unread::drain))
+        .layer(middleware::from_fn(guards::size))
+        .layer(middleware::from_fn_with_state(app.clone(), cors::share))
+        .layer(middleware::from_fn(guards::protect))
         .layer(middleware::from_fn_with_state(app.clone(), count))
         .with_state(app)
 }
@@ -196,22 +230,8 @@ pub fn admin_router(health: Health, metrics: Arc<Metrics>) -> Router {
         .route("/metrics", get(metrics))
         .fallback(problem::no_route)
         .method_not_allowed_fallback(problem::no_method)
-}
-
-/// Serves until `stop`, then lets requests that are being answered end within `grace`.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken, grace: Duration) {
-    let graceful = stop.clone();
-    let serving = axum::serve(listener, router).with_graceful_shutdown(async move { graceful.cancelled().await });
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(grace).await;
-    };
-    tokio::select! {
-        ended = serving => if let Err(error) = ended {
-            tracing::error!(%error, "the API ended");
-        },
-        () = late => tracing::warn!("requests were still being answered when the server stopped"),
-    }
+        .layer(middleware::from_fn(guards::size))
+        .layer(middleware::from_fn(guards::protect))
 }
 
 /// Counts every answer by route and code. The route is the pattern, never the path: paths are without bound.
@@ -226,4 +246,10 @@ async fn count(State(app): State<App>, request: Request, next: Next) -> Response
 fn bearer(headers: &axum::http::HeaderMap) -> Option<&str> {
     let given = headers.get(axum::http::header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     given.and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer "))).map(str::trim)
+}
+
+/// Compares hashes of keys in a time that says nothing of where they differ.
+fn same_hash(one: &str, other: &str) -> bool {
+    let differences = one.bytes().zip(other.bytes()).fold(0, |found, (one, other)| found | (one ^ other));
+    one.len() == other.len() && differences == 0
 }

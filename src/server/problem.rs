@@ -4,13 +4,13 @@ use super::openapi::jobs as schema;
 use crate::job::{Cause, PolicyRefusal, Problem, Problems};
 use crate::queue::StoreError;
 use axum::Json;
-use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 33] = [
+pub const ERROR_CODES: [(&str, u16, &str); 36] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("policy_refused", 403, "the operator's policy does not allow the job; `problems` says what of it"),
     ("bad_query", 400, "a query parameter cannot be read"),
@@ -44,11 +44,18 @@ pub const ERROR_CODES: [(&str, u16, &str); 33] = [
     ("blob_mismatch", 422, "the content is not what its name says"),
     ("blob_too_large", 413, "the content is larger than blobs.max_blob"),
     ("blobs_full", 507, "the contents together have blobs.max_bytes, or the disk is full"),
+    ("rate_limited", 429, "the key makes more requests than it may, or too many from here had no good one"),
+    ("quota_full", 429, "the key has as many jobs that have not ended as it may have"),
+    ("headers_too_large", 431, "the request's headers are larger than 16 KiB"),
     ("queue_full", 429, "queue.max_queued jobs wait; Retry-After says when to try again"),
     ("not_held", 409, "the attempt is not the agent's, or has ended"),
     ("store_full", 507, "the store of files has no room; artifacts.quota bounds it, or the disk is full"),
     ("unavailable", 503, "the queue, the log or a stream cannot be had at the moment"),
 ];
+
+/// The code of an answer that is a problem, for whoever passes the answer on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ProblemCode(pub(super) &'static str);
 
 /// A problem document (RFC 9457).
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -145,7 +152,7 @@ impl IntoResponse for ProblemDocument {
         if code == "unauthorized" {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+        response.extensions_mut().insert(ProblemCode(code));
         response
     }
 }

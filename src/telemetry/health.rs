@@ -22,6 +22,8 @@ pub enum Component {
     Inventory,
     /// The settings' files, where there are some.
     Settings,
+    /// The audit log, where there is one.
+    Audit,
 }
 
 /// How it is.

@@ -29,6 +29,9 @@ pub struct Metrics {
     pub log_frames_total: IntCounter,
     pub viewers: IntGauge,
     pub http_requests_total: IntCounterVec,
+    pub connections: IntGauge,
+    pub connections_refused_total: IntCounter,
+    pub audit_lost_total: IntCounter,
     pub wire_skipped_bytes_total: IntCounter,
     pub reattach_total: IntCounter,
     pub swept_total: IntCounter,
@@ -111,6 +114,12 @@ impl Metrics {
             log_frames_total: counter("jobcell_log_frames_total", "Frames of job output stored"),
             viewers: gauge("jobcell_viewers", "Live log streams open"),
             http_requests_total: counters("jobcell_http_requests_total", "HTTP requests answered", &["route", "code"]),
+            connections: gauge("jobcell_connections", "Open connections of clients"),
+            connections_refused_total: counter(
+                "jobcell_connections_refused_total",
+                "Connections turned away because all places were taken",
+            ),
+            audit_lost_total: counter("jobcell_audit_lost_total", "Lines of the audit log that were not written"),
             wire_skipped_bytes_total: counter(
                 "jobcell_wire_skipped_bytes_total",
                 "Bytes from wardens that were no frame",

@@ -3,7 +3,7 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 21] = [
+const RANKS: [(&str, u8); 22] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
@@ -18,6 +18,7 @@ const RANKS: [(&str, u8); 21] = [
     ("logstore", 2),
     ("blobs", 2),
     ("secrets", 2),
+    ("audit", 2),
     ("backend", 3),
     ("egress", 4),
     ("executor", 5),
@@ -28,12 +29,13 @@ const RANKS: [(&str, u8); 21] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 14] = [
+const CONFINED: [(&str, &[&str]); 15] = [
     ("russh", &["src/executor/ssh"]),
     ("bollard", &["src/executor/docker"]),
     ("chacha20poly1305", &["src/secrets"]),
     ("figment", &["src/config"]),
     ("axum", &["src/server"]),
+    ("hyper_util", &["src/server/connections"]),
     ("rusqlite", &["src/database", "src/queue", "src/journal", "src/blobs"]),
     ("tokio_tungstenite", &["src/cli", "src/backend/http"]),
     ("reqwest", &["src/cli", "src/backend/http"]),

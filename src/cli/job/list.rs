@@ -48,7 +48,7 @@ pub(in crate::cli) struct ListArgs {
 }
 
 /// Reads a moment: so long ago, or as the API reads it.
-fn moment(text: &str) -> Result<UnixMillis, String> {
+pub(in crate::cli) fn moment(text: &str) -> Result<UnixMillis, String> {
     moment_at(text, UnixMillis::now())
 }
 

@@ -225,6 +225,7 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
             at: now,
             retry_of: None,
             submitter: None,
+            quota: None,
             family: Family::Alone,
         };
         assert!(matches!(store.submit(again, 100).await, Ok(Submitted::Existing(job)) if job.id == ids[12]));

@@ -10,6 +10,7 @@ use crate::job::{
     Results, Submitter, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
+use crate::queue::held_by;
 use crate::queue::routing::Shape;
 use crate::queue::transition::{Lease, Row, Told};
 use crate::queue::{EXPIRE_BATCH, Groups, READY_BATCH, own_key};
@@ -174,7 +175,7 @@ pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::R
     let job = &row.job;
     db.prepare_cached(
         "INSERT INTO jobs (id, phase, priority, idempotency_key, state, name, submitted_at, shape, not_before, parent, host, \
-         started_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         started_at, held_by) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
         job.id.to_string(),
@@ -190,6 +191,7 @@ pub(super) fn insert(db: &Connection, row: &Row, groups: &Groups) -> rusqlite::R
         job.parent.map(|parent| parent.to_string()),
         job.spec.host(),
         job.started_at.map(UnixMillis::as_u64),
+        held_by(job),
     ])?;
     let seq = db.last_insert_rowid();
     db.prepare_cached("INSERT INTO specs (seq, spec) VALUES (?1, ?2)")?.execute(params![seq, json(&job.spec)?])?;
@@ -215,7 +217,7 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let job = &row.job;
     let cause = job.ending.as_ref().map(|ending| json(&ending.cause)).transpose()?;
     db.prepare_cached(
-        "UPDATE jobs SET phase = ?2, shape = iif(?2 = 'ended', NULL, shape), token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
+        "UPDATE jobs SET phase = ?2, shape = iif(?2 = 'ended', NULL, shape), held_by = iif(?2 = 'ended', NULL, held_by), token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
          started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12, not_before = ?13, dead = ?14 WHERE id = ?1",
     )?
     .execute(params![
@@ -332,6 +334,11 @@ pub(super) fn next_due(db: &Connection) -> rusqlite::Result<Option<UnixMillis>> 
 
 pub(super) fn count(db: &Connection, phase: Phase) -> rusqlite::Result<u64> {
     db.prepare_cached("SELECT jobs FROM counts WHERE phase = ?1")?.query_row([phase.name()], |row| row.get(0))
+}
+
+/// Jobs of a submitter that have not ended.
+pub(super) fn held(db: &Connection, submitter: &str) -> rusqlite::Result<u64> {
+    db.prepare_cached("SELECT count(*) FROM jobs WHERE held_by = ?1")?.query_row([submitter], |row| row.get(0))
 }
 
 pub(super) fn dead_letters(db: &Connection) -> rusqlite::Result<u64> {

@@ -18,6 +18,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "delayed jobs and dead letters", run: |db| db.execute_batch(RETRIES) },
     Step { what: "sealed secrets", run: |db| db.execute_batch(SEALED) },
     Step { what: "parents and children", run: |db| db.execute_batch(FAMILIES) },
+    Step { what: "jobs of submitters", run: |db| db.execute_batch(HELD) },
 ];
 
 /// What queued jobs ask for, with how many ask for it. Rows of before have no shape; whoever opens the file gives them one.
@@ -137,6 +138,17 @@ WHEN new.phase = 'queued' AND new.shape IS NOT NULL AND new.not_before IS NULL B
     WHERE id = new.shape AND (head_seq IS NULL OR head_priority < new.priority
         OR (head_priority = new.priority AND head_seq > new.seq));
 END;
+";
+
+/// Whose a job is that has not ended, so that each submitter's can be counted. Those of the first key are not, nor is one for several hosts:
+/// the jobs for its hosts are.
+const HELD: &str = "
+ALTER TABLE jobs ADD COLUMN held_by TEXT;
+UPDATE jobs SET held_by = json_extract(state, '$.submitter')
+    WHERE phase <> 'ended' AND json_valid(state) AND json_type(state, '$.submitter') = 'text'
+    AND json_extract(state, '$.submitter') <> 'admin'
+    AND NOT EXISTS (SELECT 1 FROM jobs AS child WHERE child.parent = jobs.id);
+CREATE INDEX held ON jobs (held_by) WHERE held_by IS NOT NULL;
 ";
 
 const BEGINNING: &str = "

@@ -1,7 +1,8 @@
 //! The agents' keys: one each, shown once, kept as a hash in one small file.
 
-use crate::server::problem::ProblemDocument;
-use crate::server::{App, bearer, kept};
+use crate::audit::Who;
+use crate::server::audited::Attempt;
+use crate::server::{App, auth, bearer, kept, same_hash};
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -106,7 +107,7 @@ impl AgentKeys {
     /// Whose key this is. What is compared are hashes, so timing tells nothing about the key.
     pub fn name_of(&self, key: &str) -> Option<String> {
         let given = hash(key);
-        self.kept().iter().find(|(_, kept)| kept.sha256 == given).map(|(name, _)| name.clone())
+        self.kept().iter().find(|(_, kept)| same_hash(&kept.sha256, &given)).map(|(name, _)| name.clone())
     }
 
     /// Whether this name has one.
@@ -126,17 +127,19 @@ impl AgentKeys {
 
 /// Lets agents in, each by its own key.
 pub(in crate::server) async fn require_agent_key(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let attempt = Attempt::of(&request);
     let name = bearer(request.headers()).and_then(|key| app.agent_keys.name_of(key));
     match name {
         Some(name) => {
-            request.extensions_mut().insert(AgentName(name));
-            next.run(request).await
+            request.extensions_mut().insert(AgentName(name.clone()));
+            attempt.run(&app.audit, Who::Agent(name), next.run(request)).await
         }
-        None => ProblemDocument::new(
-            "unauthorized",
-            "this path is for agents, each with a key of its own; `jobcell agents add NAME` at the server makes one",
-        )
-        .into_response(),
+        None => {
+            let detail = "this path is for agents, each with a key of its own; `jobcell agents add NAME` at the server makes one";
+            let problem = auth::stranger(&app, attempt.from(), detail);
+            attempt.refused(&app.audit, Who::Nobody, &problem);
+            problem.into_response()
+        }
     }
 }
 

@@ -5,12 +5,13 @@ use super::drains::{self, Drained};
 use crate::backend::AgentEntry;
 use crate::job::UnixMillis;
 use crate::server::App;
+use crate::server::audited::Told;
 use crate::server::extract::{Path, Received};
 use crate::server::openapi::agents as schema;
 use crate::server::problem::ProblemDocument;
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
@@ -74,11 +75,12 @@ pub(super) async fn list(State(app): State<App>) -> Result<Json<AgentList>, Prob
 pub(super) async fn add(
     State(app): State<App>,
     Received(body): Received,
-) -> Result<(StatusCode, Json<Added>), ProblemDocument> {
+) -> Result<(StatusCode, Extension<Told>, Json<Added>), ProblemDocument> {
     let NewAgent { name } = super::calls::read(&body)?;
     let key = app.agent_keys.add(&name)?;
     tracing::info!(agent = %name, "an agent's key was made");
-    Ok((StatusCode::CREATED, Json(Added { name, key })))
+    let told = Told { object: Some(name.clone()), ..Told::default() };
+    Ok((StatusCode::CREATED, Extension(told), Json(Added { name, key })))
 }
 
 /// Take an agent's key away

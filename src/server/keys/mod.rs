@@ -7,7 +7,8 @@ mod routes;
 
 pub(super) use routes::for_people;
 
-use super::kept;
+use super::limits::KeyLimits;
+use super::{kept, same_hash};
 use crate::job::{Millis, Submitter, UnixMillis};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -60,6 +61,8 @@ pub struct Caller {
     pub role: Role,
     /// Which key of that name it is; none for the one in `admin.key`, and for keys of before they had one.
     id: Option<String>,
+    /// What the operator says of it; the rest is as the settings have it.
+    pub(super) limits: KeyLimits,
 }
 
 impl Caller {
@@ -117,6 +120,9 @@ pub enum UserKeyError {
     /// Too many old keys are good still.
     #[error("{MOST_BEFORE} older secrets of `{0}` are good still; wait until one of them ends, or remove the key")]
     TooMany(String),
+    /// A limit that is none.
+    #[error("rate: 0 to 1000000, burst: 1 to 1000000, jobs: 0 to 100000000; what is left out is as the settings say")]
+    BadLimits,
     /// The old key would stay for too long.
     #[error("an old key is good for 30 days at most beside the new one")]
     TooLong,
@@ -143,6 +149,8 @@ struct Kept {
     /// Those before it that may be good still, the last one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     before: Vec<Old>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limits: Option<KeyLimits>,
     /// The one before it in files of before there could be several.
     #[serde(default, skip_serializing)]
     old: Option<Old>,
@@ -162,6 +170,7 @@ pub(super) struct Entry {
     made_at: Option<UnixMillis>,
     expires_at: Option<UnixMillis>,
     old_until: Option<UnixMillis>,
+    limits: KeyLimits,
 }
 
 /// All keys.
@@ -229,6 +238,7 @@ impl UserKeys {
                     made_at: now,
                     expires_at,
                     before: Vec::new(),
+                    limits: None,
                     old: None,
                 },
             );
@@ -261,6 +271,19 @@ impl UserKeys {
         .await
     }
 
+    /// Says how much a key may do, from now on.
+    pub(super) async fn limit(&self, name: &str, limits: KeyLimits) -> Result<(), UserKeyError> {
+        if !limits.are_good() {
+            return Err(UserKeyError::BadLimits);
+        }
+        self.change(name, |keys| {
+            let kept = keys.get_mut(name).ok_or_else(|| UserKeyError::Unknown(name.to_owned()))?;
+            kept.limits = Some(limits).filter(|limits| *limits != KeyLimits::default());
+            Ok(())
+        })
+        .await
+    }
+
     /// Takes a key away: it opens nothing from now on.
     pub(super) async fn remove(&self, name: &str) -> Result<(), UserKeyError> {
         let unknown = || UserKeyError::Unknown(name.to_owned());
@@ -275,19 +298,24 @@ impl UserKeys {
     /// Whose key this is. What is compared are hashes, so timing tells nothing about the key.
     pub(super) fn caller(&self, pass: &Pass, now: UnixMillis) -> Result<Caller, Closed> {
         let given = &pass.sha256;
-        if *given == self.admin {
-            return Ok(Caller { name: ADMIN.to_owned(), role: Role::Admin, id: None });
+        if same_hash(given, &self.admin) {
+            // Whoever looks after all this gets in, whatever others do with their keys.
+            let limits = KeyLimits { rate: Some(0), burst: None, jobs: Some(0) };
+            return Ok(Caller { name: ADMIN.to_owned(), role: Role::Admin, id: None, limits });
         }
         let kept = self.kept();
         let mut expired = Closed::Unknown;
         for (name, one) in kept.iter() {
-            let until = match one.before.iter().find(|old| old.sha256 == *given) {
-                _ if one.sha256 == *given => one.expires_at,
+            let until = match one.before.iter().find(|old| same_hash(&old.sha256, given)) {
+                _ if same_hash(&one.sha256, given) => one.expires_at,
                 Some(old) => Some(one.expires_at.map_or(old.until, |end| end.min(old.until))),
                 None => continue,
             };
             match until.filter(|until| *until <= now) {
-                None => return Ok(Caller { name: name.clone(), role: one.role, id: one.id.clone() }),
+                None => {
+                    let limits = one.limits.unwrap_or_default();
+                    return Ok(Caller { name: name.clone(), role: one.role, id: one.id.clone(), limits });
+                }
                 Some(since) => expired = Closed::Expired { name: name.clone(), since },
             }
         }
@@ -296,14 +324,21 @@ impl UserKeys {
 
     /// All of them, by name.
     pub(super) fn list(&self, now: UnixMillis) -> Vec<Entry> {
-        let admin =
-            Entry { name: ADMIN.to_owned(), role: Role::Admin, made_at: None, expires_at: None, old_until: None };
+        let admin = Entry {
+            name: ADMIN.to_owned(),
+            role: Role::Admin,
+            made_at: None,
+            expires_at: None,
+            old_until: None,
+            limits: KeyLimits::default(),
+        };
         let entry = |(name, kept): (&String, &Kept)| Entry {
             name: name.clone(),
             role: kept.role,
             made_at: Some(kept.made_at),
             expires_at: kept.expires_at,
             old_until: kept.before.iter().map(|old| old.until).filter(|until| *until > now).max(),
+            limits: kept.limits.unwrap_or_default(),
         };
         let mut all: Vec<Entry> = self.kept().iter().map(entry).chain([admin]).collect();
         all.sort_by(|one, other| one.name.cmp(&other.name));
@@ -340,11 +375,11 @@ mod tests {
     }
 
     fn who(keys: &UserKeys, key: &str, now: UnixMillis) -> Result<Caller, Closed> {
-        keys.caller(&Pass::of(key), now).map(|caller| Caller { id: None, ..caller })
+        keys.caller(&Pass::of(key), now).map(|caller| Caller { id: None, limits: KeyLimits::default(), ..caller })
     }
 
     fn caller(name: &str, role: Role) -> Result<Caller, Closed> {
-        Ok(Caller { name: name.to_owned(), role, id: None })
+        Ok(Caller { name: name.to_owned(), role, id: None, limits: KeyLimits::default() })
     }
 
     #[tokio::test]

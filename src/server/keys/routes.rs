@@ -4,12 +4,14 @@ use super::{Entry, Role, UserKeyError};
 use crate::job::{Millis, UnixMillis};
 use crate::server::App;
 use crate::server::agents::read;
+use crate::server::audited::Told;
 use crate::server::extract::{Path, Received};
+use crate::server::limits::KeyLimits;
 use crate::server::openapi::jobs as schema;
 use crate::server::problem::ProblemDocument;
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,7 +19,11 @@ use utoipa_axum::routes;
 
 /// Routes of keys.
 pub(in crate::server) fn for_people() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list, add)).routes(routes!(remove)).routes(routes!(rotate))
+    OpenApiRouter::new()
+        .routes(routes!(list, add))
+        .routes(routes!(remove))
+        .routes(routes!(rotate))
+        .routes(routes!(limit))
 }
 
 /// A key, without its secret.
@@ -34,6 +40,8 @@ struct Key {
     /// Until when one of the secrets before this one is good as well.
     #[schema(required)]
     old_until: Option<schema::Moment>,
+    /// What an operator said of it; the rest is as the settings have it.
+    limits: KeyLimits,
 }
 
 /// All keys.
@@ -75,7 +83,7 @@ pub(super) struct AddedKey {
 impl From<UserKeyError> for ProblemDocument {
     fn from(error: UserKeyError) -> Self {
         let code = match &error {
-            UserKeyError::BadName(_) | UserKeyError::TooLong => "bad_body",
+            UserKeyError::BadName(_) | UserKeyError::TooLong | UserKeyError::BadLimits => "bad_body",
             UserKeyError::Exists(_)
             | UserKeyError::Full
             | UserKeyError::Fixed
@@ -103,11 +111,13 @@ pub(super) async fn list(State(app): State<App>) -> Json<KeyList> {
 pub(super) async fn add(
     State(app): State<App>,
     Received(body): Received,
-) -> Result<(StatusCode, Json<AddedKey>), ProblemDocument> {
+) -> Result<(StatusCode, Extension<Told>, Json<AddedKey>), ProblemDocument> {
     let NewKey { name, role, expires_in } = read(&body)?;
     let key = app.keys.add(&name, role, expires_in, UnixMillis::now()).await?;
     tracing::info!(key = %name, role = role.name(), "a key was made");
-    Ok((StatusCode::CREATED, Json(AddedKey { name, key })))
+    let detail = Some(format!("role {}", role.name()));
+    let told = Told { object: Some(name.clone()), detail, ..Told::default() };
+    Ok((StatusCode::CREATED, Extension(told), Json(AddedKey { name, key })))
 }
 
 /// Give a key another secret
@@ -124,6 +134,39 @@ pub(super) async fn rotate(
     let key = app.keys.rotate(&name, overlap.unwrap_or_else(|| Millis::from_secs(0)), UnixMillis::now()).await?;
     tracing::info!(key = %name, "a key has another secret");
     Ok(Json(AddedKey { name, key }))
+}
+
+/// A key with its limits.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Limited {
+    name: String,
+    limits: KeyLimits,
+}
+
+/// Say how much a key may do
+///
+/// In place of what was said before, from the next request on. What is left out is as the settings say; 0 is no bound.
+#[utoipa::path(put, path = "/v1/keys/{name}/limits", tag = "keys", request_body = KeyLimits,
+    params(("name" = String, Path, description = "The key")),
+    responses((status = 200, description = "What was said", body = Limited)),
+    extensions(("x-problems" = json!(["key_not_found", "key_exists", "bad_id", "unavailable"]))))]
+pub(super) async fn limit(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Received(body): Received,
+) -> Result<(Extension<Told>, Json<Limited>), ProblemDocument> {
+    let limits: KeyLimits = read(&body)?;
+    app.keys.limit(&name, limits).await?;
+    tracing::info!(key = %name, ?limits, "a key has other limits");
+    let said = |name: &str, limit: Option<u64>| limit.map(|limit| format!("{name} {limit}"));
+    let said = [
+        said("rate", limits.rate.map(u64::from)),
+        said("burst", limits.burst.map(u64::from)),
+        said("jobs", limits.jobs),
+    ];
+    let said = said.into_iter().flatten().collect::<Vec<_>>().join(", ");
+    let detail = Some(if said.is_empty() { "as the settings say".to_owned() } else { said });
+    Ok((Extension(Told { detail, ..Told::default() }), Json(Limited { name, limits })))
 }
 
 /// Take a key away

@@ -97,6 +97,7 @@ fn document() -> Value {
         {"name": "contents", "description": "What jobs are given: files and archives, by their SHA-256"},
         {"name": "statistics", "description": "What happened"},
         {"name": "keys", "description": "Who may do what"},
+        {"name": "audit", "description": "Who did what"},
         {"name": "agents", "description": "Agents and their keys, for people"},
         {"name": "agent protocol", "description": "For agents; see docs/agent-protocol.md"},
         {"name": "health", "description": "Whether it works; open to whoever reaches the port"},
@@ -144,7 +145,7 @@ fn finish(path: &str, method: &str, operation: &mut Map<String, Value>) {
     let mut codes: Vec<String> = serde_json::from_value(named).expect("x-problems is a list of codes");
     if let Some(scheme) = security(path) {
         operation.insert("security".to_owned(), json!([{scheme: []}]));
-        codes.push("unauthorized".to_owned());
+        codes.extend(["unauthorized", "rate_limited"].map(str::to_owned));
         if scheme == "key" {
             codes.push("forbidden".to_owned());
             // Upper case, as requests have it.
@@ -155,6 +156,7 @@ fn finish(path: &str, method: &str, operation: &mut Map<String, Value>) {
     if operation.contains_key("requestBody") {
         codes.extend(["bad_body", "body_too_large"].map(str::to_owned));
     }
+    codes.push("headers_too_large".to_owned());
     let mut by_status: BTreeMap<u16, Vec<(&str, &str)>> = BTreeMap::new();
     for code in &codes {
         let known = ERROR_CODES.iter().find(|(known, ..)| known == code);
@@ -175,7 +177,7 @@ fn finish(path: &str, method: &str, operation: &mut Map<String, Value>) {
             "description": lines.join("\n"),
             "content": {"application/problem+json": {"schema": schema}},
         });
-        if codes.iter().any(|code| matches!(*code, "queue_full" | "unavailable")) {
+        if codes.iter().any(|code| matches!(*code, "queue_full" | "quota_full" | "rate_limited" | "unavailable")) {
             let about = "Seconds after which to try again; not always there";
             response["headers"] = json!({"Retry-After": {"description": about, "schema": {"type": "integer"}}});
         }
