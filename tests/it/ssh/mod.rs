@@ -5,6 +5,7 @@ mod driver;
 mod jobs;
 mod logins;
 mod loss;
+mod network;
 mod passwords;
 mod places;
 mod resident;

@@ -145,7 +145,16 @@ impl Folder {
         if !keys.exists() {
             self.write("authorized_keys", &format!("{}\n", self.public("user")));
         }
-        Sshd::start(self, host_key, more)
+        Sshd::start(self, host_key, more, None)
+    }
+
+    /// A server in a network namespace, at port 22 of its address, known from the start.
+    pub(crate) fn sshd_in(&self, network: &str, address: &str, more: &str) -> Sshd {
+        self.keygen("host-in-network", &["-t", "ed25519"]);
+        self.write("authorized_keys", &format!("{}\n", self.public("user")));
+        let sshd = Sshd::start(self, "host-in-network", more, Some((network, address)));
+        self.know(&sshd);
+        sshd
     }
 }
 
@@ -158,13 +167,17 @@ pub(crate) struct Sshd {
     pub(crate) host_key: String,
     log: PathBuf,
     config: PathBuf,
+    /// Where it is, when not here.
+    network: Option<String>,
     child: Child,
 }
 
 impl Sshd {
-    fn start(folder: &Folder, host_key: &str, more: &str) -> Self {
+    fn start(folder: &Folder, host_key: &str, more: &str, network: Option<(&str, &str)>) -> Self {
         let nth = COUNT.fetch_add(1, Ordering::Relaxed);
-        let address = format!("127.0.{}.{}", 1 + nth % 200, 1 + nth % 250);
+        let near = || format!("127.0.{}.{}", 1 + nth % 200, 1 + nth % 250);
+        let address = network.map_or_else(near, |(_, address)| address.to_owned());
+        let network = network.map(|(name, _)| name.to_owned());
         let (config, log) = (folder.path(&format!("sshd{nth}.conf")), folder.path(&format!("sshd{nth}.log")));
         if is_root() {
             login();
@@ -172,8 +185,8 @@ impl Sshd {
             std::fs::create_dir_all("/run/sshd").expect("a folder for sshd");
         }
         for _ in 0..5 {
-            let free = std::net::TcpListener::bind((address.as_str(), 0)).and_then(|free| free.local_addr());
-            let port = free.expect("a free port").port();
+            let free = || std::net::TcpListener::bind((address.as_str(), 0)).and_then(|free| free.local_addr());
+            let port = if network.is_some() { 22 } else { free().expect("a free port").port() };
             let mut text = format!(
                 "ListenAddress {address}:{port}\nPidFile none\nAuthorizedKeysFile {}\nStrictModes no\n",
                 folder.shown("authorized_keys")
@@ -189,17 +202,26 @@ impl Sshd {
                 }
             }
             std::fs::write(&config, text + more + "\n").expect("writes");
-            if let Some(child) = Self::spawn(&config, &log) {
-                return Self { address, port, host_key: host_key.to_owned(), log, config, child };
+            if let Some(child) = Self::spawn(&config, &log, network.as_deref()) {
+                return Self { address, port, host_key: host_key.to_owned(), log, config, network, child };
             }
         }
         panic!("sshd does not start: {}", std::fs::read_to_string(&log).unwrap_or_default());
     }
 
     /// None if its port was taken in between.
-    fn spawn(config: &Path, log: &Path) -> Option<Child> {
+    fn spawn(config: &Path, log: &Path, network: Option<&str>) -> Option<Child> {
         let file = std::fs::File::create(log).expect("a log");
-        let mut child = Command::new(sshd_program().expect("is there"))
+        let program = sshd_program().expect("is there");
+        let mut command = match network {
+            None => Command::new(program),
+            Some(name) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(program);
+                command
+            }
+        };
+        let mut child = command
             .args(["-D", "-e", "-f"])
             .arg(config)
             .stdin(Stdio::null())
@@ -225,7 +247,7 @@ impl Sshd {
 
     /// As known_hosts has it.
     pub(crate) fn known_name(&self) -> String {
-        format!("[{}]:{}", self.address, self.port)
+        if self.port == 22 { self.address.clone() } else { format!("[{}]:{}", self.address, self.port) }
     }
 
     /// What it wrote to its log.
@@ -272,7 +294,7 @@ impl Sshd {
     /// Starts again at the same address, as its file says now.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        self.child = Self::spawn(&self.config, &self.log).expect("its port is still free");
+        self.child = Self::spawn(&self.config, &self.log, self.network.as_deref()).expect("its port is still free");
     }
 }
 
