@@ -6,6 +6,7 @@ mod jobs;
 mod logins;
 mod loss;
 mod network;
+mod pam;
 mod passwords;
 mod places;
 mod resident;
