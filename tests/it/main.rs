@@ -39,6 +39,7 @@ mod profiles;
 mod ranks;
 mod recovery;
 mod registry;
+mod reload;
 mod retries;
 mod seccomp;
 mod secrets;
