@@ -103,7 +103,7 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
         inventory,
         artifacts,
     };
-    let watching = reload::watch(settings, health.clone())?;
+    let watching = reload::watch(settings, health.clone(), reload::Held { audit: audit.clone(), limits: None })?;
     let drained = run_agent(parts, &signals).await;
     if let Some(watching) = watching {
         watching.abort();

@@ -1,6 +1,7 @@
 //! The backend with its API, as `up` and `server` run it.
 
 use super::home::Home;
+use super::reload::Held;
 use super::{Failure, node};
 use crate::admission::Gate;
 use crate::audit::{Audit, Event, Outcome};
@@ -8,7 +9,9 @@ use crate::backend::Embedded;
 use crate::config::{Config, LimitsConfig};
 use crate::job::SpecRules;
 use crate::queue::{AnyStore, SqliteStore};
-use crate::server::{AgentDrains, AgentKeys, Doors, LimitSettings, ServerSettings, UserKeys, router, serve};
+use crate::server::{
+    AgentDrains, AgentKeys, Doors, LimitSettings, LiveLimits, ServerSettings, UserKeys, router, serve,
+};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 pub(super) struct Api {
     pub(super) backend: Arc<Embedded>,
     pub(super) audit: Audit,
+    pub(super) limits: LiveLimits,
     stop: CancellationToken,
     tasks: [JoinHandle<()>; 3],
 }
@@ -55,12 +59,13 @@ impl Api {
             tracing::warn!(%address, "the API is reachable from other hosts, without TLS: whoever sees the traffic sees the keys");
         }
         let (key, new_key) = home.admin_key()?;
+        let limits = LiveLimits::new(limits(config));
         let settings = ServerSettings {
             max_body: usize::try_from(config.server.max_body.as_u64()).unwrap_or(usize::MAX),
             body_timeout: config.server.body_timeout.as_duration(),
             wait_max: config.server.wait_max.as_duration(),
             viewers_max: config.server.viewers_max as usize,
-            limits: limits(config),
+            limits: limits.clone(),
             origins: config.server.cors_origins.clone(),
             rules,
             gate,
@@ -83,7 +88,12 @@ impl Api {
         tracing::info!(%url, owner = %home.owner, "up");
         let version = concat!("version ", env!("CARGO_PKG_VERSION"));
         audit.record(Event::own("server.start", Outcome::Done, Some(version.to_owned()))).await;
-        Ok(Self { backend, audit, stop, tasks: [server, expiry, keeper] })
+        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper] })
+    }
+
+    /// What other settings are told to.
+    pub(super) fn held(&self) -> Held {
+        Held { audit: self.audit.clone(), limits: Some(self.limits.clone()) }
     }
 
     /// Takes no more requests, lets those that are being answered end, and leaves.

@@ -11,9 +11,7 @@ use crate::journal::MemoryJournal;
 use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::agent::Announcement;
 use crate::queue::{AnyStore, SqliteStore, Submitted};
-use crate::server::{
-    AgentDrains, AgentKeys, Connections, Doors, LimitSettings, ServerSettings, UserKeys, router, serve,
-};
+use crate::server::{AgentDrains, AgentKeys, Connections, Doors, LiveLimits, ServerSettings, UserKeys, router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use serde_json::json;
@@ -55,7 +53,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
         body_timeout: Duration::from_secs(60),
         wait_max: Duration::from_secs(60),
         viewers_max: 8,
-        limits: LimitSettings::default(),
+        limits: LiveLimits::default(),
         origins: Vec::new(),
         rules: SpecRules::default(),
         gate: None,

@@ -4,8 +4,10 @@
 //! The policy and the inventory are files of their own, and look after themselves.
 
 use super::{Failure, systemd};
+use crate::audit::{Audit, Event, Outcome};
 use crate::config::operator_file::Mark;
 use crate::config::{LoadInput, Loaded, Setting, inspect};
+use crate::server::LiveLimits;
 use crate::supervise::{self, spawn};
 use crate::telemetry::{self, Component, Health, State};
 use serde_json::Value;
@@ -18,7 +20,21 @@ use tokio::task::JoinHandle;
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(5);
 /// What holds as soon as it is read.
-const LIVE: [&str; 1] = ["telemetry.log_filter"];
+const LIVE: [&str; 6] = [
+    "telemetry.log_filter",
+    "limits.rate",
+    "limits.burst",
+    "limits.jobs",
+    "limits.refused_rate",
+    "limits.refused_burst",
+];
+
+/// What changes are told to.
+pub(super) struct Held {
+    pub(super) audit: Audit,
+    /// Of the server in this process.
+    pub(super) limits: Option<LiveLimits>,
+}
 
 /// A setting that is another one in the files than before.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,7 +51,7 @@ impl Change {
 }
 
 /// Looks after the settings that `input` leads to, for as long as the process runs. Errors: the signal cannot be listened to.
-pub(super) fn watch(input: LoadInput, health: Health) -> Result<Option<JoinHandle<()>>, Failure> {
+pub(super) fn watch(input: LoadInput, health: Health, held: Held) -> Result<Option<JoinHandle<()>>, Failure> {
     let loaded = inspect(&input).map_err(|problems| super::bad_settings(&problems))?;
     // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
     if loaded.files.is_empty() && !systemd::is_here() {
@@ -56,26 +72,31 @@ pub(super) fn watch(input: LoadInput, health: Health) -> Result<Option<JoinHandl
             });
             let found;
             (live, found) = looked.await;
-            tell(found, asked, &health);
+            tell(found, asked, &health, &held);
         }
     })))
 }
 
-fn tell(found: Found, asked: bool, health: &Health) {
+fn tell(found: Found, asked: bool, health: &Health, held: &Held) {
     match found {
         Found::Same => {}
         Found::Refused(problems) => {
             tracing::error!(%problems, "the settings have problems; those that were read before hold");
+            held.audit.note(Event::own("settings.reload", Outcome::Rejected, Some(problems.clone())));
             health.set(Component::Settings, State::Degraded(format!("what was read before holds; {problems}")));
         }
         Found::Changed(changes) => {
             if changes.is_empty() && asked {
                 tracing::info!("the settings are as they were");
             }
+            if !changes.is_empty() {
+                let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+                held.audit.note(Event::own("settings.reload", Outcome::Done, Some(keys.join(", "))));
+            }
             let mut waiting = Vec::new();
             for change in &changes {
                 let Change { key, from, to } = change;
-                match change.is_live().then(|| apply(key, to)) {
+                match change.is_live().then(|| apply(key, to, held)) {
                     Some(Ok(())) => tracing::info!(key, %from, %to, "a setting has changed and holds from now on"),
                     Some(Err(reason)) => {
                         tracing::warn!(key, %from, %to, reason, "a setting has changed and cannot hold")
@@ -95,7 +116,13 @@ fn tell(found: Found, asked: bool, health: &Health) {
     }
 }
 
-fn apply(key: &str, to: &Value) -> Result<(), String> {
+fn apply(key: &str, to: &Value, held: &Held) -> Result<(), String> {
+    if let Some(name) = key.strip_prefix("limits.") {
+        // From a variable a number comes as text.
+        let number = to.as_u64().or_else(|| to.as_str()?.trim().parse().ok()).ok_or("it is no number")?;
+        let known = held.limits.as_ref().is_none_or(|limits| limits.set(name, number));
+        return if known { Ok(()) } else { Err("it is no limit".to_owned()) };
+    }
     match (key, to.as_str()) {
         ("telemetry.log_filter", _) if std::env::var_os("RUST_LOG").is_some_and(|said| !said.is_empty()) => {
             Err("RUST_LOG is set, and comes first".to_owned())

@@ -43,7 +43,7 @@ pub(super) async fn up(config: Config, settings: LoadInput, quiet: bool) -> Resu
         inventory,
         artifacts,
     };
-    let watching = reload::watch(settings, health.clone())?;
+    let watching = reload::watch(settings, health.clone(), api.held())?;
     let drained = run_agent(parts, &signals).await;
     if let Some(watching) = watching {
         watching.abort();
@@ -61,7 +61,7 @@ pub(super) async fn server(config: Config, settings: LoadInput, quiet: bool) -> 
     let signals = Signals::listen()?;
     let (greeting, stopping) = (greeting(quiet, " (server only)"), signals.drain.clone());
     let api = Api::start(&config, &home, greeting, rules, stopping, Arc::new(Metrics::new()), health.clone()).await?;
-    let watching = reload::watch(settings, health.clone())?;
+    let watching = reload::watch(settings, health.clone(), api.held())?;
     let backend = Arc::clone(&api.backend);
     let dump = dump::listen(health, move || {
         let backend = Arc::clone(&backend);

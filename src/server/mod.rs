@@ -37,7 +37,7 @@ mod unread;
 pub use agents::{AgentDrains, AgentKeys, KeyError};
 pub use connections::{Connections, serve};
 pub use keys::{Role, UserKeyError, UserKeys};
-pub use limits::LimitSettings;
+pub use limits::{LimitSettings, LiveLimits};
 pub use openapi::openapi_json;
 pub use problem::{ERROR_CODES, ProblemDocument};
 
@@ -70,7 +70,7 @@ pub struct ServerSettings {
     /// Live log streams at the same time.
     pub viewers_max: usize,
     /// How often keys and strangers may ask.
-    pub limits: LimitSettings,
+    pub limits: LiveLimits,
     /// Origins of web pages that may use the API from a browser, beside its own.
     pub origins: Vec<String>,
     /// What checking a spec needs to know.
@@ -177,7 +177,7 @@ pub fn router(
     let viewers = Arc::new(Semaphore::new(settings.viewers_max));
     let max_body = settings.max_body;
     let sessions = agents::Sessions::default();
-    let limits = limits::Limits::new(settings.limits);
+    let limits = limits::Limits::new(settings.limits.clone());
     let app = App(Arc::new(Shared {
         backend,
         health,

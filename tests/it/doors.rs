@@ -336,6 +336,17 @@ async fn a_key_has_a_rate_and_a_quota_that_change_at_once() {
     }
     assert_eq!(up.call(Method::PUT, "/v1/keys/none/limits", Some(&json!({}))).await.status().as_u16(), 404);
 
+    // The settings may say another number for all keys while the server runs.
+    std::fs::write(up.dir.path().join("config.new"), "agent: {slots: 1}\nlimits: {burst: 7}").expect("writes");
+    std::fs::rename(up.dir.path().join("config.new"), up.dir.path().join("config.yaml")).expect("renames");
+    up.signal("-HUP");
+    until("the other burst", || async {
+        (get(&web).await.headers()["ratelimit-policy"] == "\"key\";q=7;w=1").then_some(())
+    })
+    .await;
+    std::fs::write(up.dir.path().join("config.yaml"), "agent: {slots: 1}").expect("writes");
+    up.signal("-HUP");
+
     // Two jobs at a time, whatever their state.
     limit(json!({"jobs": 2})).await;
     let waits = json!({"preset": "bash", "script": "sleep 600"});

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 use utoipa::ToSchema;
@@ -36,6 +36,36 @@ pub struct LimitSettings {
     pub refused_rate: u32,
     /// Refusals of an address at once.
     pub refused_burst: u32,
+}
+
+/// The settings as they are now: an operator may change them while the server runs. Clones are the same ones.
+#[derive(Debug, Clone, Default)]
+pub struct LiveLimits(Arc<Mutex<LimitSettings>>);
+
+impl LiveLimits {
+    /// From these on.
+    pub fn new(settings: LimitSettings) -> Self {
+        Self(Arc::new(Mutex::new(settings)))
+    }
+
+    fn current(&self) -> LimitSettings {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Another number for one of them, by its name in the section `limits`, from the next request on. False when there is none of that name.
+    pub fn set(&self, name: &str, number: u64) -> bool {
+        let mut settings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let short = u32::try_from(number).unwrap_or(u32::MAX);
+        match name {
+            "rate" => settings.rate = short,
+            "burst" => settings.burst = short,
+            "jobs" => settings.jobs = number,
+            "refused_rate" => settings.refused_rate = short,
+            "refused_burst" => settings.refused_burst = short,
+            _ => return false,
+        }
+        true
+    }
 }
 
 /// Limits of one key. What is left out is as the settings say; 0 is no bound.
@@ -100,7 +130,7 @@ impl<K> Default for Buckets<K> {
 /// All buckets.
 #[derive(Debug)]
 pub(super) struct Limits {
-    settings: LimitSettings,
+    settings: LiveLimits,
     begun: Instant,
     keys: Mutex<Buckets<String>>,
     strangers: Mutex<Buckets<Option<IpAddr>>>,
@@ -114,7 +144,7 @@ pub(super) struct Budget {
 }
 
 impl Limits {
-    pub(super) fn new(settings: LimitSettings) -> Self {
+    pub(super) fn new(settings: LiveLimits) -> Self {
         Self { settings, begun: Instant::now(), keys: Mutex::default(), strangers: Mutex::default() }
     }
 
@@ -124,12 +154,12 @@ impl Limits {
 
     /// Most jobs of a key with these limits that have not ended.
     pub(super) fn jobs(&self, own: KeyLimits) -> Option<u64> {
-        own.or(self.settings).1
+        own.or(self.settings.current()).1
     }
 
     /// One more request of a key; none for a key without bounds.
     pub(super) fn request(&self, key: &str, own: KeyLimits) -> Option<Budget> {
-        let (rate, _) = own.or(self.settings);
+        let (rate, _) = own.or(self.settings.current());
         let rate = rate?;
         let taken = self.keys.lock().unwrap_or_else(PoisonError::into_inner).take(key.to_owned(), rate, self.now());
         Some(Budget { rate, taken })
@@ -137,7 +167,7 @@ impl Limits {
 
     /// One more refusal of an address. Gives how long it had better stay away, when it has had its share.
     pub(super) fn refusal(&self, from: Option<IpAddr>) -> Option<Duration> {
-        let LimitSettings { refused_rate: per_second, refused_burst, .. } = self.settings;
+        let LimitSettings { refused_rate: per_second, refused_burst, .. } = self.settings.current();
         let rate = Rate { per_second: Some(per_second).filter(|rate| *rate > 0)?, burst: refused_burst.max(1) };
         let now = self.now();
         self.strangers.lock().unwrap_or_else(PoisonError::into_inner).take(from.map(network), rate, now).wait
@@ -198,7 +228,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_key_has_its_own_limits_or_those_of_the_settings_and_nobody_pays_for_another() {
-        let limits = Limits::new(SETTINGS);
+        let limits = Limits::new(LiveLimits::new(SETTINGS));
         let (own, none) =
             (KeyLimits { burst: Some(3), ..KeyLimits::default() }, KeyLimits { rate: Some(0), ..KeyLimits::default() });
         let usual = KeyLimits::default();
@@ -213,8 +243,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn other_settings_hold_from_the_next_request_on() {
+        let live = LiveLimits::new(SETTINGS);
+        let (limits, usual) = (Limits::new(live.clone()), KeyLimits::default());
+        assert_eq!([0; 3].map(|_| let_through(&limits, "a", usual)), [true, true, false]);
+        assert!(live.set("burst", 4) && live.set("jobs", 9) && !live.set("brust", 4));
+        assert_eq!([0; 3].map(|_| let_through(&limits, "a", usual)), [true, true, false]);
+        assert_eq!(limits.jobs(usual), Some(9));
+        assert!(live.set("rate", 0) && let_through(&limits, "a", usual));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn refusals_of_an_address_count_for_its_whole_network() {
-        let limits = Limits::new(SETTINGS);
+        let limits = Limits::new(LiveLimits::new(SETTINGS));
         let at = |text: &str| Some(text.parse().expect("an address"));
         assert_eq!(limits.refusal(at("2001:db8::1")), None);
         assert_eq!(limits.refusal(at("2001:db8::ffff:2")), None);
@@ -229,7 +270,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_comes_what_is_kept_is_bounded() {
-        let limits = Limits::new(SETTINGS);
+        let limits = Limits::new(LiveLimits::new(SETTINGS));
         let refused = (0..50_000u32).filter(|n| limits.refusal(Some(IpAddr::from(n.to_be_bytes()))).is_some()).count();
         assert!(limits.strangers.lock().expect("whole").own.len() <= MOST);
         assert_eq!(refused, 50_000 - MOST - 2, "the rest share one bucket");
