@@ -53,6 +53,7 @@ impl World {
         }
         loop {
             findings.orphans = self.engine.leftovers();
+            findings.orphans.extend(self.left_on_host());
             if findings.orphans.is_empty() || Instant::now() > end {
                 break;
             }

@@ -3,7 +3,8 @@
 //!
 //! [`world`] is what is broken: an engine, a server, agents, and the [`proxy`] between them. [`work`] is jobs whose output is known to
 //! the byte. [`checker`] judges, [`table`] reports. The rest is faults: [`kills`] of the agent, [`freeze`] of it, the engine's
-//! ([`engines`]), full [`disks`], and the way to the server ([`links`]).
+//! ([`engines`]), full [`disks`], the way to the server ([`links`]), and the way to
+//! other [`hosts`].
 //!
 //! `make test` has a short round of it, `make chaos` a long one (`JOBCELL_CHAOS_ROUNDS`).
 
@@ -11,6 +12,7 @@ mod checker;
 mod disks;
 mod engines;
 mod freeze;
+mod hosts;
 mod kills;
 mod links;
 mod proxy;

@@ -4,9 +4,13 @@ use super::checker::Findings;
 use super::proxy::Proxy;
 use super::work::{Submitted, Work};
 use crate::private::Private;
+use crate::ssh::jobs::marked;
+use crate::ssh::resident::{home, wardens};
+use crate::ssh::sshd::{self, Folder, Sshd};
 use crate::stage::{JOBCELL, PATIENCE, engine, read, root, said, until};
 use reqwest::{Client, Method, Response};
 use serde_json::Value;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -36,7 +40,33 @@ pub(super) struct World {
     pub(super) rest: Duration,
     /// Jobs of earlier looks.
     pub(super) judged: Vec<String>,
+    /// Another host, where there is one.
+    pub(super) host: Option<Host>,
     dir: tempfile::TempDir,
+}
+
+/// A server that jobs are sent to over SSH, and what opens it.
+pub(super) struct Host {
+    folder: Folder,
+    pub(super) sshd: Sshd,
+}
+
+impl Host {
+    fn new() -> Self {
+        let folder = Folder::new();
+        let sshd = folder.sshd("");
+        let text = format!(
+            "hosts:\n  web1: {{address: {}, port: {}, login: {}, credential: user}}\ncredentials:\n  user: {{key_file: {}}}\nknown_hosts: [{}]\n",
+            sshd.address,
+            sshd.port,
+            sshd::login(),
+            folder.shown("user"),
+            folder.shown("known_hosts")
+        );
+        let file = folder.write("inventory.yaml", &text);
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).expect("sets the mode");
+        Self { folder, sshd }
+    }
 }
 
 pub(super) struct Agent {
@@ -60,6 +90,23 @@ impl World {
 
     /// With more options of dockerd, and its data on a file system of that size.
     pub(super) async fn with(agents: &[&'static str], options: &[&str], data_size: Option<&str>) -> Option<Self> {
+        Self::made(agents, options, data_size, None).await
+    }
+
+    /// With another host, that its agents reach over SSH.
+    pub(super) async fn on_host(agents: &[&'static str]) -> Option<Self> {
+        if !sshd::present() {
+            return None;
+        }
+        Self::made(agents, &[], None, Some(Host::new())).await
+    }
+
+    async fn made(
+        agents: &[&'static str],
+        options: &[&str],
+        data_size: Option<&str>,
+        host: Option<Host>,
+    ) -> Option<Self> {
         // The image comes from there.
         engine()?;
         let private = Private::prepare()?;
@@ -73,7 +120,7 @@ impl World {
         let http = Client::builder().no_proxy().timeout(PATIENCE).build().expect("builds");
         let (submitted, judged, rest) = (Vec::new(), Vec::new(), REST);
         let (engine, names, agents) = (private, agents, Vec::new());
-        let mut world = Self { agents, server, proxy, engine, url, key, http, submitted, rest, judged, dir };
+        let mut world = Self { agents, server, proxy, engine, url, key, http, submitted, rest, judged, host, dir };
         for name in names {
             world.add_agent(name, None).await;
         }
@@ -90,8 +137,10 @@ impl World {
         let file = |kind: &str| self.dir.path().join(format!("{name}.{kind}"));
         std::fs::write(file("key"), key).expect("writes");
         let backend = format!("{{url: \"http://{}\", key_file: {}}}", self.proxy.address, file("key").display());
+        let inventory = |host: &Host| format!("ssh: {{inventory: {}}}\n", host.folder.shown("inventory.yaml"));
+        let hosts = self.host.as_ref().map(inventory).unwrap_or_default();
         let text = format!(
-            "agent: {{name: {name}, slots: 4, grace: 1s, disk_floor: 0}}\nbackends: {{main: {backend}}}\n{AGENT}"
+            "agent: {{name: {name}, slots: 4, grace: 1s, disk_floor: 0}}\nbackends: {{main: {backend}}}\n{AGENT}{hosts}"
         );
         std::fs::write(file("yaml"), text).expect("writes");
         let child = self.spawn_agent(name, &data, &Start::default());
@@ -213,6 +262,35 @@ impl World {
         until(&format!("agent {index} to say {text:?}"), said).await;
     }
 
+    // ---- the other host ----
+
+    /// The folders of the agents' installations there.
+    fn bases(&self) -> Vec<PathBuf> {
+        let owner = |agent: &Agent| read(&agent.data.join("owner")).map(|owner| home().join(".jobcell").join(owner));
+        self.agents.iter().filter_map(owner).collect()
+    }
+
+    /// The wardens that stay there.
+    pub(super) fn hubs(&self) -> Vec<u32> {
+        self.bases().iter().flat_map(|base| wardens(base, "jobcell-hub")).collect()
+    }
+
+    /// What is left of jobs there, and of what agents know of them.
+    pub(super) fn left_on_host(&self) -> Vec<String> {
+        if self.host.is_none() {
+            return Vec::new();
+        }
+        let entries = |dir: &Path| -> Vec<PathBuf> {
+            std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+        };
+        let folders = self.bases().into_iter().flat_map(|base| entries(&base)).filter(|path| path.is_dir());
+        let records = self.agents.iter().flat_map(|agent| entries(&agent.data.join("ssh")));
+        let mut left: Vec<String> = folders.chain(records).map(|path| path.display().to_string()).collect();
+        let jobs = self.submitted.iter().map(|one| &one.id).chain(&self.judged);
+        left.extend(jobs.flat_map(|id| marked(id)).map(|pid| format!("process {pid} of a job")));
+        left
+    }
+
     // ---- the end ----
 
     /// An agent's log.
@@ -233,6 +311,12 @@ impl World {
             findings.agent_at_rest(&self.agents[index].data);
         }
         findings.orphans.extend(self.engine.leftovers());
+        findings.orphans.extend(self.left_on_host());
+        // They would go by themselves, after a while.
+        for pid in self.hubs() {
+            sshd::must("kill", &["-KILL", &pid.to_string()]);
+        }
+        self.bases().iter().for_each(|base| drop(std::fs::remove_dir_all(base)));
         if !findings.orphans.is_empty() {
             self.keep_logs();
         }

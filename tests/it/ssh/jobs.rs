@@ -76,7 +76,12 @@ pub(super) fn script(text: &str) -> Value {
 
 /// Processes of a job, by the variable that all of them have.
 pub(super) fn processes(job: &Value) -> Vec<u32> {
-    let mark = format!("JOBCELL_CELL={}-", id(job).replace('-', ""));
+    marked(id(job))
+}
+
+/// The same of a job with this id.
+pub(crate) fn marked(id: &str) -> Vec<u32> {
+    let mark = format!("JOBCELL_CELL={}-", id.replace('-', ""));
     let has = |pid: &u32| {
         let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         environ.split(|byte| *byte == 0).any(|one| one.starts_with(mark.as_bytes()))

@@ -2,14 +2,14 @@
 //! where `JOBCELL_TEST_ENGINE=required` is set, as in CI.
 
 mod driver;
-mod jobs;
+pub(crate) mod jobs;
 mod logins;
 mod loss;
 mod network;
 mod pam;
 mod passwords;
 mod places;
-mod resident;
+pub(crate) mod resident;
 mod resident_beside;
 mod resident_loss;
 mod scan;

@@ -12,7 +12,7 @@ pub(super) fn script(text: &str) -> Value {
 }
 
 /// The home of the login.
-pub(super) fn home() -> PathBuf {
+pub(crate) fn home() -> PathBuf {
     let passwd = std::fs::read_to_string("/etc/passwd").expect("reads");
     let line = passwd.lines().find(|line| line.split(':').next() == Some(sshd::login())).expect("the login is there");
     PathBuf::from(line.split(':').nth(5).expect("a home"))
@@ -25,7 +25,7 @@ pub(super) fn base(up: &Up) -> PathBuf {
 }
 
 /// Processes of this name that work in a folder.
-pub(super) fn wardens(folder: &std::path::Path, name: &str) -> Vec<u32> {
+pub(crate) fn wardens(folder: &std::path::Path, name: &str) -> Vec<u32> {
     let pids =
         std::fs::read_dir("/proc").expect("reads").filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let is = |pid: &u32| {
