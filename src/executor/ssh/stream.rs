@@ -1,7 +1,8 @@
 //! A TCP connection that does not wait for its own acknowledgements.
 //!
 //! A server that keeps Nagle's algorithm on holds back each small packet until the one before is acknowledged, and this side's kernel holds
-//! back its acknowledgement for some 40 ms: twice in a handshake. Neither is waited for while the first reads of a connection are done.
+//! back its acknowledgement for some 40 ms: twice in a handshake, and in each job over a channel that stays. So the first reads of a connection
+//! are acknowledged at once, and so are small ones later. A flood of output is left to the kernel.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +14,8 @@ use tokio::time::Instant;
 
 /// Reads before which the kernel is told to acknowledge at once; it forgets that by itself. A handshake with a login has about 20.
 const QUICK_READS: u32 = 64;
+/// Bytes of a read behind which somebody may wait for the acknowledgement.
+const SMALL: usize = 8 * 1024;
 
 /// A connection to a host.
 #[derive(Debug)]
@@ -49,9 +52,10 @@ impl QuickStream {
 
 impl AsyncRead for QuickStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.tcp).poll_read(cx, buf);
-        if self.reads < QUICK_READS && read.is_ready() {
-            self.reads += 1;
+        if read.is_ready() && (self.reads < QUICK_READS || buf.filled().len() - before < SMALL) {
+            self.reads = self.reads.saturating_add(1);
             let _ = rustix::net::sockopt::set_tcp_quickack(&self.tcp, true);
         }
         read

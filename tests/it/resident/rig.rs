@@ -11,13 +11,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 /// Nothing here takes longer, also on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// What is not acknowledged.
 const WINDOW: u32 = 960 * 1024;
+/// Said and not heard; then the connection waits.
+const MOST_UNHEARD: usize = 2000;
 /// Whose installation.
 pub(crate) const OWNER: &str = "0a1b2c3d";
 
@@ -127,6 +129,7 @@ impl Drop for Rig {
 
 /// What an agent is told.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "few of them are there at a time")]
 pub(crate) enum Said {
     Hello {
         dir: String,
@@ -177,7 +180,8 @@ pub(crate) struct Agent {
 impl Agent {
     fn new(mut child: Child) -> Self {
         let (stdin, stdout) = (child.stdin.take(), child.stdout.take().expect("piped"));
-        let (tell, said) = channel();
+        // More than any test lets lie: one that waits for something hears all that comes before.
+        let (tell, said) = sync_channel(MOST_UNHEARD);
         std::thread::spawn(move || listen(stdout, &tell));
         Self {
             child,
@@ -425,10 +429,9 @@ pub(crate) fn shell(line: &str) -> CellSpec {
     program(&["sh", "-c", line])
 }
 
-fn listen(mut from: impl Read, tell: &Sender<Said>) {
+fn listen(mut from: impl Read, tell: &SyncSender<Said>) {
     let (mut mux, mut jobs, mut buffer) = (MuxDecoder::new(), BTreeMap::<u16, Decoder>::new(), vec![0; 256 * 1024]);
-    loop {
-        let Some(count @ 1..) = from.read(&mut buffer).ok() else { break };
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
         mux.feed(&buffer[..count]);
         while let Some(envelope) = mux.next().expect("a stream of envelopes") {
             let said = match FromHub::decode(&envelope).expect("a message") {

@@ -1,5 +1,6 @@
 //! What is beside each other at one warden's: a job whose output nobody takes, and another one; a warden of another build.
 
+use super::super::stage::until;
 use super::driver::{Driven, WINDOW, run_one, spec};
 use super::resident::wardens;
 use super::sshd::{self, Folder, present};
@@ -127,8 +128,9 @@ async fn a_warden_of_another_build_goes_on_beside_a_new_one() {
     assert!(before.len() == 1 && both.len() == 2 && both.contains(&before[0]), "{before:?} {both:?}");
     assert!(stage.base.join(&name).exists() && stage.base.join("of-before").exists(), "it is not touched");
     // When it has gone, the next connection removes its program.
-    sshd::must("kill", &["-KILL", &before[0].to_string()]);
+    sshd::must("kill", &["-TERM", &before[0].to_string()]);
     drop((input, output));
+    until("it to go", || async { (wardens(&stage.base, "jobcell-hub") != both).then_some(()) }).await;
     let again = SshExecutor::new(
         stage.rig.pool.clone(),
         stage.rig.pool.inventory().clone(),

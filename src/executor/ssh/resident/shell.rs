@@ -21,7 +21,8 @@ const DIGEST: usize = 64;
 ///
 /// The folder is the login's alone, or nothing in it is believed. What lies there under the program's name and is not the program is
 /// replaced and never run. `dd`, since the `head` of some systems reads more than it is asked for. Programs of other versions go when
-/// nobody listens by their names any more (a hub's own /proc is closed to its login); what another opener is about to bring has a name of its
+/// nobody listens by their names any more (a hub's own /proc is closed to its login), and none has on any host for a month, since a home
+/// can be that of many; what another opener is about to bring has a name of its
 /// own, with its number. A host that ends what a login leaves behind (`KillUserProcesses` without lingering) cannot have a warden that stays.
 /// The last word is on standard output: what comes before it there is the login's own, and what comes after it is the connector's.
 const OPENER: &str = concat!(
@@ -43,7 +44,8 @@ const OPENER: &str = concat!(
     r#"dd bs="$n" count=1 iflag=fullblock > "$t" 2>/dev/null || { rm -f "$t"; f disk; }; "#,
     r#"s "$t" || { rm -f "$t"; f brought; }; chmod 700 "$t" && mv -f "$t" "$w" || { rm -f "$t"; f disk; }; fi; "#,
     r#"for o in "$b"/warden-*; do [ "$o" = "$w" ] && continue; [ -f "$o" ] && [ -x "$o" ] || continue; "#,
-    r#"[ -r /proc/net/unix ] || continue; grep -qF "${o##*/}.sock" /proc/net/unix || rm -f "$o" "$o.lock" "$o.sock"; done; "#,
+    r#"x="${o##*/}"; grep -qsF "@$x.sock" /proc/net/unix && continue; "#,
+    r#"[ -z "$(find "$b" -name ".*@$x.sock" -mtime -30)" ] || continue; rm -f "$o" "$b"/.*@"$x".sock "$b"/.*@"$x".lock; done; "#,
     r#"cd "$b" || f folder "$b"; printf "\036jobcell mux\n"; exec "$w" connect --dir "$b" --owner "$i""#
 );
 

@@ -213,13 +213,21 @@ fn programs_of_before_go_when_nothing_runs_from_them() {
     let name = |version: &str| format!("warden-{version}-{}", std::process::id());
     let (running, idle) = (put(&name("0.1")), put(&name("0.2")));
     let half = put(".warden.999999999");
-    let socket = format!("{}.sock", running.display());
+    let socket = base(home.path()).join(format!(".0a1b2c3d@{}.sock", name("0.1")));
     let listening = std::os::unix::net::UnixListener::bind(&socket).expect("listens");
     let output = run(home.path(), "/bin/sh", &command, STAND_IN, None);
     assert!(said(&output).1.is_some(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(running.exists() && !idle.exists(), "{:?}", files(home.path()));
     assert!(!half.exists(), "nobody brings it any more");
     drop(listening);
+    // It may be one of another host that has the same home.
+    run(home.path(), "/bin/sh", &command, b"", None);
+    assert!(running.exists());
+    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(40 * 86_400);
+    std::fs::remove_file(&socket)
+        .and_then(|()| std::fs::File::create(&socket))
+        .and_then(|file| file.set_modified(long_ago))
+        .expect("sets the time");
     run(home.path(), "/bin/sh", &command, b"", None);
     assert_eq!(files(home.path()), [file_of(STAND_IN)]);
 }
