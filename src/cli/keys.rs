@@ -52,7 +52,7 @@ pub(super) enum KeysCommand {
 /// What a key may do.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Role {
-    /// Look at everything but keys
+    /// Look at everything but keys and the audit log
     Read,
     /// Submit jobs; cancel, and run again, those of its own
     Submit,

@@ -70,7 +70,12 @@ pub(crate) fn connections(config: &Config, metrics: &Arc<Metrics>) -> Connection
     let wanted = u64::from(config.server.connections_max);
     let most = wanted.min(files.saturating_sub(files / 4)).max(1);
     if most < wanted {
-        tracing::warn!(most, files, "the process may open too few files for server.connections_max; raise LimitNOFILE");
+        // A shell's usual limit is no reason for a warning; one is given when the places are taken.
+        tracing::debug!(
+            most,
+            files,
+            "the process may open too few files for server.connections_max; raise LimitNOFILE"
+        );
     }
     Connections {
         most: usize::try_from(most).unwrap_or(usize::MAX),

@@ -251,3 +251,41 @@ async fn a_family_outlives_the_process() {
     assert_eq!(hosts(&claim(&store, 9, 6).await), ["h1"]);
     is_sound(&store, id).await;
 }
+
+#[tokio::test]
+async fn jobs_of_a_submitter_are_counted_until_they_end_and_those_of_others_are_not() {
+    for (store, _dir) in stores() {
+        let by = |name: &str, quota: Option<u64>, job: NewJob| {
+            let submitter = Some(Submitter { name: name.to_owned(), key: None });
+            let mut job = NewJob { submitter: submitter.clone(), quota, ..job };
+            if let Family::Parent(children) = &mut job.family {
+                children.iter_mut().for_each(|child| child.submitter.clone_from(&submitter));
+            }
+            job
+        };
+        let plain = |ms: u64| super::tests::new(ms, 0, None);
+        for ms in 1..4 {
+            store.submit(by("other", None, plain(ms)), 100).await.expect("answers");
+            store.submit(by("admin", None, plain(ms)), 100).await.expect("answers");
+        }
+        let one = by("ci", Some(3), plain(5));
+        let id = one.id;
+        assert!(matches!(store.submit(one, 100).await, Ok(Submitted::Created(_))));
+        // Those for hosts count, the job that they are of does not.
+        let family = |ms| by("ci", Some(3), parent(ms, 2, None, false, None));
+        assert!(matches!(store.submit(family(6), 100).await, Ok(Submitted::Created(_))));
+        let full = Ok(Submitted::QuotaFull { held: 3, most: 3 });
+        assert_eq!(store.submit(by("ci", Some(3), plain(7)), 100).await.map_err(|error| error.to_string()), full);
+        assert!(matches!(store.submit(by("ci", None, plain(8)), 100).await, Ok(Submitted::Created(_))), "unbounded");
+        store.cancel(id, at(9)).await.expect("answers");
+        assert!(matches!(store.submit(by("ci", Some(4), plain(10)), 100).await, Ok(Submitted::Created(_))));
+        let batch = vec![by("ci", Some(5), plain(11)), by("ci", Some(5), plain(12))];
+        let refused = store.submit_all(batch.clone(), 100, false).await.expect("answers");
+        assert_eq!(refused, Batch::Refused(vec![(1, Submitted::QuotaFull { held: 5, most: 5 })]));
+        let partly = store.submit_all(batch, 100, true).await.expect("answers");
+        assert!(
+            matches!(&partly, Batch::TakenIn(answers) if matches!(answers[..], [Submitted::Created(_), Submitted::QuotaFull { .. }])),
+            "{partly:?}"
+        );
+    }
+}

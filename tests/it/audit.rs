@@ -92,6 +92,21 @@ async fn every_change_and_every_refusal_is_a_line_with_who_what_and_from_where()
     assert!(about(&all, "job.submit").iter().any(|line| line["detail"] == "policy_refused"));
     let numbers: Vec<u64> = all.iter().map(|line| line["seq"].as_u64().expect("a number")).collect();
     assert_eq!(numbers, (1..=all.len() as u64).collect::<Vec<_>>());
+    // Who hangs up before the answer is there as well: the job goes on.
+    let http = Client::builder().no_proxy().timeout(PATIENCE).build().expect("builds");
+    let waits = http.post(format!("{}/v1/jobs?wait=60s", up.url)).bearer_auth(&ci);
+    let waits = waits.json(&json!({"preset": "bash", "script": "sleep 600", "name": "left"})).send();
+    let left = tokio::select! {
+        answer = waits => panic!("{answer:?}"),
+        job = until("the job", || async { up.get("/v1/jobs?text=left").await["jobs"].get(0).cloned() }) => job,
+    };
+    drop(http);
+    until("its line", || async {
+        lines(&up).iter().any(|line| line["outcome"] == "unanswered" && line["action"] == "job.submit").then_some(())
+    })
+    .await;
+    up.call(Method::POST, &format!("/v1/jobs/{}/cancel?force=true", id(&left)), None).await;
+    up.ended(&left).await;
     // What this process does by itself is there too, and numbers go on over a crash.
     std::fs::write(up.dir.path().join("policy.yaml"), "{version: 1, alow: {}}").expect("writes");
     up.signal("-HUP");

@@ -144,10 +144,9 @@ END;
 /// the jobs for its hosts are.
 const HELD: &str = "
 ALTER TABLE jobs ADD COLUMN held_by TEXT;
-UPDATE jobs SET held_by = json_extract(state, '$.submitter')
-    WHERE phase <> 'ended' AND json_valid(state) AND json_type(state, '$.submitter') = 'text'
-    AND json_extract(state, '$.submitter') <> 'admin'
-    AND NOT EXISTS (SELECT 1 FROM jobs AS child WHERE child.parent = jobs.id);
+UPDATE jobs SET held_by = CASE WHEN json_valid(state) THEN json_extract(state, '$.submitter') END
+    WHERE phase <> 'ended' AND NOT EXISTS (SELECT 1 FROM jobs AS child WHERE child.parent = jobs.id);
+UPDATE jobs SET held_by = NULL WHERE held_by = 'admin';
 CREATE INDEX held ON jobs (held_by) WHERE held_by IS NOT NULL;
 ";
 

@@ -33,7 +33,7 @@ const NO_TIME: Millis = Millis::from_secs(0);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Look at everything but keys.
+    /// Look at everything but keys and the audit log.
     Read,
     /// Submit jobs; cancel, and run again, those of its own.
     Submit,
