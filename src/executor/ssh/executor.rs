@@ -360,19 +360,26 @@ impl Executor for SshExecutor {
         let record = Record::new(order.attempt, target, &reached(&route), warden.as_deref());
         // The host hears of it after this process would be remembered to have told it.
         inner.records.put(&own, &record).map_err(|error| NoCell::Unavailable(format!("ssh records: {error}")))?;
-        let unsure = warden.is_some();
         let made = match warden {
-            Some(warden) => self.resident(order, target, route, own.clone(), warden).await,
+            Some(warden) => self.resident(order, target, route, own.clone(), warden).await.map_err(|no| {
+                let heard = matches!(no, NoCell::Failed(_));
+                (no, heard)
+            }),
             None => self.plain(order, target, route, own.clone(), &why).await,
         };
         drop(busy);
-        match &made {
-            Ok(_) => {}
-            // A warden may have heard of it all the same; it was told nothing of the job.
-            Err(NoCell::Failed(_)) if unsure => self.remove(&format!("{PREFIX}{own}")).await,
-            Err(_) => inner.records.remove(&own),
+        match made {
+            Ok(made) => Ok(made),
+            // It may have a folder there all the same; nobody there was told anything of the job.
+            Err((no, true)) => {
+                self.remove(&format!("{PREFIX}{own}")).await;
+                Err(no)
+            }
+            Err((no, false)) => {
+                inner.records.remove(&own);
+                Err(no)
+            }
         }
-        made
     }
 
     async fn present(&self) -> Result<Vec<Present>, String> {
@@ -443,7 +450,7 @@ impl SshExecutor {
         Ok((SshCell::resident(Arc::clone(inner), own, route, spec, (warden, Some(joint), facts)), link))
     }
 
-    /// Opens a channel for a job. Errors: why not; nothing was told of the job, so at most an empty folder stays.
+    /// Opens a channel for a job. Errors: why not, and whether the host may have heard of it; nothing was told of the job itself.
     async fn plain(
         &self,
         order: &CellOrder,
@@ -451,20 +458,20 @@ impl SshExecutor {
         route: Route,
         own: String,
         why: &str,
-    ) -> Result<(SshCell, Link), NoCell> {
+    ) -> Result<(SshCell, Link), (NoCell, bool)> {
         let inner = &self.0;
         let place = Place::new(&inner.owner, &own);
         let opener = place.opener(order.grace.as_u64().div_ceil(1000));
         let exec = inner.pool.exec(&route, &opener, Lane::Job).await;
-        let exec = exec.map_err(|error| no_channel(&target.host, &error, inner.is_open(&route)))?;
+        let exec = exec.map_err(|error| (no_channel(&target.host, &error, inner.is_open(&route)), false))?;
         let host = || target.host.clone();
         let opened = Opened::wait(exec).await.map_err(|failed| match failed {
-            NotOpened::Unfit(reason) => NoCell::Failed(Cause::HostRefused { host: host(), reason }),
-            NotOpened::Lost(reason) => NoCell::Failed(Cause::HostUnreachable { host: host(), reason }),
+            NotOpened::Unfit(reason) => (NoCell::Failed(Cause::HostRefused { host: host(), reason }), false),
+            NotOpened::Lost(reason) => (NoCell::Failed(Cause::HostUnreachable { host: host(), reason }), true),
         })?;
         let spec = plain_spec(order, opened.dir(), inner.output);
         let standing_in = opened.stand_in(order.attempt.to_string(), place, plain_facts(&route, why));
-        let link = standing_in.link().await.map_err(NoCell::Unavailable)?;
+        let link = standing_in.link().await.map_err(|reason| (NoCell::Unavailable(reason), true))?;
         Ok((SshCell::plain(Arc::clone(inner), order.attempt, own, (route, spec, standing_in)), link))
     }
 }

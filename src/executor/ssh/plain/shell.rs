@@ -28,10 +28,11 @@ const BASE: &str = ".jobcell";
 ///
 /// The installation's folder goes with the last job in it, which can be between two steps of the next one's opener. A folder that is not
 /// there in full is not begun: `commit` is the last word of what is taken. `dd`, since the `head` of some systems reads more than it is
-/// asked for. The input of what runs in the background would be /dev/null by itself. What it makes is the job's alone; what the job makes
+/// asked for. A connection that goes before the job has begun must not end it by what it writes: it reads the end of its input, and removes what it
+/// has made. The input of what runs in the background would be /dev/null by itself. What it makes is the job's alone; what the job makes
 /// is as the login has it.
 const OPENER: &str = concat!(
-    r#"o=$(umask); umask 077; b="$HOME/$1"; own="$2"; d="$b/$own"; i="$3"; w="$4"; "#,
+    r#"trap "" PIPE; o=$(umask); umask 077; b="$HOME/$1"; own="$2"; d="$b/$own"; i="$3"; w="$4"; "#,
     r#"f() { printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
     r#"mk() { [ -d "$b" ] || mkdir -p "$b"; mkdir "$d" "$d/work" 2>/dev/null; }; mk || mk || mk || mkdir "$d" "$d/work" || f folder "$d"; cd "$d" || f folder "$d"; "#,
     r#"q() { cd /; rm -rf "$d"; rmdir "$b" 2>/dev/null; exit 0; }; "#,
@@ -46,7 +47,7 @@ const OPENER: &str = concat!(
     r#"u "$n" run && u "$m" script && u "$k" stdin || { cd /; rm -rf "$d"; f disk; }; "#,
     r#"read -r c || q; [ "$c" = commit ] || q; "#,
     r#"if [ "$l" = 0 ]; then :; elif { read -r c r < /proc/uptime; } 2>/dev/null; then echo "$((${c%.*}+l))" > lease; fi; "#,
-    r#"exec 3<&0; setsid /bin/sh -c "$i" jobcell-guard "$$" "$d" "$w" "$own" <&3 3<&- >/dev/null 2>&1 & "#,
+    r#"trap - PIPE; exec 3<&0; setsid /bin/sh -c "$i" jobcell-guard "$$" "$d" "$w" "$own" <&3 3<&- >/dev/null 2>&1 & "#,
     r#"if [ "$k" = 0 ]; then exec </dev/null 3<&-; else exec <stdin 3<&-; fi; cd work; umask "$o"; "#,
     r#"if [ "$n" = 0 ]; then eval "$e"; else . ../run; fi"#
 );
