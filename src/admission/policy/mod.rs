@@ -97,8 +97,19 @@ struct Allowed {
     what: Runs,
     /// It may be fed by the job: what a shell reads is a program too.
     stdin: bool,
+    /// The job may bring files into its folder: what a program reads there (a makefile) can be one too.
+    inputs: bool,
     /// It may be begun in another folder than the usual one: a relative program is looked for there.
     workdir: bool,
+}
+
+/// What a job gives to a program beside its arguments and variables.
+#[derive(Debug, Clone, Copy)]
+struct Given<'a> {
+    stdin: bool,
+    inputs: bool,
+    /// Where it is begun; `None` for the usual folder.
+    workdir: Option<&'a str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -460,12 +471,12 @@ impl Allowances {
     }
 
     fn program(&self, spec: &JobSpec, checks: &mut Checks) {
-        let stdin = spec.stdin().is_some();
         // The usual folder is nothing that it asks for.
         let usual = (!spec.source().is_elsewhere()).then_some(WORKDIR);
         let workdir = spec.workdir().filter(|folder| Some(*folder) != usual);
+        let given = Given { stdin: spec.stdin().is_some(), inputs: !spec.inputs().is_empty(), workdir };
         match spec.program() {
-            Program::Command(argv) => self.command("command", argv, stdin, workdir, checks),
+            Program::Command(argv) => self.command("command", argv, given, checks),
             Program::Script { text, .. } if self.programs.is_none() => {
                 checks.item("script", &format!("{} bytes", text.len()), Ok("no list".to_owned()));
             }
@@ -481,12 +492,12 @@ impl Allowances {
                     false => "no script of the list has its SHA-256",
                 };
                 let value = format!("sha256:{sha256}");
-                self.runs(("script", &value), (stdin, workdir), why, |one| is_text(one) && is_it(one), checks);
+                self.runs(("script", &value), given, why, |one| is_text(one) && is_it(one), checks);
             }
         }
         if let Some(after) = spec.on_cancel() {
-            // It has no input, and the job's folder.
-            self.command("on_cancel.command", &after.command, false, workdir, checks);
+            // It reads nothing, and begins in the job's folder.
+            self.command("on_cancel.command", &after.command, Given { stdin: false, ..given }, checks);
         }
         // What a program does depends on its variables: a list of programs without one of variables allows none.
         let nothing = [];
@@ -528,21 +539,20 @@ impl Allowances {
         }
     }
 
-    fn command(&self, path: &str, argv: &[String], stdin: bool, workdir: Option<&str>, checks: &mut Checks) {
+    fn command(&self, path: &str, argv: &[String], given: Given<'_>, checks: &mut Checks) {
         let value = shown(argv);
         if self.programs.is_none() {
             return checks.item(path, &value, Ok("no list".to_owned()));
         }
         let is = |one: &Allowed| matches!(&one.what, Runs::Command(pattern) if pattern.matches(argv));
-        self.runs((path, &value), (stdin, workdir), "no command of the list is like it", is, checks);
+        self.runs((path, &value), given, "no command of the list is like it", is, checks);
     }
 
-    /// What runs, with its input and in its folder (`None`: the usual one): one entry of `programs` has to allow all of it. `why` is said
-    /// when none `is` it.
+    /// What runs, with all that the job gives it: one entry of `programs` has to allow all of it. `why` is said when none `is` it.
     fn runs(
         &self,
         (path, value): (&str, &str),
-        (stdin, workdir): (bool, Option<&str>),
+        given: Given<'_>,
         why: &str,
         is: impl Fn(&Allowed) -> bool,
         checks: &mut Checks,
@@ -552,15 +562,21 @@ impl Allowances {
         if found.is_empty() {
             return checks.item(path, value, Err(("program_not_allowed", why.to_owned())));
         }
-        found.retain(|(_, one)| one.stdin || !stdin);
+        found.retain(|(_, one)| one.stdin || !given.stdin);
         if found.is_empty() {
             let why = format!("the list allows `{path}`, and not that the job feeds it; leave `stdin` out");
             return checks.item("stdin", "given", Err(("stdin_not_allowed", why)));
         }
-        found.retain(|(_, one)| one.workdir || workdir.is_none());
+        found.retain(|(_, one)| one.inputs || !given.inputs);
+        if found.is_empty() {
+            let why =
+                format!("the list allows `{path}`, and not with files of the job in its folder; leave `inputs` out");
+            return checks.item("inputs", "given", Err(("inputs_not_allowed", why)));
+        }
+        found.retain(|(_, one)| one.workdir || given.workdir.is_none());
         let Some((at, _)) = found.first() else {
             let why = format!("the list allows `{path}` in its usual folder and in no other one; leave `workdir` out");
-            return checks.item("workdir", workdir.unwrap_or_default(), Err(("workdir_not_allowed", why)));
+            return checks.item("workdir", given.workdir.unwrap_or_default(), Err(("workdir_not_allowed", why)));
         };
         checks.item(path, value, Ok(format!("programs[{at}]")));
     }

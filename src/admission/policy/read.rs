@@ -281,7 +281,8 @@ fn program(path: &str, value: &Value, p: &mut Problems) -> Option<Allowed> {
     let command = listed(&mut fields, "command", p, own);
     let sha256 = fields.text("script_sha256", p).map(str::to_owned);
     let interpreter = listed(&mut fields, "interpreter", p, own);
-    let (stdin, workdir) = (yes(&mut fields, "stdin", p), yes(&mut fields, "workdir", p));
+    let mut yes = |name| yes(&mut fields, name, p);
+    let (stdin, inputs, workdir) = (yes("stdin"), yes("inputs"), yes("workdir"));
     let at = |key| fields.path(key);
     let what = match (command, sha256) {
         (Some(_), None) if interpreter.is_some() => {
@@ -314,7 +315,7 @@ fn program(path: &str, value: &Value, p: &mut Problems) -> Option<Allowed> {
         }
     };
     fields.finish(p);
-    what.map(|what| Allowed { what, stdin, workdir })
+    what.map(|what| Allowed { what, stdin, inputs, workdir })
 }
 
 /// Hosts, and how they may be reached.

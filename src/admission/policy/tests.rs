@@ -226,6 +226,25 @@ fn a_program_of_the_list_is_fed_and_moved_only_where_its_entry_says_so() {
 }
 
 #[test]
+fn a_program_of_the_list_finds_files_of_the_job_only_where_its_entry_says_so() {
+    let policy = "version: 1\nallow:\n  programs:\n    - {command: [make, '*']}\n    - {command: [tar, '**'], inputs: true}\n    \
+                  - {command: [tar, x], workdir: true}\n";
+    let runs = |argv: &[&str], more: Value| {
+        let mut job = json!({"preset": "bash", "command": argv, "inputs": [{"path": "Makefile", "text": "x"}]});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            job[key] = value.clone();
+        }
+        codes(policy, &job)
+    };
+    assert_eq!(runs(&["tar", "x"], json!({})), NONE);
+    assert_eq!(runs(&["make", "all"], json!({})), ["inputs_not_allowed"]);
+    assert_eq!(runs(&["make", "all"], json!({"inputs": []})), NONE);
+    assert_eq!(runs(&["tar", "x"], json!({"workdir": "/tmp"})), ["workdir_not_allowed"]);
+    assert_eq!(runs(&["tar", "x"], json!({"on_cancel": {"command": ["make", "clean"]}})), ["inputs_not_allowed"]);
+    assert_eq!(codes("version: 1", &with("inputs", &json!([{"path": "a", "text": "b"}]))), NONE);
+}
+
+#[test]
 fn the_first_rule_that_matches_decides_and_keeps_what_it_does_not_name() {
     let policy = read(
         "version: 1\nallow: {images: ['jobcell/*'], limits: {timeout: 1h, resources.cpu: 2}}\nrules:\n  \
