@@ -228,7 +228,7 @@ impl Cell for SshCell {
     }
 
     async fn destroy(self) {
-        let _busy = Busy::new(&self.inner, &self.own);
+        let busy = Busy::new(&self.inner, &self.own);
         let (clean, warden) = match self.by {
             By::StandIn(standing_in, attempt) => {
                 let clean = standing_in.standing() == Standing::Over { clean: true };
@@ -254,7 +254,9 @@ impl Cell for SshCell {
         match self.inner.end(&self.route, &self.own, warden.as_deref()).await {
             Ok(()) => self.inner.records.remove(&self.own),
             Err(reason) => {
-                tracing::warn!(cell = self.own, %reason, "what a job left on its host could not be removed; it is tried again")
+                tracing::warn!(cell = self.own, %reason, "what a job left on its host could not be removed; it is tried again");
+                drop(busy);
+                self.inner.remove_soon(self.own);
             }
         }
     }

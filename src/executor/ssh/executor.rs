@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 /// For a job to be ended from outside, once the host has let us in.
 const SWEEP: Duration = Duration::from_secs(20);
@@ -26,6 +26,9 @@ const SWEEP: Duration = Duration::from_secs(20);
 const MOST_SAID: usize = 4096;
 /// Removals of what earlier processes left at the same time; more wait.
 const REMOVALS: usize = 8;
+/// Before each try of a removal.
+const REMOVAL_PAUSES: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 /// In front of a cell's name, where cells of all kinds are told together.
 const PREFIX: &str = "ssh:";
 /// A hub that has just ended is asked for once more.
@@ -167,6 +170,26 @@ fn no_channel(host: &str, error: &ConnectError, open: bool) -> NoCell {
 }
 
 impl Inner {
+    /// Removes in the background what a job may have left, with a few tries: a connection may be cut at any moment. Then it is the sweeper's.
+    pub(super) fn remove_soon(self: &Arc<Self>, own: String) {
+        if !self.busy().insert(own.clone()) {
+            return;
+        }
+        let inner = Arc::clone(self);
+        drop(supervise::spawn("ssh removal", async move {
+            for pause in REMOVAL_PAUSES {
+                sleep(pause).await;
+                let turn = inner.removals.acquire().await;
+                inner.remove(&own).await;
+                drop(turn);
+                if inner.records.get(&own).is_none() {
+                    break;
+                }
+            }
+            inner.busy().remove(&own);
+        }));
+    }
+
     pub(super) fn plain(&self) -> MutexGuard<'_, HashSet<AttemptId>> {
         self.plain.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -420,16 +443,9 @@ impl Executor for SshExecutor {
 
     /// In the background: a host that does not answer holds up nobody.
     async fn remove(&self, name: &str) {
-        let Some(own) = name.strip_prefix(PREFIX).map(str::to_owned) else { return };
-        let inner = Arc::clone(&self.0);
-        if !inner.busy().insert(own.clone()) {
-            return;
+        if let Some(own) = name.strip_prefix(PREFIX) {
+            self.0.remove_soon(own.to_owned());
         }
-        drop(supervise::spawn("ssh removal", async move {
-            let _turn = inner.removals.acquire().await;
-            inner.remove(&own).await;
-            inner.busy().remove(&own);
-        }));
     }
 }
 
