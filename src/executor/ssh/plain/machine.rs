@@ -90,6 +90,8 @@ pub(super) struct Machine {
     kill_at: Option<u64>,
     eof: bool,
     clean: bool,
+    /// How the opener, or the job that it became, has ended, before either stream has said which it was.
+    early: Option<(ExitKind, i32)>,
     /// Some of its output is missing, and nobody knows how much.
     torn: bool,
 }
@@ -125,6 +127,7 @@ impl Machine {
             kill_at: None,
             eof: false,
             clean: false,
+            early: None,
             torn: false,
         }
     }
@@ -363,6 +366,7 @@ impl Machine {
                     self.clean = true;
                     self.close(now);
                 }
+                Phase::Starting { .. } if self.early.is_some() => self.not_begun(now),
                 Phase::Ended(_) | Phase::Gone(_) => {}
                 _ => self.gone_for("the host closed the channel and did not say how the job ended".to_owned(), now),
             },
@@ -460,6 +464,9 @@ impl Machine {
         self.wall_at = Some(now.ms.saturating_add(self.wall_ms));
         self.silence = self.silence.map(|(limit, _)| (limit, now.ms));
         self.out.push_back(FromWarden::Started { pid: self.pid, time_us: now.us });
+        if let Some((kind, code)) = self.early.take() {
+            self.exited(kind, code, now);
+        }
     }
 
     fn wrote(&mut self, stream: u8, bytes: &[u8], now: Now) {
@@ -486,14 +493,19 @@ impl Machine {
                 self.hang_up = true;
                 self.phase = Phase::Closing { kind, code, ended: now, until: now.ms + CLOSE_MS };
             }
-            Phase::Starting { .. } | Phase::Waiting => {
-                let preface = self.prefaces[1].as_deref().unwrap_or_default();
-                let said = String::from_utf8_lossy(preface).trim().to_owned();
-                self.hang_up = true;
-                self.failed(format!("the shell ended: {said}"), EIO, now);
-            }
+            // A server tells of an end before what was written before it, if it likes: whether the job ran is known when the channel closes.
+            Phase::Starting { .. } => self.early = Some((kind, code)),
+            Phase::Waiting => self.not_begun(now),
             _ => {}
         }
+    }
+
+    /// The opener has ended, and the job never was.
+    fn not_begun(&mut self, now: Now) {
+        let preface = self.prefaces[1].as_deref().unwrap_or_default();
+        let said = String::from_utf8_lossy(preface).trim().to_owned();
+        self.hang_up = true;
+        self.failed(format!("the shell ended: {said}"), EIO, now);
     }
 
     fn failed(&mut self, step: String, errno: i32, now: Now) {

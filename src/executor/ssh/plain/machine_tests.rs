@@ -197,7 +197,26 @@ fn a_start_that_fails_says_at_which_step() {
     stage.give(&spec(), b"", b"");
     stage.on(Event::Stderr(Bytes::from_static(b"sh: syntax error\n")));
     stage.on(Event::Exit(2));
+    assert!(stage.exit().is_none(), "it may have run, and its word be on its way");
+    stage.on(Event::Closed);
     assert!(stage.exit().expect("it did not start").step.contains("syntax error"));
+}
+
+#[test]
+fn an_end_that_comes_before_the_word_that_the_job_began_is_the_jobs() {
+    let mut stage = stage();
+    stage.attach(0, 1 << 20);
+    stage.give(&spec(), b"", b"");
+    stage.on(Event::Exit(3));
+    stage.out("\x1ejobcell go\nall of it");
+    stage.on(Event::Stderr(Bytes::from_static(b"\x1ejobcell go\n")));
+    stage.on(Event::Eof);
+    stage.on(Event::Closed);
+    let heard = stage.heard();
+    let wrote = |message: &FromWarden| matches!(message, FromWarden::Output { bytes, .. } if bytes == b"all of it");
+    assert!(heard.iter().any(|(_, message)| wrote(message)), "{heard:?}");
+    let [.., (_, FromWarden::Exit(exit))] = &heard[..] else { panic!("its end comes last: {heard:?}") };
+    assert_eq!((exit.kind, exit.code), (ExitKind::Exited, 3));
 }
 
 #[test]
