@@ -94,7 +94,7 @@ async fn every_change_and_every_refusal_is_a_line_with_who_what_and_from_where()
     assert_eq!(numbers, (1..=all.len() as u64).collect::<Vec<_>>());
     // Who hangs up before the answer is there as well: the job goes on.
     let http = Client::builder().no_proxy().timeout(PATIENCE).build().expect("builds");
-    let waits = http.post(format!("{}/v1/jobs?wait=60s", up.url)).bearer_auth(&ci);
+    let waits = http.post(format!("{}/v1/jobs?wait=60s", up.url)).bearer_auth(&up.key);
     let waits = waits.json(&json!({"preset": "bash", "script": "sleep 600", "name": "left"})).send();
     let left = tokio::select! {
         answer = waits => panic!("{answer:?}"),
