@@ -13,6 +13,7 @@ mod doctor;
 mod drain;
 mod exit;
 mod follow;
+mod health;
 mod home;
 mod image;
 mod inputs;
@@ -190,6 +191,8 @@ enum Command {
     Queue,
     /// Check this host: engine, limits, images, disk; each with a remedy
     Doctor,
+    /// Ask the jobcell process of this host whether it is well; exits with 1 when it is not, with 69 when none answers
+    Health(health::HealthArgs),
     /// Check and show the settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -276,6 +279,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Exec(args) => job::exec::run(args, &global).await,
         Command::Queue => queue::run(&global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
+        Command::Health(args) => health::run(&args, &global).await,
         Command::Config(command) => config::run(&command, &global),
         Command::Policy(command) => policy::run(command, &global),
         Command::Ssh(command) => ssh::run(command, &global).await,
