@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench seccomp toolchains engine images ci clean
+.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench seccomp toolchains engine images deb ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -47,6 +47,9 @@ engine: ## Make sure that a Docker engine answers
 
 images: ## Make the job images
 	@scripts/images.sh
+
+deb: ## Make the Debian package
+	@scripts/deb.sh
 
 ci: ## What CI runs
 	@.ci/run

@@ -19,6 +19,12 @@ if ! have runsc && have apt-get && is_root; then apt_install runsc || say "runsc
 if ! have docker-registry && have apt-get && is_root; then apt_install docker-registry || say "docker-registry could not be installed"; fi
 # And the SSH servers that jobs run on.
 if ! [ -x /usr/sbin/sshd ] && have apt-get && is_root; then apt_install openssh-server || say "openssh-server could not be installed"; fi
+# And the compose files, the package, and the small Debian that these and the container image are tried on.
+if ! have docker-compose && ! docker compose version >/dev/null 2>&1 && have apt-get && is_root; then
+  apt_install docker-compose || say "docker-compose could not be installed"
+fi
+"$here/deb.sh" --tool || say "cargo-deb could not be installed"
+"$here/debian-image.sh" || say "jobcell/debian could not be made"
 cd "$(project_root)"
 # And the tool that reads alert rules: out of its package, whose service nobody needs here.
 if ! have promtool && have apt-get && have dpkg-deb; then

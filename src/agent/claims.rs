@@ -85,6 +85,7 @@ impl Claims {
         for (index, max) in share(free.slots, batch, &lent, &idle, self.turn) {
             let one = &mut self.all[index];
             one.lent = max;
+            let wait = wait_at(one.backend.is_elsewhere(), &one.state, wait);
             let (backend, stop) = (Arc::clone(&one.backend), self.recall.clone());
             let load = Load { drained: one.backend.drained().is_some(), ..load.clone() };
             let ask = Ask { max, free: Capacity { slots: max, ..free }, wait, load };
@@ -143,6 +144,12 @@ impl Claims {
     }
 }
 
+/// How long a claim waits for jobs. One that is elsewhere and not known to be well is only asked, so that this is known at once and not when
+/// a wait is over.
+fn wait_at(elsewhere: bool, state: &BackendState, wait: Duration) -> Duration {
+    if elsewhere && *state != BackendState::Well { Duration::ZERO } else { wait }
+}
+
 /// Who may claim how many: what is free and not lent, in equal parts over those who may claim and have no claim in flight, from
 /// `turn` on.
 fn share(free: u32, batch: u32, lent: &[u32], idle: &[bool], turn: usize) -> Vec<(usize, u32)> {
@@ -184,6 +191,20 @@ mod tests {
         assert!(claims.pause_over() > now + SHORT_WAIT, "it would be ready at once, for ever");
         claims.all[0].not_before = Some(now + SHORT_WAIT);
         assert_eq!(claims.pause_over(), now + SHORT_WAIT);
+    }
+
+    #[test]
+    fn a_backend_elsewhere_is_asked_before_its_jobs_are_waited_for() {
+        let failing = BackendState::Failing("away".to_owned());
+        for (elsewhere, state, wait) in [
+            (true, BackendState::Unknown, Duration::ZERO),
+            (true, failing.clone(), Duration::ZERO),
+            (true, BackendState::Well, CLAIM_WAIT),
+            (false, BackendState::Unknown, CLAIM_WAIT),
+            (false, failing, CLAIM_WAIT),
+        ] {
+            assert_eq!(wait_at(elsewhere, &state, CLAIM_WAIT), wait, "{elsewhere} {state:?}");
+        }
     }
 
     proptest! {

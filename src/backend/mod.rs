@@ -104,6 +104,11 @@ pub trait Backend: Send + Sync + 'static {
     /// For log lines and status.
     fn name(&self) -> &str;
 
+    /// Whether it is reached over a network, so that only its answers say that it is there.
+    fn is_elsewhere(&self) -> bool {
+        false
+    }
+
     /// What it can do; known for certain after the first claim.
     fn capabilities(&self) -> Capabilities;
 

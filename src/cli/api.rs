@@ -14,6 +14,7 @@ use crate::server::{
 };
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
+use std::io::IsTerminal;
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -113,13 +114,16 @@ fn limits(config: &Config) -> LimitSettings {
     LimitSettings { rate, burst, jobs, refused_rate, refused_burst }
 }
 
-/// What a person who started this wants to know first. The key is shown once, when it is made.
+/// What a person who started this wants to know first. The key is shown once, when it is made, and on a terminal only: what a service or a
+/// container prints is kept in a log that others read.
 fn greet(what: &str, home: &Home, url: &str, config: &Config, new_key: Option<&str>) {
     println!("jobcell {} is up{what}", env!("CARGO_PKG_VERSION"));
     println!("  API    {url}");
     println!("  data   {}", config.data_dir.display());
     match new_key {
-        Some(key) => println!("  key    {key}  (shown once; kept in {})", home.path("admin.key").display()),
-        None => println!("  key    in {}", home.path("admin.key").display()),
+        Some(key) if std::io::stdout().is_terminal() => {
+            println!("  key    {key}  (shown once; kept in {})", home.path("admin.key").display())
+        }
+        _ => println!("  key    in {}", home.path("admin.key").display()),
     }
 }

@@ -340,7 +340,7 @@ pub(super) struct RawOutput {
 }
 
 /// Where the API is, without a slash at the end. Errors: no address of an API.
-fn address(text: &str) -> Result<String, Failure> {
+pub(super) fn address(text: &str) -> Result<String, Failure> {
     let bad = |fix: &str| {
         let text = super::show::printable(text);
         Failure::usage(format!("the API's address (--server, JOBCELL_SERVER_URL): `{text}` is none; {fix}"))

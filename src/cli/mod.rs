@@ -16,6 +16,7 @@ mod dump;
 mod exit;
 mod explain;
 mod follow;
+mod health;
 mod home;
 mod image;
 mod inputs;
@@ -201,6 +202,8 @@ enum Command {
         /// The code; without it, all of them
         code: Option<String>,
     },
+    /// Ask the jobcell process of this host whether it is well; exits with 1 when it is not, with 69 when none answers
+    Health(health::HealthArgs),
     /// Check and show the settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -294,6 +297,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Queue => queue::run(&global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
         Command::Explain { code } => explain::run(code.as_deref(), &global),
+        Command::Health(args) => health::run(&args, &global).await,
         Command::Config(command) => config::run(&command, &global),
         Command::Policy(command) => policy::run(command, &global),
         Command::Ssh(command) => ssh::run(command, &global).await,

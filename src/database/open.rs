@@ -104,6 +104,9 @@ pub fn open(path: &Path, kind: &Kind<'_>) -> Result<Connection, Error> {
     db.pragma_update(None, "journal_mode", "WAL").map_err(plain)?;
     db.pragma_update(None, "synchronous", "FULL").map_err(plain)?;
     db.pragma_update(None, "foreign_keys", "ON").map_err(plain)?;
+    // What SQLite would put aside for a statement (so that it can be taken back alone) or for a sort: its folders for that are /var/tmp
+    // and /tmp, and a container with a read-only root has neither. The data directory is all that is needed.
+    db.pragma_update(None, "temp_store", "MEMORY").map_err(plain)?;
     db.set_prepared_statement_cache_capacity(64);
     // Before it is taken forward: a backup of a damaged file would help nobody.
     let pages: i64 = db.query_row("PRAGMA page_count", [], |row| row.get(0)).map_err(plain)?;

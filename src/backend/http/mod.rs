@@ -306,6 +306,10 @@ impl Backend for Http {
         &self.shared.settings.name
     }
 
+    fn is_elsewhere(&self) -> bool {
+        true
+    }
+
     fn capabilities(&self) -> Capabilities {
         *self.shared.capabilities.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -273,8 +273,13 @@ pub(super) fn volume_mount(volume: &str, read_only: bool) -> Mount {
         source: Some(volume.to_owned()),
         target: Some(volume::WARDEN_DIR.to_owned()),
         read_only: Some(read_only),
-        // Nothing of the image is copied into it.
-        volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
+        volume_options: Some(MountVolumeOptions {
+            // Nothing of the image is copied into it.
+            no_copy: Some(true),
+            // For the container with which it comes to be. No owner: every installation with the same warden shares it.
+            labels: Some(volume::labels()),
+            ..MountVolumeOptions::default()
+        }),
         ..Mount::default()
     }
 }

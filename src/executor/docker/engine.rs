@@ -1,12 +1,12 @@
-//! The calls that are made to the engine, each with its own deadline. This list is the whole of what an operator's
-//! socket proxy has to allow.
+//! The calls that are made to the engine, each with its own deadline. [`super::calls`] is the whole of what an operator's
+//! socket proxy has to allow; what is called here stands there.
 
 use super::images::{Found, Listed as ListedImage};
 use crate::executor::Link;
 use crate::job::ImageName;
 use bollard::container::LogOutput;
 use bollard::errors::Error;
-use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum, NetworkCreateRequest, VolumeCreateRequest};
+use bollard::models::{ContainerCreateBody, ContainerSummaryStateEnum, NetworkCreateRequest};
 use bollard::query_parameters::{
     AttachContainerOptionsBuilder, CreateContainerOptionsBuilder, CreateImageOptionsBuilder,
     KillContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder, ListNetworksOptionsBuilder,
@@ -229,9 +229,11 @@ impl Engine {
         }
     }
 
-    /// Asks whether the engine is there.
+    /// Asks whether the engine is there and knows its containers: not by its `/_ping`, which needs a right of its own and is answered
+    /// also by one that can do nothing any more.
     pub async fn ping(&self) -> Result<(), EngineError> {
-        self.call("ping", self.limit, self.docker.ping()).await.map(drop)
+        let options = ListContainersOptionsBuilder::default().limit(1).build();
+        self.call("ping", self.limit, self.docker.list_containers(Some(options))).await.map(drop)
     }
 
     /// What the engine says about itself.
@@ -472,11 +474,6 @@ impl Engine {
             Err(error) if error.is_missing() => Ok(()),
             other => other,
         }
-    }
-
-    pub(super) async fn create_volume(&self, name: &str, labels: HashMap<String, String>) -> Result<(), EngineError> {
-        let request = VolumeCreateRequest { name: Some(name.to_owned()), labels: Some(labels), ..Default::default() };
-        self.call("create volume", self.limit, self.docker.create_volume(request)).await.map(drop)
     }
 
     /// Size of a file in a container that need not run; `None` when it is not there.

@@ -1,9 +1,10 @@
 //! Cells that are hardened, single-use containers on a Docker engine.
 //!
-//! Owns everything that names the engine: calls with deadlines ([`engine`]), what a container is made of ([`create`]),
+//! Owns everything that names the engine: calls with deadlines ([`engine`]; [`calls`] lists them), what a container is made of ([`create`]),
 //! the read-only volume that carries the warden ([`volume`]), the network of a cell that has one ([`network`]), and the removal of what is ours: by a running agent ([`sweep`])
 //! and by hand ([`leftovers`], [`shims`]). Only this room may name bollard. A job never chooses anything here but image, limits and what it runs.
 
+mod calls;
 mod create;
 mod engine;
 mod images;
@@ -17,6 +18,7 @@ mod sweep;
 mod uids;
 mod volume;
 
+pub use calls::{ENGINE_CALLS, EngineCall};
 pub use create::Shape;
 pub use engine::{Engine, EngineError};
 pub use images::{Bounds, ImageSettings, Images, Judged, Ledger, Logins};

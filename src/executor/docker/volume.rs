@@ -19,6 +19,11 @@ pub(super) const WARDEN_LABEL: &str = "jobcell.warden";
 /// The warden in a cell.
 pub(super) const WARDEN_PATH: &str = "/.jobcell/warden";
 
+/// What says that a volume has a warden in it, and which.
+pub(super) fn labels() -> HashMap<String, String> {
+    HashMap::from([(WARDEN_LABEL.to_owned(), warden_build().to_owned())])
+}
+
 /// Makes sure of the volume, once per engine and process.
 pub(super) struct WardenVolume {
     engine: Engine,
@@ -63,9 +68,7 @@ impl WardenVolume {
     }
 
     async fn fill(&self, image: &str) -> Result<(), EngineError> {
-        // No owner on the volume: every installation with the same warden shares it.
-        let labels = HashMap::from([(WARDEN_LABEL.to_owned(), warden_build().to_owned())]);
-        self.engine.create_volume(&self.name, labels).await?;
+        // The volume is made with the first container that mounts it: a call less that an engine has to allow.
         let door = self.door();
         let body = ContainerCreateBody {
             image: Some(image.to_owned()),
