@@ -58,6 +58,9 @@ impl Record {
     }
 }
 
+/// What one is called until all of it is written.
+const HALF: &str = "half";
+
 /// The folder of them.
 #[derive(Debug, Clone)]
 pub(super) struct Records(PathBuf);
@@ -66,6 +69,12 @@ impl Records {
     /// Those below `dir`, which is made. Errors: it cannot be.
     pub(super) fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
+        for entry in std::fs::read_dir(dir)?.flatten() {
+            // A process that died while it wrote one had told no host.
+            if entry.path().extension().is_some_and(|extension| extension == HALF) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
         Ok(Self(dir.to_owned()))
     }
 
@@ -75,11 +84,12 @@ impl Records {
 
     /// Writes one, for good: what runs on a host outlives a loss of power here. Errors: it is not written.
     pub(super) fn put(&self, own: &str, record: &Record) -> io::Result<()> {
-        let (path, half) = (self.path(own), self.0.join(format!("{own}.half")));
+        let (path, half) = (self.path(own), self.0.join(format!("{own}.{HALF}")));
         let mut file = File::create(&half)?;
         file.write_all(&serde_json::to_vec(record)?)?;
         file.sync_all()?;
-        std::fs::rename(half, path)
+        std::fs::rename(half, path)?;
+        File::open(&self.0)?.sync_all()
     }
 
     /// Removes one.
@@ -113,5 +123,21 @@ impl Records {
             }
         }
         Ok(all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_record_is_none() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("a-1-0.half"), "{").expect("writes");
+        std::fs::write(dir.path().join("b-1-0.json"), "{").expect("writes");
+        let records = Records::open(dir.path()).expect("opens");
+        let left: Vec<_> = std::fs::read_dir(dir.path()).expect("reads").flatten().map(|one| one.file_name()).collect();
+        assert_eq!(left, ["b-1-0.json"], "what is damaged is not ours to remove");
+        assert!(records.all().expect("reads").is_empty());
     }
 }
