@@ -28,7 +28,7 @@ have strip || fail $EX_UNAVAILABLE "strip is not installed. On Debian: apt-get i
 PATH=$PWD/target/tools/bin:$PATH
 if ! have cargo-deb; then
   say "installing cargo-deb into target/tools"
-  cargo install --locked --root target/tools cargo-deb@3 >&2 || fail $EX_UNAVAILABLE "could not install cargo-deb; the reason is above."
+  cargo install --locked --root target/tools --version '^3' cargo-deb >&2 || fail $EX_UNAVAILABLE "could not install cargo-deb; the reason is above."
 fi
 if [ "$tool_only" = yes ]; then exit 0; fi
 
