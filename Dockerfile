@@ -11,6 +11,8 @@ COPY Cargo.toml Cargo.lock build.rs ./
 COPY warden warden
 COPY seccomp seccomp
 COPY config config
+# The catalogue of errors, which the program explains itself with.
+COPY docs docs
 COPY src src
 # The manifest names them, and cargo wants every target it names.
 COPY benches benches

@@ -94,6 +94,17 @@ apt_install() {
   return 1
 }
 
+# get_promtool FILE: Prometheus's tool for rules, out of Debian's package of the server.
+get_promtool() {
+  local work
+  work=$(mktemp -d)
+  if (cd "$work" && chmod 755 . && apt-get -q -o Acquire::Retries=3 download prometheus >&2 && dpkg-deb -x prometheus_*.deb x); then
+    mkdir -p "$(dirname "$1")" && mv "$work/x/usr/bin/promtool" "$1"
+  fi
+  rm -rf "$work"
+  [ -x "$1" ]
+}
+
 # A daemon's limit of open files as its unit file would set it, or as near as this machine allows: each container
 # costs the engine several descriptors.
 raise_open_files() { ulimit -n 1048576 2>/dev/null || ulimit -n "$(ulimit -Hn)" 2>/dev/null || true; }

@@ -20,6 +20,12 @@ if ! have docker-registry && have apt-get && is_root; then apt_install docker-re
 # And the SSH servers that jobs run on.
 if ! [ -x /usr/sbin/sshd ] && have apt-get && is_root; then apt_install openssh-server || say "openssh-server could not be installed"; fi
 cd "$(project_root)"
+# And the tool that reads alert rules: out of its package, whose service nobody needs here.
+if ! have promtool && have apt-get && have dpkg-deb; then
+  tool=$PWD/target/tools/promtool
+  [ -x "$tool" ] || get_promtool "$tool" || say "promtool could not be had"
+  export JOBCELL_PROMTOOL=$tool
+fi
 report=$(mktemp)
 trap 'print_chaos "$report"; rm -f "$report"' EXIT
 # Not the examples in documentation: there are none to run.

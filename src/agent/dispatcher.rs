@@ -4,7 +4,7 @@
 //! others is in flight beside everything else, and what it tells a runner goes through a bounded channel by `try_send`; a
 //! runner that is too busy to take it is told again.
 
-use super::claims::Claims;
+use super::claims::{BackendState, Claims};
 use super::inputs;
 use super::obstacles::{Obstacles, Room};
 use super::renewals::{Renewals, Terms};
@@ -359,8 +359,10 @@ impl<E: Executor> Table<E> {
     fn seen(&mut self, Seen { cells, free }: Seen) {
         self.obstacles.cells = cells.err();
         let floor = self.agent.settings.disk.1.as_u64();
+        self.agent.metrics.disk_floor_bytes.set(i64::try_from(floor).unwrap_or(i64::MAX));
         match free {
             Ok(free) => {
+                self.agent.metrics.disk_free_bytes.set(i64::try_from(free).unwrap_or(i64::MAX));
                 self.room = Room::of(free, floor, self.room);
                 self.obstacles.disk = self.room.reason(free, floor);
             }
@@ -385,6 +387,15 @@ impl<E: Executor> Table<E> {
         let (held, undelivered) = (self.running(), self.deliveries.len());
         self.agent.metrics.jobs_running.set(i64::try_from(held).unwrap_or(i64::MAX));
         let backends = self.claims.states();
+        self.agent.metrics.ends_undelivered.set(i64::try_from(undelivered).unwrap_or(i64::MAX));
+        for (name, state) in &backends {
+            let up = match state {
+                BackendState::Unknown => continue,
+                BackendState::Well => 1,
+                BackendState::Failing(_) => 0,
+            };
+            self.agent.metrics.backend_up.with_label_values(&[name.as_str()]).set(up);
+        }
         self.agent.status.send_if_modified(|status| {
             let (starting, no_cells) = (self.unsettled.is_some(), self.obstacles.cells.clone());
             let free = self.ledger.free();

@@ -2,9 +2,9 @@
 
 use super::home::Home;
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
-use super::{Failure, node};
+use super::{Failure, node, reload};
 use crate::backend::{Backend, Http, HttpSettings};
-use crate::config::{BackendConfig, Config};
+use crate::config::{BackendConfig, Config, LoadInput};
 use crate::job::Artifacts;
 use crate::journal::Journal;
 use crate::logstore::LogStore;
@@ -28,7 +28,7 @@ pub(super) enum AgentCommand {
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs until a signal.
-pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
+pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> Result<u8, Failure> {
     if config.backends.is_empty() {
         return Err(Failure::config(
             "no backend: give --backend http://host:port, or `backends` in the settings, and the agent's key in \
@@ -100,7 +100,11 @@ pub(super) async fn agent(config: Config, quiet: bool) -> Result<u8, Failure> {
         inventory,
         artifacts,
     };
+    let watching = reload::watch(settings, health.clone())?;
     let drained = run_agent(parts, &signals).await;
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     stop.cancel();
     let _ = admin.await;
     let _ = sweeping.await;

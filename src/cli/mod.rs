@@ -11,7 +11,9 @@ mod conformance;
 mod dlq;
 mod doctor;
 mod drain;
+mod dump;
 mod exit;
+mod explain;
 mod follow;
 mod home;
 mod image;
@@ -25,6 +27,7 @@ mod parts;
 mod policy;
 mod progress;
 mod queue;
+mod reload;
 mod service;
 mod show;
 mod ssh;
@@ -190,6 +193,11 @@ enum Command {
     Queue,
     /// Check this host: engine, limits, images, disk; each with a remedy
     Doctor,
+    /// Say what a code means and what to do: of the API's errors, of how jobs end, or an exit code
+    Explain {
+        /// The code; without it, all of them
+        code: Option<String>,
+    },
     /// Check and show the settings
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -252,15 +260,20 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     let long_running = QUIET.filter(|_| global.quiet);
     match command {
         Command::Up { listen } => {
-            up::up(settings(&global, &[("server.listen", listen)], long_running)?, global.quiet).await
+            let given = [("server.listen", listen)];
+            let config = settings(&global, &given, long_running)?;
+            up::up(config, load_input(&global, &given)?, global.quiet).await
         }
         Command::Server { listen } => {
-            up::server(settings(&global, &[("server.listen", listen)], long_running)?, global.quiet).await
+            let given = [("server.listen", listen)];
+            let config = settings(&global, &given, long_running)?;
+            up::server(config, load_input(&global, &given)?, global.quiet).await
         }
         Command::Agent { command: Some(agent::AgentCommand::Sweep(args)), .. } => sweep::run(args, &global).await,
         Command::Agent { backend, listen, command: None } => {
             let flags = [("agent.listen", listen), ("backends.main.url", backend)];
-            agent::agent(settings(&global, &flags, long_running)?, global.quiet).await
+            let config = settings(&global, &flags, long_running)?;
+            agent::agent(config, load_input(&global, &flags)?, global.quiet).await
         }
         Command::Agents(command) => agents::run(command, &global).await,
         Command::Keys(command) => keys::run(command, &global).await,
@@ -276,6 +289,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         Command::Exec(args) => job::exec::run(args, &global).await,
         Command::Queue => queue::run(&global).await,
         Command::Doctor => doctor::run(&settings(&global, &[], QUIET)?, global.output).await,
+        Command::Explain { code } => explain::run(code.as_deref(), &global),
         Command::Config(command) => config::run(&command, &global),
         Command::Policy(command) => policy::run(command, &global),
         Command::Ssh(command) => ssh::run(command, &global).await,
@@ -312,7 +326,7 @@ fn settings(global: &Global, given: Given<'_>, filter: Option<&str>) -> Result<C
     let input = load_input(global, given)?;
     let config = load(&input).map_err(|problems| bad_settings(&problems))?;
     let filter = filter.unwrap_or(&config.telemetry.log_filter);
-    let filter = input.env.get("RUST_LOG").map_or(filter, String::as_str);
+    let filter = input.env.get("RUST_LOG").filter(|said| !said.is_empty()).map_or(filter, String::as_str);
     telemetry::init(config.telemetry.log_format, filter, paint::wanted(global.no_color)).map_err(Failure::config)?;
     Ok(config)
 }

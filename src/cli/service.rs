@@ -2,7 +2,7 @@
 
 use super::exit::TEMPORARY;
 use super::home::Home;
-use super::{Failure, doctor, node, systemd};
+use super::{Failure, doctor, dump, node, systemd};
 use crate::admission::policy::Looked;
 use crate::admission::{Gate, LivePolicy};
 use crate::agent::{BackendState, Drained, Status};
@@ -108,10 +108,15 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
     let watch = || watch_policy(gate.policy.clone(), health.clone());
     let policy = (gate.policy.file().is_some() || systemd::is_here()).then(watch).transpose()?;
     let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone())).transpose()?;
-    let counting = pool.map(|pool| spawn("ssh metrics", count_connections(pool, Arc::clone(&metrics))));
+    let counting = pool.clone().map(|pool| spawn("ssh metrics", count_connections(pool, Arc::clone(&metrics))));
+    let held = Arc::clone(&journal);
     let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
     let told = systemd::follow(agent.status(), agent.pulse());
+    let status = agent.status();
+    let dump = dump::listen(health.clone(), move || {
+        dump::agent(format!("{:?}", *status.borrow()), Arc::clone(&held), pool.clone())
+    })?;
     let mut running = std::pin::pin!(agent.run(signals.drain.clone(), signals.force.clone()));
     // The agent does not wait for the engine: what has ended can be told, and leases kept, without one.
     let (drained, reached) = tokio::select! {
@@ -124,7 +129,7 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
         }
     };
     watching.abort();
-    for task in [policy, inventory, counting, told].into_iter().flatten() {
+    for task in [policy, inventory, counting, told, Some(dump)].into_iter().flatten() {
         task.abort();
     }
     if let Ok(executor) = executor.get()

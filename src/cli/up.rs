@@ -3,16 +3,16 @@
 use super::api::Api;
 use super::home::Home;
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
-use super::{Failure, node, systemd};
+use super::{Failure, dump, node, reload, systemd};
 use crate::agent::Drained;
 use crate::backend::{Backend, Local};
-use crate::config::Config;
+use crate::config::{Config, LoadInput};
 use crate::job::SpecRules;
 use crate::telemetry::{Component, Health, Metrics};
 use std::sync::Arc;
 
 /// Runs both until a signal.
-pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
+pub(super) async fn up(config: Config, settings: LoadInput, quiet: bool) -> Result<u8, Failure> {
     let seccomp = node::seccomp(&config)?;
     let inventory = node::inventory(&config)?;
     let gate = node::gate(&config, node::policy(&config)?, inventory.as_ref());
@@ -42,22 +42,35 @@ pub(super) async fn up(config: Config, quiet: bool) -> Result<u8, Failure> {
         inventory,
         artifacts,
     };
+    let watching = reload::watch(settings, health.clone())?;
     let drained = run_agent(parts, &signals).await;
+    if let Some(watching) = watching {
+        watching.abort();
+    }
     api.stop(&home).await;
     Ok(exit_code(drained?))
 }
 
 /// Runs the backend until a signal.
-pub(super) async fn server(config: Config, quiet: bool) -> Result<u8, Failure> {
+pub(super) async fn server(config: Config, settings: LoadInput, quiet: bool) -> Result<u8, Failure> {
     let home = Home::open(&config.data_dir)?;
     let health = Health::new(&[Component::Queue]);
     // Which presets there are, and what their operators allow, the agents know.
     let rules = (SpecRules { presets: None }, None);
     let signals = Signals::listen()?;
     let (greeting, stopping) = (greeting(quiet, " (server only)"), signals.drain.clone());
-    let api = Api::start(&config, &home, greeting, rules, stopping, Arc::new(Metrics::new()), health).await?;
+    let api = Api::start(&config, &home, greeting, rules, stopping, Arc::new(Metrics::new()), health.clone()).await?;
+    let watching = reload::watch(settings, health.clone())?;
+    let backend = Arc::clone(&api.backend);
+    let dump = dump::listen(health, move || {
+        let backend = Arc::clone(&backend);
+        async move { dump::server(backend.as_ref()).await }
+    })?;
     systemd::ready("serving");
     signals.drain.cancelled().await;
+    for task in watching.into_iter().chain([dump]) {
+        task.abort();
+    }
     systemd::stopping("stopping");
     api.stop(&home).await;
     Ok(exit_code(Drained::Clean))

@@ -53,6 +53,9 @@ pub struct Config {
     pub doctor: BTreeMap<String, CheckLevel>,
 }
 
+/// One piece of a connection is this long.
+const LEAST_EGRESS_RATE: ByteSize = ByteSize::new(64 << 10);
+
 /// Files that jobs leave to be kept.
 #[derive(Debug, Clone)]
 pub struct ArtifactsConfig {
@@ -528,6 +531,13 @@ impl Reader<'_> {
             let reason = format!("`{}` is no address and port", crate::job::shown(&text));
             self.bad("egress.resolver", reason, "write an address such as 10.0.0.53:53, or leave it empty");
         }
+        let max_rate = self.size("egress.max_rate");
+        if (1..LEAST_EGRESS_RATE.as_u64()).contains(&max_rate.as_u64()) {
+            let reason = format!(
+                "{max_rate} is less than {LEAST_EGRESS_RATE} in a second: no connection comes to anything with that"
+            );
+            self.bad("egress.max_rate", reason, "write 64KiB or more, or 0B for no bound");
+        }
         EgressConfig {
             resolver,
             connect_timeout: self.duration("egress.connect_timeout"),
@@ -536,7 +546,7 @@ impl Reader<'_> {
             connections: self.number("egress.connections"),
             bytes: self.size("egress.bytes"),
             lookups: self.number("egress.lookups"),
-            max_rate: self.size("egress.max_rate"),
+            max_rate,
         }
     }
 

@@ -109,6 +109,7 @@ pub const CHECKS: [&str; CHECK_COUNT] = [
     "api-door",
     "agent-door",
     "policy",
+    "inventory",
     "engine",
     "engine-door",
     "engine-api",
@@ -127,7 +128,7 @@ pub const CHECKS: [&str; CHECK_COUNT] = [
     "live-restore",
     "preset-images",
 ];
-const CHECK_COUNT: usize = 40;
+const CHECK_COUNT: usize = 41;
 
 /// What a check of `jobcell doctor` means here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

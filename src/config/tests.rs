@@ -181,3 +181,14 @@ fn the_engine_is_found_by_docker_host() {
     input.env.insert("DOCKER_HOST".into(), "tcp://h:1".into());
     assert_eq!(load(&input).expect("loads").docker.host, "tcp://h:1");
 }
+
+#[test]
+fn a_rate_that_nothing_gets_through_with_is_no_rate() {
+    let (_dir, input) = with_file("egress: {max_rate: 10KiB}");
+    let told = load(&input).expect_err("too slow").to_string();
+    assert!(told.contains("egress.max_rate") && told.contains("64KiB or more"), "{told}");
+    for good in ["0B", "64KiB", "1MiB"] {
+        let (_dir, input) = with_file(&format!("egress: {{max_rate: {good}}}"));
+        assert!(load(&input).is_ok(), "{good}");
+    }
+}

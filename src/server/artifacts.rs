@@ -1,6 +1,7 @@
 //! The files of a job: their list, and each of them.
 
 use super::App;
+use super::content;
 use super::extract::Path;
 use super::jobs::{Answer, query};
 use super::logs::{attempt_of, byte_range};
@@ -9,7 +10,6 @@ use super::problem::ProblemDocument;
 use crate::blobs::BlobError;
 use crate::job::{Artifact, Artifacts, Job};
 use axum::Json;
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -144,7 +144,7 @@ pub(super) async fn read(
         (header::ACCEPT_RANGES, "bytes".to_owned()),
         (header::ETAG, tag),
     ];
-    let body = Body::from_stream(pieces);
+    let body = content::body(pieces)?;
     Ok(match range {
         None => (headers, body).into_response(),
         Some(_) => {

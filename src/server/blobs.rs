@@ -3,6 +3,7 @@
 //! Owns how a content comes over HTTP. It is streamed to the store and out of it: what a request holds in memory is a few pieces.
 
 use super::App;
+use super::content;
 use super::extract::Path;
 use super::problem::ProblemDocument;
 use crate::blobs::{Blob, BlobError, BlobStore, Stored};
@@ -12,6 +13,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use std::ops::Range;
@@ -139,11 +142,19 @@ pub(super) async fn get(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ProblemDocument> {
-    answer(&app, &name, &headers).await
+    answer(&app, &name, &headers, content::body).await
 }
 
-/// A content, or a range of it.
-pub(super) async fn answer(app: &App, name: &str, headers: &HeaderMap) -> Result<Response, ProblemDocument> {
+/// What is in an answer, piece by piece.
+pub(super) type Pieces = BoxStream<'static, Result<Bytes, BlobError>>;
+
+/// A content, or a range of it, with its pieces made into a body.
+pub(super) async fn answer(
+    app: &App,
+    name: &str,
+    headers: &HeaderMap,
+    body: fn(Pieces) -> Result<Body, ProblemDocument>,
+) -> Result<Response, ProblemDocument> {
     let digest = digest(name)?;
     let blobs = store(app)?;
     let blob = blobs.find(digest).await?.ok_or(BlobError::Missing(digest))?;
@@ -159,7 +170,7 @@ pub(super) async fn answer(app: &App, name: &str, headers: &HeaderMap) -> Result
         (header::ETAG, format!("\"{}\"", digest.hex())),
     ];
     let place = format!("bytes {}-{}/{}", range.start, range.end.saturating_sub(1), blob.bytes);
-    let body = Body::from_stream(blobs.read(digest, range).await?);
+    let body = body(blobs.read(digest, range).await?.boxed())?;
     if whole && !headers.contains_key(header::RANGE) {
         return Ok((about, body).into_response());
     }

@@ -8,6 +8,7 @@ mod artifacts;
 mod auth;
 mod blobs;
 mod bulk;
+mod content;
 mod cursor;
 mod dead;
 mod etag;

@@ -20,6 +20,8 @@ pub enum Component {
     Policy,
     /// The hosts that jobs go to, where a file says which.
     Inventory,
+    /// The settings' files, where there are some.
+    Settings,
 }
 
 /// How it is.

@@ -1,6 +1,7 @@
 //! Log lines on standard error: readable on a terminal, JSON elsewhere.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
 
@@ -45,9 +46,29 @@ pub fn init(format: LogFormat, filter: &str, colour: bool) -> Result<(), String>
     let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // The error is that logging was started before, as it is in tests.
     let _ = if json {
-        lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init()
+        let lines = lines.json().flatten_event(true).with_current_span(true).with_span_list(false);
+        let lines = lines.with_filter_reloading();
+        let handle = lines.reload_handle();
+        lines.try_init().map(|()| remember(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
     } else {
-        lines.with_ansi(std::io::stderr().is_terminal() && colour).try_init()
+        let lines = lines.with_ansi(std::io::stderr().is_terminal() && colour).with_filter_reloading();
+        let handle = lines.reload_handle();
+        lines.try_init().map(|()| remember(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
     };
     Ok(())
+}
+
+type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+/// How the filter of this process is changed, once it logs.
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
+
+fn remember(set: impl Fn(EnvFilter) -> Result<(), String> + Send + Sync + 'static) {
+    let _ = SET_FILTER.set(Box::new(set));
+}
+
+/// Puts another filter in force. Errors: it cannot be read, or nothing is logged here.
+pub fn set_filter(filter: &str) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("log filter `{filter}`: {error}"))?;
+    let set = SET_FILTER.get().ok_or_else(|| "logging was not started".to_owned())?;
+    set(filter)
 }

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub ssh_connections: IntGauge,
     pub ssh_channels: IntGauge,
     pub ssh_hosts: IntGaugeVec,
+    pub backend_up: IntGaugeVec,
+    pub ends_undelivered: IntGauge,
+    pub disk_free_bytes: IntGauge,
+    pub disk_floor_bytes: IntGauge,
 }
 
 /// From a millisecond to a minute: cells start in tenths of a second.
@@ -78,12 +82,11 @@ impl Metrics {
         let build = IntGaugeVec::new(Opts::new("jobcell_build_info", "Always 1"), &["version"]).expect("a valid name");
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         add(Box::new(build));
-        let ssh_hosts = IntGaugeVec::new(
-            Opts::new("jobcell_ssh_hosts", "Hosts that jobs went to, by whether they get more: admit, probe or refuse"),
-            &["breaker"],
-        )
-        .expect("a valid name");
-        add(Box::new(ssh_hosts.clone()));
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let metric = IntGaugeVec::new(Opts::new(name, help), labels).expect("a valid name");
+            add(Box::new(metric.clone()));
+            metric
+        };
         add(Box::new(Process::new()));
         Self {
             jobs_submitted_total: counter("jobcell_jobs_submitted_total", "Jobs taken in"),
@@ -116,7 +119,22 @@ impl Metrics {
             swept_total: counter("jobcell_swept_total", "Cells that nobody wanted and the agent removed"),
             ssh_connections: gauge("jobcell_ssh_connections", "Open connections to hosts"),
             ssh_channels: gauge("jobcell_ssh_channels", "Channels on them"),
-            ssh_hosts,
+            ssh_hosts: gauges(
+                "jobcell_ssh_hosts",
+                "Hosts that jobs went to, by whether they get more: admit, probe or refuse",
+                &["breaker"],
+            ),
+            backend_up: gauges(
+                "jobcell_backend_up",
+                "1 while a backend answers claims, 0 after one that failed",
+                &["backend"],
+            ),
+            ends_undelivered: gauge("jobcell_ends_undelivered", "Ends of jobs that their backends have not got yet"),
+            disk_free_bytes: gauge("jobcell_disk_free_bytes", "Room on the disk of the agent's data directory"),
+            disk_floor_bytes: gauge(
+                "jobcell_disk_floor_bytes",
+                "What is to stay free there: with less, no jobs are taken",
+            ),
             registry,
         }
     }
@@ -142,6 +160,7 @@ struct Process {
     cpu: Gauge,
     resident: Gauge,
     files: Gauge,
+    began: Gauge,
 }
 
 impl Process {
@@ -151,13 +170,14 @@ impl Process {
             cpu: gauge("process_cpu_seconds_total", "Processor time of this process"),
             resident: gauge("process_resident_memory_bytes", "Resident memory of this process"),
             files: gauge("process_open_fds", "Open files of this process"),
+            began: gauge("process_start_time_seconds", "When this process was started, in seconds since 1970"),
         }
     }
 }
 
 impl Collector for Process {
     fn desc(&self) -> Vec<&Desc> {
-        [&self.cpu, &self.resident, &self.files].into_iter().flat_map(Collector::desc).collect()
+        [&self.cpu, &self.resident, &self.files, &self.began].into_iter().flat_map(Collector::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -168,9 +188,13 @@ impl Collector for Process {
         let ticks = |at: usize| fields.get(at - 3).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
         self.cpu.set((ticks(14) + ticks(15)) / 100.0);
         self.resident.set(ticks(24) * 4096.0);
+        // The 22nd counts from the boot.
+        let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+        let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<f64>().ok());
+        self.began.set(boot.map_or(0.0, |boot| boot + ticks(22) / 100.0));
         #[expect(clippy::cast_precision_loss, reason = "a count of files")]
         self.files.set(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as f64);
-        [&self.cpu, &self.resident, &self.files].into_iter().flat_map(Collector::collect).collect()
+        [&self.cpu, &self.resident, &self.files, &self.began].into_iter().flat_map(Collector::collect).collect()
     }
 }
 
@@ -187,5 +211,28 @@ mod tests {
         let resident =
             text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).expect("there");
         assert!(resident.parse::<f64>().expect("a number") > 100_000.0);
+    }
+
+    /// Every word of `text` that begins as our metrics do.
+    fn named(text: &str) -> std::collections::BTreeSet<&str> {
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        words.filter(|word| word.starts_with("jobcell_") || word.starts_with("process_")).collect()
+    }
+
+    #[test]
+    fn alerts_and_the_dashboard_name_metrics_that_there_are() {
+        let source = include_str!("metrics.rs");
+        for (file, text) in [
+            ("alerts.yaml", include_str!("../../deploy/prometheus/alerts.yaml")),
+            ("alerts.test.yaml", include_str!("../../deploy/prometheus/alerts.test.yaml")),
+            ("jobcell.json", include_str!("../../deploy/grafana/jobcell.json")),
+        ] {
+            let names = named(text);
+            assert!(names.len() > 10, "{file}: {names:?}");
+            for name in names {
+                let of = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+                assert!(source.contains(&format!("\"{of}\"")), "{file} has {name}, which is no metric");
+            }
+        }
     }
 }

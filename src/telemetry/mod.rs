@@ -8,6 +8,6 @@ mod metrics;
 mod pulse;
 
 pub use health::{Component, Health, HealthReport, State};
-pub use logging::{LogFormat, check_filter, init};
+pub use logging::{LogFormat, check_filter, init, set_filter};
 pub use metrics::Metrics;
 pub use pulse::Pulse;

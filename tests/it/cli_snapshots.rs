@@ -202,6 +202,11 @@ async fn what_needs_no_engine() {
         shell.note(args).await;
     }
     assert_snapshot!("used_wrongly", shell.taken());
+    for code in ["queue_full", "policy_refused", "137", "quue_full", "7807"] {
+        shell.note(&["explain", code]).await;
+    }
+    shell.note(&["explain", "not_ended", "-o", "json"]).await;
+    assert_snapshot!("explain", shell.taken());
 }
 
 #[tokio::test]

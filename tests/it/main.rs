@@ -1,6 +1,7 @@
 //! Integration tests, all in one binary. Those that need an engine use a real one: without one they are skipped
 //! loudly, and fail where `JOBCELL_TEST_ENGINE=required` is set, as in CI.
 
+mod alerts;
 mod api;
 mod artifacts;
 mod artifacts_elsewhere;
@@ -38,6 +39,7 @@ mod ranks;
 mod recovery;
 mod registry;
 mod resident;
+mod reload;
 mod retries;
 mod seccomp;
 mod secrets;

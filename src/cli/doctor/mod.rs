@@ -57,12 +57,16 @@ impl Check {
 
 /// All checks, judged as the settings want it.
 async fn checks(config: &Config) -> Vec<Check> {
-    let images: Vec<String> = config.presets.values().map(|preset| preset.image.clone()).collect();
-    let limit = config.docker.connect_timeout.as_duration();
-    let engine = probe(&config.docker.host, &images, limit).await.map_err(|error| error.short());
     let mut checks = host::judge(&host::Facts::gather(Path::new("/"), &config.data_dir));
     checks.extend(settings::judge(config, &settings::Facts::gather(Path::new("/"), config)));
-    checks.extend(engine::judge(&engine, config, &engine::Local::gather(config, engine.as_ref().ok())));
+    if config.docker.enabled {
+        let images: Vec<String> = config.presets.values().map(|preset| preset.image.clone()).collect();
+        let limit = config.docker.connect_timeout.as_duration();
+        let engine = probe(&config.docker.host, &images, limit).await.map_err(|error| error.short());
+        checks.extend(engine::judge(&engine, config, &engine::Local::gather(config, engine.as_ref().ok())));
+    } else {
+        checks.push(Check::ok("engine", "none is needed (docker.enabled: false)"));
+    }
     levels(&mut checks, config);
     checks
 }
@@ -83,15 +87,15 @@ pub(super) async fn enforced(config: &Config) -> Option<String> {
     if !config.doctor.values().any(|level| *level == CheckLevel::Enforce) {
         return None;
     }
-    let told = not_well(&checks(config).await, &config.doctor);
+    let told = not_well(&checks(config).await, &config.doctor, config.docker.enabled);
     (!told.is_empty()).then(|| format!("doctor.checks enforces {}", told.join("; ")))
 }
 
-/// What is wrong with the checks that are enforced. One that could not be made is wrong.
-fn not_well(checks: &[Check], levels: &BTreeMap<String, CheckLevel>) -> Vec<String> {
+/// What is wrong with the checks that are enforced. One that could not be made is wrong, unless there is no engine to be checked.
+fn not_well(checks: &[Check], levels: &BTreeMap<String, CheckLevel>, engine: bool) -> Vec<String> {
     let enforced = levels.iter().filter(|(_, level)| **level == CheckLevel::Enforce);
     let wrong = |(name, _): (&String, &CheckLevel)| match checks.iter().find(|check| check.name == *name) {
-        None => Some(format!("{name}: it could not be checked")),
+        None => engine.then(|| format!("{name}: it could not be checked")),
         Some(check) if check.verdict == Verdict::Fail => {
             Some(format!("{name}: {} ({})", check.found, check.remedy.as_deref().unwrap_or_default()))
         }
@@ -182,7 +186,8 @@ mod tests {
         let verdicts: Vec<Verdict> = checks.iter().map(|check| check.verdict).collect();
         use Verdict::{Fail, Ignored, Ok, Warn};
         assert_eq!(verdicts, [Fail, Ok, Ignored, Ignored, Warn]);
-        assert_eq!(not_well(&checks, &config.doctor), ["runc: 1.1 (x)"]);
-        assert_eq!(not_well(&checks[1..], &config.doctor), ["runc: it could not be checked"]);
+        assert_eq!(not_well(&checks, &config.doctor, true), ["runc: 1.1 (x)"]);
+        assert_eq!(not_well(&checks[1..], &config.doctor, true), ["runc: it could not be checked"]);
+        assert!(not_well(&checks[1..], &config.doctor, false).is_empty(), "there is no engine");
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Facts {
     open_keys: Vec<String>,
     /// Rules of the operator's policy, or what is wrong with its file; none without a file.
     policy: Option<Result<usize, String>>,
+    /// Hosts of the inventory, or what is wrong with its file; none without a file.
+    inventory: Option<Result<usize, String>>,
 }
 
 impl Facts {
@@ -63,6 +65,10 @@ impl Facts {
             policy: config.policy_file.as_ref().map(|_| {
                 node::policy(config).map(|policy| policy.current().rules()).map_err(|failure| failure.to_string())
             }),
+            inventory: node::inventory(config)
+                .map(|found| found.map(|inventory| inventory.current().hosts().count()))
+                .map_err(|failure| failure.to_string())
+                .transpose(),
             open_keys: keys.iter().filter(|path| open(path)).map(|path| path.display().to_string()).collect(),
         }
     }
@@ -127,6 +133,20 @@ pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Check> {
                 "correct the file: an agent that runs keeps the last good policy, and none starts",
             ),
         },
+        match &facts.inventory {
+            None if !config.docker.enabled => Check::fail(
+                "inventory",
+                "none, and docker.enabled is false: this agent runs no job of any kind",
+                "set ssh.inventory, or docker.enabled: true",
+            ),
+            None => Check::ok("inventory", "none: no jobs on other hosts"),
+            Some(Ok(hosts)) => Check::ok("inventory", format!("{hosts} hosts; `jobcell ssh check` logs in at each")),
+            Some(Err(reason)) => Check::fail(
+                "inventory",
+                reason.replace('\n', "; "),
+                "correct the file: an agent that runs keeps the last good inventory, and none starts",
+            ),
+        },
     ]
 }
 
@@ -149,7 +169,10 @@ mod tests {
         assert_eq!(with("", &Facts { users: vec!["x (1)".into()], ..good.clone() }), [("user-ids", Warn)]);
         assert_eq!(with("", &Facts { open_keys: vec!["x".into()], ..good.clone() }), [("keys", Warn)]);
         assert_eq!(with("", &Facts { policy: Some(Ok(3)), ..good.clone() }), []);
-        assert_eq!(with("", &Facts { policy: Some(Err("x\ny".into())), ..good }), [("policy", Fail)]);
+        assert_eq!(with("", &Facts { policy: Some(Err("x\ny".into())), ..good.clone() }), [("policy", Fail)]);
+        assert_eq!(with("", &Facts { inventory: Some(Err("x\ny".into())), ..good.clone() }), [("inventory", Fail)]);
+        assert_eq!(with("docker: {enabled: false}", &Facts { inventory: Some(Ok(2)), ..good.clone() }), []);
+        assert_eq!(with("docker: {enabled: false}", &good), [("inventory", Fail)]);
     }
 
     #[test]

@@ -431,8 +431,8 @@ impl Session {
             return self.over(Over::Exited(exit), actions);
         }
         let cause = match self.stop {
-            // We ended it from outside, so this is the expected sight.
-            Some(stop) if self.killed => super::verdict::stopped(stop, self.wall_ms),
+            // We ended it from outside, so this is the expected sight. And who cancels a job wants it to be over, however it came to that.
+            Some(stop) if self.killed || stop == StopReason::Cancel => super::verdict::stopped(stop, self.wall_ms),
             _ => Cause::CellLost { reason },
         };
         self.over(Over::Broken(cause), actions);

@@ -139,6 +139,19 @@ fn a_stop_asks_and_then_kills_and_the_cause_is_its_reason() {
     assert_eq!(over(&actions), Some(&Over::Broken(Cause::Canceled)));
 }
 
+#[test]
+fn a_canceled_job_whose_cell_is_lost_was_canceled() {
+    let mut session = running();
+    session.on(CANCEL, 10);
+    session.on(Input::Cut("the link".into()), 11);
+    assert_eq!(over(&session.on(Input::Gone("the host".into()), 12)), Some(&Over::Broken(Cause::Canceled)));
+    // Whoever only ran out of time here may run again elsewhere.
+    let mut session = running();
+    session.on(Input::Stop { reason: StopReason::Drain, force: false }, 10);
+    let lost = Over::Broken(Cause::CellLost { reason: "the host".into() });
+    assert_eq!(over(&session.on(Input::Gone("the host".into()), 12)), Some(&lost));
+}
+
 fn pong(nonce: u64) -> Input {
     Input::Message(FromWarden::Pong { nonce, stalled: 0 })
 }

@@ -5,6 +5,7 @@ use crate::server::App;
 use crate::server::blobs;
 use crate::server::extract::Path;
 use crate::server::problem::ProblemDocument;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -27,5 +28,5 @@ pub(super) async fn read(
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ProblemDocument> {
-    blobs::answer(&app, &name, &headers).await
+    blobs::answer(&app, &name, &headers, |pieces| Ok(Body::from_stream(pieces))).await
 }
