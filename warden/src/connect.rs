@@ -27,7 +27,8 @@ const HUB_NAME: &str = "jobcell-hub";
 const START_DEADLINE_MS: u64 = 120_000;
 const LINGER_MS: u64 = 5 * 60_000;
 const IDLE_MS: u64 = 5 * 60_000;
-const USAGE: &str = "use connect --dir DIR --owner ID [--start-deadline-ms N] [--linger-ms N] [--idle-ms N]";
+const USAGE: &str =
+    "use connect --dir DIR --owner ID [--umask MASK] [--start-deadline-ms N] [--linger-ms N] [--idle-ms N]";
 
 /// What both a connector and its hub are told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +38,7 @@ pub(crate) struct Options {
     start_deadline_ms: u64,
     linger_ms: u64,
     idle_ms: u64,
-    /// The login's mask, for the hub.
+    /// The mask of new files that jobs have, where it is not the connector's own.
     umask: Option<u32>,
 }
 
@@ -55,7 +56,11 @@ pub(crate) fn options(mut args: impl Iterator<Item = String>) -> Result<Options,
             "--start-deadline-ms" => times[0] = number()?,
             "--linger-ms" => times[1] = number()?,
             "--idle-ms" => times[2] = number()?,
-            "--umask" => umask = Some(u32::try_from(number()?).unwrap_or_default() & 0o777),
+            // As a shell says it.
+            "--umask" => {
+                let mask = u32::from_str_radix(&value, 8).ok().filter(|mask| *mask <= 0o777);
+                umask = Some(mask.ok_or_else(|| format!("--umask: {value:?} is not a mask; {USAGE}"))?);
+            }
             _ => return Err(format!("unknown argument {name:?}; {USAGE}")),
         }
     }
@@ -74,7 +79,7 @@ impl Options {
             ("--start-deadline-ms", self.start_deadline_ms.to_string()),
             ("--linger-ms", self.linger_ms.to_string()),
             ("--idle-ms", self.idle_ms.to_string()),
-            ("--umask", umask.to_string()),
+            ("--umask", format!("{umask:04o}")),
         ];
         args.extend(texts.into_iter().flat_map(|(name, value)| [name.into(), value.into()]));
         args
@@ -116,7 +121,8 @@ pub(crate) fn connect(options: &Options) -> Result<(), String> {
     // Whoever holds the lock for longer than this is stuck, and so would we be.
     host::deadline(SECONDS);
     std::env::set_current_dir(&options.dir).map_err(said("cannot go to"))?;
-    let mask = host::set_umask(0o077);
+    let own = host::set_umask(0o077);
+    let mask = options.umask.unwrap_or(own);
     let socket = hub(options, mask).map_err(said("no hub can be begun in"))?;
     host::deadline(0);
     relay(&socket).map_err(|error| format!("the connection has failed: {error}"))
@@ -270,6 +276,36 @@ fn relay(socket: &UnixStream) -> io::Result<()> {
             if flow.turn(fds[2 * at].ready())? {
                 return Ok(());
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(args: &[&str]) -> Result<Options, String> {
+        options(args.iter().map(|arg| (*arg).to_owned()))
+    }
+
+    #[test]
+    fn a_hub_is_told_what_its_connector_was() {
+        let told = read(&["--dir", "/x", "--owner", "0a", "--umask", "0027", "--idle-ms", "7"]).expect("known");
+        assert_eq!((told.umask, told.idle_ms, told.linger_ms), (Some(0o027), 7, LINGER_MS));
+        let args: Vec<String> = told.args(0o027).into_iter().map(|arg| arg.into_string().expect("text")).collect();
+        assert_eq!((args[0].as_str(), options(args[1..].iter().cloned())), ("hub", Ok(told)));
+        let bad = [
+            &[][..],
+            &["--dir", "/x"],
+            &["--dir", "x", "--owner", "0a"],
+            &["--dir", "/x", "--owner", "a/b"],
+            &["--dir", "/x", "--owner", "0a", "--umask", "9"],
+            &["--dir", "/x", "--owner", "0a", "--umask", "1777"],
+            &["--dir", "/x", "--owner"],
+            &["--dir", "/x", "--owner", "0a", "--what", "1"],
+        ];
+        for args in bad {
+            assert!(read(args).is_err_and(|why| why.contains("use connect")), "{args:?}");
         }
     }
 }

@@ -258,6 +258,13 @@ fn no_folder_is_emptied_but_a_jobs_own() {
 }
 
 #[test]
+fn a_jobs_files_have_the_logins_mask_whatever_that_of_its_connector_is() {
+    let rig = new_rig().with(&["--umask", "0027"]);
+    let (_, output) = rig.agent().run(1, "mask", &shell("umask; : > file; ls -l file | cut -c1-10"));
+    assert_eq!(output, "0027\n-rw-r-----\n");
+}
+
+#[test]
 fn a_job_that_cannot_start_says_why() {
     let rig = new_rig();
     let mut agent = rig.agent();
