@@ -19,14 +19,14 @@ const DIGEST: usize = 64;
 /// $1 the installation's folder, $2 the program's file in it, $3 its SHA-256, $4 its bytes or 0 if it is not to be brought, $5 the machine that
 /// it is for, $6 the installation.
 ///
-/// The folder is the login's alone, or nothing in it is believed. What lies there under the program's name and is not the program is
+/// What it makes is the login's alone; what jobs make is as the login has it. The folder is the login's alone, or nothing in it is believed. What lies there under the program's name and is not the program is
 /// replaced and never run. `dd`, since the `head` of some systems reads more than it is asked for. Programs of other versions go when
 /// nobody listens by their names any more (a hub's own /proc is closed to its login), and none has on any host for a month, since a home
 /// can be that of many; what another opener is about to bring has a name of its
 /// own, with its number. A host that ends what a login leaves behind (`KillUserProcesses` without lingering) cannot have a warden that stays.
 /// The last word is on standard output: what comes before it there is the login's own, and what comes after it is the connector's.
 const OPENER: &str = concat!(
-    r#"umask 077; b="$HOME/$1"; v="$2"; h="$3"; n="$4"; i="$6"; "#,
+    r#"u=$(umask); umask 077; b="$HOME/$1"; v="$2"; h="$3"; n="$4"; i="$6"; "#,
     r#"f() { printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
     r#"m=$(uname -m) || m=unknown; [ "$m" = "$5" ] || f machine "$m"; "#,
     r#"command -v sha256sum >/dev/null || f sha256sum; "#,
@@ -46,7 +46,7 @@ const OPENER: &str = concat!(
     r#"for o in "$b"/warden-*; do [ "$o" = "$w" ] && continue; [ -f "$o" ] && [ -x "$o" ] || continue; "#,
     r#"x="${o##*/}"; grep -qsF "@$x.sock" /proc/net/unix && continue; "#,
     r#"[ -z "$(find "$b" -name ".*@$x.sock" -mtime -30)" ] || continue; rm -f "$o" "$b"/.*@"$x".sock "$b"/.*@"$x".lock; done; "#,
-    r#"cd "$b" || f folder "$b"; printf "\036jobcell mux\n"; exec "$w" connect --dir "$b" --owner "$i""#
+    r#"cd "$b" || f folder "$b"; printf "\036jobcell mux\n"; exec "$w" connect --dir "$b" --owner "$i" --umask "$u""#
 );
 
 /// Begins what the connector says, behind what a login prints.

@@ -91,14 +91,14 @@ fn the_program_has_nothing_that_a_login_shell_reads_in_its_own_way() {
 fn the_program_is_brought_once_and_found_again() {
     for shell in ["/bin/sh", "/bin/bash"] {
         let home = tempfile::tempdir().expect("a folder");
-        let command = command_of(STAND_IN.len(), MACHINE);
+        let command = format!("umask 027; {}", command_of(STAND_IN.len(), MACHINE));
         let first = run(home.path(), shell, &command, &with_more(b"hello"), None);
         let ran = |output: &Output| {
             let (said, behind) = said(output);
             let behind = behind.unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
             (said, behind)
         };
-        let wanted = format!("ran connect --dir {} --owner 0190b2d4\nhello", base(home.path()).display());
+        let wanted = format!("ran connect --dir {} --owner 0190b2d4 --umask 0027\nhello", base(home.path()).display());
         assert_eq!(ran(&first), (vec![Said::Want], wanted.clone()));
         assert_eq!(files(home.path()), [file_of(STAND_IN)]);
         let mode = |path: &Path| std::fs::metadata(path).expect("is there").permissions().mode() & 0o777;
@@ -106,7 +106,7 @@ fn the_program_is_brought_once_and_found_again() {
         let again = run(home.path(), shell, &command, b"hello", None);
         assert_eq!(ran(&again), (vec![], wanted.clone()));
         // One of before is there or it is not; nobody has it to bring.
-        let old = run(home.path(), shell, &command_of(0, MACHINE), b"hello", None);
+        let old = run(home.path(), shell, &format!("umask 027; {}", command_of(0, MACHINE)), b"hello", None);
         assert_eq!(ran(&old), (vec![], wanted));
     }
 }
