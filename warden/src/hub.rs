@@ -422,7 +422,7 @@ impl Hub {
             keeper.killers.push(id);
             if keeper.ended.is_none() {
                 // Its job comes to us with it. The process is a child that we have not waited for.
-                let _ = host::signal(pid, sys::SIGKILL, || true);
+                let _ = host::signal_child(pid, sys::SIGKILL);
             }
         } else if self.setup.dir.join(name).symlink_metadata().is_ok_and(|about| about.is_dir()) {
             let (name, killers) = (name.to_owned(), vec![id]);
