@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The variable by which what belongs to a job is known from outside.
-const MARK: &str = "JOBCELL_CELL";
+pub(crate) const MARK: &str = "JOBCELL_CELL";
 /// In a job's folder: where it begins.
 pub(crate) const WORK: &str = "work";
 /// In a job's folder: its script, if that is where the agent puts it.
