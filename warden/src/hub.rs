@@ -22,6 +22,7 @@ use keeper::Keeper;
 use lost::{Losses, Lost};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -41,6 +42,10 @@ const BUFFER_BYTES: usize = MUX_PAYLOAD;
 const READS_PER_TURN: usize = 4;
 /// poll counts time without suspend.
 const LONGEST_SLEEP_NS: u64 = 30_000_000_000;
+/// For how long nobody is let in when there is no descriptor for one more.
+const DOOR_SHUT_NS: u64 = 1_000_000_000;
+/// Descriptors that are neither a connection's nor a keeper's.
+const OWN_FILES: u64 = 16;
 /// When somebody is at the door while a hub wants to go.
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
 
@@ -106,9 +111,21 @@ pub(crate) struct Hub {
     pending: usize,
     /// Whose turn it is to be read first.
     turn: usize,
+    /// Nobody is let in before.
+    door_opens: Option<u64>,
+    /// How many of them there may be, with the descriptors there are.
+    most_conns: usize,
+    most_keepers: usize,
     idle_since: u64,
     buffer: Vec<u8>,
     polled: Vec<PollFd>,
+}
+
+/// How many connections and keepers there may be with so many descriptors. Each has one; a keeper that begins has another for a moment.
+fn room(files: u64) -> (usize, usize) {
+    let files = usize::try_from(files.saturating_sub(OWN_FILES)).unwrap_or(usize::MAX);
+    let conns = (files / 4).clamp(2, MOST_CONNS);
+    (conns, files.saturating_sub(conns).clamp(1, MOST_KEEPERS))
 }
 
 /// Whom an entry of the poll set is for.
@@ -120,6 +137,7 @@ enum Entry {
 
 impl Hub {
     pub(crate) fn new(setup: Setup, listener: UnixListener, signals: OwnedFd) -> Self {
+        let (most_conns, most_keepers) = room(host::files());
         Self {
             setup,
             listener,
@@ -134,6 +152,9 @@ impl Hub {
             answers: Vec::new(),
             pending: 0,
             turn: 0,
+            door_opens: None,
+            most_conns,
+            most_keepers,
             idle_since: sys::boot_ns(),
             buffer: vec![0; BUFFER_BYTES],
             polled: Vec::new(),
@@ -146,7 +167,7 @@ impl Hub {
             let entries = self.wait();
             let told = if self.polled[0].ready() { host::told(&self.signals) } else { host::Told::default() };
             if told.end {
-                let _ = std::fs::remove_file(&self.setup.socket);
+                self.close_door(true);
                 return;
             }
             if self.polled[1].ready() {
@@ -177,7 +198,9 @@ impl Hub {
         let mut fds = std::mem::take(&mut self.polled);
         fds.clear();
         fds.push(PollFd::new(self.signals.as_raw_fd(), POLLIN));
-        fds.push(PollFd::new(self.listener.as_raw_fd(), POLLIN));
+        let now = sys::boot_ns();
+        self.door_opens = self.door_opens.filter(|at| now < *at);
+        fds.push(PollFd::new(if self.door_opens.is_some() { -1 } else { self.listener.as_raw_fd() }, POLLIN));
         let mut entries = Vec::with_capacity(self.conns.len() + self.keepers.len());
         let events = |(reads, writes): (bool, bool)| (i16::from(reads) * POLLIN) | (i16::from(writes) * POLLOUT);
         for (id, conn) in &self.conns {
@@ -190,23 +213,32 @@ impl Hub {
             fds.push(PollFd::new(keeper.socket.as_raw_fd(), events((reads, !keeper.pending.is_empty()))));
             entries.push(Entry::Keeper(*serial));
         }
-        let now = sys::boot_ns();
         let idle = self.is_idle().then(|| self.idle_since.saturating_add(self.setup.idle_ns));
         let conns = self.conns.values().filter_map(Conn::wake_at).min();
         // Who had it attached may just have gone.
         let at_once = self.keepers.values().any(|keeper| keeper.end().is_some()).then_some(now);
-        let wake_at = [at_once, idle, conns, self.losses.wake_at()].into_iter().flatten().min();
+        let wake_at = [at_once, idle, conns, self.losses.wake_at(), self.door_opens].into_iter().flatten().min();
         sys::poll(&mut fds, wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP_NS)));
         self.polled = fds;
         entries
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.listener.accept() {
+        loop {
+            let socket = match self.listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => continue,
+                // There is no descriptor or no memory for it. It stays at the door, which would wake us for ever.
+                Err(_) => {
+                    self.door_opens = Some(sys::boot_ns().saturating_add(DOOR_SHUT_NS));
+                    return;
+                }
+            };
             if sys::make_ours(socket.as_raw_fd()).is_err() {
                 continue;
             }
-            if self.conns.len() >= MOST_CONNS
+            if self.conns.len() >= self.most_conns
                 && let Some((oldest, conn)) = self.conns.iter_mut().next()
             {
                 // It may be alive: then it comes again.
@@ -365,7 +397,7 @@ impl Hub {
         let failed = |errno, step: &str| FromHub::Failed { channel, errno, step: step.to_owned() };
         let answer = if self.names.contains_key(name) || self.losses.find(name).is_some() {
             failed(host::EEXIST, "there is a job of this name")
-        } else if self.keepers.len() >= MOST_KEEPERS {
+        } else if self.keepers.len() >= self.most_keepers {
             failed(host::EAGAIN, "there are too many jobs")
         } else {
             match keeper::start(&self.setup, name) {
@@ -548,21 +580,40 @@ impl Hub {
         if !self.is_idle() || now < self.idle_since.saturating_add(self.setup.idle_ns) {
             return false;
         }
-        let locked = File::open(&self.setup.lock).is_ok_and(|file| {
-            file.try_lock().is_ok_and(|()| {
-                let mut door = [PollFd::new(self.listener.as_raw_fd(), POLLIN)];
-                sys::poll(&mut door, Some(0));
-                let nobody = !door[0].ready();
-                if nobody {
-                    let _ = std::fs::remove_file(&self.setup.socket);
-                }
-                // Held until here.
-                nobody
-            })
-        });
+        let locked = self.close_door(false);
         if !locked {
             self.idle_since = now.saturating_sub(self.setup.idle_ns).saturating_add(TRY_AGAIN_NS);
         }
         locked
+    }
+
+    /// Removes the socket, unless somebody holds the lock: then it may be a connector's that has just come, or the next hub's. `anyway`: also with somebody
+    /// at the door.
+    fn close_door(&self, anyway: bool) -> bool {
+        File::open(&self.setup.lock).is_ok_and(|file| {
+            file.try_lock().is_ok_and(|()| {
+                let mut door = [PollFd::new(self.listener.as_raw_fd(), POLLIN)];
+                sys::poll(&mut door, Some(0));
+                let closes = anyway || !door[0].ready();
+                if closes {
+                    let _ = std::fs::remove_file(&self.setup.socket);
+                }
+                // Held until here.
+                closes
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_keepers_than_descriptors() {
+        assert_eq!(room(4096), (MOST_CONNS, MOST_KEEPERS));
+        assert_eq!(room(1024), (MOST_CONNS, 1024 - 16 - MOST_CONNS));
+        assert_eq!((room(24), room(0)), ((2, 6), (2, 1)));
+        assert_eq!(room(u64::MAX), (MOST_CONNS, MOST_KEEPERS));
     }
 }

@@ -199,6 +199,13 @@ pub(crate) fn more_files() -> Option<u64> {
     }
 }
 
+/// How many files this process may have open.
+pub(crate) fn files() -> u64 {
+    let mut pair = [0; 2];
+    // SAFETY: `pair` is laid out as the kernel's struct.
+    if unsafe { getrlimit(RLIMIT_NOFILE, &mut pair) } < 0 { 0 } else { pair[0] }
+}
+
 /// Sets the soft limit of open files.
 pub(crate) fn fewer_files(soft: u64) {
     let mut pair = [0; 2];
