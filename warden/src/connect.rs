@@ -228,6 +228,7 @@ pub(crate) fn run_hub(options: Options) -> Result<(), String> {
             idle_ns: options.idle_ms.saturating_mul(1_000_000),
         };
         setup.look_around();
+        crate::place::remove_lost_secrets(&setup.owner, &setup.dir);
         Ok(Hub::new(setup, listener, signals))
     };
     begin().map_err(said)?.run();
