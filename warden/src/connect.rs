@@ -86,16 +86,25 @@ impl Options {
     }
 }
 
-/// What belongs to this build on this host: a home can be that of many hosts, and a socket is one host's. A build is called as its file is: who
+/// What belongs to this build on this machine: a home can be that of many, and a socket is one machine's. A build is called as its file is: who
 /// makes the file names it by its contents.
 fn build() -> String {
     let name = std::env::current_exe().ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()));
     // What was removed while it runs has this behind its name.
     let name = name.map(|name| name.trim_end_matches(" (deleted)").to_owned());
     let name = name.filter(|name| name.len() <= LONGEST_NAME && crate::wire::is_mux_name(name));
-    let host = crate::wire::crc32c(&std::fs::read("/proc/sys/kernel/hostname").unwrap_or_default());
+    let host = crate::wire::crc32c(&machine());
     // With a dot before it, and its end as it is: nobody takes it for a program, and lists of open sockets name the program.
     format!(".{host:08x}@{}", name.unwrap_or_else(|| format!("warden-{}", crate::BUILD)))
+}
+
+/// Where processes that we see are seen too: this boot of this kernel, and in it the namespace of process numbers. A container is such a place of its
+/// own, whatever it is called; a machine stays one when it is called otherwise.
+fn machine() -> Vec<u8> {
+    let read = |path| std::fs::read(path).ok().filter(|bytes| !bytes.is_empty());
+    let boot = read("/proc/sys/kernel/random/boot_id").or_else(|| read("/proc/sys/kernel/hostname"));
+    let space = std::fs::metadata("/proc/self/ns/pid").map_or(0, |about| about.ino());
+    [boot.unwrap_or_default(), space.to_le_bytes().to_vec()].concat()
 }
 
 /// In the hub's folder, and by no longer path: the kernel takes a hundred bytes.
@@ -118,6 +127,7 @@ pub(crate) fn connect(options: &Options) -> Result<(), String> {
         let dir = options.dir.display();
         return Err(format!("{dir} is not a folder of this user's that is closed to others; make it with mode 0700"));
     }
+    sys::set_undumpable().map_err(said("cannot be closed to others, for"))?;
     // Whoever holds the lock for longer than this is stuck, and so would we be.
     host::deadline(SECONDS);
     std::env::set_current_dir(&options.dir).map_err(said("cannot go to"))?;
@@ -133,10 +143,13 @@ fn hub(options: &Options, umask: u32) -> io::Result<UnixStream> {
     let lock = File::options().create(true).truncate(false).write(true).mode(0o600).open(lock_name())?;
     lock.lock()?;
     let name = socket_name();
-    if let Ok(socket) = UnixStream::connect(&name) {
-        return Ok(socket);
+    match UnixStream::connect(&name) {
+        Ok(socket) => return Ok(socket),
+        // Nobody listens there, or nothing is there: it is of a hub that is gone.
+        Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {}
+        // One that may well be there must not be given a second one at its side.
+        Err(error) => return Err(io::Error::new(error.kind(), format!("the hub there cannot be reached: {error}"))),
     }
-    // What is there is of a hub that is gone.
     match std::fs::remove_file(&name) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -221,6 +234,7 @@ pub(crate) fn run_hub(options: Options) -> Result<(), String> {
             idle_ns: options.idle_ms.saturating_mul(1_000_000),
         };
         setup.look_around();
+        crate::place::remove_lost_secrets(&setup.owner, &setup.dir);
         Ok(Hub::new(setup, listener, signals))
     };
     begin().map_err(said)?.run();

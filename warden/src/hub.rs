@@ -16,12 +16,13 @@ mod lost;
 use crate::place::Host;
 use crate::receipt::Receipt;
 use crate::sys::{self, POLLIN, POLLOUT, PollFd, Reaped, Status, host};
-use crate::wire::{Fact, FromHub, MUX_NAMES, MUX_PAYLOAD, MUX_VERSION, ToHub};
+use crate::wire::{Fact, FromHub, MUX_NAMES, MUX_PAYLOAD, MUX_VERSION, ToHub, is_clean_end};
 use conn::Conn;
 use keeper::Keeper;
 use lost::{Losses, Lost};
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -41,6 +42,10 @@ const BUFFER_BYTES: usize = MUX_PAYLOAD;
 const READS_PER_TURN: usize = 4;
 /// poll counts time without suspend.
 const LONGEST_SLEEP_NS: u64 = 30_000_000_000;
+/// For how long nobody is let in when there is no descriptor for one more.
+const DOOR_SHUT_NS: u64 = 1_000_000_000;
+/// Descriptors that are neither a connection's nor a keeper's.
+const OWN_FILES: u64 = 16;
 /// When somebody is at the door while a hub wants to go.
 const TRY_AGAIN_NS: u64 = 1_000_000_000;
 
@@ -92,28 +97,47 @@ pub(crate) struct Hub {
     signals: OwnedFd,
     conns: BTreeMap<u32, Conn>,
     next_conn: u32,
-    /// By process.
-    keepers: BTreeMap<i32, Keeper>,
-    names: BTreeMap<String, i32>,
+    /// By a number of our own: that of a process becomes another's while an end is still to be told.
+    keepers: BTreeMap<u64, Keeper>,
+    next_keeper: u64,
+    /// Processes of keepers that have not ended.
+    pids: BTreeMap<i32, u64>,
+    /// Jobs whose keeper has not ended.
+    names: BTreeMap<String, u64>,
     losses: Losses,
+    /// Who asked for the end of what, and what could not be done.
+    answers: Vec<(u32, String, Option<&'static str>)>,
     /// What all keepers have not taken together.
     pending: usize,
     /// Whose turn it is to be read first.
     turn: usize,
+    /// Nobody is let in before.
+    door_opens: Option<u64>,
+    /// How many of them there may be, with the descriptors there are.
+    most_conns: usize,
+    most_keepers: usize,
     idle_since: u64,
     buffer: Vec<u8>,
     polled: Vec<PollFd>,
+}
+
+/// How many connections and keepers there may be with so many descriptors. Each has one; a keeper that begins has another for a moment.
+fn room(files: u64) -> (usize, usize) {
+    let files = usize::try_from(files.saturating_sub(OWN_FILES)).unwrap_or(usize::MAX);
+    let conns = (files / 4).clamp(2, MOST_CONNS);
+    (conns, files.saturating_sub(conns).clamp(1, MOST_KEEPERS))
 }
 
 /// Whom an entry of the poll set is for.
 #[derive(Clone, Copy)]
 enum Entry {
     Conn(u32),
-    Keeper(i32),
+    Keeper(u64),
 }
 
 impl Hub {
     pub(crate) fn new(setup: Setup, listener: UnixListener, signals: OwnedFd) -> Self {
+        let (most_conns, most_keepers) = room(host::files());
         Self {
             setup,
             listener,
@@ -121,10 +145,16 @@ impl Hub {
             conns: BTreeMap::new(),
             next_conn: 1,
             keepers: BTreeMap::new(),
+            next_keeper: 1,
+            pids: BTreeMap::new(),
             names: BTreeMap::new(),
             losses: Losses::default(),
+            answers: Vec::new(),
             pending: 0,
             turn: 0,
+            door_opens: None,
+            most_conns,
+            most_keepers,
             idle_since: sys::boot_ns(),
             buffer: vec![0; BUFFER_BYTES],
             polled: Vec::new(),
@@ -137,7 +167,7 @@ impl Hub {
             let entries = self.wait();
             let told = if self.polled[0].ready() { host::told(&self.signals) } else { host::Told::default() };
             if told.end {
-                let _ = std::fs::remove_file(&self.setup.socket);
+                self.close_door(true);
                 return;
             }
             if self.polled[1].ready() {
@@ -147,10 +177,12 @@ impl Hub {
             if told.children {
                 self.reap();
             }
-            self.tell_ends();
+            // What a keeper left is ended whether anybody reads or not; only the telling waits.
             let now = sys::boot_ns();
-            self.losses.turn(&self.setup, self.keepers.keys().copied(), now);
-            self.tell_losses();
+            self.losses.turn(&self.setup, self.pids.keys().copied(), now);
+            self.settle();
+            self.tell_ends();
+            self.answer();
             for conn in self.conns.values_mut() {
                 conn.flush();
             }
@@ -166,34 +198,47 @@ impl Hub {
         let mut fds = std::mem::take(&mut self.polled);
         fds.clear();
         fds.push(PollFd::new(self.signals.as_raw_fd(), POLLIN));
-        fds.push(PollFd::new(self.listener.as_raw_fd(), POLLIN));
+        let now = sys::boot_ns();
+        self.door_opens = self.door_opens.filter(|at| now < *at);
+        fds.push(PollFd::new(if self.door_opens.is_some() { -1 } else { self.listener.as_raw_fd() }, POLLIN));
         let mut entries = Vec::with_capacity(self.conns.len() + self.keepers.len());
         let events = |(reads, writes): (bool, bool)| (i16::from(reads) * POLLIN) | (i16::from(writes) * POLLOUT);
         for (id, conn) in &self.conns {
             fds.push(PollFd::new(conn.fd(), events(conn.waits())));
             entries.push(Entry::Conn(*id));
         }
-        for (pid, keeper) in &self.keepers {
+        for (serial, keeper) in &self.keepers {
             let conn = keeper.attached.and_then(|(conn, _)| self.conns.get(&conn));
             let reads = !keeper.silent && conn.is_some_and(Conn::has_room);
             fds.push(PollFd::new(keeper.socket.as_raw_fd(), events((reads, !keeper.pending.is_empty()))));
-            entries.push(Entry::Keeper(*pid));
+            entries.push(Entry::Keeper(*serial));
         }
-        let now = sys::boot_ns();
         let idle = self.is_idle().then(|| self.idle_since.saturating_add(self.setup.idle_ns));
         let conns = self.conns.values().filter_map(Conn::wake_at).min();
-        let wake_at = [idle, conns, self.losses.wake_at()].into_iter().flatten().min();
+        // Who had it attached may just have gone.
+        let at_once = self.keepers.values().any(|keeper| keeper.end().is_some()).then_some(now);
+        let wake_at = [at_once, idle, conns, self.losses.wake_at(), self.door_opens].into_iter().flatten().min();
         sys::poll(&mut fds, wake_at.map(|at| at.saturating_sub(now).min(LONGEST_SLEEP_NS)));
         self.polled = fds;
         entries
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.listener.accept() {
+        loop {
+            let socket = match self.listener.accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::ConnectionAborted) => continue,
+                // There is no descriptor or no memory for it. It stays at the door, which would wake us for ever.
+                Err(_) => {
+                    self.door_opens = Some(sys::boot_ns().saturating_add(DOOR_SHUT_NS));
+                    return;
+                }
+            };
             if sys::make_ours(socket.as_raw_fd()).is_err() {
                 continue;
             }
-            if self.conns.len() >= MOST_CONNS
+            if self.conns.len() >= self.most_conns
                 && let Some((oldest, conn)) = self.conns.iter_mut().next()
             {
                 // It may be alive: then it comes again.
@@ -215,7 +260,7 @@ impl Hub {
         for entry in ready {
             match entry {
                 Entry::Conn(id) => hears.push(id),
-                Entry::Keeper(pid) => keepers.push(pid),
+                Entry::Keeper(serial) => keepers.push(serial),
             }
         }
         for id in hears {
@@ -226,14 +271,14 @@ impl Hub {
             let first = self.turn % keepers.len();
             keepers.rotate_left(first);
         }
-        for pid in keepers {
-            self.carry(pid);
+        for serial in keepers {
+            self.carry(serial);
         }
     }
 
     /// Takes what a keeper says, and gives it what waits for it.
-    fn carry(&mut self, pid: i32) {
-        let Some(keeper) = self.keepers.get_mut(&pid) else { return };
+    fn carry(&mut self, serial: u64) {
+        let Some(keeper) = self.keepers.get_mut(&serial) else { return };
         if !keeper.pending.is_empty() {
             let before = keeper.pending.len();
             keeper.flush();
@@ -242,7 +287,8 @@ impl Hub {
         let Some((id, channel)) = keeper.attached else { return };
         let Some(conn) = self.conns.get_mut(&id).filter(|conn| conn.has_room()) else { return };
         match sys::read_some(keeper.socket.as_raw_fd(), &mut self.buffer) {
-            Ok(None) => {}
+            // Of one that has ended all is there, and nobody writes any more.
+            Ok(None) => keeper.silent = keeper.ended.is_some(),
             Ok(Some(count @ 1..)) => conn.pass(channel, &self.buffer[..count]),
             Ok(Some(_)) | Err(_) => keeper.silent = true,
         }
@@ -316,13 +362,13 @@ impl Hub {
             (ToHub::Attach { channel, name }, true) => self.attach(id, *channel, name),
             (ToHub::Data { channel, bytes }, true) => {
                 // Without a job at its other end it was sent before the agent knew.
-                if let Some(pid) = conn.channels.get(channel).copied() {
-                    self.give(id, *channel, pid, bytes);
+                if let Some(serial) = conn.channels.get(channel).copied() {
+                    self.give(serial, bytes);
                 }
             }
             (ToHub::Leave { channel }, true) => {
-                if let Some(pid) = conn.channels.remove(channel) {
-                    self.keepers.get_mut(&pid).into_iter().for_each(|keeper| keeper.attached = None);
+                if let Some(serial) = conn.channels.remove(channel) {
+                    self.keepers.get_mut(&serial).into_iter().for_each(|keeper| keeper.attached = None);
                 }
             }
             (ToHub::Kill { name }, true) => self.kill(id, name),
@@ -351,17 +397,20 @@ impl Hub {
         let failed = |errno, step: &str| FromHub::Failed { channel, errno, step: step.to_owned() };
         let answer = if self.names.contains_key(name) || self.losses.find(name).is_some() {
             failed(host::EEXIST, "there is a job of this name")
-        } else if self.keepers.len() >= MOST_KEEPERS {
+        } else if self.keepers.len() >= self.most_keepers {
             failed(host::EAGAIN, "there are too many jobs")
         } else {
             match keeper::start(&self.setup, name) {
                 Err((step, errno)) => failed(errno, step),
-                Ok((pid, mut keeper, place)) => {
+                Ok((mut keeper, place)) => {
+                    let (pid, serial) = (keeper.pid, self.next_keeper);
+                    self.next_keeper += 1;
                     keeper.attached = Some((id, channel));
-                    self.names.insert(name.to_owned(), pid);
-                    self.keepers.insert(pid, keeper);
+                    self.names.insert(name.to_owned(), serial);
+                    self.pids.insert(pid, serial);
+                    self.keepers.insert(serial, keeper);
                     if let Some(conn) = self.conns.get_mut(&id) {
-                        conn.channels.insert(channel, pid);
+                        conn.channels.insert(channel, serial);
                     }
                     let dir = place.dir.to_string_lossy().into_owned();
                     FromHub::Opened { channel, dir, pid: pid.unsigned_abs() }
@@ -372,12 +421,12 @@ impl Hub {
     }
 
     fn attach(&mut self, id: u32, channel: u16, name: &str) {
-        let there = self.names.get(name).copied().filter(|pid| self.keepers[pid].ended.is_none());
-        let Some(pid) = there else {
+        let there = self.names.get(name).copied().and_then(|serial| Some((serial, self.keepers.get_mut(&serial)?)));
+        let Some((serial, keeper)) = there else {
             let step = "there is no job of this name".to_owned();
             return self.say(id, &FromHub::Failed { channel, errno: sys::ENOENT, step });
         };
-        let before = self.keepers.get_mut(&pid).and_then(|keeper| keeper.attached.replace((id, channel)));
+        let (pid, before) = (keeper.pid, keeper.attached.replace((id, channel)));
         if let Some((other, at)) = before
             && let Some(conn) = self.conns.get_mut(&other)
         {
@@ -389,46 +438,51 @@ impl Hub {
             });
         }
         if let Some(conn) = self.conns.get_mut(&id) {
-            conn.channels.insert(channel, pid);
+            conn.channels.insert(channel, serial);
         }
         let dir = self.setup.dir.join(name).to_string_lossy().into_owned();
         self.say(id, &FromHub::Opened { channel, dir, pid: pid.unsigned_abs() });
     }
 
-    fn give(&mut self, id: u32, channel: u16, pid: i32, bytes: &[u8]) {
-        let Some(keeper) = self.keepers.get_mut(&pid) else { return };
+    fn give(&mut self, serial: u64, bytes: &[u8]) {
+        let Some(keeper) = self.keepers.get_mut(&serial) else { return };
         let before = keeper.pending.len();
         let after = keeper.take(bytes);
         self.pending = self.pending - before + after;
-        if after > MOST_PENDING || self.pending > MOST_PENDING_OF_ALL {
-            // It was stopped, or does not come to it. Whatever it gets after this makes no sense to it: a new session begins anew.
-            self.pending -= after;
-            keeper.pending = Vec::new();
-            keeper.attached = None;
-            if let Some(conn) = self.conns.get_mut(&id) {
-                conn.channels.remove(&channel);
-            }
-            let step = "it does not take what it is sent".to_owned();
-            self.say(id, &FromHub::Failed { channel, errno: host::ENOBUFS, step });
+        if after > MOST_PENDING {
+            self.cut(serial);
         }
+        while self.pending > MOST_PENDING_OF_ALL {
+            // Whoever has the most of it, and not whoever came last.
+            let most = self.keepers.iter().max_by_key(|(_, keeper)| keeper.pending.len()).map(|(serial, _)| *serial);
+            let Some(most) = most else { return };
+            self.cut(most);
+        }
+    }
+
+    /// It was stopped, or does not come to it. Whatever it gets after this makes no sense to it: a new session begins anew.
+    fn cut(&mut self, serial: u64) {
+        let Some(keeper) = self.keepers.get_mut(&serial) else { return };
+        self.pending -= std::mem::take(&mut keeper.pending).len();
+        let Some((id, channel)) = keeper.attached.take() else { return };
+        if let Some(conn) = self.conns.get_mut(&id) {
+            conn.channels.remove(&channel);
+        }
+        let step = "it does not take what it is sent".to_owned();
+        self.say(id, &FromHub::Failed { channel, errno: host::ENOBUFS, step });
     }
 
     fn kill(&mut self, id: u32, name: &str) {
         if let Some(lost) = self.losses.find(name) {
             return lost.killers.push(id);
         }
-        let known = self.names.get(name).copied().and_then(|pid| Some((pid, self.keepers.get_mut(&pid)?)));
-        if let Some((pid, keeper)) = known {
+        if let Some(keeper) = self.names.get(name).and_then(|serial| self.keepers.get_mut(serial)) {
             keeper.killers.push(id);
-            if keeper.ended.is_none() {
-                // Its job comes to us with it. The process is a child that we have not waited for.
-                let _ = host::signal(pid, sys::SIGKILL, || true);
-            }
-        } else if self.setup.dir.join(name).symlink_metadata().is_ok_and(|about| about.is_dir()) {
-            let (name, killers) = (name.to_owned(), vec![id]);
-            self.losses.remove(Lost { name, attached: None, killers, code: None, left: None, keeper: 0 });
+            // Its job comes to us with it.
+            let _ = host::signal_child(keeper.pid, sys::SIGKILL);
         } else {
-            self.say(id, &FromHub::Gone { name: name.to_owned() });
+            // Also one without a folder: secrets and processes of an earlier hub's may be there all the same.
+            self.losses.remove(Lost { name: name.to_owned(), serial: None, killers: vec![id], left: None });
         }
     }
 
@@ -439,74 +493,74 @@ impl Hub {
                 Status::Exited(code) => code,
                 Status::Signaled(signal) => -signal,
             };
-            match self.keepers.get_mut(&pid) {
-                Some(keeper) => {
-                    keeper.ended = Some(code);
-                    self.pending -= keeper.pending.len();
-                    keeper.pending = Vec::new();
-                }
-                None => self.losses.ended(pid, code),
+            let known = self.pids.remove(&pid).and_then(|serial| Some((serial, self.keepers.get_mut(&serial)?)));
+            let Some((serial, keeper)) = known else {
+                self.losses.ended(pid, code);
+                continue;
+            };
+            keeper.ended = Some(code);
+            self.pending -= std::mem::take(&mut keeper.pending).len();
+            self.names.remove(&keeper.name);
+            let (name, killers) = (keeper.name.clone(), std::mem::take(&mut keeper.killers));
+            if is_clean_end(code) {
+                keeper.cleared = Some(false);
+                self.answers.extend(killers.into_iter().map(|id| (id, name.clone(), None)));
+            } else {
+                self.losses.add(Lost { name, serial: Some(serial), killers, left: None });
             }
+        }
+    }
+
+    /// Takes what was lost and is gone now.
+    fn settle(&mut self) {
+        for Lost { name, serial, killers, left } in std::mem::take(&mut self.losses.done) {
+            if let Some(keeper) = serial.and_then(|serial| self.keepers.get_mut(&serial)) {
+                keeper.cleared = Some(left.is_some());
+            }
+            self.answers.extend(killers.into_iter().map(|id| (id, name.clone(), left)));
+            self.idle_since = sys::boot_ns();
         }
     }
 
     /// What keepers that have ended said last, and that they have.
     fn tell_ends(&mut self) {
-        let ended: Vec<i32> = self.keepers.iter().filter(|(_, one)| one.ended.is_some()).map(|(pid, _)| *pid).collect();
-        for pid in ended {
+        let ended: Vec<u64> =
+            self.keepers.iter().filter(|(_, one)| one.ended.is_some()).map(|(serial, _)| *serial).collect();
+        for serial in ended {
             // What it said last is there at once; an agent that does not read is waited for.
-            while self.keepers[&pid].attached.is_some_and(|(id, _)| self.conns.get(&id).is_some_and(Conn::has_room))
-                && !self.keepers[&pid].silent
+            while self.keepers[&serial].attached.is_some_and(|(id, _)| self.conns.get(&id).is_some_and(Conn::has_room))
+                && !self.keepers[&serial].silent
             {
-                self.carry(pid);
+                self.carry(serial);
             }
-            if !self.keepers[&pid].is_told() {
+            let Some(code) = self.keepers[&serial].end() else { continue };
+            self.idle_since = sys::boot_ns();
+            let Some(Keeper { name, attached: Some((id, channel)), .. }) = self.keepers.remove(&serial) else {
                 continue;
-            }
-            let Some(keeper) = self.keepers.remove(&pid) else { continue };
-            self.names.remove(&keeper.name);
-            let Keeper { name, attached, killers, ended, .. } = keeper;
-            let code = ended.unwrap_or_default();
-            let lost = Lost { name, attached, killers, code: Some(code), left: None, keeper: pid };
-            if crate::serve::is_own_end(code) {
-                self.tell(lost);
-            } else {
-                self.losses.add(lost);
+            };
+            if let Some(conn) = self.conns.get_mut(&id) {
+                conn.channels.remove(&channel);
+                conn.say(&FromHub::Ended { channel, name, code });
             }
         }
     }
 
-    fn tell_losses(&mut self) {
-        for lost in std::mem::take(&mut self.losses.done) {
-            self.tell(lost);
-        }
-    }
-
-    fn tell(&mut self, lost: Lost) {
-        let Lost { name, attached, killers, code, left, keeper } = lost;
-        if let (Some((id, channel)), Some(code)) = (attached, code)
-            && let Some(conn) = self.conns.get_mut(&id)
-            && conn.channels.get(&channel) == Some(&keeper)
-        {
-            conn.channels.remove(&channel);
-            conn.say(&FromHub::Ended { channel, name: name.clone(), code });
-        }
-        for id in killers {
-            let name = name.clone();
+    /// Answers those who asked for an end. Behind the word of the end itself, where that could be said.
+    fn answer(&mut self) {
+        for (id, name, left) in std::mem::take(&mut self.answers) {
             let answer = match left {
                 None => FromHub::Gone { name },
                 Some(text) => FromHub::Left { name, text: text.to_owned() },
             };
             self.say(id, &answer);
         }
-        self.idle_since = sys::boot_ns();
     }
 
     /// The jobs of a connection go on without it.
     fn detach_all(&mut self, id: u32) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
-        for pid in std::mem::take(&mut conn.channels).into_values() {
-            self.keepers.get_mut(&pid).into_iter().for_each(|keeper| keeper.attached = None);
+        for serial in std::mem::take(&mut conn.channels).into_values() {
+            self.keepers.get_mut(&serial).into_iter().for_each(|keeper| keeper.attached = None);
         }
     }
 
@@ -525,21 +579,40 @@ impl Hub {
         if !self.is_idle() || now < self.idle_since.saturating_add(self.setup.idle_ns) {
             return false;
         }
-        let locked = File::open(&self.setup.lock).is_ok_and(|file| {
-            file.try_lock().is_ok_and(|()| {
-                let mut door = [PollFd::new(self.listener.as_raw_fd(), POLLIN)];
-                sys::poll(&mut door, Some(0));
-                let nobody = !door[0].ready();
-                if nobody {
-                    let _ = std::fs::remove_file(&self.setup.socket);
-                }
-                // Held until here.
-                nobody
-            })
-        });
+        let locked = self.close_door(false);
         if !locked {
             self.idle_since = now.saturating_sub(self.setup.idle_ns).saturating_add(TRY_AGAIN_NS);
         }
         locked
+    }
+
+    /// Removes the socket, unless somebody holds the lock: then it may be a connector's that has just come, or the next hub's. `anyway`: also with somebody
+    /// at the door.
+    fn close_door(&self, anyway: bool) -> bool {
+        File::open(&self.setup.lock).is_ok_and(|file| {
+            file.try_lock().is_ok_and(|()| {
+                let mut door = [PollFd::new(self.listener.as_raw_fd(), POLLIN)];
+                sys::poll(&mut door, Some(0));
+                let closes = anyway || !door[0].ready();
+                if closes {
+                    let _ = std::fs::remove_file(&self.setup.socket);
+                }
+                // Held until here.
+                closes
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_no_more_keepers_than_descriptors() {
+        assert_eq!(room(4096), (MOST_CONNS, MOST_KEEPERS));
+        assert_eq!(room(1024), (MOST_CONNS, 1024 - 16 - MOST_CONNS));
+        assert_eq!((room(24), room(0)), ((2, 6), (2, 1)));
+        assert_eq!(room(u64::MAX), (MOST_CONNS, MOST_KEEPERS));
     }
 }

@@ -294,13 +294,14 @@ impl Job {
         let found = self.reach.signal(sys::SIGKILL);
         self.rest.pause = (2 * self.rest.pause).clamp(REST_PAUSE_NS, LONGEST_REST_PAUSE_NS);
         self.rest.at = Some(now.saturating_add(self.rest.pause));
-        if found.there == 0 || found.out_of_reach < found.there {
+        // The kernel has said that there is somebody; nobody seen is one who is hidden.
+        if found.out_of_reach < found.there {
             self.rest.out_of_reach = None;
             return;
         }
         let since = *self.rest.out_of_reach.get_or_insert(now);
         if now >= since.saturating_add(OUT_OF_REACH_NS) {
-            self.leftover = self.leftover.saturating_add(u32::try_from(found.there).unwrap_or(u32::MAX));
+            self.leftover = self.leftover.saturating_add(u32::try_from(found.there.max(1)).unwrap_or(u32::MAX));
             self.gone();
         }
     }

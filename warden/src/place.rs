@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The variable by which what belongs to a job is known from outside.
-const MARK: &str = "JOBCELL_CELL";
+pub(crate) const MARK: &str = "JOBCELL_CELL";
 /// In a job's folder: where it begins.
 pub(crate) const WORK: &str = "work";
 /// In a job's folder: its script, if that is where the agent puts it.
@@ -127,7 +127,7 @@ impl Host {
     }
 
     fn secrets_name(&self) -> String {
-        format!("jobcell-{}-{}", self.owner, self.name)
+        format!("{}{}", secrets_of(&self.owner, self.dir.parent().unwrap_or(&self.dir)), self.name)
     }
 
     /// Ends whatever has the job's mark, wherever it went. Says whether nothing is left.
@@ -154,6 +154,13 @@ impl Host {
                 let _ = std::fs::remove_dir_all(folder);
             }
         }
+        match self.dir.symlink_metadata() {
+            // Nobody's job; a link leads who knows where.
+            Ok(about) if !about.is_dir() => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(_) => {}
+            Err(error) => return Err(error),
+        }
         // Most jobs leave nothing: four calls instead of a walk.
         for file in [SCRIPT, PROGRESS] {
             let _ = std::fs::remove_file(self.dir.join(file));
@@ -166,6 +173,29 @@ impl Host {
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
+        }
+    }
+}
+
+/// How folders with secrets begin whose jobs have theirs in `jobs`. What is in memory is one machine's or container's, and may be that of more than one home.
+fn secrets_of(owner: &str, jobs: &Path) -> String {
+    format!("jobcell-{owner}-{:08x}-", crate::wire::crc32c(jobs.as_os_str().as_encoded_bytes()))
+}
+
+/// Removes folders with secrets whose jobs have no folder in `jobs` any more: of a hub and keepers that were killed together. A job's own folder is there
+/// before, and goes after.
+pub(crate) fn remove_lost_secrets(owner: &str, jobs: &Path) {
+    remove_secrets_in(bases(), owner, jobs);
+}
+
+fn remove_secrets_in(bases: impl Iterator<Item = PathBuf>, owner: &str, jobs: &Path) {
+    let start = secrets_of(owner, jobs);
+    for entry in bases.filter_map(|base| std::fs::read_dir(base).ok()).flatten().flatten() {
+        let name = entry.file_name();
+        let Some(name) = name.to_str().and_then(|name| name.strip_prefix(&start)) else { continue };
+        let gone = jobs.join(name).symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if gone && is_ours(&entry.path()) {
+            let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }
@@ -293,6 +323,53 @@ mod tests {
         host.remove().expect("goes");
         assert!(!dir.exists() && Path::new("/proc").exists());
         host.remove().expect("is gone, which is what was wanted");
+    }
+
+    #[test]
+    fn secrets_without_a_job_go_and_others_stay() {
+        let (place, dir) = place("lost-secrets");
+        let (host, jobs) = (place.host().expect("is one"), dir.join(WORK));
+        let host = Host {
+            dir: jobs.join("gone"),
+            name: "gone".to_owned(),
+            owner: host.owner.clone(),
+            helper: String::new(),
+            ..*host
+        };
+        let base = dir.join("memory");
+        let there = |name: &str| base.join(name.replace("gone", "there"));
+        for folder in [
+            base.join(host.secrets_name()),
+            there(&host.secrets_name()),
+            base.join("jobcell-0a1b-gone"),
+            jobs.join("there"),
+        ] {
+            std::fs::create_dir_all(folder.join("x")).expect("made");
+        }
+        remove_secrets_in([base.clone(), dir.join("nowhere")].into_iter(), "0a1b", &jobs);
+        assert!(!base.join(host.secrets_name()).exists());
+        assert!(there(&host.secrets_name()).exists() && base.join("jobcell-0a1b-gone").exists());
+        std::fs::remove_dir_all(dir).expect("goes");
+    }
+
+    #[test]
+    fn what_is_no_folder_is_nobodys_job() {
+        let (place, dir) = place("no-folder");
+        let host = place.host().expect("is one");
+        let odd = |name: &str| Host {
+            dir: dir.join(name),
+            name: name.to_owned(),
+            owner: String::new(),
+            helper: String::new(),
+            ..*host
+        };
+        std::fs::write(dir.join("file"), "x").expect("written");
+        std::os::unix::fs::symlink(&dir, dir.join("link")).expect("made");
+        for name in ["file", "link", "none"] {
+            odd(name).remove().expect("nothing to do");
+        }
+        assert!(dir.join("file").exists() && dir.join("link").symlink_metadata().is_ok() && dir.join(WORK).exists());
+        std::fs::remove_dir_all(dir).expect("goes");
     }
 
     #[test]

@@ -30,8 +30,8 @@ use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
 use crate::unpack::{self, Unpack};
 use crate::wire::{
-    Collect, Exit, ExitKind, FromWarden, MOST_OUTPUTS, Mismatch, OUTPUT_FILE, Results, ToWarden, VERSION, WardenState,
-    unmet,
+    Collect, Exit, ExitKind, FromWarden, MOST_OUTPUTS, MUX_THINGS_LEFT, Mismatch, OUTPUT_FILE, Results, ToWarden,
+    VERSION, WardenState, is_clean_end, unmet,
 };
 use std::ffi::CString;
 use std::io::Read;
@@ -48,13 +48,15 @@ pub(crate) const EXIT_START_DEADLINE: u8 = 3;
 pub(crate) const EXIT_NO_TRANSPORT: u8 = 4;
 /// The job on a host has ended, its lease too, and nobody has come.
 pub(crate) const EXIT_LEFT_ALONE: u8 = 6;
-/// Something of the job's on a host could not be removed.
-pub(crate) const EXIT_LEFT_THINGS: u8 = 7;
-
-/// Whether a keeper that ended so has left nothing to do.
-pub(crate) fn is_own_end(code: i32) -> bool {
-    [EXIT_CLOSED, EXIT_START_DEADLINE, EXIT_NO_TRANSPORT, EXIT_LEFT_ALONE].iter().any(|own| i32::from(*own) == code)
-}
+// Those of a keeper are part of what a hub tells.
+const _: () = {
+    let own = [EXIT_CLOSED, EXIT_START_DEADLINE, EXIT_NO_TRANSPORT, EXIT_LEFT_ALONE];
+    let mut at = 0;
+    while at < own.len() {
+        assert!(is_clean_end(own[at] as i32) && own[at] as i32 != MUX_THINGS_LEFT);
+        at += 1;
+    }
+};
 
 /// As in [`ToWarden::Stop`]; nobody will hear of it.
 const FORCED: u8 = 6;

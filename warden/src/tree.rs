@@ -3,6 +3,9 @@
 //! Who looks after a job on a host is no process 1, and cannot signal everybody. But it adopts whoever loses a parent, so all that a job
 //! started descends from it, whatever sessions it has made. Must never signal a process that does not: what was seen is looked at
 //! again when the kernel has bound a descriptor to it.
+//!
+//! /proc may hide what is not dumpable, or another user's. Children are known nevertheless: the kernel lists them to their parent, and what
+//! they leave comes to the parent when they have gone, a level at a time. So "nothing was found" is never the last word: waiting is.
 
 use crate::sys::{self, host};
 use std::collections::{BTreeMap, BTreeSet};
@@ -80,30 +83,80 @@ pub(crate) struct Found {
     pub(crate) out_of_reach: usize,
 }
 
+/// A process that was signalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) pid: i32,
+    pub(crate) parent: i32,
+    /// As in /proc; zero for one that is hidden there.
+    pub(crate) began: u64,
+    /// It takes no signal from us.
+    pub(crate) refused: bool,
+}
+
+/// Children of this process as the kernel lists them to it, ended ones too. Nothing where it does not.
+fn children() -> Option<Vec<i32>> {
+    let text = std::fs::read_to_string("/proc/thread-self/children").ok()?;
+    Some(text.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect())
+}
+
+/// Whether the kernel lists its children to a process.
+pub(crate) fn lists_children() -> bool {
+    Path::new("/proc/thread-self/children").exists()
+}
+
+/// Everything that can be seen, and the children that cannot.
+fn all_and_ours(us: i32) -> Vec<Process> {
+    let mut all = all();
+    let shown: BTreeSet<i32> = all.iter().map(|one| one.pid).collect();
+    let hidden =
+        children().unwrap_or_default().into_iter().filter(|pid| !shown.contains(pid) && host::is_running(*pid));
+    all.extend(hidden.map(|pid| Process { pid, parent: us, over: false, began: 0 }));
+    all
+}
+
 /// Sends a signal to all that descends from this process, but for `spared` and what descends from those.
 pub(crate) fn signal(number: i32, spared: &BTreeSet<i32>) -> Found {
+    let seen = signal_each(number, spared, |_| {});
+    Found { there: seen.len(), out_of_reach: seen.iter().filter(|one| one.refused).count() }
+}
+
+/// The same, and says who they were. `before` is told of each while it is still as it was; parents come before their children.
+pub(crate) fn signal_each(number: i32, spared: &BTreeSet<i32>, mut before: impl FnMut(&Seen)) -> Vec<Seen> {
     let us = std::process::id().cast_signed();
-    let (mut found, mut done) = (Found::default(), BTreeSet::new());
+    let (mut found, mut done) = (Vec::new(), BTreeSet::new());
     for _ in 0..PASSES {
-        let there = below(&all(), us, spared);
-        let new: Vec<&Process> =
-            there.iter().filter(|one| !one.over && !done.contains(&(one.pid, one.began))).collect();
+        let there = below(&all_and_ours(us), us, spared);
+        let new: Vec<Process> =
+            there.into_iter().filter(|one| !one.over && done.insert((one.pid, one.began))).collect();
         if new.is_empty() {
             break;
         }
-        for one in new {
-            done.insert((one.pid, one.began));
-            found.there += 1;
+        let from = found.len();
+        found.extend(new.iter().map(|one| Seen { pid: one.pid, parent: one.parent, began: one.began, refused: false }));
+        // All of them before the first is signalled: a parent's end makes a child another's.
+        found[from..].iter().for_each(&mut before);
+        for one in &mut found[from..] {
             let same = || look(&one.pid.to_string()).is_some_and(|now| now.began == one.began);
-            if host::signal(one.pid, number, same).is_err_and(|error| error.raw_os_error() == Some(host::EPERM)) {
-                found.out_of_reach += 1;
-            }
+            let sent = match one.parent == us {
+                true => host::signal_child(one.pid, number),
+                false => host::signal(one.pid, number, same),
+            };
+            one.refused = sent.is_err_and(|error| error.raw_os_error() == Some(host::EPERM));
         }
         if number != sys::SIGKILL {
             break;
         }
     }
     found
+}
+
+/// The value of this variable with which a process began, where that can be read.
+pub(crate) fn variable(pid: i32, name: &str) -> Option<String> {
+    let variables = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let value =
+        variables.split(|byte| *byte == 0).find_map(|one| one.strip_prefix(name.as_bytes())?.strip_prefix(b"="))?;
+    String::from_utf8(value.to_vec()).ok()
 }
 
 /// Kills what has `mark` among its variables, wherever it is. Says how many there were.

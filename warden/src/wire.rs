@@ -48,8 +48,8 @@ pub use message::{
     CleanUp, Exit, ExitKind, FromWarden, KIND_OUTPUT, KIND_PIECE, Met, ToWarden, WardenState, egress_data, output_parts,
 };
 pub use mux::{
-    Envelope, FromHub, MUX_HEADER, MUX_NAME, MUX_NAMES, MUX_PAYLOAD, MUX_TEXT, MUX_VERSION, MuxDecoder, ToHub,
-    from_hub_data, is_mux_name,
+    Envelope, FromHub, MUX_CLOSED, MUX_HEADER, MUX_NAME, MUX_NAMES, MUX_PAYLOAD, MUX_TEXT, MUX_THINGS_LEFT,
+    MUX_VERSION, MuxDecoder, ToHub, from_hub_data, is_clean_end, is_mux_name,
 };
 pub use results::{
     Advance, Collect, Entry, EntryKind, MOST_OUTPUTS, MOST_PATH, MOST_PIECE, MOST_PROGRESS_TEXT, MOST_READS,

@@ -1,8 +1,10 @@
 //! Jobs of a hub: what they find, how they end, and that nothing of them is left.
 
 use super::new_rig;
-use super::rig::{Said, attach, beginning, end, of_job, program, shell, until};
-use super::wire::{CellSpec, Collect, ExitKind, FromWarden, InputWriter, Secret, ToHub, ToWarden};
+use super::rig::{OWNER, Said, attach, beginning, end, of_job, program, shell, until, with_argument};
+use super::wire::{
+    CellSpec, Collect, ExitKind, FromWarden, InputWriter, MUX_THINGS_LEFT, Secret, ToHub, ToWarden, crc32c,
+};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
@@ -276,4 +278,60 @@ fn a_job_that_cannot_start_says_why() {
     std::fs::create_dir(rig.job("taken")).expect("made");
     agent.say(&ToHub::Open { channel: 1, name: "taken".to_owned() });
     assert_eq!(agent.failed(1), 17);
+}
+
+#[test]
+fn what_runs_as_another_user_is_told_of_its_own_job_and_holds_up_no_other() {
+    let rig = new_rig();
+    let mut agent = rig.agent();
+    // Only root can make a program that becomes another user's, as sudo does; anybody sees what that is without.
+    let Some(becomes) = rig.set_uid_program("setpriv") else { return };
+    let foreign = format!("{becomes} --reuid 0 --regid 0 --clear-groups sleep 333");
+    // One that outlives its job, one that is there when its job is killed, and one that has nothing to do with them.
+    agent.begin(1, "outlives", &shell(&format!("setsid {foreign} & sleep 0.2")));
+    agent.begin(2, "foreign", &shell(&format!("{foreign} & (env -i setsid sleep 300 &); wait")));
+    agent.begin(3, "innocent", &shell("(env -i setsid sleep 300 &); sleep 300"));
+    for channel in 1..=3 {
+        agent.started(channel);
+    }
+    let foreigners = || with_argument("333").into_iter().filter(|pid| with_argument("sleep").contains(pid));
+    until("they run", || foreigners().count() == 2);
+    let mut other = rig.agent();
+    agent.say(&ToHub::Kill { name: "foreign".to_owned() });
+    let began = Instant::now();
+    other.kill("innocent");
+    assert_eq!(agent.ended(3), -9);
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    let left = |agent: &mut super::rig::Agent, wanted: &str| {
+        agent.find(|said| match said {
+            Said::Left(name, text) if name == wanted => Some(text.clone()),
+            _ => None,
+        })
+    };
+    assert!(left(&mut agent, "foreign").contains("another user"));
+    assert_eq!(agent.ended(2), MUX_THINGS_LEFT);
+    assert!(agent.exit(1).leftover > 0);
+    agent.tell(1, 1, &[ToWarden::Close]);
+    assert_eq!(agent.ended(1), MUX_THINGS_LEFT);
+    foreigners().for_each(end);
+    assert_eq!(agent.run(1, "outlives", &program(&["true"])).0.code, 0);
+}
+
+#[test]
+fn secrets_without_a_job_are_removed_by_name_and_by_the_next_hub() {
+    let rig = new_rig();
+    let hash = crc32c(rig.dir().to_str().expect("text").as_bytes());
+    let lost = |name: &str| {
+        let folder = std::path::PathBuf::from(format!("/dev/shm/jobcell-{OWNER}-{hash:08x}-{name}"));
+        std::fs::create_dir(&folder).expect("made");
+        std::fs::write(folder.join("KEY"), "x").expect("written");
+        rig.give(&folder);
+        folder
+    };
+    let before = lost("before");
+    let mut agent = rig.agent();
+    assert!(!before.exists());
+    let named = lost("named");
+    agent.kill("named");
+    assert!(!named.exists());
 }

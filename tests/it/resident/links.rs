@@ -1,8 +1,9 @@
 //! Connections to a hub: cut, taken over, wrong, slow, many. Whatever becomes of one, jobs go on, and other connections do too.
 
 use super::new_rig;
-use super::rig::{Said, end, of_job, program, shell, signal, until};
+use super::rig::{Agent, OWNER, Rig, Said, end, of_job, program, shell, signal, until, with_argument};
 use super::wire::{FromWarden, MUX_PAYLOAD, ToHub, ToWarden};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -300,4 +301,82 @@ fn a_hub_has_nothing_of_the_connection_that_began_it() {
     let mut again = rig.agent();
     assert_eq!(again.hub, hub);
     assert_eq!(again.run(1, "x", &program(&["true"])).0.code, 0);
+}
+
+/// A job that floods an agent that does not read any more, as far as it goes. The agent's connector stands still after it.
+fn stalled(rig: &Rig, name: &str) -> (Agent, u32) {
+    let mut agent = rig.agent();
+    agent.begin(1, name, &shell("sleep 300 & while [ ! -e go ]; do sleep 0.01; done; yes"));
+    let keeper = agent.find(|said| match said {
+        Said::Opened { channel: 1, pid, .. } => Some(*pid),
+        _ => None,
+    });
+    agent.started(1);
+    signal("-STOP", agent.pid());
+    std::fs::write(rig.job(name).join("work/go"), "").expect("written");
+    // Until the pipe of the job is full, too.
+    let written = || {
+        let yes = with_argument("yes").into_iter().find(|pid| of_job(name).contains(pid));
+        yes.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/io")).ok())
+    };
+    let (mut last, mut same) = (None, 0);
+    until("it stands still", || {
+        let now = written();
+        same = if now.is_some() && now == last { same + 1 } else { 0 };
+        last = now;
+        same >= 20
+    });
+    (agent, keeper)
+}
+
+#[test]
+fn what_a_dead_keeper_left_is_ended_whether_its_agent_reads_or_not() {
+    let rig = new_rig();
+    let (first, keeper) = stalled(&rig, "unread-1");
+    let (second, _) = stalled(&rig, "unread-2");
+    let mut other = rig.agent();
+    end(keeper);
+    until("nothing is left", || of_job("unread-1").is_empty() && !rig.job("unread-1").exists());
+    // Nor does an order of somebody else's wait for it.
+    other.kill("unread-2");
+    assert_eq!((of_job("unread-2"), rig.folders()), (vec![], vec![]));
+    assert_eq!(other.names(), [""; 0]);
+    assert_eq!(other.run(1, "unread-1", &program(&["true"])).0.code, 0);
+    // The word of it does.
+    for mut agent in [first, second] {
+        signal("-CONT", agent.pid());
+        assert_eq!(agent.ended(1), -9);
+    }
+}
+
+#[test]
+fn an_end_that_nobody_will_read_keeps_no_hub() {
+    let rig = new_rig().with(&["--idle-ms", "300"]);
+    let (agent, keeper) = stalled(&rig, "untold");
+    let hub = agent.hub;
+    end(keeper);
+    until("nothing is left", || of_job("untold").is_empty() && rig.folders().is_empty());
+    agent.cut();
+    until("the hub goes", || !std::path::Path::new(&format!("/proc/{hub}")).exists());
+}
+
+#[test]
+fn a_hub_that_cannot_be_reached_is_not_replaced() {
+    let rig = new_rig();
+    let mut agent = rig.agent();
+    let socket = rig.socket().expect("is there");
+    let close = |mode| std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(mode)).expect("set");
+    if rig.is_root() {
+        // Nothing is closed to root.
+        return;
+    }
+    close(0);
+    let dir = rig.dir().to_str().expect("text");
+    let output = rig.command(&["connect", "--dir", dir, "--owner", OWNER]).stdin(Stdio::null()).output().expect("runs");
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("cannot be reached") && said.contains("ermission"), "{said}");
+    close(0o600);
+    assert_eq!(rig.agent().hub, agent.hub);
+    assert_eq!(agent.run(1, "x", &program(&["true"])).0.code, 0);
 }

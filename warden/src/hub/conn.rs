@@ -21,8 +21,8 @@ pub(super) struct Conn {
     /// Bytes at the front of `out` that are gone.
     sent: usize,
     blocked: bool,
-    /// Channels, and whose keepers they lead to.
-    pub(super) channels: BTreeMap<u16, i32>,
+    /// Channels, and the keepers that they lead to.
+    pub(super) channels: BTreeMap<u16, u64>,
     /// It has said hello.
     pub(super) greeted: bool,
     /// Nothing more is heard of it, and until when it is waited for.

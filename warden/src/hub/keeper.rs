@@ -7,7 +7,8 @@ use super::Setup;
 use crate::place::{Host, Place, WORK};
 use crate::receipt::Receipt;
 use crate::serve::Warden;
-use crate::sys::{self, host};
+use crate::sys::{self, Reaped, host};
+use crate::wire::{MUX_CLOSED, MUX_THINGS_LEFT};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -20,6 +21,8 @@ const EXIT_NO_START: i32 = 5;
 /// A keeper, or what is left of it.
 pub(super) struct Keeper {
     pub(super) name: String,
+    /// Its process, until it has ended.
+    pub(super) pid: i32,
     pub(super) socket: UnixStream,
     /// What it has not taken yet.
     pub(super) pending: Vec<u8>,
@@ -29,6 +32,8 @@ pub(super) struct Keeper {
     pub(super) silent: bool,
     /// How it ended.
     pub(super) ended: Option<i32>,
+    /// Nothing of its job can be ended or removed any more; whether something is left nevertheless.
+    pub(super) cleared: Option<bool>,
     /// Connections that want to know when it is gone.
     pub(super) killers: Vec<u32>,
 }
@@ -68,9 +73,16 @@ impl Keeper {
         self.pending.len()
     }
 
-    /// Whether its end can be told: everything that it said has been passed on, or there is nobody to pass it on to.
-    pub(super) fn is_told(&self) -> bool {
-        self.ended.is_some() && (self.silent || self.attached.is_none())
+    /// How it ended, once that can be told: its job is gone, and everything that it said has been passed on, or there is nobody to pass it on to.
+    pub(super) fn end(&self) -> Option<i32> {
+        let (code, left) = (self.ended?, self.cleared?);
+        let told = self.silent || self.attached.is_none();
+        told.then_some(match (left, code) {
+            (true, _) => MUX_THINGS_LEFT,
+            // It could not remove them, and the hub could.
+            (false, MUX_THINGS_LEFT) => MUX_CLOSED,
+            (false, code) => code,
+        })
     }
 }
 
@@ -83,8 +95,8 @@ fn make(dir: &PathBuf) -> io::Result<()> {
     })
 }
 
-/// Begins one. The answer is its process, and where it is. Error: the step, and the kernel's number.
-pub(super) fn start(setup: &Setup, name: &str) -> Result<(i32, Keeper, Arc<Host>), (&'static str, i32)> {
+/// Begins one. The answer is the keeper, and where its job is. Error: the step, and the kernel's number.
+pub(super) fn start(setup: &Setup, name: &str) -> Result<(Keeper, Arc<Host>), (&'static str, i32)> {
     let step = |step| move |error: io::Error| (step, error.raw_os_error().unwrap_or(sys::EIO));
     let host = Arc::new(setup.place(name));
     make(&host.dir).map_err(step("folder"))?;
@@ -103,14 +115,16 @@ pub(super) fn start(setup: &Setup, name: &str) -> Result<(i32, Keeper, Arc<Host>
     })?;
     let keeper = Keeper {
         name: name.to_owned(),
+        pid,
         socket,
         pending: Vec::new(),
         attached: None,
         silent: false,
         ended: None,
+        cleared: None,
         killers: Vec::new(),
     };
-    Ok((pid, keeper, host))
+    Ok((keeper, host))
 }
 
 /// Runs in the copy.
@@ -139,7 +153,15 @@ fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
         }
         Err(_) => EXIT_NO_START,
     };
-    // Nobody is left, so nothing is written there any more.
-    let code = if host.remove().is_err() { i32::from(crate::serve::EXIT_LEFT_THINGS) } else { code };
-    std::process::exit(code)
+    // What the kernel still calls a child is of the job: given up here, and the hub's to deal with. Where nobody is left, nothing is written
+    // any more.
+    let alone = loop {
+        match sys::reap() {
+            Reaped::Child { .. } => {}
+            Reaped::NoneYet => break false,
+            Reaped::NoChildren => break true,
+        }
+    };
+    let removed = host.remove().is_ok();
+    std::process::exit(if alone && removed { code } else { MUX_THINGS_LEFT })
 }

@@ -15,6 +15,7 @@ pub(crate) const EAGAIN: i32 = 11;
 pub(crate) const EBUSY: i32 = 16;
 pub(crate) const EEXIST: i32 = 17;
 pub(crate) const ENOBUFS: i32 = 105;
+const ESRCH: i32 = 3;
 const ENOSYS: i32 = 38;
 const CLOSE_RANGE: c_long = 436;
 const PIDFD_SEND_SIGNAL: c_long = 424;
@@ -27,6 +28,7 @@ unsafe extern "C" {
     fn dup(fd: c_int) -> c_int;
     fn dup2(from: c_int, to: c_int) -> c_int;
     fn geteuid() -> c_uint;
+    fn waitid(kind: c_int, id: c_uint, about: *mut c_void, options: c_int) -> c_int;
 }
 
 /// SIGCHLD, and what asks a process to end: 1, 2 and 15.
@@ -197,6 +199,13 @@ pub(crate) fn more_files() -> Option<u64> {
     }
 }
 
+/// How many files this process may have open.
+pub(crate) fn files() -> u64 {
+    let mut pair = [0; 2];
+    // SAFETY: `pair` is laid out as the kernel's struct.
+    if unsafe { getrlimit(RLIMIT_NOFILE, &mut pair) } < 0 { 0 } else { pair[0] }
+}
+
 /// Sets the soft limit of open files.
 pub(crate) fn fewer_files(soft: u64) {
     let mut pair = [0; 2];
@@ -208,9 +217,11 @@ pub(crate) fn fewer_files(soft: u64) {
     }
 }
 
-/// Sends a signal to a process that cannot be another one by now: a child that was not waited for, or one that `is_it` says is still
-/// the one that was meant, asked after the kernel has bound the answer to it.
-pub(crate) fn signal(pid: i32, number: i32, is_it: impl FnOnce() -> bool) -> io::Result<()> {
+/// Sends a signal to a process that `is_it` says is still the one that was meant, asked after the kernel has bound the answer to it.
+///
+/// Where the kernel knows no such binding, or a filter of calls refuses what the filter's maker did not know (containers of older engines),
+/// the number alone has to do: asked for at the last moment. Only its answer says whether a process is really another user's.
+pub(crate) fn signal(pid: i32, number: i32, is_it: impl Fn() -> bool) -> io::Result<()> {
     // Never a group, and never everybody.
     if pid <= 1 {
         return Err(io::Error::from_raw_os_error(super::EINVAL));
@@ -220,25 +231,59 @@ pub(crate) fn signal(pid: i32, number: i32, is_it: impl FnOnce() -> bool) -> io:
         let fd = syscall(PIDFD_OPEN, pid, 0 as c_uint);
         if fd < 0 { Err(errno()) } else { Ok(OwnedFd::from_raw_fd(fd as c_int)) }
     };
-    if let Err(error) = bound
-        && error != ENOSYS
-    {
+    if let Err(error @ (ESRCH | super::EINVAL)) = bound {
         return Err(io::Error::from_raw_os_error(error));
     }
     if !is_it() {
         return Ok(());
     }
-    // SAFETY: takes integers, and a null pointer for what a signal can carry. Kernels before 5.3 know a process by its number only.
-    unsafe {
-        match bound {
-            Ok(fd) => {
-                let none = std::ptr::null::<c_void>();
-                let sent = syscall(PIDFD_SEND_SIGNAL, fd.as_raw_fd(), number, none, 0 as c_uint);
-                if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-            }
-            Err(_) => checked(kill(pid, number)).map(drop),
+    if let Ok(fd) = &bound {
+        let none = std::ptr::null::<c_void>();
+        // SAFETY: takes integers, and a null pointer for what a signal can carry.
+        match checked(unsafe { syscall(PIDFD_SEND_SIGNAL, fd.as_raw_fd(), number, none, 0 as c_uint) } as c_int) {
+            Err(error) if matches!(error.raw_os_error(), Some(ENOSYS | EPERM)) => {}
+            other => return other.map(drop),
+        }
+        if !is_it() {
+            return Ok(());
         }
     }
+    // SAFETY: takes integers only.
+    checked(unsafe { kill(pid, number) }).map(drop)
+}
+
+/// The same to a child that was not waited for: nobody else can have its number.
+pub(crate) fn signal_child(pid: i32, number: i32) -> io::Result<()> {
+    if pid <= 1 {
+        return Err(io::Error::from_raw_os_error(super::EINVAL));
+    }
+    // SAFETY: takes integers only.
+    checked(unsafe { kill(pid, number) }).map(drop)
+}
+
+/// Whether there is this child, and it has not ended; takes nothing of its end.
+pub(crate) fn is_running(child: i32) -> bool {
+    const P_PID: c_int = 1;
+    waits(P_PID, child.cast_unsigned()) == Some(false)
+}
+
+/// Whether there is any child, ended or not.
+pub(crate) fn has_children() -> bool {
+    const P_ALL: c_int = 0;
+    waits(P_ALL, 0).is_some()
+}
+
+/// Whether an end of such a child is to be waited for; nothing without such a child.
+fn waits(kind: c_int, id: c_uint) -> Option<bool> {
+    const WNOHANG: c_int = 1;
+    const WEXITED: c_int = 4;
+    const WNOWAIT: c_int = 0x0100_0000;
+    /// The kernel's `siginfo_t`, which begins with the signal's number: zero where there is nothing to tell.
+    const WORDS: usize = 16;
+    let mut about = [0_u64; WORDS];
+    // SAFETY: `about` is as large as the kernel's struct, and aligned as it is.
+    let done = unsafe { waitid(kind, id, about.as_mut_ptr().cast(), WNOHANG | WEXITED | WNOWAIT) };
+    (done == 0).then_some(about[0] as u32 != 0)
 }
 
 /// Waits until this child has ended.
@@ -268,6 +313,51 @@ mod tests {
         let us = std::process::id().cast_signed();
         assert!(signal(us, super::super::SIGKILL, || false).is_ok());
         assert!(signal(us, 0, || true).is_ok());
+    }
+
+    /// Runs it in a thread where the kernel refuses this call, as filters of containers do.
+    fn refused(number: c_long, run: impl FnOnce() + Send + 'static) {
+        const PR_SET_SECCOMP: c_int = 22;
+        const PR_SET_NO_NEW_PRIVS: c_int = 38;
+        const FILTER: c_ulong = 2;
+        /// The kernel's `struct sock_filter` and `struct sock_fprog`.
+        #[repr(C)]
+        struct Step(u16, u8, u8, u32);
+        #[repr(C)]
+        struct Program(u16, *const Step);
+        let thread = std::thread::spawn(move || {
+            let steps = [
+                Step(0x20, 0, 0, 0),
+                Step(0x15, 0, 1, number as u32),
+                Step(0x06, 0, 0, 0x0005_0000 | EPERM as u32),
+                Step(0x06, 0, 0, 0x7fff_0000),
+            ];
+            let program = Program(4, steps.as_ptr());
+            let none: c_ulong = 0;
+            // SAFETY: the program is laid out as the kernel's, which copies it. Both are of this thread only, which ends.
+            unsafe {
+                assert_eq!(prctl(PR_SET_NO_NEW_PRIVS, 1 as c_ulong, none, none, none), 0);
+                assert_eq!(prctl(PR_SET_SECCOMP, FILTER, std::ptr::from_ref(&program)), 0);
+            }
+            run();
+        });
+        thread.join().expect("ran");
+    }
+
+    #[test]
+    fn a_filter_that_knows_no_descriptors_of_processes_protects_nobody() {
+        use std::os::unix::process::ExitStatusExt;
+        for call in [PIDFD_OPEN, PIDFD_SEND_SIGNAL] {
+            let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("starts");
+            let pid = child.id().cast_signed();
+            assert!(is_running(pid) && has_children());
+            refused(call, move || {
+                assert!(signal(pid, super::super::SIGKILL, || false).is_ok());
+                signal(pid, super::super::SIGKILL, || true).expect("is ours");
+            });
+            assert_eq!(child.wait().expect("ended").signal(), Some(super::super::SIGKILL));
+            assert!(!is_running(pid));
+        }
     }
 
     #[test]

@@ -27,6 +27,18 @@ pub const MUX_TEXT: usize = 4096;
 /// Most names in one answer.
 pub const MUX_NAMES: usize = 256;
 
+/// A code of [`FromHub::Ended`]: the agent had let the job go.
+pub const MUX_CLOSED: i32 = 0;
+/// A code of [`FromHub::Ended`]: processes or files of the job are there still, which nobody can end or remove.
+pub const MUX_THINGS_LEFT: i32 = 7;
+
+/// Whether a code of [`FromHub::Ended`] is that of a keeper that ended by itself, and has left nothing: the agent had let the job go, none was
+/// committed in time, the hub was gone, or nobody came for the end. Any other is of a job that was lost; [`MUX_THINGS_LEFT`] says of any that it is not all
+/// gone.
+pub const fn is_clean_end(code: i32) -> bool {
+    matches!(code, MUX_CLOSED | 3 | 4 | 6)
+}
+
 /// What the agent says to a hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ToHub<'a> {
@@ -113,13 +125,14 @@ pub enum FromHub<'a> {
         /// Any part of its stream.
         bytes: &'a [u8],
     },
-    /// What looked after the job has ended, and nothing of it is left. The channel is free again.
+    /// What looked after the job has ended, and nothing of it is left, unless the code says so. The channel is free again.
     Ended {
         /// Which.
         channel: u16,
         /// The job's.
         name: String,
-        /// The exit code of what looked after it; the negative number of a signal that ended it.
+        /// The exit code of what looked after it; the negative number of a signal that ended it. See [`is_clean_end`], and
+        /// [`MUX_THINGS_LEFT`], which comes before both.
         code: i32,
     },
     /// Nothing of this name is there.
