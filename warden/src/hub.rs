@@ -19,7 +19,7 @@ use crate::sys::{self, POLLIN, POLLOUT, PollFd, Reaped, Status, host};
 use crate::wire::{Fact, FromHub, MUX_NAMES, MUX_PAYLOAD, MUX_VERSION, ToHub, is_clean_end};
 use conn::Conn;
 use keeper::Keeper;
-use lost::{Losses, Lost};
+use lost::{Alive, Losses, Lost};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
@@ -179,7 +179,7 @@ impl Hub {
             }
             // What a keeper left is ended whether anybody reads or not; only the telling waits.
             let now = sys::boot_ns();
-            self.losses.turn(&self.setup, self.pids.keys().copied(), now);
+            self.losses.turn(&self.setup, Alive { names: &self.names, pids: &self.pids }, now);
             self.settle();
             self.tell_ends();
             self.answer();

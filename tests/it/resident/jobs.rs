@@ -84,7 +84,7 @@ fn a_stop_asks_first_and_reaches_all() {
     assert_eq!((exit.code, exit.stop_reason), (3, 1));
     assert!(output.contains("asked") && output.contains("too"), "{output}");
     agent.begin(2, "deaf", &shell("trap '' TERM; echo ready; while :; do sleep 0.01; done"));
-    agent.started(2);
+    agent.find(|said| matches!(said, Said::Frame(2, _, _, FromWarden::Output { .. })).then_some(()));
     agent.tell(2, 1, &[ToWarden::Stop { level: 0, reason: 1, grace_ms: 100 }]);
     let (exit, _) = agent.finish(2);
     assert_eq!((exit.kind, exit.code), (ExitKind::Signaled, 9));
@@ -286,7 +286,8 @@ fn what_runs_as_another_user_is_told_of_its_own_job_and_holds_up_no_other() {
     let mut agent = rig.agent();
     // Only root can make a program that becomes another user's, as sudo does; anybody sees what that is without.
     let Some(becomes) = rig.set_uid_program("setpriv") else { return };
-    let foreign = format!("{becomes} --reuid 0 --regid 0 --clear-groups sleep 333");
+    let seconds = format!("333.{}", std::process::id());
+    let foreign = format!("{becomes} --reuid 0 --regid 0 --clear-groups sleep {seconds}");
     // One that outlives its job, one that is there when its job is killed, and one that has nothing to do with them.
     agent.begin(1, "outlives", &shell(&format!("setsid {foreign} & sleep 0.2")));
     agent.begin(2, "foreign", &shell(&format!("{foreign} & (env -i setsid sleep 300 &); wait")));
@@ -294,7 +295,13 @@ fn what_runs_as_another_user_is_told_of_its_own_job_and_holds_up_no_other() {
     for channel in 1..=3 {
         agent.started(channel);
     }
-    let foreigners = || with_argument("333").into_iter().filter(|pid| with_argument("sleep").contains(pid));
+    // Once they are, and not the shells and the program that become them.
+    let foreigners = || {
+        let sleep = with_argument("sleep");
+        with_argument(&seconds)
+            .into_iter()
+            .filter(move |pid| sleep.contains(pid) && with_argument("--reuid").iter().all(|one| one != pid))
+    };
     until("they run", || foreigners().count() == 2);
     let mut other = rig.agent();
     agent.say(&ToHub::Kill { name: "foreign".to_owned() });

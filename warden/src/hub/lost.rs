@@ -62,12 +62,12 @@ struct Adopted(BTreeMap<(i32, u64), Known>);
 
 impl Adopted {
     /// Somebody who is about to be killed. `marked` is of which lost job it says it is; `fresh` are those of which it may be if nothing else is known.
-    fn meet(&mut self, one: &Seen, marked: Option<BTreeSet<u64>>, fresh: &BTreeSet<u64>, now: u64) {
+    fn meet(&mut self, one: &Seen, marked: Option<BTreeSet<u64>>, fresh: impl FnOnce() -> BTreeSet<u64>, now: u64) {
         if self.0.contains_key(&(one.pid, one.began)) {
             return;
         }
         let parent = || self.0.range((one.parent, 0)..=(one.parent, u64::MAX)).next_back();
-        let whose = marked.or_else(|| parent().map(|(_, known)| known.whose.clone())).unwrap_or_else(|| fresh.clone());
+        let whose = marked.or_else(|| parent().map(|(_, known)| known.whose.clone())).unwrap_or_else(fresh);
         let known = Known { since: now, refused: false, given_up: false, whose };
         self.0.insert((one.pid, one.began), known);
     }
@@ -93,6 +93,25 @@ impl Adopted {
         let mut of_it = self.0.values().filter(|known| known.whose.contains(&serial)).peekable();
         of_it.peek()?;
         Some(if of_it.all(|known| known.refused) { OF_ANOTHER_USER } else { NOT_ENDED })
+    }
+}
+
+/// Keepers that the hub has not seen end.
+#[derive(Clone, Copy)]
+pub(super) struct Alive<'a> {
+    pub(super) names: &'a BTreeMap<String, u64>,
+    pub(super) pids: &'a BTreeMap<i32, u64>,
+}
+
+impl Alive<'_> {
+    /// Those that have ended nevertheless: what they left has come to us already.
+    fn ended(self) -> impl Iterator<Item = u64> {
+        self.pids.iter().filter(|(pid, _)| !host::is_running(**pid)).map(|(_, serial)| *serial)
+    }
+
+    fn ended_as(self, name: &str) -> Option<u64> {
+        let serial = self.names.get(name)?;
+        self.ended().find(|ended| ended == serial)
     }
 }
 
@@ -160,10 +179,10 @@ impl Losses {
     }
 
     /// Ends what was adopted, and removes folders.
-    pub(super) fn turn(&mut self, setup: &Setup, keepers: impl Iterator<Item = i32>, now: u64) {
+    pub(super) fn turn(&mut self, setup: &Setup, alive: Alive<'_>, now: u64) {
         if !self.adopted.is_empty() && now >= self.look_at {
-            let spared: BTreeSet<i32> = keepers.chain(self.removers.keys().copied()).collect();
-            self.end_adopted(&spared, now);
+            let spared: BTreeSet<i32> = alive.pids.keys().chain(self.removers.keys()).copied().collect();
+            self.end_adopted(alive, &spared, now);
             self.pause = (2 * self.pause).clamp(PAUSE_NS, LONGEST_PAUSE_NS);
             self.look_at = now.saturating_add(self.pause);
         }
@@ -183,7 +202,7 @@ impl Losses {
     }
 
     /// Kills all that is there, and lets go of the jobs of which nobody is left whom it is worth to wait for.
-    fn end_adopted(&mut self, spared: &BTreeSet<i32>, now: u64) {
+    fn end_adopted(&mut self, alive: Alive<'_>, spared: &BTreeSet<i32>, now: u64) {
         let fresh = std::mem::take(&mut self.fresh);
         let all: BTreeSet<u64> = self.adopted.iter().filter_map(|lost| lost.serial).collect();
         // What comes up later is of any that is still there.
@@ -192,11 +211,12 @@ impl Losses {
         let seen = tree::signal_each(sys::SIGKILL, spared, |one| {
             // Of a job that is not among these it says nothing: what a job makes of its variables is its own affair.
             let named = tree::variable(one.pid, MARK).and_then(|mark| {
-                let lost = adopted.iter().find(|lost| mark.strip_suffix('.') == Some(&lost.name))?;
-                lost.serial
+                let name = mark.strip_suffix('.')?;
+                let lost = adopted.iter().find(|lost| lost.name == name).and_then(|lost| lost.serial);
+                lost.or_else(|| alive.ended_as(name))
             });
             let marked = named.map(|serial| BTreeSet::from([serial]));
-            known.meet(one, marked, &fresh, now);
+            known.meet(one, marked, || fresh.iter().copied().chain(alive.ended()).collect(), now);
         });
         known.look(&seen, now);
         // Where the kernel lists no children, waiting is the only other word, if there is nobody else to wait for.
@@ -247,19 +267,19 @@ mod tests {
         let mut adopted = Adopted::default();
         // A shell of the first job with somebody else's program below, then the second job is lost, which has a daemon without variables.
         let shell = [seen(10, 1, false), seen(11, 10, true)];
-        adopted.meet(&shell[0], Some(one.clone()), &BTreeSet::from([1, 9]), 0);
-        adopted.meet(&shell[1], None, &BTreeSet::from([1, 9]), 0);
+        adopted.meet(&shell[0], Some(one.clone()), || BTreeSet::from([1, 9]), 0);
+        adopted.meet(&shell[1], None, || BTreeSet::from([1, 9]), 0);
         adopted.look(&shell, 0);
         assert!(adopted.holds_up(1) && !adopted.holds_up(9));
         let later = [seen(11, 1, true), seen(20, 1, false)];
-        later.iter().for_each(|process| adopted.meet(process, None, &two, 1));
+        later.iter().for_each(|process| adopted.meet(process, None, || two.clone(), 1));
         adopted.look(&later, 1);
         assert!(adopted.holds_up(1) && adopted.holds_up(2));
         // What was killed goes; the other is given up, and is no reason for anything that comes later.
         adopted.look(&later[..1], OUT_OF_REACH_NS);
         assert_eq!((adopted.holds_up(1), adopted.left(1)), (false, Some(OF_ANOTHER_USER)));
         assert_eq!((adopted.holds_up(2), adopted.left(2)), (false, None));
-        adopted.meet(&later[0], None, &two, OUT_OF_REACH_NS);
+        adopted.meet(&later[0], None, || two.clone(), OUT_OF_REACH_NS);
         assert_eq!(adopted.left(2), None);
     }
 
@@ -267,7 +287,7 @@ mod tests {
     fn what_is_killed_and_does_not_go_is_given_up_too() {
         let mut adopted = Adopted::default();
         let stuck = [seen(10, 1, false)];
-        adopted.meet(&stuck[0], None, &BTreeSet::from([1]), 0);
+        adopted.meet(&stuck[0], None, || BTreeSet::from([1]), 0);
         adopted.look(&stuck, STUCK_NS - 1);
         assert!(adopted.holds_up(1));
         adopted.look(&stuck, STUCK_NS);
