@@ -3,6 +3,8 @@
 //! Owns keys in memory: a key that was decrypted once is kept by the digest of what it was read from. Must never show one, nor put one
 //! anywhere else.
 
+mod short;
+
 use super::error::ConnectError;
 use super::inventory::{Credential, Place};
 use super::known::moment;
@@ -127,7 +129,12 @@ fn private_key(secret: &Secret, passphrase: Option<&Secret>) -> Result<PrivateKe
         .map(|secret| std::str::from_utf8(secret.as_variable()))
         .transpose()
         .map_err(|_| "its passphrase is no text".to_owned())?;
-    let key = russh::keys::decode_secret_key(&text, passphrase).map_err(|error| {
+    let read = russh::keys::decode_secret_key(&text, passphrase);
+    let read = read.or_else(|error| match short::whole(&text) {
+        Some(text) => russh::keys::decode_secret_key(&text, passphrase),
+        None => Err(error),
+    });
+    let key = read.map_err(|error| {
         // The library's words name positions and algorithms, and no contents; these three are what people get wrong.
         match (error, passphrase) {
             (russh::keys::Error::KeyIsEncrypted, None) => {

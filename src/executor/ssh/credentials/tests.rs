@@ -70,3 +70,29 @@ fn what_is_no_key_is_told_without_its_words() {
         assert!(said.contains(wanted) && !said.contains("hunter2"), "{said}");
     }
 }
+
+/// Of nobody: made for this test, until one came out whose number begins with a zero byte.
+const SHORT: &str = "-----BEGIN OPENSSH PRIVATE KEY-----\n\
+b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAaAAAABNlY2RzYS\n\
+1zaGEyLW5pc3RwMjU2AAAACG5pc3RwMjU2AAAAQQSEaoxyZd0thDD8m4QNjvbDHP+ByzIu\n\
+0j4RcjPlCogpzKWecsKj1hA4owSjN4F1nN1NvF+i9u5Uc1EJLGNGu3NOAAAAoNis6aHYrO\n\
+mhAAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBIRqjHJl3S2EMPyb\n\
+hA2O9sMc/4HLMi7SPhFyM+UKiCnMpZ5ywqPWEDijBKM3gXWc3U28X6L27lRzUQksY0a7c0\n\
+4AAAAff6l/46m4zshMcG61Gt/Sco7D97DBTBgnCsYTgvn/NQAAAAR0ZXN0AQIDBAU=\n\
+-----END OPENSSH PRIVATE KEY-----\n\
+";
+
+#[test]
+fn an_ecdsa_key_whose_number_is_short_is_read() {
+    assert!(russh::keys::decode_secret_key(SHORT, None).is_err(), "the library reads it by itself: remove `short`");
+    let key = private_key(&Secret::new(SHORT.as_bytes().to_vec()), None).expect("is read");
+    let public = key.public_key().to_openssh().expect("text");
+    assert!(public.starts_with("ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBIRqjHJl3S2EMPybhA2O9sMc/4HLMi7SPhFyM+UKiCnMpZ5ywqPWEDijBKM3gXWc3U28X6L27lRzUQksY0a7c04="), "{public}");
+    let other = self::key().to_openssh(LineEnding::LF).expect("text").to_string();
+    assert_eq!(short::whole(&other), None);
+    for bad in ["", "-----BEGIN OPENSSH PRIVATE KEY-----\n!\n-----END OPENSSH PRIVATE KEY-----"] {
+        assert_eq!(short::whole(bad), None);
+    }
+    let cut = SHORT.replace("AAAA", "");
+    assert!(short::whole(&cut).is_none_or(|key| russh::keys::decode_secret_key(&key, None).is_err()));
+}

@@ -294,7 +294,7 @@ fn the_sweeper_removes_what_lies_in_memory() {
     let runtime = tempfile::tempdir().expect("a folder");
     // No other test's, nor another run's.
     let own = format!("job-m{}", std::process::id());
-    let folder = |base: &Path, own: &str| base.join(format!("jobcell-0190b2d4-{own}"));
+    let folder = |base: &Path, own: &str| base.join(format!("jobcell-0190b2d4-0a1b2c3d-{own}"));
     let ours = [folder(runtime.path(), &own), folder(Path::new("/dev/shm"), &own)];
     let other = folder(runtime.path(), "job-other");
     for folder in ours.iter().chain([&other]) {
