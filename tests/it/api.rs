@@ -17,7 +17,10 @@ async fn without_the_key_nothing_but_health_and_metrics_opens() {
     for path in ["/livez", "/live", "/readyz", "/ready", "/healthz", "/health", "/metrics"] {
         assert_eq!(up.plain(path).await.expect("answers").0, 200, "{path}");
     }
-    assert!(!up.log().contains(&up.key) && up.log().contains("admin.key"), "it is said where the key is, and not to a log what it is");
+    assert!(
+        !up.log().contains(&up.key) && up.log().contains("admin.key"),
+        "it is said where the key is, and not to a log what it is"
+    );
     up.stop().await;
 }
 

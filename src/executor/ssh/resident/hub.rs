@@ -338,7 +338,7 @@ impl Shared {
                 FromHub::Gone { name } => self.killed(&name, &Ok(())),
                 FromHub::Left { name, text } => self.killed(&name, &Err(crate::job::shown(&text))),
                 FromHub::Fault { text } => return Err(format!("it hung up: {}", crate::job::shown(&text))),
-                FromHub::Names { .. } => drop(self.named.send_replace(())),
+                FromHub::Names { .. } => self.named.send_replace(()),
                 // Nobody asks for it.
                 FromHub::Hello { .. } => {}
             }
