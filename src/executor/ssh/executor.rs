@@ -219,11 +219,13 @@ impl Inner {
     /// was said; it may still run.
     pub(super) async fn end(&self, route: &Route, own: &str, warden: Option<&str>) -> Result<(), String> {
         let Some(warden) = warden else { return self.sweep(route, own).await };
-        let said = async {
-            let hub = self.hubs.get(route, warden).await.map_err(|error| error.to_string())?;
-            hub.kill(own).await
+        let hub = timeout(SWEEP, self.hubs.find(route, warden)).await;
+        let said = match hub {
+            // As long as it takes: it says itself when that is too long.
+            Ok(Ok(hub)) => hub.kill(own).await,
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("it does not answer".to_owned()),
         };
-        let said = timeout(SWEEP, said).await.unwrap_or_else(|_| Err("it does not answer".to_owned()));
         match said {
             // What it does not know may be of one before it, which is gone: then something of the job may still be there.
             Ok(()) => self.sweep(route, own).await,

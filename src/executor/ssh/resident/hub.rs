@@ -3,6 +3,8 @@
 //! One task reads and writes the stream and awaits nothing else: what arrives for a job goes into the job's own queue, which is bounded by the
 //! window that its warden keeps to. A job whose output nobody takes holds up no other one's. Must never know what a job says.
 
+mod kill;
+
 use super::link::{Failed, Joint, Line};
 use crate::executor::{Link, LinkInput, LinkOutput};
 use crate::protocol::wire::{FromHub, MUX_VERSION, MuxDecoder, ToHub};
@@ -53,6 +55,8 @@ pub(super) struct Shared {
     /// There is something to write, or something has changed about when to end.
     news: Notify,
     ended: watch::Sender<Option<String>>,
+    /// Changes with each list of names that it sends.
+    named: watch::Sender<()>,
     born: Instant,
     ages: Ages,
 }
@@ -75,6 +79,11 @@ struct State {
 impl State {
     fn is_unused(&self) -> bool {
         self.lines.is_empty() && self.kills.is_empty()
+    }
+
+    /// Whether this number is still this line's: those that have ended are given again.
+    fn is_of(&self, channel: u16, line: &Arc<Line>) -> bool {
+        self.lines.get(&channel).is_some_and(|one| Arc::ptr_eq(one, line))
     }
 
     fn look_whether_unused(&mut self) -> bool {
@@ -113,10 +122,16 @@ pub(super) async fn greet(link: &mut Link, decoder: &mut MuxDecoder) -> Result<G
 impl Hub {
     /// Begins to talk over a link on which a hub has said hello.
     pub(super) fn begin(link: Link, decoder: MuxDecoder, ages: Ages) -> Self {
-        let (ended, _) = watch::channel(None);
+        let (ended, named) = (watch::Sender::new(None), watch::Sender::new(()));
         let state = State { idle: Some(Instant::now()), ..State::default() };
-        let shared =
-            Arc::new(Shared { state: Mutex::new(state), news: Notify::new(), ended, born: Instant::now(), ages });
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            news: Notify::new(),
+            ended,
+            named,
+            born: Instant::now(),
+            ages,
+        });
         let own = Arc::clone(&shared);
         drop(supervise::spawn("ssh hub", async move {
             let reason = own.talk(link, decoder).await;
@@ -177,29 +192,16 @@ impl Hub {
         match tokio::time::timeout(ANSWER, answer).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) => Err("the task that talks to it ended".to_owned()),
-            Err(_) => {
-                let reason = format!("the warden there did not answer for {} s", ANSWER.as_secs());
-                self.0.end(&reason);
-                self.0.news.notify_one();
-                Err(reason)
-            }
+            Err(_) => Err(self.stuck()),
         }
     }
 
-    /// Ends all of a job at once and removes its folder; one that is not there counts as ended. Errors: what was said.
-    pub(in crate::executor::ssh) async fn kill(&self, name: &str) -> Result<(), String> {
-        let (tell, told) = oneshot::channel();
-        {
-            let mut state = self.0.state();
-            if let Some(reason) = &state.ended {
-                return Err(reason.clone());
-            }
-            state.kills.entry(name.to_owned()).or_default().push(tell);
-            state.idle = None;
-            ToHub::Kill { name: name.to_owned() }.encode(&mut state.out);
-        }
+    /// Ends a connection over which nothing is answered; says so.
+    fn stuck(&self) -> String {
+        let reason = format!("the warden there did not answer for {} s", ANSWER.as_secs());
+        self.0.end(&reason);
         self.0.news.notify_one();
-        self.answered(told).await?
+        reason
     }
 
     /// Waits until nothing can be said over it any more.
@@ -220,12 +222,17 @@ impl Shared {
     }
 
     /// Puts bytes of a job on their way, as many as there is room for; with none, `waker` hears when there is. Errors: there is no way.
-    pub(super) fn say(&self, channel: u16, bytes: &[u8], waker: &Waker) -> Result<Option<usize>, String> {
+    pub(super) fn say(
+        &self,
+        (channel, line): (u16, &Arc<Line>),
+        bytes: &[u8],
+        waker: &Waker,
+    ) -> Result<Option<usize>, String> {
         let mut state = self.state();
         if let Some(reason) = &state.ended {
             return Err(reason.clone());
         }
-        if !state.lines.contains_key(&channel) {
+        if !state.is_of(channel, line) {
             return Err("its channel has ended".to_owned());
         }
         if state.out.len() >= MOST_OUT {
@@ -240,10 +247,14 @@ impl Shared {
     }
 
     /// Nobody wants this channel any more.
-    pub(super) fn leave(&self, channel: u16) {
+    pub(super) fn leave(&self, channel: u16, line: &Arc<Line>) {
         let mut state = self.state();
+        if !state.is_of(channel, line) {
+            return;
+        }
         state.waiting.remove(&channel);
-        if state.lines.remove(&channel).is_some() && state.ended.is_none() {
+        state.lines.remove(&channel);
+        if state.ended.is_none() {
             ToHub::Leave { channel }.encode(&mut state.out);
         }
         state.look_whether_unused();
@@ -327,8 +338,9 @@ impl Shared {
                 FromHub::Gone { name } => self.killed(&name, &Ok(())),
                 FromHub::Left { name, text } => self.killed(&name, &Err(crate::job::shown(&text))),
                 FromHub::Fault { text } => return Err(format!("it hung up: {}", crate::job::shown(&text))),
-                // Nobody asks for these.
-                FromHub::Hello { .. } | FromHub::Names { .. } => {}
+                FromHub::Names { .. } => self.named.send_replace(()),
+                // Nobody asks for it.
+                FromHub::Hello { .. } => {}
             }
         }
         Ok(())

@@ -22,6 +22,7 @@ enum Heard {
     Data(u16, Vec<u8>),
     Leave(u16),
     Kill(String),
+    List,
     End,
 }
 
@@ -35,7 +36,8 @@ impl Scripted {
                     ToHub::Data { channel, bytes } => Heard::Data(channel, bytes.to_vec()),
                     ToHub::Leave { channel } => Heard::Leave(channel),
                     ToHub::Kill { name } => Heard::Kill(name),
-                    ToHub::Hello { .. } | ToHub::List => continue,
+                    ToHub::List => Heard::List,
+                    ToHub::Hello { .. } => continue,
                 };
             }
             let mut bytes = vec![0; 65_536];
@@ -285,4 +287,74 @@ async fn one_that_does_not_answer_is_given_up() {
     assert!(hub.kill("one").await.is_err());
     let ended = async { while scripted.hear().await != Heard::End {} };
     tokio::time::timeout(Duration::from_secs(5), ended).await.expect("the stream is ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_takes_long_to_end_costs_no_other_one_its_connection() {
+    let (hub, mut scripted) = begin(AGES);
+    let (joint, _) = opened(&hub, &mut scripted, "one").await;
+    let (killed, ()) = tokio::join!(hub.kill("big"), async {
+        assert_eq!(scripted.hear().await, Heard::Kill("big".into()));
+        for _ in 0..3 {
+            assert_eq!(scripted.hear().await, Heard::List);
+            scripted.say(FromHub::Names { more: false, names: vec!["one".into()] }).await;
+        }
+        scripted.say(FromHub::Gone { name: "big".into() }).await;
+    });
+    assert_eq!((killed, joint.end(), hub.is_fresh()), (Ok(()), None, true));
+
+    // Only who asked gives up in the end, and nothing of that is kept.
+    let kill = hub.kill("endless");
+    let answering = async {
+        loop {
+            if scripted.hear().await == Heard::List {
+                scripted.say(FromHub::Names { more: false, names: vec![] }).await;
+            }
+        }
+    };
+    let killed = tokio::select! {
+        killed = kill => killed,
+        () = answering => unreachable!("it never ends"),
+    };
+    assert!(killed.is_err_and(|why| why.contains("has not been ended")));
+    assert_eq!((joint.end(), hub.is_fresh(), hub.0.state().kills.len()), (None, true, 0));
+
+    // One that is stuck is told from one that works.
+    assert!(hub.kill("one").await.is_err_and(|why| why.contains("did not answer")));
+    assert!(matches!(joint.end(), Some(End::Cut(_))) && !hub.is_fresh());
+}
+
+#[tokio::test]
+async fn who_asks_for_an_end_and_goes_is_forgotten() {
+    let (hub, mut scripted) = begin(AGES);
+    let both = async { tokio::join!(hub.kill("one"), hub.kill("one")) };
+    {
+        let mut dropped = Box::pin(hub.kill("one"));
+        assert!(futures_util::poll!(&mut dropped).is_pending());
+        assert_eq!(hub.0.state().kills["one"].len(), 1);
+    }
+    assert!(hub.0.state().is_unused());
+    let (killed, ()) = tokio::join!(both, async {
+        for _ in 0..3 {
+            assert_eq!(scripted.hear().await, Heard::Kill("one".into()));
+        }
+        scripted.say(FromHub::Gone { name: "one".into() }).await;
+    });
+    assert_eq!(killed, (Ok(()), Ok(())));
+}
+
+#[tokio::test]
+async fn a_number_that_is_anothers_by_now_is_left_alone() {
+    let (hub, mut scripted) = begin(AGES);
+    let (old, channel) = opened(&hub, &mut scripted, "old").await;
+    let mut link = old.link();
+    scripted.say(FromHub::Ended { channel, name: "old".into(), code: 0 }).await;
+    old.ended(Duration::from_secs(5)).await.expect("has ended");
+    hub.0.state().last = channel - 1;
+    let (new, again) = opened(&hub, &mut scripted, "new").await;
+    assert_eq!(again, channel);
+    assert!(link.input.write_all(b"old").await.is_err(), "its channel has ended");
+    drop((link, old));
+    new.link().input.write_all(b"new").await.expect("its channel is there");
+    assert_eq!(scripted.hear().await, Heard::Data(channel, b"new".to_vec()), "and nobody has left it");
 }

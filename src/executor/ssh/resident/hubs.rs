@@ -87,14 +87,24 @@ impl Hubs {
         way
     }
 
-    /// The hub of this program at the end of `route`. Errors: why there is none. May be dropped: then somebody else who waits goes on.
+    /// The hub of this program at the end of `route`, for a new job. Errors: why there is none. May be dropped: then somebody else who waits
+    /// goes on.
     pub(in crate::executor::ssh) async fn get(&self, route: &Route, program: &str) -> Result<Hub, NoHub> {
         let way = self.way(route, program);
+        match way.denied().filter(|_| way.hub().is_none()) {
+            Some(denied) => Err(denied),
+            None => self.reach(way, route, program).await,
+        }
+    }
+
+    /// The one that has a job already, whatever was said to new ones: the job is there, and waits for somebody.
+    pub(in crate::executor::ssh) async fn find(&self, route: &Route, program: &str) -> Result<Hub, NoHub> {
+        self.reach(self.way(route, program), route, program).await
+    }
+
+    async fn reach(&self, way: Arc<Way>, route: &Route, program: &str) -> Result<Hub, NoHub> {
         if let Some(hub) = way.hub() {
             return Ok(hub);
-        }
-        if let Some(denied) = way.denied() {
-            return Err(denied);
         }
         let before = lock(&way.last).number;
         let _turn = way.turn.lock().await;

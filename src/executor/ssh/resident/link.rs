@@ -173,7 +173,7 @@ pub(in crate::executor::ssh) struct Joint {
 
 impl Drop for Joint {
     fn drop(&mut self) {
-        self.hub.leave(self.channel);
+        self.hub.leave(self.channel, &self.line);
     }
 }
 
@@ -237,7 +237,7 @@ impl AsyncWrite for Mouth {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        match self.0.hub.say(self.0.channel, buf, cx.waker()) {
+        match self.0.hub.say((self.0.channel, &self.0.line), buf, cx.waker()) {
             Ok(Some(count)) => Poll::Ready(Ok(count)),
             Ok(None) => Poll::Pending,
             Err(reason) => Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, reason))),
