@@ -71,10 +71,11 @@ const GUARD: &str = concat!(
 /// $1 the installation's folder, $2 the job's in it. Says `gone`, `folder` when nothing runs and something lies there that cannot be
 /// removed, or `left` and what runs.
 ///
+/// A warden has a job's secrets in memory, and may have been killed with it: their folders are the job's too.
 /// A number that is another process's by now is left alone: no group has a number that a process has which is not of it. What runs as
 /// another user cannot be killed, and is seen by its group.
 const SWEEPER: &str = concat!(
-    r#"d="$HOME/$1/$2"; own="$2"; p=; "#,
+    r#"d="$HOME/$1/$2"; own="$2"; m="jobcell-${1##*/}-$2"; p=; "#,
     r#"if [ -f "$d/pid" ] && read -r p t < "$d/pid"; then "#,
     r#"if { read -r s < "/proc/$p/stat"; } 2>/dev/null; then s="${s##*) }"; set -- $s; [ "${20}" = "$t" ] || p=; fi; "#,
     r#"[ -z "$p" ] || kill -s KILL -- "-$p" 2>/dev/null; fi; "#,
@@ -82,6 +83,7 @@ const SWEEPER: &str = concat!(
     r#"for e in $l; do e="${e#/proc/}"; kill -s KILL "${e%/environ}" 2>/dev/null; done; sleep 0.1 || sleep 1; n=$((n+1)); done; "#,
     r#"if [ -n "$p" ]; then for e in /proc/[0-9]*/stat; do { read -r s < "$e"; } 2>/dev/null || continue; s="${s##*) }"; set -- $s; "#,
     r#"if [ "$3" = "$p" ] || [ "$4" = "$p" ]; then case "$1" in Z|X) ;; *) l="$l $e";; esac; fi; done; fi; "#,
+    r#"rm -rf "${XDG_RUNTIME_DIR:-/run/user/$(id -u)}/$m" "/dev/shm/$m" 2>/dev/null; "#,
     r#"rm -rf "$d" 2>/dev/null || { chmod -R u+rwx "$d"; rm -rf "$d"; }; rmdir "${d%/*}" 2>/dev/null; "#,
     r#"if [ -n "$l" ]; then set -- left $l; elif [ -d "$d" ]; then set -- folder; else set -- gone; fi; printf "\036jobcell %s\n" "$*""#
 );

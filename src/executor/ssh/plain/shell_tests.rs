@@ -288,6 +288,25 @@ fn the_sweeper_ends_what_nobody_can_talk_to_and_what_is_gone_already() {
     assert!(!opened.end().0.success());
 }
 
+#[test]
+fn the_sweeper_removes_what_lies_in_memory() {
+    let home = tempfile::tempdir().expect("a folder");
+    let runtime = tempfile::tempdir().expect("a folder");
+    // No other test's, nor another run's.
+    let own = format!("job-m{}", std::process::id());
+    let folder = |base: &Path, own: &str| base.join(format!("jobcell-0190b2d4-{own}"));
+    let ours = [folder(runtime.path(), &own), folder(Path::new("/dev/shm"), &own)];
+    let other = folder(runtime.path(), "job-other");
+    for folder in ours.iter().chain([&other]) {
+        std::fs::create_dir_all(folder).expect("makes");
+        std::fs::write(folder.join("secret"), "of a job").expect("writes");
+    }
+    let mut sweeper = Command::new("/bin/sh");
+    sweeper.args(["-c", &place(&own).sweeper()]).env("HOME", home.path()).env("XDG_RUNTIME_DIR", runtime.path());
+    assert_eq!(swept(&sweeper.output().expect("runs").stdout), Some(Swept::Gone));
+    assert!(ours.iter().all(|folder| !folder.exists()) && other.exists());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
