@@ -65,7 +65,7 @@ pub(super) async fn open(
     match tokio::time::timeout(WORD, greet(&mut link, &mut decoder)).await {
         Ok(Ok(greeting)) => Ok((link, decoder, greeting)),
         Ok(Err(reason)) if end.lost.load(Ordering::Relaxed) => Err(NoHub::Lost(reason)),
-        Ok(Err(reason)) if end.no_exec.load(Ordering::Relaxed) => Err(NoHub::Unfit(reason)),
+        Ok(Err(reason)) if end.foreign.load(Ordering::Relaxed) => Err(NoHub::Unfit(reason)),
         Ok(Err(reason)) => Err(NoHub::NotNow(format!("its warden does not answer: {reason}"))),
         Err(_) => Err(NoHub::Lost(format!("its warden said nothing for {} s", WORD.as_secs()))),
     }
@@ -112,15 +112,17 @@ async fn until_connected(exec: &mut Exec) -> Result<Bytes, NoHub> {
                 err.drain(..read.max(beyond).min(err.len()));
             }
             Some(Event::Exit(code)) => {
-                return Err(NoHub::Unfit(format!(
-                    "its shell ended with code {code} before the warden: a forced command, or no POSIX shell"
-                )));
+                let why = "a forced command, no POSIX shell, or too many processes";
+                let reason = format!("its shell ended with code {code} before the warden: {why}");
+                // Shells that cannot begin a process end with codes of their own.
+                let lasting = NO_EXEC.contains(&code);
+                return Err(if lasting { NoHub::Unfit(reason) } else { NoHub::NotNow(reason) });
             }
             Some(Event::Signal { name, .. }) => return Err(NoHub::Lost(format!("its shell was ended by {name}"))),
             Some(Event::Refused) => return Err(NoHub::Unfit("its server runs no commands".to_owned())),
             Some(Event::Overrun) => return Err(NoHub::Unfit("its login prints without an end".to_owned())),
             Some(Event::Lost(reason)) => return Err(NoHub::Lost(reason)),
-            Some(Event::Closed) | None => return Err(NoHub::Unfit("it closed the channel".to_owned())),
+            Some(Event::Closed) | None => return Err(NoHub::NotNow("it closed the channel".to_owned())),
             Some(Event::Eof) => {}
         }
     }
@@ -130,7 +132,8 @@ async fn until_connected(exec: &mut Exec) -> Result<Bytes, NoHub> {
 #[derive(Default)]
 struct Ending {
     lost: AtomicBool,
-    no_exec: AtomicBool,
+    /// Its processor does not know all that the program was built with.
+    foreign: AtomicBool,
     said: Mutex<Vec<u8>>,
 }
 
@@ -167,8 +170,7 @@ async fn piece(output: &mut Output, end: &Ending, code: &mut Option<u32>) -> Res
             }
             Some(Event::Exit(exit)) => *code = Some(exit),
             Some(Event::Signal { name, .. }) => {
-                // A processor that does not know all that the program was built with.
-                end.no_exec.store(name == "ILL", Ordering::Relaxed);
+                end.foreign.store(name == "ILL", Ordering::Relaxed);
                 return Err(format!("its program was ended by {name}"));
             }
             Some(Event::Lost(reason)) => {
@@ -182,10 +184,8 @@ async fn piece(output: &mut Output, end: &Ending, code: &mut Option<u32>) -> Res
                 let said = crate::job::one_line(String::from_utf8_lossy(&said).trim(), 200);
                 let said = if said.is_empty() { said } else { format!("; it said: {said}") };
                 return Err(match code {
-                    Some(code) if NO_EXEC.contains(code) => {
-                        end.no_exec.store(true, Ordering::Relaxed);
-                        format!("its program cannot be run there (a file system without execution?){said}")
-                    }
+                    // It is there, and can be run: the opener has looked.
+                    Some(code) if NO_EXEC.contains(code) => format!("its program cannot be run there now{said}"),
                     Some(code) => format!("it ended with code {code}{said}"),
                     None => format!("its channel was closed{said}"),
                 });

@@ -22,30 +22,31 @@ const DIGEST: usize = 64;
 /// The folder is the login's alone, or nothing in it is believed. What lies there under the program's name and is not the program is
 /// replaced and never run. `dd`, since the `head` of some systems reads more than it is asked for. Programs of other versions go when
 /// nobody listens by their names any more (a hub's own /proc is closed to its login), and none has on any host for a month, since a home
-/// can be that of many; what another opener is about to bring has a name of its
-/// own, with its number. A host that ends what a login leaves behind (`KillUserProcesses` without lingering) cannot have a warden that stays.
+/// can be that of many; what another opener is about to bring has a name of its own, is left alone for an hour, and takes the name's place in
+/// one step: two that come at once do not undo each other. A step that a lack of processes can fail is not taken for an answer. A host that ends what a login leaves behind (`KillUserProcesses` without lingering) cannot have a warden that stays.
 /// The last word is on standard output: what comes before it there is the login's own, and what comes after it is the connector's.
 const OPENER: &str = concat!(
-    r#"umask 077; b="$HOME/$1"; v="$2"; h="$3"; n="$4"; i="$6"; "#,
-    r#"f() { printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
-    r#"m=$(uname -m) || m=unknown; [ "$m" = "$5" ] || f machine "$m"; "#,
+    r#"umask 077; b="$HOME/$1"; v="$2"; h="$3"; n="$4"; i="$6"; t=; "#,
+    r#"f() { [ -z "$t" ] || rm -f "$t"; printf "\036jobcell fail %s\n" "$*" >&2; exit 70; }; "#,
+    r#"m=$(uname -m) && [ -n "$m" ] || m=unknown; [ "$m" = "$5" ] || f machine "$m"; "#,
     r#"command -v sha256sum >/dev/null || f sha256sum; "#,
     r#"[ -d "$b" ] || mkdir -p "$b" 2>/dev/null || [ -d "$b" ] || f folder "$b"; "#,
     r#"for d in "${b%/*}" "$b"; do [ -L "$d" ] && f owner "$d"; [ -O "$d" ] || f owner "$d"; chmod 700 "$d" || f folder "$d"; done; "#,
-    r#"b=$(cd "$b" && pwd -P) || f folder "$1"; w="$b/$v"; "#,
+    r#"b=$(cd "$b" && pwd -P) && [ -n "$b" ] || f folder "$1"; w="$b/$v"; "#,
     r#"if [ -n "$XDG_SESSION_ID" ] && command -v busctl >/dev/null && [ "$(id -u)" -gt 0 ]; then "#,
     r#"case "$(busctl get-property org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager KillUserProcesses 2>/dev/null)" in "#,
     r#"*true) [ -e "/var/lib/systemd/linger/$(id -un)" ] || f logind;; esac; fi; "#,
-    r#"s() { set -- "$1" $(sha256sum < "$1" 2>/dev/null); [ "$2" = "$h" ]; }; "#,
+    r#"s() { set -- "$1" $(sha256sum < "$1" 2>/dev/null); [ "$2" = "$h" ] && return; "#,
+    r#"[ "${#2}" = 64 ] && return 1; [ -r "$1" ] || [ "$n" = 0 ] || return 1; f sum; }; "#,
     r#"if [ -f "$w" ] && [ -O "$w" ] && s "$w"; then [ -x "$w" ] || chmod 700 "$w" || f program; "#,
     r#"elif [ "$n" = 0 ]; then f missing; else "#,
-    r#"for o in "$b"/.warden.*; do [ -e "$o" ] || continue; kill -s 0 "${o##*.}" 2>/dev/null || rm -f "$o"; done; "#,
-    r#"t="$b/.warden.$$"; rm -rf "$w" "$t"; printf "\036jobcell want\n" >&2; "#,
-    r#"dd bs="$n" count=1 iflag=fullblock > "$t" 2>/dev/null || { rm -f "$t"; f disk; }; "#,
-    r#"s "$t" || { rm -f "$t"; f brought; }; chmod 700 "$t" && mv -f "$t" "$w" || { rm -f "$t"; f disk; }; fi; "#,
+    r#"find "$b" -type f -name ".warden.*" -mmin +60 -exec rm -f {} +; r=; { read -r r < /proc/sys/kernel/random/uuid; } 2>/dev/null; "#,
+    r#"t="$b/.warden.$$.$r"; rm -f "$t"; printf "\036jobcell want\n" >&2; "#,
+    r#"dd bs="$n" count=1 iflag=fullblock > "$t" 2>/dev/null || f disk; s "$t" || f brought; chmod 700 "$t" || f program; "#,
+    r#"if [ -d "$w" ] || [ -L "$w" ]; then rm -rf "$w"; fi; mv -f "$t" "$w" || f disk; t=; fi; [ -x "$w" ] || f noexec; "#,
     r#"for o in "$b"/warden-*; do [ "$o" = "$w" ] && continue; [ -f "$o" ] && [ -x "$o" ] || continue; "#,
-    r#"x="${o##*/}"; grep -qsF "@$x.sock" /proc/net/unix && continue; "#,
-    r#"[ -z "$(find "$b" -name ".*@$x.sock" -mtime -30)" ] || continue; rm -f "$o" "$b"/.*@"$x".sock "$b"/.*@"$x".lock; done; "#,
+    r#"x="${o##*/}"; grep -qsF "@$x.sock" /proc/net/unix; [ "$?" = 1 ] || continue; "#,
+    r#"l=$(find "$b" -name ".*@$x.sock" -mtime -30) && [ -z "$l" ] || continue; rm -f "$o" "$b"/.*@"$x".sock "$b"/.*@"$x".lock; done; "#,
     r#"cd "$b" || f folder "$b"; printf "\036jobcell mux\n"; exec "$w" connect --dir "$b" --owner "$i""#
 );
 
@@ -115,13 +116,16 @@ pub(super) fn lines(heard: &[u8]) -> (Vec<Said>, usize) {
 
 /// Whether what failed may go well the next time, as with a full disk.
 fn is_passing(step: &str) -> bool {
-    matches!(step.split(' ').next(), Some("folder" | "disk" | "brought"))
+    // With too many processes a program is not begun, or is killed before it has said anything.
+    step == "machine unknown"
+        || matches!(step.split(' ').next(), Some("folder" | "disk" | "brought" | "program" | "sum"))
 }
 
 fn why(step: &str) -> String {
     let (step, what) = step.split_once(' ').unwrap_or((step, ""));
     let what = crate::job::shown(what);
     match step {
+        "machine" if what == "unknown" => "its shell cannot tell its processor now".to_owned(),
         "machine" => format!("its processor is {what}, and the warden is built for {MACHINE}"),
         "sha256sum" => "it has no sha256sum".to_owned(),
         "folder" => format!("the folder {what} cannot be made or used"),
@@ -131,6 +135,10 @@ fn why(step: &str) -> String {
         }
         "disk" => "the warden's program could not be written there".to_owned(),
         "brought" => "the warden's program did not arrive as it was sent".to_owned(),
+        "sum" => "the warden's program there cannot be looked at now".to_owned(),
+        "noexec" => {
+            "the warden's program cannot be run there: the file system of its home runs no programs (noexec)".to_owned()
+        }
         "program" => "the warden's program cannot be made executable".to_owned(),
         other => format!("{} failed", crate::job::shown(other)),
     }

@@ -198,6 +198,80 @@ fn what_a_host_cannot_have_is_told() {
     assert!(said(&output).1.is_some(), "without a session of logind's nobody ends anything");
 }
 
+/// A program of the host's that does something else there.
+fn put_fake(folder: &Path, name: &str, text: &str) {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("writes");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("sets the mode");
+}
+
+#[test]
+fn what_a_lack_of_processes_does_passes() {
+    let home = tempfile::tempdir().expect("a folder");
+    let command = command_of(STAND_IN.len(), MACHINE);
+    assert!(run(home.path(), "/bin/sh", &command, STAND_IN, None).status.success());
+    // Programs that are killed before they have said anything, or cannot be begun.
+    for (name, text) in [("uname", "kill -KILL $$"), ("uname", "exit 0"), ("sha256sum", "kill -KILL $$")] {
+        let fake = tempfile::tempdir().expect("a folder");
+        put_fake(fake.path(), name, text);
+        for bytes in [0, STAND_IN.len()] {
+            let output = run(home.path(), "/bin/sh", &command_of(bytes, MACHINE), STAND_IN, Some(fake.path()));
+            let (said, behind) = said(&output);
+            assert!(matches!(&said[..], [Said::NotNow(_)]) && behind.is_none(), "{name} {text}: {said:?}");
+            assert_eq!(files(home.path()), [file_of(STAND_IN)], "it is still there");
+        }
+    }
+    // What looks for programs of before and fails removes none.
+    let old = base(home.path()).join("warden-0.1-of-before");
+    std::fs::copy("/bin/true", &old).expect("copies");
+    std::fs::set_permissions(&old, std::fs::Permissions::from_mode(0o700)).expect("sets the mode");
+    for name in ["grep", "find"] {
+        let fake = tempfile::tempdir().expect("a folder");
+        put_fake(fake.path(), name, "kill -KILL $$");
+        assert!(said(&run(home.path(), "/bin/sh", &command, b"", Some(fake.path()))).1.is_some());
+        assert!(old.exists(), "{name}");
+    }
+    // One of before that was changed is none, and is told from one that cannot be read.
+    std::fs::write(base(home.path()).join(file_of(STAND_IN)), "changed").expect("writes");
+    assert_eq!(said(&run(home.path(), "/bin/sh", &command_of(0, MACHINE), b"", None)), (vec![Said::Missing], None));
+}
+
+#[test]
+fn two_that_bring_it_at_once_do_not_undo_each_other() {
+    let home = tempfile::tempdir().expect("a folder");
+    let command = command_of(STAND_IN.len(), MACHINE);
+    // One of them has seen that it is not there, and is slow to remove what is in its way.
+    let fake = tempfile::tempdir().expect("a folder");
+    let (at, go) = (fake.path().join("at"), fake.path().join("go"));
+    let slow =
+        format!(": > {}; while ! [ -e {} ]; do sleep 0.01; done; exec /bin/rm \"$@\"", at.display(), go.display());
+    put_fake(fake.path(), "rm", &slow);
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", &command])
+        .env_clear()
+        .env("HOME", home.path())
+        .env("PATH", format!("{}:/usr/bin:/bin", fake.path().display()))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the shell runs");
+    while !at.exists() {
+        assert!(child.try_wait().expect("is a child").is_none(), "it removes something");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let ran = |output: &Output| said(output).1.is_some_and(|text| text.starts_with("ran connect"));
+    let other = run(home.path(), "/bin/sh", &command, STAND_IN, None);
+    assert!(ran(&other), "{}", String::from_utf8_lossy(&other.stderr));
+    std::fs::write(go, "").expect("writes");
+    let mut want = [0; b"\x1ejobcell want\n".len()];
+    child.stderr.as_mut().expect("is piped").read_exact(&mut want).expect("it wants it");
+    assert!(files(home.path()).contains(&file_of(STAND_IN)), "what the other one is about to run is there");
+    child.stdin.take().expect("is piped").write_all(STAND_IN).expect("writes");
+    assert!(ran(&child.wait_with_output().expect("ends")));
+    assert_eq!(files(home.path()), [file_of(STAND_IN)]);
+}
+
 #[test]
 fn programs_of_before_go_when_nothing_runs_from_them() {
     let home = tempfile::tempdir().expect("a folder");
@@ -212,18 +286,21 @@ fn programs_of_before_go_when_nothing_runs_from_them() {
     // Names that no other test, and nothing of this machine, listens by.
     let name = |version: &str| format!("warden-{version}-{}", std::process::id());
     let (running, idle) = (put(&name("0.1")), put(&name("0.2")));
-    let half = put(".warden.999999999");
+    let (half, coming) = (put(".warden.1.old"), put(".warden.2.new"));
+    let ago = |seconds| std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+    std::fs::File::open(&half).and_then(|file| file.set_modified(ago(7200))).expect("sets the time");
     let socket = base(home.path()).join(format!(".0a1b2c3d@{}.sock", name("0.1")));
     let listening = std::os::unix::net::UnixListener::bind(&socket).expect("listens");
     let output = run(home.path(), "/bin/sh", &command, STAND_IN, None);
     assert!(said(&output).1.is_some(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(running.exists() && !idle.exists(), "{:?}", files(home.path()));
-    assert!(!half.exists(), "nobody brings it any more");
+    assert!(!half.exists() && coming.exists(), "only what nobody brings any more goes");
+    std::fs::remove_file(coming).expect("removes");
     drop(listening);
     // It may be one of another host that has the same home.
     run(home.path(), "/bin/sh", &command, b"", None);
     assert!(running.exists());
-    let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(40 * 86_400);
+    let long_ago = ago(40 * 86_400);
     std::fs::remove_file(&socket)
         .and_then(|()| std::fs::File::create(&socket))
         .and_then(|file| file.set_modified(long_ago))
