@@ -18,6 +18,8 @@ use std::time::Duration;
 const RLIMIT_NOFILE: u32 = 7;
 /// The kernel's number for what is not there.
 const ENOENT: i32 = 2;
+/// How what looked after a job ends when that has ended and nothing of it is left.
+const CLEAN: i32 = 0;
 /// For what looked after a job to end, when it has taken its leave.
 const LEAVE: Duration = Duration::from_secs(2);
 /// The job's pipes. All pipes of a login have one bound together, which many jobs must not use up.
@@ -244,7 +246,8 @@ impl Cell for SshCell {
                     Some(joint) => joint.ended(LEAVE).await,
                     None => None,
                 };
-                (matches!(end, Some(End::Over(_))), Some(resident.warden))
+                // Every other end of its says that it may have left something.
+                (end == Some(End::Over(CLEAN)), Some(resident.warden))
             }
             By::Nobody => (false, None),
         };
