@@ -9,7 +9,7 @@ use super::plain::{StandIn, Standing, WORK};
 use super::resident::{End, Failed, Joint};
 use crate::executor::spec::{self, Places};
 use crate::executor::{Cell, CellOrder, Link, Seen};
-use crate::job::{AttemptId, ByteSize};
+use crate::job::{AttemptId, ByteSize, Target};
 use crate::protocol::wire::{CellSpec, Fact, Rlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,9 +65,17 @@ pub(super) fn resident_spec(order: &CellOrder, dir: &str, output: ByteSize) -> C
 pub struct SshCell {
     inner: Arc<Inner>,
     own: String,
-    route: Route,
+    way: Way,
     spec: CellSpec,
     by: By,
+}
+
+/// How its host is reached.
+pub(super) enum Way {
+    /// So.
+    Known(Route),
+    /// As the inventory has it by then: where the job was begun, it knew no way there when the job was taken over.
+    Sought(Target),
 }
 
 /// Who looks after it.
@@ -117,12 +125,12 @@ impl SshCell {
     pub(super) fn resident(
         inner: Arc<Inner>,
         own: String,
-        route: Route,
+        way: Way,
         spec: CellSpec,
         (warden, joint, facts): (String, Option<Arc<Joint>>, Vec<Fact>),
     ) -> Self {
         let now = Mutex::new(Now { joint, gone: None });
-        Self { inner, own, route, spec, by: By::Warden(Resident { warden, facts, now }) }
+        Self { inner, own, way, spec, by: By::Warden(Resident { warden, facts, now }) }
     }
 
     /// One in plain mode.
@@ -133,24 +141,30 @@ impl SshCell {
         (route, spec, standing_in): (Route, CellSpec, StandIn),
     ) -> Self {
         inner.plain().insert(attempt);
-        Self { inner, own, route, spec, by: By::StandIn(standing_in, attempt) }
+        Self { inner, own, way: Way::Known(route), spec, by: By::StandIn(standing_in, attempt) }
     }
 
     /// One that was in plain mode, and has been ended.
     pub(super) fn ended(inner: Arc<Inner>, own: String, route: Route, spec: CellSpec) -> Self {
-        Self { inner, own, route, spec, by: By::Nobody }
+        Self { inner, own, way: Way::Known(route), spec, by: By::Nobody }
+    }
+
+    /// The way to its host. Errors: there is none now.
+    fn route(&self) -> Result<Route, String> {
+        self.inner.route_of(&self.way, &self.own)
     }
 
     async fn sweep(&self) -> Result<(), String> {
-        self.inner.sweep(&self.route, &self.own).await
+        self.inner.sweep(&self.route()?, &self.own).await
     }
 
     /// A new channel to the warden that has it. Errors: there is none now, or never again.
     async fn join(&self, resident: &Resident) -> Result<Link, String> {
+        let route = self.route()?;
         // The one before first: whoever attaches last has it.
         let before = resident.now().joint.take();
         drop(before);
-        let hub = match self.inner.hubs.get(&self.route, &resident.warden).await {
+        let hub = match self.inner.hubs.find(&route, &resident.warden).await {
             Ok(hub) => hub,
             Err(super::resident::NoHub::Missing) => {
                 let reason = "the warden that had it is not there any more".to_owned();
@@ -212,7 +226,8 @@ impl Cell for SshCell {
                 Standing::Gone(reason) => reason,
             },
             By::Warden(resident) => match resident.gone() {
-                None => return Ok(Seen::Running),
+                // With no way to it, it is away as an engine is: nobody knows that it does not run, and it does as long as its lease.
+                None => return self.route().map(|_| Seen::Running),
                 Some(reason) => reason,
             },
         };
@@ -226,7 +241,7 @@ impl Cell for SshCell {
             By::Warden(resident) => Some(resident.warden.as_str()),
             By::StandIn(..) | By::Nobody => None,
         };
-        self.inner.end(&self.route, &self.own, warden).await
+        self.inner.end(&self.route()?, &self.own, warden).await
     }
 
     async fn destroy(self) {
@@ -254,7 +269,11 @@ impl Cell for SshCell {
         if clean {
             return self.inner.records.remove(&self.own);
         }
-        match self.inner.end(&self.route, &self.own, warden.as_deref()).await {
+        let ended = match self.inner.route_of(&self.way, &self.own) {
+            Ok(route) => self.inner.end(&route, &self.own, warden.as_deref()).await,
+            Err(reason) => Err(reason),
+        };
+        match ended {
             Ok(()) => self.inner.records.remove(&self.own),
             Err(reason) => {
                 tracing::warn!(cell = self.own, %reason, "what a job left on its host could not be removed; it is tried again")

@@ -3,7 +3,7 @@
 //! Owns what is known of such jobs and the order of things: the record before the host hears of a job, and the record's removal when
 //! nothing of the job is left there. Must never decide what the end of a job means.
 
-use super::cell::{SshCell, plain_spec, resident_spec};
+use super::cell::{SshCell, Way, plain_spec, resident_spec};
 use super::inventory::{Destination, LiveInventory};
 use super::plain::{NotOpened, Opened, Place, Swept, swept};
 use super::records::{Record, Records};
@@ -204,6 +204,14 @@ impl Inner {
         }
     }
 
+    /// The way to a job's host. Errors: there is none now.
+    pub(super) fn route_of(&self, way: &Way, own: &str) -> Result<Route, String> {
+        match way {
+            Way::Known(route) => Ok(route.clone()),
+            Way::Sought(target) => self.route_of_record(target, self.records.get(own).as_ref()),
+        }
+    }
+
     /// The way to where a job was begun. Errors: the inventory knows none, or leads to another place by now.
     fn route_of_record(&self, target: &Target, record: Option<&Record>) -> Result<Route, String> {
         let route = self.route(target)?;
@@ -274,7 +282,7 @@ impl Inner {
             let hub = hub.map_err(|error| self.no_hub(host, route, &error))?;
             tries -= 1;
             let reason = match hub.open(own).await {
-                Ok(joint) => return Ok((joint, resident_facts(route))),
+                Ok(joint) => return Ok((joint, resident_facts(&route.name, &route.login))),
                 Err(Failed::Said { errno: EAGAIN, step }) => return Err(NoCell::Later(format!("{host}: {step}"))),
                 // It has ended in between, as one that nobody used does.
                 Err(Failed::Cut(_)) if tries > 0 => continue,
@@ -405,13 +413,25 @@ impl Executor for SshExecutor {
         let target = target_of(order).map_err(|_| "the job names no host".to_owned())?;
         let own = own_name(order.attempt);
         let record = inner.records.get(&own);
-        let route = inner.route_of_record(target, record.as_ref())?;
-        if let Some(warden) = record.as_ref().and_then(Record::warden) {
-            let facts = resident_facts(&route);
+        let route = inner.route_of_record(target, record.as_ref());
+        if let Some((record, warden)) = record.as_ref().and_then(|record| Some((record, record.warden()?))) {
+            let login = record.reached().rsplit_once('@').map_or("", |(login, _)| login);
+            let facts = match &route {
+                Ok(route) => resident_facts(&route.name, &route.login),
+                Err(_) => resident_facts(&target.host, login),
+            };
+            let way = match route {
+                Ok(route) => Way::Known(route),
+                Err(reason) => {
+                    tracing::warn!(cell = own, host = target.host, %reason, "a job on a host cannot be reached");
+                    Way::Sought(target.clone())
+                }
+            };
             // Its warden has had its spec.
             let spec = resident_spec(order, "", inner.output);
-            return Ok(SshCell::resident(Arc::clone(inner), own, route, spec, (warden.to_owned(), None, facts)));
+            return Ok(SshCell::resident(Arc::clone(inner), own, way, spec, (warden.to_owned(), None, facts)));
         }
+        let route = route?;
         inner.sweep(&route, &own).await?;
         Ok(SshCell::ended(Arc::clone(inner), own, route, plain_spec(order, "", inner.output)))
     }
@@ -449,7 +469,8 @@ impl SshExecutor {
         let (joint, facts) = inner.open(&target.host, &route, &own).await?;
         let spec = resident_spec(order, joint.dir(), inner.output);
         let link = joint.link();
-        Ok((SshCell::resident(Arc::clone(inner), own, route, spec, (warden, Some(joint), facts)), link))
+        let way = Way::Known(route);
+        Ok((SshCell::resident(Arc::clone(inner), own, way, spec, (warden, Some(joint), facts)), link))
     }
 
     /// Opens a channel for a job. Errors: why not, and whether the host may have heard of it; nothing was told of the job itself.
@@ -479,8 +500,8 @@ impl SshExecutor {
 }
 
 /// Where a job is, as the agent calls it.
-fn resident_facts(route: &Route) -> Vec<Fact> {
-    vec![("host".to_owned(), route.name.clone()), ("login".to_owned(), route.login.clone())]
+fn resident_facts(host: &str, login: &str) -> Vec<Fact> {
+    vec![("host".to_owned(), host.to_owned()), ("login".to_owned(), login.to_owned())]
 }
 
 /// What is in force for a job in plain mode, and what is not; and why it is in that, if nobody asked for it.
