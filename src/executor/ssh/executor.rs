@@ -32,6 +32,8 @@ const PREFIX: &str = "ssh:";
 const TRIES: usize = 2;
 /// The kernel's number for too many at once.
 const EAGAIN: i32 = 11;
+/// The kernel's number for what is there already.
+const EEXIST: i32 = 17;
 
 /// Runs jobs on other hosts. Clones are the same one.
 #[derive(Clone)]
@@ -281,7 +283,12 @@ impl Inner {
             let hub = self.hubs.get(route, &Hubs::program()).await;
             let hub = hub.map_err(|error| self.no_hub(host, route, &error))?;
             tries -= 1;
-            let reason = match hub.open(own).await {
+            let opened = match hub.open(own).await {
+                // Of the try before, whose answer was lost: it waits to be told what to do, and nobody has told it.
+                Err(Failed::Said { errno: EEXIST, .. }) if tries + 1 < TRIES => hub.attach(own).await,
+                opened => opened,
+            };
+            let reason = match opened {
                 Ok(joint) => return Ok((joint, resident_facts(&route.name, &route.login))),
                 Err(Failed::Said { errno: EAGAIN, step }) => return Err(NoCell::Later(format!("{host}: {step}"))),
                 // It has ended in between, as one that nobody used does.
