@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 /// No engine is needed, and none is asked.
-const NO_ENGINE: &str = "unix:///nowhere/docker.sock";
+pub(super) const NO_ENGINE: &str = "unix:///nowhere/docker.sock";
 
 /// A server, and a `jobcell up` that knows it as `web1`. `None` when there is no sshd.
 pub(super) async fn stage(sshd_settings: &str, settings: &str) -> Option<(Folder, Sshd, Up)> {

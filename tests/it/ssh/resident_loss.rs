@@ -1,12 +1,13 @@
 //! A warden on a host, and what goes away around it: connections, agents, the warden itself; and hosts that cannot have one.
 
 use super::super::stage::{Up, cause, fact, until};
-use super::jobs::{on, processes, records, stage, stop};
+use super::jobs::{NO_ENGINE, inventory, on, processes, records, stage, stop};
 use super::resident::{base, has_said, hubs, script, wardens};
 use super::sshd;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// A job that counts for some seconds, and says first which process it is.
 fn counting() -> Value {
@@ -73,6 +74,37 @@ async fn jobs_are_handed_over_to_the_next_start() {
     assert!(!processes(&job).is_empty(), "it was not waited for, and runs on");
     std::fs::remove_file(up.data().join("endpoint")).ok();
     up.revive().await;
+    let job = up.ended(&job).await;
+    assert_whole(&up, &job).await;
+    stop(up).await;
+}
+
+#[tokio::test]
+async fn a_job_to_which_no_way_is_known_any_more_is_waited_for() {
+    if !sshd::present() {
+        return;
+    }
+    let folder = sshd::Folder::new();
+    let sshd = folder.sshd("");
+    let good = inventory(&folder, &sshd);
+    let path = folder.write("inventory.yaml", &good);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("sets the mode");
+    let settings = format!(
+        "docker: {{enabled: false, reconnect_timeout: 1s}}\nssh: {{inventory: '{}'}}\nqueue: {{max_attempts: 1}}\n",
+        path.display()
+    );
+    let mut up = Up::start(NO_ENGINE, &settings).await;
+    let job = up.submit(&counting()).await;
+    has_said(&up, &job, "\n10\n").await;
+    up.kill().await;
+    std::fs::write(&path, good.replace("web1", "web2")).expect("writes");
+    up.revive().await;
+    until("it is missed", || async { up.log().contains("cannot be reached").then_some(()) }).await;
+    // For longer than one that nobody could talk to is looked for.
+    let missed = Instant::now();
+    until("time to give up", || async { (missed.elapsed() > Duration::from_secs(3)).then_some(()) }).await;
+    std::fs::write(&path, good).expect("writes");
+    up.signal("-HUP");
     let job = up.ended(&job).await;
     assert_whole(&up, &job).await;
     stop(up).await;
