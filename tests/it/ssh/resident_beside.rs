@@ -122,7 +122,9 @@ async fn a_warden_of_another_build_goes_on_beside_a_new_one() {
             opened |= matches!(FromHub::decode(&envelope), Ok(FromHub::Opened { channel: 1, .. }));
         }
     }
-    let before = wardens(&stage.base, "jobcell-hub");
+    // A keeper begins as a copy of its hub, name and all.
+    let hubs = || async { Some(wardens(&stage.base, "jobcell-hub")).filter(|hubs| hubs.len() == 1) };
+    let before = until("the keeper to have its own name", hubs).await;
     run_one(&stage.executor, &job(&json!(["true"]))).await.expect("runs");
     let both = wardens(&stage.base, "jobcell-hub");
     assert!(before.len() == 1 && both.len() == 2 && both.contains(&before[0]), "{before:?} {both:?}");
