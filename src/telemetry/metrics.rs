@@ -221,27 +221,4 @@ mod tests {
             text.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).expect("there");
         assert!(resident.parse::<f64>().expect("a number") > 100_000.0);
     }
-
-    /// Every word of `text` that begins as our metrics do.
-    fn named(text: &str) -> std::collections::BTreeSet<&str> {
-        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        words.filter(|word| word.starts_with("jobcell_") || word.starts_with("process_")).collect()
-    }
-
-    #[test]
-    fn alerts_and_the_dashboard_name_metrics_that_there_are() {
-        let source = include_str!("metrics.rs");
-        for (file, text) in [
-            ("alerts.yaml", include_str!("../../deploy/prometheus/alerts.yaml")),
-            ("alerts.test.yaml", include_str!("../../deploy/prometheus/alerts.test.yaml")),
-            ("jobcell.json", include_str!("../../deploy/grafana/jobcell.json")),
-        ] {
-            let names = named(text);
-            assert!(names.len() > 10, "{file}: {names:?}");
-            for name in names {
-                let of = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
-                assert!(source.contains(&format!("\"{of}\"")), "{file} has {name}, which is no metric");
-            }
-        }
-    }
 }

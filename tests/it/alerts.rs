@@ -34,3 +34,24 @@ fn every_alert_is_tested() {
         assert!(tests.contains(&format!("alertname: {alert}\n")), "{alert} has no test");
     }
 }
+
+/// Every word of `text` that begins as our metrics do.
+fn named(text: &str) -> std::collections::BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("jobcell_") || word.starts_with("process_")).collect()
+}
+
+#[test]
+fn alerts_and_the_dashboard_name_metrics_that_there_are() {
+    let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("reads");
+    let source = read("src/telemetry/metrics.rs");
+    for file in ["deploy/prometheus/alerts.yaml", "deploy/prometheus/alerts.test.yaml", "deploy/grafana/jobcell.json"] {
+        let text = read(file);
+        let names = named(&text);
+        assert!(names.len() > 10, "{file}: {names:?}");
+        for name in names {
+            let of = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(source.contains(&format!("\"{of}\"")), "{file} has {name}, which is no metric");
+        }
+    }
+}

@@ -56,10 +56,18 @@ async fn a_job_whose_output_nobody_takes_holds_up_no_other_one() {
     let folder = Folder::new();
     let sshd = folder.sshd("");
     let stage = Stage::new(&folder, &sshd);
+    let quick = job(&json!(["true"]));
+    // What this machine takes for it at the moment; the first one brings the warden.
+    let mut usual = Vec::new();
+    for _ in 0..10 {
+        let began = Instant::now();
+        run_one(&stage.executor, &quick).await.expect("runs");
+        usual.push(began.elapsed());
+    }
+    usual.sort();
     // Nothing is stored, so nothing is acknowledged.
     let stalled = Driven::begin(&stage.executor, &job(&json!(["yes", "a line that nobody takes"]))).await;
     let stalled = stalled.expect("begins");
-    let quick = job(&json!(["true"]));
     let mut waits = Vec::new();
     for _ in 0..21 {
         let began = Instant::now();
@@ -68,7 +76,7 @@ async fn a_job_whose_output_nobody_takes_holds_up_no_other_one() {
     }
     waits.sort();
     eprintln!("beside a job that nobody reads: {:?} (slowest {:?})", waits[10], waits[20]);
-    assert!(waits[10] < Duration::from_millis(50), "{waits:?}");
+    assert!(waits[10] < Duration::from_millis(50).max(4 * usual[5]), "{waits:?}, without it {usual:?}");
     assert_eq!((sshd.log().matches("Starting session: command").count(), stage.rig.connections()), (1, 1));
     // What it has on its way is its window, and the job waits.
     let mut bytes = 0;

@@ -43,6 +43,17 @@ async fn a_stalled_consumer_holds_up_nobody_else() {
     let mut pressure = loud.output.pressure();
     pressure.wait_for(|on| *on).await.expect("says that it fills");
     until("the store to be full", || async { (loud.output.kept() + 40_000 > BOUNDS.most).then_some(()) }).await;
+    // The same where nothing stands still, on another server's connection: what this machine takes for it at the moment.
+    let free = Folder::new();
+    let calm = free.sshd("");
+    let apart = self::rig(&free, &calm);
+    let mut usual = Vec::new();
+    for _ in 0..9 {
+        let began = Instant::now();
+        assert_eq!(apart.run("web", "true").await.expect("runs").code(), Some(0));
+        usual.push(began.elapsed());
+    }
+    usual.sort();
     let mut waits = Vec::new();
     for _ in 0..9 {
         let began = Instant::now();
@@ -58,7 +69,7 @@ async fn a_stalled_consumer_holds_up_nobody_else() {
     }
     waits.sort();
     eprintln!("beside a stalled consumer: {:?} to run `true` (an echo within {:?})", waits[4].0, waits[4].1);
-    assert!(waits[4].0 < Duration::from_millis(50), "{waits:?}");
+    assert!(waits[4].0 < Duration::from_millis(50).max(4 * usual[4]), "{waits:?}, without a stalled one {usual:?}");
     control(&rig, &format!("kill {pid}")).await;
     let ran = finish(loud.output).await;
     assert!(ran.out.len() <= BOUNDS.most, "{}", ran.out.len());
