@@ -15,7 +15,7 @@ pub(crate) async fn up_by(host: &str, policy: &str, settings: &str) -> Up {
     up
 }
 
-fn write(dir: &Path, policy: &str) {
+pub(crate) fn write(dir: &Path, policy: &str) {
     let (fresh, file) = (dir.join("policy.new"), dir.join("policy.yaml"));
     std::fs::write(&fresh, policy).expect("writes");
     std::fs::rename(fresh, file).expect("renames");
