@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use utoipa::ToSchema;
 
@@ -178,9 +178,9 @@ pub(super) struct Entry {
 pub struct UserKeys {
     path: PathBuf,
     admin: String,
-    kept: Mutex<BTreeMap<String, Kept>>,
+    kept: Arc<Mutex<BTreeMap<String, Kept>>>,
     /// Held by whoever changes the file: requests that look a key up do not wait for a disk.
-    changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
     changed: watch::Sender<()>,
 }
 
@@ -200,8 +200,8 @@ impl UserKeys {
         let kept = kept::read(&path).map_err(|reason| UserKeyError::File { path: path.clone(), reason })?;
         let mut kept: BTreeMap<String, Kept> = kept;
         kept.values_mut().for_each(|one| one.before.extend(one.old.take()));
-        let (changing, changed) = (tokio::sync::Mutex::new(()), watch::Sender::new(()));
-        Ok(Self { path, admin: hash(admin), kept: Mutex::new(kept), changing, changed })
+        let (changing, changed) = (Arc::default(), watch::Sender::new(()));
+        Ok(Self { path, admin: hash(admin), kept: Arc::new(Mutex::new(kept)), changing, changed })
     }
 
     fn kept(&self) -> MutexGuard<'_, BTreeMap<String, Kept>> {
@@ -345,7 +345,7 @@ impl UserKeys {
         all
     }
 
-    /// Changes the file, and what is known of it only when that worked.
+    /// Changes the file, and what is known of it only when that worked. Goes on when the caller is dropped: what is written is what opens doors.
     async fn change<T>(
         &self,
         name: &str,
@@ -354,13 +354,19 @@ impl UserKeys {
         if name == ADMIN {
             return Err(UserKeyError::Fixed);
         }
-        let _alone = self.changing.lock().await;
+        let alone = Arc::clone(&self.changing).lock_owned().await;
         let mut with = self.kept().clone();
         let changed = change(&mut with)?;
-        let path = self.path.clone();
-        let written = crate::supervise::blocking(move || kept::write(&path, &with).map(|()| with)).await;
-        *self.kept() = written.map_err(|reason| UserKeyError::File { path: self.path.clone(), reason })?;
-        self.changed.send_replace(());
+        let (path, kept, tell) = (self.path.clone(), Arc::clone(&self.kept), self.changed.clone());
+        let written = crate::supervise::spawn("keys", async move {
+            let _alone = alone;
+            let with = crate::supervise::blocking(move || kept::write(&path, &with).map(|()| with)).await?;
+            *kept.lock().unwrap_or_else(PoisonError::into_inner) = with;
+            tell.send_replace(());
+            Ok(())
+        });
+        let written = written.await.unwrap_or_else(|_| Err("it was not written".to_owned()));
+        written.map_err(|reason| UserKeyError::File { path: self.path.clone(), reason })?;
         Ok(changed)
     }
 }
@@ -380,6 +386,26 @@ mod tests {
 
     fn caller(name: &str, role: Role) -> Result<Caller, Closed> {
         Ok(Caller { name: name.to_owned(), role, id: None, limits: KeyLimits::default() })
+    }
+
+    #[tokio::test]
+    async fn a_change_whose_caller_is_gone_is_made_whole() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("keys.json");
+        let keys = UserKeys::open(path.clone(), "jck_admin").expect("opens");
+        keys.add("ci", Role::Submit, None, at(0)).await.expect("is new");
+        for _ in 0..3 {
+            tokio::select! {
+                biased;
+                _ = keys.remove("ci") => {}
+                // It has begun, and whoever asked for it hangs up.
+                () = std::future::ready(()) => {}
+            }
+            drop(keys.changing.lock().await);
+            assert!(!keys.kept().contains_key("ci"), "it opens nothing any more");
+            assert!(!std::fs::read_to_string(&path).expect("reads").contains("\"ci\""));
+            keys.add("ci", Role::Submit, None, at(0)).await.expect("is gone, so it is new");
+        }
     }
 
     #[tokio::test]
