@@ -80,10 +80,12 @@ pub(super) fn watch(input: LoadInput, health: Health, held: Held) -> Result<Opti
 fn tell(found: Found, asked: bool, health: &Health, held: &Held) {
     match found {
         Found::Same => {}
-        Found::Refused(problems) => {
+        Found::Refused { problems, keys } => {
             tracing::error!(%problems, "the settings have problems; those that were read before hold");
-            held.audit.note(Event::own("settings.reload", Outcome::Rejected, Some(problems.clone())));
-            health.set(Component::Settings, State::Degraded(format!("what was read before holds; {problems}")));
+            // Values are for who reads the log of the process: an address may have a login in it, and health is open to everybody.
+            held.audit.note(Event::own("settings.reload", Outcome::Rejected, Some(keys.clone())));
+            let told = format!("what was read before holds; the log says what is wrong with {keys}");
+            health.set(Component::Settings, State::Degraded(told));
         }
         Found::Changed(changes) => {
             if changes.is_empty() && asked {
@@ -139,7 +141,8 @@ enum Found {
     Same,
     /// Against what is in force; none, when all of it is.
     Changed(Vec<Change>),
-    Refused(String),
+    /// What is wrong, and with which keys.
+    Refused { problems: String, keys: String },
 }
 
 struct Live {
@@ -157,7 +160,10 @@ impl Live {
         }
         self.marks = now;
         match inspect(&self.input) {
-            Err(problems) => Found::Refused(problems.to_string().replace('\n', "; ")),
+            Err(problems) => {
+                let keys: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+                Found::Refused { problems: problems.to_string().replace('\n', "; "), keys: keys.join(", ") }
+            }
             Ok(loaded) => {
                 let changes = changes(&self.loaded.settings, &loaded.settings);
                 for change in changes.iter().filter(|change| change.is_live()) {
@@ -238,9 +244,16 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let mut live = live(dir.path(), "agent: {slots: 2}\n");
         let file = dir.path().join("config.yaml");
-        std::fs::write(&file, "agent: {slots: many}\ntelemetry: {log_filter: debug}\n").expect("writes");
+        let bad = "agent: {slots: many}\ndocker: {host: 'htp://u:hunter2@h:1'}\ntelemetry: {log_filter: debug}\n";
+        std::fs::write(&file, bad).expect("writes");
         match live.look(false) {
-            Found::Refused(problems) => assert!(problems.contains("agent.slots"), "{problems}"),
+            Found::Refused { problems, keys } => {
+                assert!(problems.contains("agent.slots") && problems.contains("htp:"), "{problems}");
+                assert!(
+                    keys.contains("agent.slots") && keys.contains("docker.host") && !keys.contains("hunter2"),
+                    "{keys}"
+                );
+            }
             other => panic!("{other:?}"),
         }
         let held = live.loaded.settings.iter().find(|one| one.key == "telemetry.log_filter").expect("is there");
