@@ -141,6 +141,8 @@ async fn every_change_and_every_refusal_is_a_line_with_who_what_and_from_where()
     assert!(code == 0 && out.contains("agent.register") && out.contains("127.0.0.1"), "{out}");
     let bad = up.call(Method::GET, "/v1/audit?outcome=dun&limit=0", None).await;
     assert_eq!(bad.status().as_u16(), 400);
+    // What the killed process was about to remove, this one does.
+    until("no cells", || async { up.containers().is_empty().then_some(()) }).await;
     up.stop().await;
 }
 
