@@ -221,6 +221,7 @@ pub(crate) fn executor(
         uid_count: docker.uid_count,
         concurrent_starts: docker.concurrent_starts as usize,
         start_timeout: docker.start_timeout.as_duration(),
+        pin_cores: docker.pin_cores,
     };
     let images = images(config, engine.clone(), ledger);
     DockerExecutor::new(engine, settings, images, owner, stop)

@@ -207,6 +207,8 @@ pub struct DockerConfig {
     pub enabled: bool,
     /// Other agents may use this engine too.
     pub shared: bool,
+    /// Cells are held to cores.
+    pub pin_cores: bool,
     /// A file with another profile than the built-in one.
     pub seccomp_profile: Option<PathBuf>,
     /// What a job gets that asks for nothing, and the least that any gets.
@@ -679,6 +681,7 @@ impl Reader<'_> {
             nofile: self.number("docker.nofile"),
             enabled: self.flag("docker.enabled"),
             shared: self.flag("docker.shared"),
+            pin_cores: self.flag("docker.pin_cores"),
             seccomp: self.seccomp(),
             seccomp_profile: Some(profile).filter(|path| !path.is_empty()).map(PathBuf::from),
         }

@@ -366,6 +366,12 @@ pub(super) static KEYS: &[Key] = &[
         "True: agents of other installations use this engine too. Otherwise a second one on this host is refused.",
     ),
     key(
+        "docker.pin_cores",
+        Kind::Flag,
+        |_| json!(true),
+        "A job runs on as many cores as it may use the time of (resources.cpu, rounded up), and on no other: its neighbours keep theirs, and what it starts counts the cores that it really has. Not under gVisor. False: it takes its share on all of the host's.",
+    ),
+    key(
         "docker.seccomp",
         Kind::Choice(&Seccomp::NAMES),
         |_| json!("default"),

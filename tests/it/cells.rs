@@ -208,3 +208,31 @@ async fn a_job_may_ask_for_more_processors_than_there_are_and_for_a_hundredth_of
     assert_eq!(response.status().as_u16(), 422);
     up.stop().await;
 }
+
+#[tokio::test]
+async fn a_job_runs_on_as_many_cores_as_it_may_use_the_time_of() {
+    let Some(host) = engine() else { return };
+    let all = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let spec = json!({"preset": "bash", "script": "grep Cpus_allowed_list /proc/self/status; nproc"});
+    let free = Up::start(&host, "docker: {shared: true, pin_cores: false}").await;
+    let job = free.run(&spec).await;
+    assert!(free.text(&job, "stdout").await.ends_with(&format!("\n{all}\n")), "{job:#}");
+    free.stop().await;
+    if all < 2 {
+        eprintln!("one core: nothing more to see here");
+        return;
+    }
+    let mut up = Up::start(&host, "").await;
+    let waits = json!({"preset": "bash", "script": "echo up; sleep 60", "resources": {"cpu": 0.6}});
+    let first = up.submit(&waits).await;
+    up.phase(&first, "running").await;
+    // What runs since before the agent's end keeps its core to itself.
+    up.crash().await;
+    let second = up.run(&spec).await;
+    let cores = |job: &serde_json::Value| fact(job, "cpus_allowed").to_owned();
+    assert_eq!(up.text(&second, "stdout").await, format!("Cpus_allowed_list:\t{}\n1\n", cores(&second)));
+    up.call(reqwest::Method::POST, &format!("/v1/jobs/{}/cancel", id(&first)), None).await;
+    let first = up.ended(&first).await;
+    assert_ne!(cores(&first), cores(&second), "{first:#}");
+    up.stop().await;
+}

@@ -281,8 +281,14 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         nofile: 1024,
         egress_connections: 64,
     };
-    let settings =
-        DockerSettings { shape, uid_start: 300_000, uid_count: 4, concurrent_starts: 2, start_timeout: limit };
+    let settings = DockerSettings {
+        shape,
+        uid_start: 300_000,
+        uid_count: 4,
+        concurrent_starts: 2,
+        start_timeout: limit,
+        pin_cores: true,
+    };
     let stop = CancellationToken::new();
     let images = Images::new(engine.clone(), ImageSettings::default(), Ledger::new(dir.path()));
     let executor = Arc::new(DockerExecutor::new(engine, settings, images, owner.clone(), stop.clone()));

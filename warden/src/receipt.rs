@@ -148,6 +148,7 @@ fn ids(status: &str) -> Vec<Fact> {
         ("cap_amb", "CapAmb"),
         ("no_new_privs", "NoNewPrivs"),
         ("seccomp", "Seccomp"),
+        ("cpus_allowed", "Cpus_allowed_list"),
     ];
     let mut facts: Vec<Fact> = as_it_is.iter().filter_map(|(name, key)| Some(fact(name, line(key)?))).collect();
     facts.extend(line("Uid").map(|ids| fact("uid", procfs::one_id(ids))));

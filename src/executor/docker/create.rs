@@ -20,6 +20,8 @@ use std::collections::HashMap;
 pub(super) const OWNER_ARGUMENT: &str = "--owner";
 
 /// What a cell was made of.
+/// The cores that a cell is held to, for a later process.
+pub(super) const CORES_LABEL: &str = "jobcell.cores";
 const IMAGE_LABEL: &str = "jobcell.image";
 const IMAGE_ID_LABEL: &str = "jobcell.image.id";
 const IMAGE_DIGEST_LABEL: &str = "jobcell.image.digest";
@@ -90,17 +92,22 @@ pub(super) struct Plan {
     pub(super) cell_spec: CellSpec,
 }
 
-/// Plans the cell of `order` under `profile` for user `uid`.
+/// Plans the cell of `order` under `profile` for user `uid`, held to `cores`.
 pub(super) fn plan(
     order: &CellOrder,
     image: Option<&UsedImage>,
     shape: &Shape,
     profile: Seccomp,
     uid: u32,
+    cores: Option<&str>,
     owner: &OwnerId,
 ) -> Plan {
     let limits = limits(order, shape);
     let mut container = container(order, shape, uid, owner, limits);
+    if let Some(cores) = cores {
+        container.labels.get_or_insert_default().insert(CORES_LABEL.to_owned(), cores.to_owned());
+        container.host_config.get_or_insert_default().cpuset_cpus = Some(cores.to_owned());
+    }
     if let Some(image) = image {
         of_image(&mut container, image);
     }
@@ -110,6 +117,7 @@ pub(super) fn plan(
     }
     let mut cell_spec = cell_spec(order, shape, uid, limits);
     cell_spec.tripwire = profile == Seccomp::Tripwire;
+    cell_spec.expect.extend(cores.map(|cores| Expect::eq("cpus_allowed", cores)));
     cell_spec.expect.extend(refused_calls());
     cell_spec.expect = runtimes::adapt(cell_spec.expect, &shape.oci_runtime);
     // It was asked for by name, so a kernel that answers calls by itself has to show it too.

@@ -250,6 +250,12 @@ impl Engine {
         Ok(self.call("info", self.limit, self.docker.info()).await?.id.filter(|id| !id.is_empty()))
     }
 
+    /// How many cores it has for containers, as far as it says.
+    pub(super) async fn cores(&self) -> Result<Option<u32>, EngineError> {
+        let told = self.call("info", self.limit, self.docker.info()).await?.ncpu;
+        Ok(told.and_then(|count| u32::try_from(count).ok()))
+    }
+
     /// Whether an image is there.
     pub(super) async fn has_image(&self, image: &str) -> Result<bool, EngineError> {
         match self.call("inspect image", self.limit, self.docker.inspect_image(image)).await {

@@ -5,6 +5,7 @@
 //! and by hand ([`leftovers`], [`shims`]). Only this room may name bollard. A job never chooses anything here but image, limits and what it runs.
 
 mod calls;
+mod cores;
 mod create;
 mod engine;
 mod images;
@@ -38,7 +39,7 @@ use images::Failure;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// What the operator's configuration says about cells on this engine.
@@ -54,6 +55,8 @@ pub struct DockerSettings {
     pub concurrent_starts: usize,
     /// For the start of a container alone: under load it takes far longer than any other call.
     pub start_timeout: Duration,
+    /// Cells are held to cores, as many as they may use the time of.
+    pub pin_cores: bool,
 }
 
 /// Makes containers.
@@ -68,8 +71,10 @@ struct Inner {
     owner: OwnerId,
     starts: Semaphore,
     uids: uids::Uids,
-    /// User ids of cells of an earlier process, by their names, until these are adopted or removed.
-    found: Mutex<HashMap<String, uids::Uid>>,
+    /// Asked of the engine when the first cell is made, and by nobody before.
+    cores: OnceCell<cores::Cores>,
+    /// What cells of an earlier process have, by their names, until these are adopted or removed.
+    found: Mutex<HashMap<String, Found>>,
     /// Networks of cells that are there, or were at the last look.
     networks: Mutex<HashSet<String>>,
     /// Shims that the last look has found to be left over, by the names under which it told them.
@@ -77,6 +82,12 @@ struct Inner {
     images: Images,
     volume: volume::WardenVolume,
     removals: sweep::Removals,
+}
+
+/// What a cell of an earlier process has.
+struct Found {
+    uid: uids::Uid,
+    cores: Option<cores::Held>,
 }
 
 impl DockerExecutor {
@@ -94,6 +105,7 @@ impl DockerExecutor {
             inner: Arc::new(Inner {
                 starts: Semaphore::new(settings.concurrent_starts.max(1)),
                 uids: uids::Uids::new(settings.uid_start, settings.uid_count),
+                cores: OnceCell::new(),
                 found: Mutex::default(),
                 networks: Mutex::default(),
                 shims: Mutex::default(),
@@ -143,8 +155,16 @@ impl Executor for DockerExecutor {
             )
         })?;
         let name = order.attempt.cell_name(&inner.owner);
-        let plan = create::plan(order, prepared.image.as_ref(), shape, profile, uid.number(), &inner.owner);
-        let cell = DockerCell { inner: Arc::clone(inner), id: name.clone(), spec: plan.cell_spec, _uid: uid };
+        let cores = inner
+            .cores()
+            .await
+            .map_err(|error| failed("info", &order.image, &error))?
+            .take(order.spec.resources().cpu.as_milli());
+        let list = cores.as_ref().map(cores::Held::list);
+        let image = prepared.image.as_ref();
+        let plan = create::plan(order, image, shape, profile, uid.number(), list.as_deref(), &inner.owner);
+        let cell =
+            DockerCell { inner: Arc::clone(inner), id: name.clone(), spec: plan.cell_spec, _uid: uid, _cores: cores };
         let network = create::network_of(order, &inner.owner);
         if let Some(network) = &network {
             inner.make_network(network, order).await?;
@@ -162,9 +182,13 @@ impl Executor for DockerExecutor {
         let found = found.map_err(|error| error.short())?;
         let networks = self.inner.left_networks(&found).await?;
         // Before anything new is made: no cell gets the id of one that runs.
-        let uid = |cell: &Listed| cell.labels.get("jobcell.uid")?.parse().ok();
-        let kept = found.iter().filter_map(|cell| Some((cell.name.clone(), self.inner.uids.keep(uid(cell)?)?)));
-        let kept: Vec<_> = kept.collect();
+        let cores = self.inner.cores().await.map_err(|error| error.short())?;
+        let keep = |cell: &Listed| {
+            let uid = self.inner.uids.keep(cell.labels.get("jobcell.uid")?.parse().ok()?)?;
+            let cores = cell.labels.get(create::CORES_LABEL).and_then(|list| cores.keep(list));
+            Some((cell.name.clone(), Found { uid, cores }))
+        };
+        let kept: Vec<_> = found.iter().filter_map(keep).collect();
         let mut uids = self.inner.found();
         // A cell may have gone between the engine's answer and now: its id is kept until the next look, and no longer.
         uids.retain(|name, _| found.iter().any(|cell| cell.name == *name));
@@ -180,12 +204,12 @@ impl Executor for DockerExecutor {
     async fn adopt(&self, order: &CellOrder) -> Result<DockerCell, String> {
         let inner = &self.inner;
         let name = order.attempt.cell_name(&inner.owner);
-        let uid = inner.found().remove(&name).ok_or("nobody knows its user id")?;
+        let Found { uid, cores } = inner.found().remove(&name).ok_or("nobody knows its user id")?;
         let shape = &inner.settings.shape;
         // It has its filter, and its warden has looked at it: what the settings want by now is for cells to come.
         let profile = order.spec.seccomp().unwrap_or_default();
-        let spec = create::plan(order, None, shape, profile, uid.number(), &inner.owner).cell_spec;
-        Ok(DockerCell { inner: Arc::clone(inner), id: name, spec, _uid: uid })
+        let spec = create::plan(order, None, shape, profile, uid.number(), None, &inner.owner).cell_spec;
+        Ok(DockerCell { inner: Arc::clone(inner), id: name, spec, _uid: uid, _cores: cores })
     }
 
     async fn remove(&self, name: &str) {
@@ -212,6 +236,11 @@ impl DockerExecutor {
                 if !error.is_refusal() {
                     inner.removals.unsure(name);
                 }
+                // Somebody took them from the engine since it was asked: the next try asks for none.
+                if error.says("CPUs are not available") {
+                    inner.no_cores(&error);
+                    return Err(NoCell::Later(format!("create: {}", error.short())));
+                }
                 return Err(failed("create", &order.image, &error));
             }
             crash_point!("after-create");
@@ -235,8 +264,37 @@ impl DockerExecutor {
 }
 
 impl Inner {
-    fn found(&self) -> MutexGuard<'_, HashMap<String, uids::Uid>> {
+    fn found(&self) -> MutexGuard<'_, HashMap<String, Found>> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The cores of the engine's host. Errors: it does not answer.
+    async fn cores(&self) -> Result<&cores::Cores, EngineError> {
+        self.cores
+            .get_or_try_init(async || {
+                // gVisor gives a control group that is new no cores to choose from, and fails.
+                if !self.settings.pin_cores || runtimes::answers_calls_itself(&self.settings.shape.oci_runtime) {
+                    return Ok(cores::Cores::new(None));
+                }
+                let count = match self.engine.cores().await {
+                    Err(error) if !error.is_refusal() => return Err(error),
+                    count => count.ok().flatten(),
+                };
+                // Two agents on one engine do not both begin with its first core.
+                let start =
+                    self.owner.to_string().bytes().fold(0, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(byte));
+                let siblings = |core| self.engine.is_local().then(|| cores::siblings_here(core)).flatten();
+                Ok(cores::Cores::new(count.map(|count| cores::order(count, start, siblings))))
+            })
+            .await
+    }
+
+    /// From now on cells run on all cores.
+    fn no_cores(&self, error: &EngineError) {
+        if let Some(cores) = self.cores.get() {
+            tracing::warn!(error = %error.short(), "the engine does not have the cores that it has told of: cells run on any from now on");
+            cores.turn_off();
+        }
     }
 
     /// Shims of ours without a container: an engine that dies in the middle of a start leaves them. None where the engine's processes
@@ -273,7 +331,7 @@ impl Inner {
         if network::cell(name).is_some() {
             return self.remove_network(name).await;
         }
-        let _uid = self.found().remove(name);
+        let _found = self.found().remove(name);
         self.remove_or_later(name).await;
         let network = network::name(name);
         let has_network = self.networks().contains(&network);
@@ -367,6 +425,8 @@ pub struct DockerCell {
     spec: wire::CellSpec,
     /// Held as long as the cell lives: no two live cells share a user id.
     _uid: uids::Uid,
+    /// As long as that, these cores are promised to it.
+    _cores: Option<cores::Held>,
 }
 
 impl Cell for DockerCell {
