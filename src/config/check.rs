@@ -90,10 +90,14 @@ pub struct ServerConfig {
     pub viewers_max: u32,
     /// Connections at the same time.
     pub connections_max: u32,
+    /// Of these from one address; 0 for three quarters.
+    pub connections_per_address: u32,
     /// For the head of a request.
     pub header_timeout: Millis,
     /// For a body.
     pub body_timeout: Millis,
+    /// For a reader that takes too little.
+    pub write_timeout: Millis,
     /// Origins of web pages that may use it from a browser.
     pub cors_origins: Vec<String>,
     /// For requests that are being answered when the server stops.
@@ -303,8 +307,10 @@ pub(super) fn check(
             wait_max: r.duration("server.wait_max"),
             viewers_max: r.number("server.viewers_max"),
             connections_max: r.number("server.connections_max"),
+            connections_per_address: r.number("server.connections_per_address"),
             header_timeout: r.duration("server.header_timeout"),
             body_timeout: r.duration("server.body_timeout"),
+            write_timeout: r.duration("server.write_timeout"),
             cors_origins: r.origins("server.cors_origins"),
             shutdown_grace: r.duration("server.shutdown_grace"),
         },

@@ -125,7 +125,13 @@ pub(super) static KEYS: &[Key] = &[
         "server.connections_max",
         Kind::Number(16, 1_000_000),
         |_| json!(4096),
-        "Connections at the same time, and never more than three quarters of the files that the process may open. One more is answered with 503.",
+        "Connections at the same time, and never more than three quarters of the files that the process may open. One more is answered with 503, unless it asks for health or metrics.",
+    ),
+    key(
+        "server.connections_per_address",
+        Kind::Number(0, 1_000_000),
+        |_| json!(0),
+        "Of these, from one address (of IPv6, one /64). 0: three quarters, so that no address has all; where all come through one proxy, as many as connections_max.",
     ),
     key(
         "server.header_timeout",
@@ -137,7 +143,13 @@ pub(super) static KEYS: &[Key] = &[
         "server.body_timeout",
         Kind::Duration(SECOND, HOUR),
         |_| json!("60s"),
-        "For the body of a request to be there. Contents that are uploaded may take longer, as long as they come.",
+        "For the body of a request to be there. Contents that are uploaded may take longer, as long as they come: 1 KiB in a second.",
+    ),
+    key(
+        "server.write_timeout",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("60s"),
+        "Who takes nothing of an answer or a stream for so long, or less than 1 KiB in a second while there is more, is cut off.",
     ),
     key(
         "server.cors_origins",

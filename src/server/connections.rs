@@ -1,13 +1,18 @@
-//! Connections: how many there are, how long each may take to say what it wants, and how they end.
+//! Connections: how many there are, how long each may take to say what it wants and to take what it is told, and how they end.
 //!
-//! Owns the accepting and the bounds below HTTP. A sender that is slow with its head holds one place for `header_timeout` and nothing else;
-//! one that comes when all places are taken hears so at once. Knows nothing of routes.
+//! Owns the accepting and the bounds below HTTP. A sender that is slow with its head holds one place for `header_timeout` and nothing else, a
+//! reader that takes nothing one for `write_timeout`; one that comes when all places are taken hears so at once, unless it asks for health or
+//! metrics: those have places of their own. Knows nothing of other routes.
 
+use super::places::{Full, Place, Places};
+use super::problem::ProblemDocument;
+use super::steady::Steady;
 use crate::supervise::spawn;
 use crate::telemetry::Metrics;
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
+use axum::response::{IntoResponse, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::Service as _;
@@ -19,7 +24,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,7 +31,11 @@ use tokio_util::task::TaskTracker;
 const READ_AHEAD: usize = 64 << 10;
 /// After an accept that failed for want of files or memory: others have to end first.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
-/// The answer then. Nothing of the request was read.
+/// A connection that is kept for health and metrics has one request, and so long for all of it.
+const KEPT_LIMIT: Duration = Duration::from_secs(5);
+/// What it may ask for.
+const KEPT_PATHS: [&str; 7] = ["/livez", "/live", "/readyz", "/ready", "/healthz", "/health", "/metrics"];
+/// The answer when there is not even such a place. Nothing of the request was read.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 1\r\n\
 connection: close\r\ncontent-length: 165\r\n\r\n\
 {\"type\":\"urn:jobcell:error:unavailable\",\"title\":\"too many connections\",\"status\":503,\"code\":\"unavailable\",\
@@ -38,8 +46,12 @@ connection: close\r\ncontent-length: 165\r\n\r\n\
 pub struct Connections {
     /// At the same time.
     pub most: usize,
+    /// Of these, from one address.
+    pub of_one: usize,
     /// For the head of a request, and between two requests.
     pub header_timeout: Duration,
+    /// For a reader that takes too little of an answer.
+    pub write_timeout: Duration,
     /// Where they are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -56,7 +68,8 @@ pub async fn serve(
     stop: CancellationToken,
     grace: Duration,
 ) {
-    let (places, open) = (Arc::new(Semaphore::new(bounds.most)), TaskTracker::new());
+    let places = Places::new(bounds.most, bounds.of_one, Arc::clone(&bounds.metrics));
+    let open = TaskTracker::new();
     let mut said = false;
     loop {
         let accepted = tokio::select! {
@@ -73,23 +86,34 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            bounds.metrics.connections_refused_total.inc();
-            if !std::mem::replace(&mut said, true) {
-                tracing::warn!(most = bounds.most, "all places for connections are taken; more are turned away");
+        let taken = places.take(peer.ip());
+        let full = taken.as_ref().map_or_else(|full| Some(*full), |(_, full)| *full);
+        match full {
+            None => said = false,
+            Some(_) if std::mem::replace(&mut said, true) => {}
+            Some(Full::All) => {
+                tracing::warn!(most = bounds.most, "all places for connections are taken; more are turned away")
             }
+            Some(Full::Address) => {
+                tracing::warn!(from = %peer.ip(), most = bounds.of_one, "an address has its share of connections; more are turned away")
+            }
+        }
+        let Ok((place, full)) = taken else {
+            bounds.metrics.connections_refused_total.inc();
             turn_away(&stream);
             continue;
         };
-        said = false;
         let (router, bounds, stop) = (router.clone(), bounds.clone(), stop.clone());
         spawn(
             "connection",
             open.track_future(async move {
-                bounds.metrics.connections.inc();
-                converse(stream, peer.ip(), router, &bounds, stop).await;
-                bounds.metrics.connections.dec();
-                drop(place);
+                match full {
+                    None => converse(stream, peer.ip(), place, router, &bounds, stop).await,
+                    Some(full) => {
+                        let kept = converse_kept(stream, full, place, router, &bounds);
+                        let _ = tokio::time::timeout(KEPT_LIMIT, kept).await;
+                    }
+                }
             }),
         );
     }
@@ -105,10 +129,26 @@ fn turn_away(stream: &TcpStream) {
     let _ = stream.try_write(FULL);
 }
 
-/// One connection, to its end.
-async fn converse(stream: TcpStream, peer: IpAddr, router: Router, bounds: &Connections, stop: CancellationToken) {
+/// The connection as it is served.
+fn steady(stream: TcpStream, place: Place, bounds: &Connections) -> Steady<TcpStream> {
     // Pieces of live output are small, and none waits for the next.
     let _ = stream.set_nodelay(true);
+    // What nobody takes is not kept by the kernel for longer either, also after the connection was closed here.
+    let limit = u32::try_from(bounds.write_timeout.as_millis()).unwrap_or(u32::MAX);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, limit);
+    Steady::new(stream, bounds.write_timeout, Some(place))
+}
+
+/// One connection, to its end; or until it is no HTTP any more, when whoever took it over has its place too.
+async fn converse(
+    stream: TcpStream,
+    peer: IpAddr,
+    place: Place,
+    router: Router,
+    bounds: &Connections,
+    stop: CancellationToken,
+) {
+    let stream = steady(stream, place, bounds);
     let inner = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -123,6 +163,38 @@ async fn converse(stream: TcpStream, peer: IpAddr, router: Router, bounds: &Conn
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     trace(connection.await);
+}
+
+/// A connection for which there is no ordinary place: one request for health or metrics, or the reason.
+async fn converse_kept(stream: TcpStream, full: Full, place: Place, router: Router, bounds: &Connections) {
+    let stream = steady(stream, place, bounds);
+    let inner = TowerToHyperService::new(router);
+    let metrics = Arc::clone(&bounds.metrics);
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        let let_in = KEPT_PATHS.contains(&request.uri().path());
+        let answer = let_in.then(|| inner.call(request.map(Body::new)));
+        let metrics = Arc::clone(&metrics);
+        async move {
+            match answer {
+                Some(answer) => answer.await,
+                None => {
+                    metrics.connections_refused_total.inc();
+                    Ok(no_place(full))
+                }
+            }
+        }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(bounds.header_timeout.min(KEPT_LIMIT));
+    trace(http.keep_alive(false).max_buf_size(READ_AHEAD).serve_connection(TokioIo::new(stream), service).await);
+}
+
+fn no_place(full: Full) -> Response {
+    let detail = match full {
+        Full::All => "server.connections_max connections are open",
+        Full::Address => "server.connections_per_address connections from your address are open",
+    };
+    ProblemDocument::new("unavailable", detail).retry_after(1).into_response()
 }
 
 fn trace(ended: hyper::Result<()>) {
