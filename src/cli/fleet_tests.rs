@@ -66,6 +66,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
         of_one: 100,
         header_timeout: Duration::from_secs(30),
         write_timeout: Duration::from_secs(60),
+        tls: None,
         metrics: Arc::clone(&metrics),
     };
     let doors = Doors { users: of_people, agents: agent_keys, drains: agent_drains, audit: Audit::default() };

@@ -87,6 +87,7 @@ pub(crate) fn connections(config: &Config, metrics: &Arc<Metrics>) -> Connection
         of_one,
         header_timeout: config.server.header_timeout.as_duration(),
         write_timeout: config.server.write_timeout.as_duration(),
+        tls: None,
         metrics: Arc::clone(metrics),
     }
 }

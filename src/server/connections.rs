@@ -9,6 +9,7 @@ use super::problem::ProblemDocument;
 use super::steady::Steady;
 use crate::supervise::spawn;
 use crate::telemetry::Metrics;
+use crate::tls::{ServerTls, Wire};
 use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
@@ -23,7 +24,9 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,6 +44,13 @@ connection: close\r\ncontent-length: 165\r\n\r\n\
 {\"type\":\"urn:jobcell:error:unavailable\",\"title\":\"too many connections\",\"status\":503,\"code\":\"unavailable\",\
 \"detail\":\"server.connections_max connections are open\"}\n    ";
 
+/// The first byte of TLS.
+const HANDSHAKE: u8 = 0x16;
+/// What somebody is told who speaks none where it is wanted.
+const NO_TLS: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\nconnection: close\r\ncontent-length: 43\r\n\r\n\
+TLS is spoken here: write https:// for it.\n";
+
 /// Bounds of connections.
 #[derive(Debug, Clone)]
 pub struct Connections {
@@ -52,6 +62,8 @@ pub struct Connections {
     pub header_timeout: Duration,
     /// For a reader that takes too little of an answer.
     pub write_timeout: Duration,
+    /// What is shown to clients, where TLS is spoken; who speaks none is turned away.
+    pub tls: Option<Arc<ServerTls>>,
     /// Where they are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -100,7 +112,9 @@ pub async fn serve(
         }
         let Ok((place, full)) = taken else {
             bounds.metrics.connections_refused_total.inc();
-            turn_away(&stream);
+            if bounds.tls.is_none() {
+                turn_away(&stream);
+            }
             continue;
         };
         let (router, bounds, stop) = (router.clone(), bounds.clone(), stop.clone());
@@ -139,6 +153,30 @@ fn steady(stream: TcpStream, place: Place, bounds: &Connections) -> Steady<TcpSt
     Steady::new(stream, bounds.write_timeout, Some(place))
 }
 
+/// The connection, with its TLS where it is spoken. None when the other side does not get that far in time.
+async fn wire(stream: TcpStream, place: Place, bounds: &Connections) -> Option<Box<dyn Wire>> {
+    let Some(tls) = &bounds.tls else { return Some(Box::new(steady(stream, place, bounds))) };
+    let shaken = tokio::time::timeout(bounds.header_timeout, async {
+        let mut first = [0];
+        stream.peek(&mut first).await?;
+        let mut stream = steady(stream, place, bounds);
+        if first[0] != HANDSHAKE {
+            stream.write_all(NO_TLS).await?;
+            stream.shutdown().await?;
+            return Err(std::io::Error::new(ErrorKind::InvalidData, "no TLS"));
+        }
+        TlsAcceptor::from(tls.current()).accept(stream).await
+    });
+    match shaken.await {
+        Ok(Ok(stream)) => Some(Box::new(stream)),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a connection did not come to speak TLS");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
 /// One connection, to its end; or until it is no HTTP any more, when whoever took it over has its place too.
 async fn converse(
     stream: TcpStream,
@@ -148,7 +186,11 @@ async fn converse(
     bounds: &Connections,
     stop: CancellationToken,
 ) {
-    let stream = steady(stream, place, bounds);
+    let stream = tokio::select! {
+        wire = wire(stream, place, bounds) => wire,
+        () = stop.cancelled() => None,
+    };
+    let Some(stream) = stream else { return };
     let inner = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
@@ -167,7 +209,7 @@ async fn converse(
 
 /// A connection for which there is no ordinary place: one request for health or metrics, or the reason.
 async fn converse_kept(stream: TcpStream, full: Full, place: Place, router: Router, bounds: &Connections) {
-    let stream = steady(stream, place, bounds);
+    let Some(stream) = wire(stream, place, bounds).await else { return };
     let inner = TowerToHyperService::new(router);
     let metrics = Arc::clone(&bounds.metrics);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
@@ -206,6 +248,13 @@ fn trace(ended: hyper::Result<()>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whoever_speaks_no_tls_gets_a_whole_answer() {
+        let text = std::str::from_utf8(NO_TLS).expect("is text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("has both");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{}", body.len());
+    }
 
     #[test]
     fn whoever_is_turned_away_gets_a_whole_answer() {

@@ -159,7 +159,10 @@ async fn connections_have_a_bound_an_address_has_its_share_and_probes_are_answer
         rest(stream).await;
     }
     drop(held);
-    until("a place", || async { up.plain("/v1/openapi.json").await.filter(|(status, _)| *status == 200) }).await;
+    until("a place", || async {
+        Some(asked_from(&up, "127.0.0.2", "/v1/jobs").await).filter(|said| said.starts_with("HTTP/1.1 200"))
+    })
+    .await;
     let (_, text) = up.plain("/metrics").await.expect("answers");
     assert!(!text.contains("jobcell_connections_refused_total 0\n"), "{text}");
     up.stop().await;
