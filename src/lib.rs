@@ -51,6 +51,7 @@ pub(crate) mod seeded;
 pub mod server;
 pub mod supervise;
 pub mod telemetry;
+pub mod tls;
 
 // What lies beside the warden's wire names it by its place there (src/executor/ssh/plain).
 pub(crate) use protocol::wire;

@@ -11,6 +11,7 @@ use crate::logstore::LogStore;
 use crate::server::{admin_router, serve};
 use crate::supervise::spawn;
 use crate::telemetry::{Component, Health, Metrics};
+use crate::tls::ClientTls;
 use clap::Subcommand;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -77,7 +78,9 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
         let spool_max = config.agent.spool_max.as_u64();
         let settings =
             HttpSettings { name: name.clone(), url: backend.url.clone(), key, rate: backend.rate, spool_max };
-        let http = Http::new(settings, logs.clone(), stop.clone()).map_err(Failure::new)?;
+        let tls = ClientTls::for_url(&backend.url, backend.ca_file.as_deref());
+        let tls = tls.map_err(|reason| Failure::config(format!("backends.{name}: {reason}")))?;
+        let http = Http::believing(tls, settings, logs.clone(), stop.clone()).map_err(Failure::new)?;
         backends.push(Arc::new(http));
     }
     if !quiet {

@@ -44,10 +44,10 @@ pub(super) async fn run(command: AgentsCommand, global: &Global) -> Result<u8, F
 
 /// The server's address as another host can use it: one that means every address of this host is none.
 fn from_elsewhere(url: &str) -> String {
-    ["http://0.0.0.0:", "http://[::]:"]
+    [("http", "http://0.0.0.0:"), ("http", "http://[::]:"), ("https", "https://0.0.0.0:"), ("https", "https://[::]:")]
         .iter()
-        .find_map(|all| url.strip_prefix(all))
-        .map_or_else(|| url.to_owned(), |port| format!("http://<this host>:{port}"))
+        .find_map(|(scheme, all)| Some((scheme, url.strip_prefix(all)?)))
+        .map_or_else(|| url.to_owned(), |(scheme, port)| format!("{scheme}://<this host>:{port}"))
 }
 
 #[cfg(test)]
@@ -58,6 +58,7 @@ mod tests {
     fn an_address_that_means_all_of_them_is_not_told_to_other_hosts() {
         for (url, wanted) in [
             ("http://0.0.0.0:7807", "http://<this host>:7807"),
+            ("https://[::]:7807", "https://<this host>:7807"),
             ("http://[::]:7807", "http://<this host>:7807"),
             ("http://10.0.0.1:7807", "http://10.0.0.1:7807"),
         ] {

@@ -2,7 +2,7 @@
 
 use super::home::Home;
 use super::reload::Held;
-use super::{Failure, node};
+use super::{Failure, certificate, node};
 use crate::admission::Gate;
 use crate::audit::{Audit, Event, Outcome};
 use crate::backend::Embedded;
@@ -26,7 +26,7 @@ pub(super) struct Api {
     pub(super) audit: Audit,
     pub(super) limits: LiveLimits,
     stop: CancellationToken,
-    tasks: [JoinHandle<()>; 3],
+    tasks: Vec<JoinHandle<()>>,
 }
 
 impl Api {
@@ -41,6 +41,7 @@ impl Api {
         health: Health,
     ) -> Result<Self, Failure> {
         let unavailable = |error: &dyn std::fmt::Display| Failure::unavailable(error.to_string());
+        let tls = certificate::load(config)?;
         let store = SqliteStore::open_with_groups(&home.path("queue.db"), config.queue.groups.clone())
             .map_err(|error| unavailable(&error))?;
         let agent_keys = AgentKeys::open(home.path("agents.json")).map_err(|error| unavailable(&error))?;
@@ -55,8 +56,8 @@ impl Api {
             Failure::unavailable(format!("server.listen {listen}: {error}; choose another with --listen"))
         })?;
         let address = listener.local_addr().map_err(|error| unavailable(&error))?;
-        let url = format!("http://{address}");
-        if !address.ip().is_loopback() {
+        let url = format!("{}://{address}", if tls.is_some() { "https" } else { "http" });
+        if !address.ip().is_loopback() && tls.is_none() {
             tracing::warn!(%address, "the API is reachable from other hosts, without TLS: whoever sees the traffic sees the keys");
         }
         let (key, new_key) = home.admin_key()?;
@@ -76,7 +77,20 @@ impl Api {
         let keys = UserKeys::open(home.path("keys.json"), &key).map_err(|error| unavailable(&error))?;
         let audit = node::audit(config, home, &health, &metrics);
         let doors = Doors { users: keys, agents: agent_keys, drains: agent_drains, audit: audit.clone() };
-        let bounds = node::connections(config, &metrics);
+        let mut bounds = node::connections(config, &metrics);
+        bounds.tls.clone_from(&tls);
+        let watching = match tls {
+            Some(tls) => {
+                let failed = |error| Failure::unavailable(format!("certificate file: {error}"));
+                home.publish_certificate(&tls.own_pem()).map_err(failed)?;
+                let told = certificate::Told::new(audit.clone(), health.clone(), Arc::clone(&metrics), home);
+                Some(certificate::watch(tls, told, stop.clone())?)
+            }
+            None => {
+                home.unpublish(super::client::OWN_CERTIFICATE);
+                None
+            }
+        };
         let app = router(Arc::clone(&backend), health, metrics, doors, settings, stop.clone());
         let grace = config.server.shutdown_grace.as_duration();
         let server = spawn("api", serve(listener, app, bounds, stop.clone(), grace));
@@ -89,7 +103,7 @@ impl Api {
         tracing::info!(%url, owner = %home.owner, "up");
         let version = concat!("version ", env!("CARGO_PKG_VERSION"));
         audit.record(Event::own("server.start", Outcome::Done, Some(version.to_owned()))).await;
-        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper] })
+        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper].into_iter().chain(watching).collect() })
     }
 
     /// What other settings are told to.
@@ -100,6 +114,7 @@ impl Api {
     /// Takes no more requests, lets those that are being answered end, and leaves.
     pub(super) async fn stop(self, home: &Home) {
         home.unpublish("endpoint");
+        home.unpublish(super::client::OWN_CERTIFICATE);
         self.stop.cancel();
         for task in self.tasks {
             let _ = task.await;

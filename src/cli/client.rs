@@ -2,6 +2,7 @@
 
 use super::{Failure, Global, settings};
 use crate::job::Digest;
+use crate::tls::{self, ClientTls, Trust};
 use futures_util::Stream;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
@@ -20,6 +21,8 @@ const WAIT_SLACK: Duration = Duration::from_secs(15);
 
 pub(super) struct Client {
     http: reqwest::Client,
+    /// For what is not HTTP.
+    pub(super) tls: ClientTls,
     pub(super) url: String,
     pub(super) key: String,
     /// Nobody said where the API is: the data directory in which nothing says it either.
@@ -60,9 +63,11 @@ impl Client {
             return Err(Failure::usage("the key has characters that no key has; look at JOBCELL_API_KEY"));
         }
         // The API is on this host or named explicitly: a proxy from the environment is not asked.
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build();
+        let tls = believed(&url, global, &config.data_dir)?;
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5));
+        let http = http.tls_backend_preconfigured(tls.config()).build();
         let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
-        Ok(Self { http, url, key, guessed })
+        Ok(Self { http, tls, url, key, guessed })
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -84,12 +89,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        let mut reason = error.to_string();
-        let mut cause = std::error::Error::source(error);
-        while let Some(deeper) = cause {
-            reason = deeper.to_string();
-            cause = deeper.source();
-        }
+        let reason = tls::reason(error);
         let fix = self.guess().unwrap_or_else(|| "is `jobcell up` running?".to_owned());
         Failure::unavailable(format!("{} does not answer: {reason}; {fix}", self.url))
     }
@@ -345,16 +345,32 @@ pub(super) fn address(text: &str) -> Result<String, Failure> {
         let text = super::show::printable(text);
         Failure::usage(format!("the API's address (--server, JOBCELL_SERVER_URL): `{text}` is none; {fix}"))
     };
-    if text.starts_with("https://") {
-        return Err(bad("there is no TLS yet: write http://, over a network that you trust or a tunnel"));
-    }
     match reqwest::Url::parse(text) {
-        Ok(url) if url.scheme() == "http" && url.query().is_none() && url.fragment().is_none() => {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.query().is_none() && url.fragment().is_none() => {
             Ok(text.trim_end_matches('/').to_owned())
         }
-        _ => Err(bad("write http://host:7807")),
+        _ => Err(bad("write http://host:7807, or https://host:7807")),
     }
 }
+
+/// Whose certificate is believed at this address. The process of this data directory has put its own there, which is believed whatever name
+/// it is for, unless somebody names authorities. Errors: they cannot be read.
+pub(super) fn believed(url: &str, global: &Global, data_dir: &std::path::Path) -> Result<ClientTls, Failure> {
+    let own = || {
+        let endpoint = std::fs::read_to_string(data_dir.join("endpoint")).ok()?;
+        let own = (endpoint.trim() == url).then(|| std::fs::read_to_string(data_dir.join(OWN_CERTIFICATE)).ok());
+        own.flatten()
+    };
+    let secure = url.starts_with("https://");
+    let tls = match (&global.ca_file, secure.then(own).flatten()) {
+        (None, Some(pem)) => ClientTls::new(Trust::Exactly(&pem)),
+        (file, _) => ClientTls::for_url(url, file.as_deref()),
+    };
+    tls.map_err(Failure::config)
+}
+
+/// The file beside `endpoint` with the certificate that is shown there.
+pub(super) const OWN_CERTIFICATE: &str = "endpoint.pem";
 
 /// An id goes into a path only when it is one.
 fn segment(id: &str) -> Result<&str, Failure> {
@@ -414,6 +430,7 @@ mod tests {
             ("http://h:7807/", "http://h:7807"),
             ("http://[::1]:7807", "http://[::1]:7807"),
             ("http://h/below/", "http://h/below"),
+            ("https://h:7807/", "https://h:7807"),
         ] {
             assert_eq!(address(text).map_err(|failure| failure.to_string()), Ok(wanted.to_owned()));
         }
@@ -424,7 +441,6 @@ mod tests {
             ("ftp://h", "write http://"),
             ("http://", "write http://"),
             ("http://h?x=1", "write http://"),
-            ("https://h", "no TLS yet"),
         ] {
             let failure = address(text).expect_err(text);
             assert!(failure.code == super::super::exit::USAGE && failure.message.contains(wanted), "{failure}");

@@ -67,7 +67,7 @@ pub(super) async fn run(url: &str, patience: Millis, global: &Global) -> Result<
     let logs = LogStore::open(&folder.0, 1 << 20).map_err(|error| Failure::unavailable(error.to_string()))?;
     let stop = CancellationToken::new();
     let settings = HttpSettings { name: "backend".to_owned(), url, key, rate: RATE, spool_max: u64::MAX };
-    let http = Http::new(settings, logs.clone(), stop.clone()).map_err(Failure::new)?;
+    let http = Http::believing(client.tls.clone(), settings, logs.clone(), stop.clone()).map_err(Failure::new)?;
     let suite = Suite::new(Arc::new(http), Arc::new(ApiDesk(client)), logs, patience.as_duration());
     let outcomes = suite.run(|outcome| global.note(&line(outcome))).await;
     stop.cancel();

@@ -61,7 +61,14 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
     };
     let (health, metrics) = (Health::new(&[]), Arc::new(Metrics::new()));
     let of_people = UserKeys::open(dir.path().join("keys.json"), "admin").expect("opens");
-    let bounds = Connections { most: 100, header_timeout: Duration::from_secs(30), metrics: Arc::clone(&metrics) };
+    let bounds = Connections {
+        most: 100,
+        of_one: 100,
+        header_timeout: Duration::from_secs(30),
+        write_timeout: Duration::from_secs(60),
+        tls: None,
+        metrics: Arc::clone(&metrics),
+    };
     let doors = Doors { users: of_people, agents: agent_keys, drains: agent_drains, audit: Audit::default() };
     let app = router(Arc::clone(&backend), health, metrics, doors, settings, stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");

@@ -192,17 +192,26 @@ async fn session(
     let key =
         key.parse().map_err(|_| Broken::ForGood(Failure::usage("the key has characters that no header can have")))?;
     request.headers_mut().insert("authorization", key);
-    let connect = tokio_tungstenite::connect_async(request);
-    let (mut socket, _) = match tokio::time::timeout(Duration::from_secs(10), connect).await {
+    let uri = request.uri();
+    let (secure, host) = (uri.scheme_str() == Some("wss"), uri.host().unwrap_or_default().to_owned());
+    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let connect = async {
+        let wire = client.tls.connect(secure, &host, port).await.map_err(Broken::Link)?;
+        Ok(tokio_tungstenite::client_async(request, wire).await)
+    };
+    let connected = match tokio::time::timeout(Duration::from_secs(10), connect).await {
         Err(_) => return Err(Broken::Link("no answer".to_owned())),
-        Ok(Ok(opened)) => opened,
-        Ok(Err(Error::Http(response))) if response.status().is_client_error() => {
+        Ok(connected) => connected?,
+    };
+    let (mut socket, _) = match connected {
+        Ok(opened) => opened,
+        Err(Error::Http(response)) if response.status().is_client_error() => {
             return Err(Broken::ForGood(Failure::new(format!(
                 "the API refuses the live stream: {}",
                 response.status()
             ))));
         }
-        Ok(Err(error)) => return Err(link(error)),
+        Err(error) => return Err(link(error)),
     };
     loop {
         let message = match tokio::time::timeout(SILENCE, socket.next()).await {

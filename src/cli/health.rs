@@ -27,11 +27,12 @@ pub(super) async fn run(args: &HealthArgs, global: &Global) -> Result<u8, Failur
         Some(url) => vec![super::client::address(url)?],
         None => published(&config.data_dir)?,
     };
-    let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).build();
-    let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
     let path = if args.live { "/livez" } else { "/healthz" };
     let mut reasons = Vec::new();
     for url in &urls {
+        let tls = super::client::believed(url, global, &config.data_dir)?;
+        let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).tls_backend_preconfigured(tls.config()).build();
+        let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
         match ask(&http, &format!("{url}{path}")).await {
             Ok((well, said)) => {
                 let report = report(&said);
@@ -62,13 +63,7 @@ fn published(data_dir: &Path) -> Result<Vec<String>, Failure> {
 
 /// Whether the answer is a good one, and the answer. Errors: there is none.
 async fn ask(http: &reqwest::Client, url: &str) -> Result<(bool, Vec<u8>), String> {
-    let reason = |error: reqwest::Error| {
-        let mut deepest: &dyn std::error::Error = &error;
-        while let Some(cause) = deepest.source() {
-            deepest = cause;
-        }
-        deepest.to_string()
-    };
+    let reason = |error: reqwest::Error| crate::tls::reason(&error);
     let mut response = http.get(url).send().await.map_err(reason)?;
     let well = response.status().is_success();
     let mut said = Vec::new();

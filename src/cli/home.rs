@@ -80,6 +80,11 @@ impl Home {
         std::fs::rename(&fresh, self.path(name))
     }
 
+    /// Says in a file what certificate is shown there. Errors: cannot be written.
+    pub(crate) fn publish_certificate(&self, pem: &str) -> std::io::Result<()> {
+        self.publish(super::client::OWN_CERTIFICATE, pem.trim_end())
+    }
+
     /// Nobody is there any more.
     pub(crate) fn unpublish(&self, name: &str) {
         let _ = std::fs::remove_file(self.path(name));

@@ -6,6 +6,7 @@ mod agent;
 mod agents;
 mod api;
 mod audit;
+mod certificate;
 mod client;
 mod config;
 mod conformance;
@@ -99,6 +100,9 @@ pub(crate) struct Global {
     /// The API to talk to [default: what <data-dir>/endpoint says]
     #[arg(long, global = true, value_name = "URL", env = "JOBCELL_SERVER_URL")]
     server: Option<String>,
+    /// Authorities whose certificates are believed at https://, in PEM [default: SSL_CERT_FILE, else the system's]
+    #[arg(long, global = true, value_name = "FILE", env = "JOBCELL_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Table)]
     output: Output,
@@ -277,7 +281,11 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
         }
         Command::Agent { command: Some(agent::AgentCommand::Sweep(args)), .. } => sweep::run(args, &global).await,
         Command::Agent { backend, listen, command: None } => {
-            let flags = [("agent.listen", listen), ("backends.main.url", backend)];
+            // Beside --backend it is that server's; those of the settings have their own.
+            let ca_file =
+                global.ca_file.as_ref().filter(|_| backend.as_ref().is_some_and(|url| url.starts_with("https://")));
+            let ca_file = ca_file.map(|file| file.display().to_string());
+            let flags = [("agent.listen", listen), ("backends.main.url", backend), ("backends.main.ca_file", ca_file)];
             let config = settings(&global, &flags, long_running)?;
             agent::agent(config, load_input(&global, &flags)?, global.quiet).await
         }

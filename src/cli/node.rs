@@ -77,9 +77,17 @@ pub(crate) fn connections(config: &Config, metrics: &Arc<Metrics>) -> Connection
             "the process may open too few files for server.connections_max; raise LimitNOFILE"
         );
     }
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let of_one = match config.server.connections_per_address as usize {
+        0 => most - most / 4,
+        some => some.min(most),
+    };
     Connections {
-        most: usize::try_from(most).unwrap_or(usize::MAX),
+        most,
+        of_one,
         header_timeout: config.server.header_timeout.as_duration(),
+        write_timeout: config.server.write_timeout.as_duration(),
+        tls: None,
         metrics: Arc::clone(metrics),
     }
 }

@@ -90,10 +90,16 @@ pub struct ServerConfig {
     pub viewers_max: u32,
     /// Connections at the same time.
     pub connections_max: u32,
+    /// Of these from one address; 0 for three quarters.
+    pub connections_per_address: u32,
     /// For the head of a request.
     pub header_timeout: Millis,
     /// For a body.
     pub body_timeout: Millis,
+    /// For a reader that takes too little.
+    pub write_timeout: Millis,
+    /// Certificate and key, where it speaks TLS.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Origins of web pages that may use it from a browser.
     pub cors_origins: Vec<String>,
     /// For requests that are being answered when the server stops.
@@ -305,8 +311,11 @@ pub(super) fn check(
             wait_max: r.duration("server.wait_max"),
             viewers_max: r.number("server.viewers_max"),
             connections_max: r.number("server.connections_max"),
+            connections_per_address: r.number("server.connections_per_address"),
             header_timeout: r.duration("server.header_timeout"),
             body_timeout: r.duration("server.body_timeout"),
+            write_timeout: r.duration("server.write_timeout"),
+            tls: r.tls(),
             cors_origins: r.origins("server.cors_origins"),
             shutdown_grace: r.duration("server.shutdown_grace"),
         },
@@ -453,6 +462,17 @@ impl Reader<'_> {
                 None
             }
         }
+    }
+
+    /// Certificate and key, of which one is of no use without the other.
+    fn tls(&mut self) -> Option<(PathBuf, PathBuf)> {
+        let (cert, key) = (self.text("server.tls.cert"), self.text("server.tls.key"));
+        for (has, lacks, path) in [(&cert, &key, "server.tls.key"), (&key, &cert, "server.tls.cert")] {
+            if !has.is_empty() && lacks.is_empty() {
+                self.bad(path, "is empty, and the other of certificate and key is not", "name both files, or none");
+            }
+        }
+        (!cert.is_empty() && !key.is_empty()).then(|| (PathBuf::from(cert), PathBuf::from(key)))
     }
 
     fn text(&mut self, path: &str) -> String {

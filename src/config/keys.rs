@@ -55,8 +55,9 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 16] = [
+pub(super) const SECTIONS: [(&str, &str); 17] = [
     ("server", "The HTTP API."),
+    ("server.tls", "TLS of the API. docs/operations.md tells more."),
     ("limits", "How often and how much keys and strangers may ask. The key in admin.key has no limits."),
     ("audit", "The log of who did what, when, from where and what came of it: <data_dir>/audit.jsonl."),
     ("queue", "The embedded queue."),
@@ -125,7 +126,13 @@ pub(super) static KEYS: &[Key] = &[
         "server.connections_max",
         Kind::Number(16, 1_000_000),
         |_| json!(4096),
-        "Connections at the same time, and never more than three quarters of the files that the process may open. One more is answered with 503.",
+        "Connections at the same time, and never more than three quarters of the files that the process may open. One more is answered with 503, unless it asks for health or metrics.",
+    ),
+    key(
+        "server.connections_per_address",
+        Kind::Number(0, 1_000_000),
+        |_| json!(0),
+        "Of these, from one address (of IPv6, one /64). 0: three quarters, so that no address has all; where all come through one proxy, as many as connections_max.",
     ),
     key(
         "server.header_timeout",
@@ -137,13 +144,31 @@ pub(super) static KEYS: &[Key] = &[
         "server.body_timeout",
         Kind::Duration(SECOND, HOUR),
         |_| json!("60s"),
-        "For the body of a request to be there. Contents that are uploaded may take longer, as long as they come.",
+        "For the body of a request to be there. Contents that are uploaded may take longer, as long as they come: 1 KiB in a second.",
+    ),
+    key(
+        "server.write_timeout",
+        Kind::Duration(SECOND, HOUR),
+        |_| json!("60s"),
+        "Who takes nothing of an answer or a stream for so long, or less than 1 KiB in a second while there is more, is cut off.",
     ),
     key(
         "server.cors_origins",
         Kind::Origins,
         |_| json!([]),
         "Origins whose web pages may use the API from a browser, such as [\"https://ci.example.com\"]. Empty: none but this server's own.",
+    ),
+    key(
+        "server.tls.cert",
+        Kind::Text,
+        |_| json!(""),
+        "The file with the server's certificate and those between it and its authority, in PEM. Empty: no TLS. It and the key are read again when they change, and on SIGHUP.",
+    ),
+    key(
+        "server.tls.key",
+        Kind::Text,
+        |_| json!(""),
+        "The file with its private key, in PEM, for the operator's eyes only (mode 0600).",
     ),
     key(
         "limits.rate",
@@ -286,7 +311,7 @@ pub(super) static KEYS: &[Key] = &[
         "backends",
         Kind::Backends,
         |_| json!({}),
-        "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"http://jobs.example:7807\", key_file: /etc/jobcell/agent.key, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY. `rate` is the most calls in a second.",
+        "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"https://jobs.example:7807\", key_file: /etc/jobcell/agent.key, ca_file: /etc/jobcell/ca.pem, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY. ca_file has the authorities that are believed; without it, those of the system. `rate` is the most calls in a second.",
     ),
     key(
         "secrets",

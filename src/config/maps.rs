@@ -29,6 +29,8 @@ pub struct BackendConfig {
     pub url: String,
     /// The file with the agent's key; without one, the key is in JOBCELL_AGENT_KEY.
     pub key_file: Option<PathBuf>,
+    /// The file with the authorities that are believed; without one, the system's.
+    pub ca_file: Option<PathBuf>,
     /// Most calls in a second.
     pub rate: NonZeroU32,
 }
@@ -190,7 +192,7 @@ impl Reader<'_> {
 
     pub(super) fn backends(&mut self) -> BTreeMap<String, BackendConfig> {
         let Value::Object(backends) = self.get("backends").clone() else { return BTreeMap::new() };
-        let known = json!({"url": null, "key_file": null, "rate": null});
+        let known = json!({"url": null, "key_file": null, "ca_file": null, "rate": null});
         let mut all = BTreeMap::new();
         for (name, backend) in &backends {
             let path = format!("backends.{name}");
@@ -201,13 +203,11 @@ impl Reader<'_> {
             self.unknown(&path, backend, &known);
             let text = |key: &str| backend.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             let url = text("url").trim_end_matches('/').to_owned();
-            let host = url.strip_prefix("http://").map(|rest| rest.split('/').next().unwrap_or_default());
-            if url.starts_with("https://") {
-                let fix = "write http:// and use a tunnel";
-                self.bad(&format!("{path}.url"), "asks for TLS, which agents do not speak yet", fix);
-            } else if host.is_none_or(|host| host.is_empty() || host.contains('@')) {
+            let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+            let host = rest.map(|rest| rest.split('/').next().unwrap_or_default());
+            if host.is_none_or(|host| host.is_empty() || host.contains('@')) {
                 let reason = format!("`{}` is not a server's address", crate::job::shown(&url));
-                self.bad(&format!("{path}.url"), reason, "write http://host:port");
+                self.bad(&format!("{path}.url"), reason, "write http://host:port, or https://host:port");
             }
             let rate = match backend.get("rate") {
                 None => Some(RATE),
@@ -220,8 +220,16 @@ impl Reader<'_> {
                 self.bad(&format!("{path}.rate"), "is not a whole number in range", fix);
             }
             let rate = rate.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
-            let key_file = Some(text("key_file")).filter(|file| !file.is_empty()).map(PathBuf::from);
-            all.insert(name.clone(), BackendConfig { url, key_file, rate });
+            let file = |key| Some(text(key)).filter(|file| !file.is_empty()).map(PathBuf::from);
+            let (key_file, ca_file) = (file("key_file"), file("ca_file"));
+            if ca_file.is_some() && url.starts_with("http://") {
+                self.bad(
+                    &format!("{path}.ca_file"),
+                    "is for TLS, which is not spoken at http://",
+                    "write https://, or leave it out",
+                );
+            }
+            all.insert(name.clone(), BackendConfig { url, key_file, ca_file, rate });
         }
         all
     }

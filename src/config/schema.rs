@@ -105,8 +105,9 @@ fn backend() -> Value {
         "type": "object",
         "additionalProperties": false,
         "properties": {
-            "url": { "type": "string", "pattern": "^http://", "description": "Its address." },
+            "url": { "type": "string", "pattern": "^https?://", "description": "Its address." },
             "key_file": { "type": "string", "description": "The file with this agent's key." },
+            "ca_file": { "type": "string", "description": "The file with the authorities that are believed." },
             "rate": { "type": "integer", "minimum": 1, "maximum": 100_000, "description": "Most calls in a second." },
         },
     })

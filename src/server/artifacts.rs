@@ -4,11 +4,13 @@ use super::App;
 use super::content;
 use super::extract::Path;
 use super::jobs::{Answer, query};
+use super::keys::Caller;
 use super::logs::{attempt_of, byte_range};
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::blobs::BlobError;
 use crate::job::{Artifact, Artifacts, Job};
+use axum::Extension;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -105,6 +107,7 @@ pub(super) async fn list(
     extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "artifact_not_found", "unavailable"]))))]
 pub(super) async fn read(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path((id, path)): Path<(String, String)>,
     headers: HeaderMap,
 ) -> Answer<Response> {
@@ -130,6 +133,7 @@ pub(super) async fn read(
         return Ok((StatusCode::RANGE_NOT_SATISFIABLE, headers).into_response());
     }
     let Some(store) = app.backend.artifacts() else { return Err(gone(&job)) };
+    let place = content::place(&app, &caller)?;
     let pieces = match store.read(file.digest, first..end).await {
         Ok(pieces) => pieces,
         Err(BlobError::Missing(_)) => return Err(gone(&job)),
@@ -144,7 +148,7 @@ pub(super) async fn read(
         (header::ACCEPT_RANGES, "bytes".to_owned()),
         (header::ETAG, tag),
     ];
-    let body = content::body(pieces)?;
+    let body = content::body(place, pieces);
     Ok(match range {
         None => (headers, body).into_response(),
         Some(_) => {

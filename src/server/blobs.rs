@@ -5,9 +5,13 @@
 use super::App;
 use super::content;
 use super::extract::Path;
+use super::keys::Caller;
+use super::pace::{LEAST_RATE, Pace};
+use super::places::Taken;
 use super::problem::ProblemDocument;
 use crate::blobs::{Blob, BlobError, BlobStore, Stored};
 use crate::job::Digest;
+use axum::Extension;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -19,14 +23,13 @@ use futures_util::{Stream, StreamExt};
 use serde::Serialize;
 use std::ops::Range;
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
-/// An upload of which nothing comes for so long is given up.
+/// An upload of which too little comes for so long is given up.
 const STALL: Duration = Duration::from_secs(30);
 /// Uploads at the same time. One more is asked to come again: each holds a few pieces, and more would only share one disk.
-const UPLOADS: usize = 16;
-static UPLOADING: Semaphore = Semaphore::const_new(UPLOADS);
+pub(super) const UPLOADS: usize = 16;
 
 /// A stored content.
 #[derive(Debug, Serialize, ToSchema)]
@@ -74,6 +77,7 @@ fn digest(text: &str) -> Result<Digest, ProblemDocument> {
     extensions(("x-problems" = json!(["bad_id", "bad_body", "blob_mismatch", "blob_too_large", "blobs_full", "unavailable"]))))]
 pub(super) async fn put(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     headers: HeaderMap,
     body: Body,
@@ -82,7 +86,7 @@ pub(super) async fn put(
     if let Some(blob) = store(&app)?.find(digest).await? {
         return Ok(stored(Stored { digest, bytes: blob.bytes, new: false }));
     }
-    take(&app, Some(digest), &headers, body).await
+    take(&app, &caller, Some(digest), &headers, body).await
 }
 
 /// Upload a content
@@ -94,28 +98,50 @@ pub(super) async fn put(
         (status = 201, description = "It is stored", body = BlobJson),
         (status = 200, description = "It was there", body = BlobJson)),
     extensions(("x-problems" = json!(["bad_body", "blob_too_large", "blobs_full", "unavailable"]))))]
-pub(super) async fn post(State(app): State<App>, headers: HeaderMap, body: Body) -> Result<Response, ProblemDocument> {
-    take(&app, None, &headers, body).await
+pub(super) async fn post(
+    State(app): State<App>,
+    Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ProblemDocument> {
+    take(&app, &caller, None, &headers, body).await
 }
 
-async fn take(app: &App, said: Option<Digest>, headers: &HeaderMap, body: Body) -> Result<Response, ProblemDocument> {
-    let Ok(_turn) = UPLOADING.try_acquire() else {
-        let detail = format!("{UPLOADS} contents are being uploaded already");
-        return Err(ProblemDocument::new("unavailable", detail).retry_after(1));
-    };
+async fn take(
+    app: &App,
+    caller: &Caller,
+    said: Option<Digest>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, ProblemDocument> {
+    let _turn = app.uploads.take(&caller.name).map_err(|taken| {
+        let detail = match taken {
+            Taken::All(most) => format!("{most} contents are being uploaded already"),
+            Taken::Own(most) => format!("{most} contents are being uploaded with this key already"),
+        };
+        ProblemDocument::new("unavailable", detail).retry_after(1)
+    })?;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     Ok(stored(store(app)?.put(timely(body), said, length).await?))
 }
 
-/// The pieces of a body, and an error when none comes for too long.
+/// The pieces of a body, and an error when too little of it comes while it is waited for.
 pub(super) fn timely(body: Body) -> impl Stream<Item = Result<axum::body::Bytes, String>> + Send {
-    futures_util::stream::unfold(Some(body.into_data_stream()), |pieces| async {
-        let mut pieces = pieces?;
-        match tokio::time::timeout(STALL, pieces.next()).await {
-            Ok(Some(Ok(piece))) => Some((Ok(piece), Some(pieces))),
-            Ok(Some(Err(error))) => Some((Err(error.to_string()), None)),
-            Ok(None) => None,
-            Err(_) => Some((Err(format!("nothing came for {} s", STALL.as_secs())), None)),
+    let slow = || format!("it came with less than {LEAST_RATE} bytes in a second for {} s", STALL.as_secs());
+    futures_util::stream::unfold(Some((body.into_data_stream(), Pace::new(STALL))), move |state| async move {
+        let (mut pieces, mut pace) = state?;
+        loop {
+            let begun = Instant::now();
+            let came = tokio::time::timeout(pace.left(), pieces.next()).await;
+            let bytes = if let Ok(Some(Ok(piece))) = &came { piece.len() } else { 0 };
+            let goes_on = pace.goes_on(begun.elapsed(), bytes);
+            return match came {
+                Ok(None) => None,
+                Ok(Some(Err(error))) => Some((Err(error.to_string()), None)),
+                _ if !goes_on => Some((Err(slow()), None)),
+                Ok(Some(Ok(piece))) => Some((Ok(piece), Some((pieces, pace)))),
+                Err(_) => continue,
+            };
         }
     })
 }
@@ -139,10 +165,11 @@ fn stored(stored: Stored) -> Response {
     extensions(("x-problems" = json!(["bad_id", "bad_query", "blob_not_found", "unavailable"]))))]
 pub(super) async fn get(
     State(app): State<App>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ProblemDocument> {
-    answer(&app, &name, &headers, content::body).await
+    answer(&app, &name, &headers, |pieces| Ok(content::body(content::place(&app, &caller)?, pieces))).await
 }
 
 /// What is in an answer, piece by piece.
@@ -153,7 +180,7 @@ pub(super) async fn answer(
     app: &App,
     name: &str,
     headers: &HeaderMap,
-    body: fn(Pieces) -> Result<Body, ProblemDocument>,
+    body: impl FnOnce(Pieces) -> Result<Body, ProblemDocument>,
 ) -> Result<Response, ProblemDocument> {
     let digest = digest(name)?;
     let blobs = store(app)?;

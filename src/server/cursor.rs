@@ -7,14 +7,14 @@ use super::App;
 use super::jobs::Answer;
 use super::keys::Pass;
 use super::logs::{attempt_of, is_over};
+use super::places::{Share, Taken};
 use super::problem::ProblemDocument;
 use crate::backend::Change;
 use crate::job::{AttemptId, JobId, Phase, UnixMillis};
 use crate::logstore::{Frame, LogReader};
 use serde::Deserialize;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, broadcast};
+use tokio::sync::broadcast;
 
 /// Output that is read, and sent, at once.
 pub(super) const READ_BYTES: usize = 256 << 10;
@@ -36,16 +36,20 @@ pub(super) struct LiveQuery {
 /// One of the places for viewers; given back when it is dropped.
 struct Place {
     app: App,
-    _permit: OwnedSemaphorePermit,
+    _share: Share,
 }
 
 impl Place {
-    fn take(app: &App) -> Answer<Self> {
-        let Ok(permit) = Arc::clone(&app.viewers).try_acquire_owned() else {
-            return Err(ProblemDocument::new("unavailable", "server.viewers_max live streams are open").retry_after(5));
-        };
+    fn take(app: &App, key: &str) -> Answer<Self> {
+        let share = app.viewers.take(key).map_err(|taken| {
+            let detail = match taken {
+                Taken::All(_) => "server.viewers_max live streams are open".to_owned(),
+                Taken::Own(most) => format!("{most} live streams of this key are open, half of server.viewers_max"),
+            };
+            ProblemDocument::new("unavailable", detail).retry_after(5)
+        })?;
         app.metrics.viewers.inc();
-        Ok(Self { app: app.clone(), _permit: permit })
+        Ok(Self { app: app.clone(), _share: share })
     }
 }
 
@@ -81,7 +85,9 @@ impl Cursor {
     /// A viewer of that job's output, let in. Errors: no such job or try, or all places are taken.
     pub(super) async fn open(app: &App, pass: Pass, id: &str, asked: &LiveQuery) -> Answer<Self> {
         let (job, attempt) = attempt_of(app, id, asked.attempt).await?;
-        let place = Place::take(app)?;
+        let caller = app.keys.caller(&pass, UnixMillis::now());
+        let caller = caller.map_err(|_| ProblemDocument::new("unauthorized", "the key opens nothing any more"))?;
+        let place = Place::take(app, &caller.name)?;
         // Of a job that waits, the try that comes next is what a viewer means who names none.
         let comes = asked.attempt.is_none() && job.phase == Phase::Queued;
         let attempt = AttemptId::new(job.id, (attempt.attempt + u32::from(comes)).max(1));

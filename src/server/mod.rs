@@ -28,9 +28,12 @@ mod list;
 mod live;
 mod logs;
 mod openapi;
+mod pace;
+mod places;
 mod problem;
 mod report;
 mod stats;
+mod steady;
 mod tail;
 mod unread;
 
@@ -53,7 +56,6 @@ use axum::response::Response;
 use axum::routing::get;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -108,7 +110,12 @@ pub(crate) struct Shared {
     limits: limits::Limits,
     sessions: agents::Sessions,
     settings: ServerSettings,
-    viewers: Arc<Semaphore>,
+    /// Live streams.
+    viewers: places::Shares,
+    /// Contents that come from users, and that go to them.
+    uploads: places::Shares,
+    downloads: places::Shares,
+    streams: agents::Streams,
     /// Ends live streams and waits when the server stops.
     stop: CancellationToken,
 }
@@ -174,7 +181,7 @@ pub fn router(
     stop: CancellationToken,
 ) -> Router {
     let Doors { users: keys, agents: agent_keys, drains: agent_drains, audit } = doors;
-    let viewers = Arc::new(Semaphore::new(settings.viewers_max));
+    let viewers = places::Shares::new(settings.viewers_max);
     let max_body = settings.max_body;
     let sessions = agents::Sessions::default();
     let limits = limits::Limits::new(settings.limits.clone());
@@ -190,6 +197,9 @@ pub fn router(
         sessions,
         settings,
         viewers,
+        uploads: places::Shares::new(blobs::UPLOADS),
+        downloads: places::Shares::new(content::READS),
+        streams: agents::Streams::default(),
         stop,
     }));
     let v1 = for_users().route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));

@@ -28,7 +28,7 @@ const MOST_DRAINED: usize = 64 << 20;
 const LONGEST_DRAIN: Duration = Duration::from_secs(10);
 
 /// Paths whose bodies are contents.
-const CONTENTS: [&str; 2] = ["/v1/blobs", "/v1/agent/artifacts"];
+const CONTENTS: [&str; 2] = ["/v1/blobs", "/v1/agent/artifacts/content"];
 
 /// A body did not come in time.
 #[derive(Debug, thiserror::Error)]

@@ -24,6 +24,8 @@ pub enum Component {
     Settings,
     /// The audit log, where there is one.
     Audit,
+    /// The certificate of the API, where it speaks TLS.
+    Tls,
 }
 
 /// How it is.

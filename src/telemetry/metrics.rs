@@ -32,6 +32,7 @@ pub struct Metrics {
     pub connections: IntGauge,
     pub connections_refused_total: IntCounter,
     pub audit_lost_total: IntCounter,
+    pub tls_certificate_expiry: IntGauge,
     pub wire_skipped_bytes_total: IntCounter,
     pub reattach_total: IntCounter,
     pub swept_total: IntCounter,
@@ -120,6 +121,10 @@ impl Metrics {
                 "Connections turned away because all places were taken",
             ),
             audit_lost_total: counter("jobcell_audit_lost_total", "Lines of the audit log that were not written"),
+            tls_certificate_expiry: gauge(
+                "jobcell_tls_certificate_expiry_timestamp_seconds",
+                "When the API's certificate is over, in seconds since 1970; 0 without TLS",
+            ),
             wire_skipped_bytes_total: counter(
                 "jobcell_wire_skipped_bytes_total",
                 "Bytes from wardens that were no frame",

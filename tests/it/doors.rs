@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
@@ -99,32 +99,154 @@ async fn five_hundred_slow_senders_hold_up_nobody_and_are_sent_away() {
     up.stop().await;
 }
 
+/// A connection from an address of this machine, with little room for what comes.
+async fn connect_from(up: &Up, from: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("is set");
+    socket.bind(format!("{from}:0").parse().expect("an address")).expect("binds");
+    socket.connect(up.url.trim_start_matches("http://").parse().expect("an address")).await.expect("connects")
+}
+
+/// What a request on a connection of its own is answered, from there.
+async fn asked_from(up: &Up, from: &str, path: &str) -> String {
+    let mut stream = connect_from(up, from).await;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\nconnection: close\r\n\r\n", up.key);
+    // Who is turned away at once may see a reset.
+    let _ = stream.write_all(request.as_bytes()).await;
+    rest(stream).await
+}
+
+async fn open_connections(up: &Up) -> Option<u32> {
+    let (_, text) = up.plain("/metrics").await?;
+    text.lines().find_map(|line| line.strip_prefix("jobcell_connections ")?.parse().ok())
+}
+
 #[tokio::test]
-async fn connections_have_a_bound_and_whoever_finds_no_place_hears_so() {
+async fn connections_have_a_bound_an_address_has_its_share_and_probes_are_answered_all_the_same() {
     let Some(host) = engine() else { return };
-    let up = Up::start(&host, "server: {connections_max: 16}").await;
+    let up = Up::start(&host, "server: {connections_max: 64}").await;
+    until("places", || async { open_connections(&up).await.filter(|open| *open < 3) }).await;
     let mut held = Vec::new();
-    for _ in 0..16 {
-        held.push(connect(&up).await);
+    for _ in 0..48 {
+        held.push(connect_from(&up, "127.0.0.2").await);
     }
-    let said = until("a full house", || async {
-        let said = rest_or_nothing(connect(&up).await).await;
-        (!said.is_empty()).then_some(said)
+    let said = until("its share", || async {
+        Some(asked_from(&up, "127.0.0.2", "/v1/jobs").await).filter(|said| said.starts_with("HTTP/1.1 503"))
     })
     .await;
-    assert!(said.starts_with("HTTP/1.1 503") && said.contains("server.connections_max"), "{said}");
+    assert!(said.contains("server.connections_per_address"), "{said}");
+    assert!(asked_from(&up, "127.0.0.2", "/livez").await.starts_with("HTTP/1.1 200"), "a probe from there");
+    assert!(asked_from(&up, "127.0.0.1", "/v1/jobs").await.starts_with("HTTP/1.1 200"), "another address");
+    for _ in 0..16 {
+        held.push(connect_from(&up, "127.0.0.3").await);
+    }
+    let said = until("a full house", || async {
+        Some(asked_from(&up, "127.0.0.4", "/v1/jobs").await).filter(|said| said.starts_with("HTTP/1.1 503"))
+    })
+    .await;
+    assert!(said.contains("server.connections_max"), "{said}");
+    for path in ["/livez", "/readyz", "/health", "/metrics"] {
+        let said = asked_from(&up, "127.0.0.4", path).await;
+        assert!(said.starts_with("HTTP/1.1 200"), "{path}: {said}");
+    }
+    // Those that are kept are bounded too, and nobody keeps one for long.
+    let mut beyond = Vec::new();
+    for n in 0..60 {
+        beyond.push(connect_from(&up, &format!("127.0.1.{n}")).await);
+    }
+    for stream in beyond {
+        rest(stream).await;
+    }
     drop(held);
-    until("a place", || async { up.plain("/livez").await.filter(|(status, _)| *status == 200) }).await;
+    until("a place", || async {
+        Some(asked_from(&up, "127.0.0.2", "/v1/jobs").await).filter(|said| said.starts_with("HTTP/1.1 200"))
+    })
+    .await;
     let (_, text) = up.plain("/metrics").await.expect("answers");
     assert!(!text.contains("jobcell_connections_refused_total 0\n"), "{text}");
     up.stop().await;
 }
 
-/// What is said at once by a server that closes; nothing when it waits for a request.
-async fn rest_or_nothing(mut stream: TcpStream) -> String {
-    let mut said = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_millis(500), stream.read_to_end(&mut said)).await;
-    String::from_utf8_lossy(&said).into_owned()
+#[tokio::test]
+async fn five_hundred_slow_readers_senders_and_viewers_of_one_key_are_in_nobodys_way_and_lose_their_places() {
+    let Some(host) = engine() else { return };
+    let settings = "server: {header_timeout: 10s, body_timeout: 10s, write_timeout: 10s}\nlimits: {rate: 0}";
+    let up = Up::start(&host, settings).await;
+    let made = up.call(Method::POST, "/v1/keys", Some(&json!({"name": "mob", "role": "submit"}))).await;
+    let mob = made.json::<Value>().await.expect("JSON")["key"].as_str().expect("a key").to_owned();
+    let job = up.bash("head -c 8000000 /dev/zero | tr '\\0' 'x'").await;
+    let live = up.submit(&json!({"preset": "bash", "script": "echo begun; sleep 600"})).await;
+    up.phase(&live, "running").await;
+    let content = vec![b'c'; 8 << 20];
+    let stored = up.request(Method::POST, "/v1/blobs").body(content).send().await.expect("answers");
+    let digest = stored.json::<Value>().await.expect("JSON")["digest"].as_str().expect("one").to_owned();
+    let job = id(&job);
+    let key = format!("host: x\r\nauthorization: Bearer {mob}\r\n");
+    let kinds = [
+        "GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: ".to_owned(),
+        format!("POST /v1/jobs HTTP/1.1\r\n{key}content-length: 1000\r\n\r\n{{"),
+        format!("POST /v1/blobs HTTP/1.1\r\n{key}content-length: 100000000\r\n\r\nslow"),
+        format!("GET /v1/blobs/{digest} HTTP/1.1\r\n{key}\r\n"),
+        format!("GET /v1/jobs/{job}/logs?stream=stdout&max_bytes=8000000 HTTP/1.1\r\n{key}\r\n"),
+        format!("GET /v1/jobs/{job}/logs/events HTTP/1.1\r\n{key}\r\n"),
+        format!(
+            "GET /v1/jobs/{job}/logs/live HTTP/1.1\r\n{key}connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\
+             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        ),
+    ];
+    let mut slow = Vec::new();
+    for n in 0..500 {
+        let mut stream = connect_from(&up, "127.0.0.2").await;
+        let _ = stream.write_all(kinds[n % kinds.len()].as_bytes()).await;
+        slow.push(stream);
+    }
+    let most = until("all of them", || async { open_connections(&up).await.filter(|open| *open > 300) }).await;
+    assert!(most <= 520, "{most} connections");
+    // Another key has everything that these have too much of.
+    let took = livez(&up).await;
+    assert!(took < Duration::from_millis(100), "/livez takes {took:?}");
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(up.call(Method::GET, "/v1/jobs?limit=1", None).await.status().as_u16(), 200);
+    }
+    let took = begun.elapsed() / 20;
+    assert!(took < Duration::from_millis(200), "a list takes {took:?}");
+    let uploaded = up.request(Method::POST, "/v1/blobs").body("of another").send().await.expect("answers");
+    assert_eq!(uploaded.status().as_u16(), 201, "{}", uploaded.text().await.unwrap_or_default());
+    let read = up.call(Method::GET, &format!("/v1/blobs/{digest}"), None).await;
+    assert_eq!(read.status().as_u16(), 200);
+    assert_eq!(read.bytes().await.expect("comes whole").len(), 8 << 20);
+    // A stream that is a WebSocket keeps its place among the connections until it ends.
+    let before = open_connections(&up).await.expect("a number");
+    let url = format!("{}/v1/jobs/{}/logs/live", up.url.replacen("http", "ws", 1), id(&live));
+    let mut request = url.into_client_request().expect("a request");
+    request.headers_mut().insert("authorization", format!("Bearer {}", up.key).parse().expect("a header"));
+    let mut viewer = tokio_tungstenite::connect_async(request).await.expect("connects").0;
+    let first = tokio::time::timeout(SOON, viewer.next()).await.expect("comes in time");
+    assert!(matches!(first, Some(Ok(Message::Binary(_)))), "{first:?}");
+    // Drops, so that nobody can say that nothing came; and a few bytes are taken.
+    let mut all_gone = tokio::time::interval(Duration::from_millis(500));
+    let end = Instant::now() + 2 * SOON;
+    loop {
+        all_gone.tick().await;
+        for stream in &mut slow {
+            let _ = stream.try_write(b"a");
+            let _ = stream.try_read(&mut [0; 64]);
+        }
+        let open = open_connections(&up).await.expect("a number");
+        if open < 10 {
+            assert!(open >= 1 && before > 10, "the viewer has a place: {open}");
+            break;
+        }
+        assert!(Instant::now() < end, "{open} connections are still open");
+    }
+    let (_, text) = up.plain("/metrics").await.expect("answers");
+    assert!(text.contains("\njobcell_viewers 1\n"), "{text}");
+    up.call(Method::POST, &format!("/v1/jobs/{}/cancel?force=true", id(&live)), None).await;
+    up.ended(&live).await;
+    drop((slow, viewer));
+    up.stop().await;
 }
 
 #[tokio::test]

@@ -484,7 +484,7 @@ async fn keys_and_engines_have_one_agent_each() {
     assert!(code == 78 && err.contains("--backend"), "{err}");
     let (code, _, err) = agent(&["--backend", "http://127.0.0.1:1"], &[]).await;
     assert!(code == 78 && err.contains("JOBCELL_AGENT_KEY"), "{err}");
-    let (code, _, err) = agent(&["--backend", "https://x"], &[("JOBCELL_AGENT_KEY", "k")]).await;
+    let (code, _, err) = agent(&["--backend", "ftp://x"], &[("JOBCELL_AGENT_KEY", "k")]).await;
     assert!(code == 78 && err.contains("backends.main.url"), "{err}");
     // Somebody holds the engine's lock.
     let id = super::stage::docker(&host, &["info", "--format", "{{.ID}}"]);

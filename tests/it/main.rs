@@ -55,5 +55,6 @@ mod stage;
 mod stops;
 mod sweep;
 mod systemd;
+mod tls;
 mod verbs;
 mod warden;

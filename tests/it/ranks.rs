@@ -3,7 +3,7 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 22] = [
+const RANKS: [(&str, u8); 23] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
@@ -19,6 +19,7 @@ const RANKS: [(&str, u8); 22] = [
     ("blobs", 2),
     ("secrets", 2),
     ("audit", 2),
+    ("tls", 2),
     ("backend", 3),
     ("egress", 4),
     ("executor", 5),
@@ -29,7 +30,7 @@ const RANKS: [(&str, u8); 22] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 15] = [
+const CONFINED: [(&str, &[&str]); 18] = [
     ("russh", &["src/executor/ssh"]),
     ("bollard", &["src/executor/docker"]),
     ("chacha20poly1305", &["src/secrets"]),
@@ -45,6 +46,9 @@ const CONFINED: [(&str, &[&str]); 15] = [
     ("clap", &["src/cli"]),
     ("cap_std", &["src/cli"]),
     ("utoipa", &["src/server"]),
+    ("rustls", &["src/tls"]),
+    ("rustls_native_certs", &["src/tls"]),
+    ("tokio_rustls", &["src/tls", "src/server/connections"]),
 ];
 
 /// Uses inside one rank that are meant: config's log format is telemetry's.

@@ -31,7 +31,7 @@ impl Shared {
         let response = tokio::time::timeout(BEGIN, call.send())
             .await
             .map_err(|_| transient(format!("content {digest}: no answer within {} s", BEGIN.as_secs())))?
-            .map_err(|error| transient(format!("content {digest}: {}", super::call::deepest(&error))))?;
+            .map_err(|error| transient(format!("content {digest}: {}", crate::tls::reason(&error))))?;
         let size = match response.status() {
             StatusCode::OK if from == 0 => number(&response, header::CONTENT_LENGTH, |text| Some(text)),
             StatusCode::PARTIAL_CONTENT => {
@@ -46,7 +46,7 @@ impl Shared {
         let pieces = futures_util::stream::try_unfold(response, move |mut response| async move {
             let piece = response.chunk().await.map_err(|error| BackendError {
                 retry: Retry::Transient,
-                message: format!("content {digest}: {}", super::call::deepest(&error)),
+                message: format!("content {digest}: {}", crate::tls::reason(&error)),
             })?;
             Ok(piece.map(|piece| (piece, response)))
         });

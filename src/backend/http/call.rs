@@ -191,7 +191,7 @@ impl Shared {
         .await;
         let (status, headers, body) = match sent {
             Ok(Ok(answered)) => answered,
-            Ok(Err(error)) => return Err((None, self.no_answer(what, &deepest(&error)))),
+            Ok(Err(error)) => return Err((None, self.no_answer(what, &crate::tls::reason(&error)))),
             Err(_) => return Err((None, self.no_answer(what, &format!("no answer within {} s", limit.as_secs())))),
         };
         if status.is_server_error() && status != StatusCode::SERVICE_UNAVAILABLE {
@@ -233,13 +233,4 @@ impl Shared {
         }
         transient(format!("{what}: {reason}"))
     }
-}
-
-/// The cause at the end of the chain: the one that says something.
-pub(super) fn deepest(error: &reqwest::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
-    }
-    cause.to_string()
 }

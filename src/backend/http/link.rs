@@ -8,20 +8,20 @@ use crate::logstore::{Frame, LogReader, LogStore};
 use crate::net::pauses;
 use crate::protocol::agent::{FromAgent, LONGEST_MESSAGE, PING_SECONDS, SESSION_HEADER, SILENCE_SECONDS, ToAgent};
 use crate::protocol::record::{RECORD_HEADER, Record};
+use crate::tls::Wire;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use tokio_util::sync::CancellationToken;
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+type Socket = WebSocketStream<Box<dyn Wire>>;
 
 /// For the connection and the upgrade.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -73,17 +73,24 @@ async fn session(shared: &Arc<Shared>) -> Result<std::convert::Infallible, Strin
     request.headers_mut().insert(SESSION_HEADER, header(&session)?);
     let config =
         WebSocketConfig::default().max_message_size(Some(LONGEST_MESSAGE)).max_frame_size(Some(LONGEST_MESSAGE));
-    let connecting = connect_async_with_config(request, Some(config), true);
+    let uri = request.uri();
+    let (secure, host) = (uri.scheme_str() == Some("wss"), uri.host().unwrap_or_default().to_owned());
+    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
+    let connecting = async {
+        let wire = shared.tls.connect(secure, &host, port).await?;
+        Ok::<_, String>(client_async_with_config(request, wire, Some(config)).await)
+    };
     let socket = match tokio::time::timeout(CONNECT, connecting).await {
         Err(_) => return Err("no answer".to_owned()),
-        Ok(Ok((socket, _))) => socket,
-        Ok(Err(Error::Http(response))) => {
+        Ok(Err(reason)) => return Err(reason),
+        Ok(Ok(Ok((socket, _)))) => socket,
+        Ok(Ok(Err(Error::Http(response)))) => {
             if response.status().as_u16() == 409 {
                 shared.forget(&session).await;
             }
             return Err(format!("refused: {}", response.status()));
         }
-        Ok(Err(error)) => return Err(error.to_string()),
+        Ok(Ok(Err(error))) => return Err(error.to_string()),
     };
     tracing::debug!(backend = %shared.settings.name, "the log stream is open");
     *shared.cut.lock().unwrap_or_else(PoisonError::into_inner) = None;

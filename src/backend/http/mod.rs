@@ -20,6 +20,7 @@ use crate::protocol::agent::{
     Advance, AttemptStanding, Capabilities, ClaimAnswer, ClaimRequest, Claimed, Holding, Holdings, LookupAnswer,
     Release, RenewAnswer, Renewed, ReportAnswer, ReportRequest, Reported, Step, StepAnswer,
 };
+use crate::tls::{ClientTls, Trust};
 use futures_util::future::BoxFuture;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use std::collections::BTreeSet;
@@ -58,7 +59,7 @@ const UNKNOWN_LEASE: Millis = Millis::from_secs(60);
 pub struct HttpSettings {
     /// Its name in the settings.
     pub name: String,
-    /// `http://host:port`, without a slash at the end.
+    /// `http://host:port` or `https://host:port`, without a slash at the end.
     pub url: String,
     /// The agent's key.
     pub key: String,
@@ -101,6 +102,7 @@ impl ClaimNumber {
 #[derive(Debug)]
 struct Shared {
     settings: HttpSettings,
+    tls: ClientTls,
     http: reqwest::Client,
     rate: DefaultDirectRateLimiter,
     breaker: Mutex<Breaker>,
@@ -145,21 +147,33 @@ impl Shared {
 }
 
 impl Http {
-    /// A backend at `settings`, whose output comes from `logs`. Its stream is kept until `stop`. Errors: no HTTP client can be
+    /// A backend at `settings`, whose output comes from `logs`, without TLS. Its stream is kept until `stop`. Errors: no HTTP client can be
     /// made.
     pub fn new(settings: HttpSettings, logs: LogStore, stop: CancellationToken) -> Result<Self, String> {
+        Self::believing(ClientTls::new(Trust::Nobody)?, settings, logs, stop)
+    }
+
+    /// The same, with TLS where its address asks for it.
+    pub fn believing(
+        tls: ClientTls,
+        settings: HttpSettings,
+        logs: LogStore,
+        stop: CancellationToken,
+    ) -> Result<Self, String> {
         // The backend is named by the operator: a proxy from the environment is not asked.
         let http = reqwest::Client::builder()
             .no_proxy()
             .connect_timeout(Duration::from_secs(3))
             .pool_idle_timeout(Duration::from_secs(60))
             .tcp_nodelay(true)
+            .tls_backend_preconfigured(tls.config())
             .build()
             .map_err(|error| error.to_string())?;
         let capabilities = Capabilities { lease: Some(UNKNOWN_LEASE), fenced_end: false, log: true, cancel: false };
         let shared = Arc::new(Shared {
             rate: RateLimiter::direct(Quota::per_second(settings.rate)),
             settings,
+            tls,
             http,
             breaker: Mutex::default(),
             who: Mutex::default(),

@@ -13,6 +13,7 @@ pub use keys::{AgentKeys, KeyError};
 
 pub(super) use calls::{Sessions, read};
 pub(super) use keys::require_agent_key;
+pub(super) use stream::Streams;
 
 use super::App;
 use utoipa_axum::router::OpenApiRouter;

@@ -20,12 +20,13 @@ use axum::extract::ws::rejection::WebSocketUpgradeRejection;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Channels open at the same time on one connection: more than an agent has slots.
 const MOST_CHANNELS: usize = 10_000;
@@ -38,6 +39,34 @@ const SYNC_AFTER: Duration = Duration::from_millis(50);
 const SEND: Duration = Duration::from_secs(30);
 const PING: Duration = Duration::from_secs(PING_SECONDS);
 const SILENCE: Duration = Duration::from_secs(SILENCE_SECONDS);
+
+/// Streams of one agent at the same time. It needs one; those before it may not know yet that they were cut.
+const MOST_STREAMS: usize = 4;
+
+/// The streams that are open, the oldest of each agent first.
+#[derive(Debug, Default)]
+pub(in crate::server) struct Streams(Mutex<HashMap<String, VecDeque<CancellationToken>>>);
+
+impl Streams {
+    /// One more. With more than there may be, the agent's oldest is told to end: the newest is the one that it uses.
+    fn begin(&self, agent: &str) -> (CancellationToken, DropGuard) {
+        let ended = CancellationToken::new();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that have ended cancel theirs as they go.
+        all.retain(|_, open| {
+            open.retain(|stream| !stream.is_cancelled());
+            !open.is_empty()
+        });
+        let open = all.entry(agent.to_owned()).or_default();
+        open.push_back(ended.clone());
+        if open.len() > MOST_STREAMS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.cancel();
+        }
+        (ended.clone(), ended.drop_guard())
+    }
+}
 
 /// Output of all attempts upwards, orders downwards, over WebSocket
 #[utoipa::path(get, path = "/v1/agent/stream", tag = "agent protocol",
@@ -53,7 +82,11 @@ pub(super) async fn open(
     let upgrade = upgrade.max_message_size(LONGEST_MESSAGE).max_frame_size(LONGEST_MESSAGE);
     Ok(upgrade.on_upgrade(move |socket| async move {
         tracing::debug!(%agent, "an agent's stream is open");
-        let reason = serve(&app, &agent, &session, socket).await;
+        let (replaced, _open) = app.streams.begin(&agent);
+        let reason = tokio::select! {
+            reason = serve(&app, &agent, &session, socket) => reason,
+            () = replaced.cancelled() => "the agent has opened newer ones".to_owned(),
+        };
         tracing::debug!(%agent, %reason, "an agent's stream ended");
     }))
 }
@@ -353,6 +386,24 @@ mod tests {
         // Refused: what is still on its way is dropped, and cuts nobody off.
         drop(taken);
         assert!(lane.output(message(LONGEST_MESSAGE)));
+    }
+
+    #[test]
+    fn an_agent_has_some_streams_and_its_newest_are_those_that_stay() {
+        let streams = Streams::default();
+        let other = streams.begin("other");
+        let mut mine: Vec<_> = (0..MOST_STREAMS).map(|_| streams.begin("mine")).collect();
+        assert!(mine.iter().all(|(ended, _)| !ended.is_cancelled()));
+        mine.push(streams.begin("mine"));
+        let ended: Vec<bool> = mine.iter().map(|(ended, _)| ended.is_cancelled()).collect();
+        assert_eq!(ended, [true, false, false, false, false]);
+        // One that ends makes room.
+        mine.remove(2);
+        mine.push(streams.begin("mine"));
+        assert!(mine[1..].iter().all(|(ended, _)| !ended.is_cancelled()) && !other.0.is_cancelled());
+        drop(mine);
+        drop(streams.begin("mine"));
+        assert_eq!(streams.0.lock().expect("whole").get("mine").map(VecDeque::len), Some(1));
     }
 
     #[test]

@@ -175,7 +175,7 @@ impl Limits {
 }
 
 /// Whose an address is: one of IPv6 is any of the 2^64 that its holder has.
-fn network(from: IpAddr) -> IpAddr {
+pub(super) fn network(from: IpAddr) -> IpAddr {
     match from.to_canonical() {
         IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
         four @ IpAddr::V4(_) => four,
