@@ -702,7 +702,7 @@ impl<E: Executor> Table<E> {
             self.held.remove(&(index, attempt));
             let backend = Arc::clone(&self.agent.backends[index]);
             self.chores.push(Box::pin(async move {
-                if let Err(error) = backend.release(attempt, token, code).await {
+                if let Err(error) = backend.release(attempt, token, code, None).await {
                     tracing::error!(%error, %attempt, "could not be given back; its lease will run out");
                 }
             }));

@@ -9,7 +9,7 @@ use crate::backend::Backend;
 use crate::egress::Outside;
 use crate::executor::warden::{Conversation, Finished, Keep, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present};
-use crate::job::{Cause, Ending, LogTotals, PULL_NOTE, Phase, Report, Results, UnixMillis, UsedImage};
+use crate::job::{Cause, Ending, Later, LogTotals, PULL_NOTE, Phase, Report, Results, UnixMillis, UsedImage};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
@@ -27,8 +27,11 @@ use tracing::Instrument;
 
 /// A report that takes longer does not keep the cell any more.
 const REPORT_FIRST: Duration = Duration::from_millis(500);
-/// A job whose cell cannot be made now, while others can, goes back after so long: at once, it would be claimed again at once.
+/// A job whose cell cannot be made now, while others can, goes back after so long at least to a backend that does not wait with it: at once, it
+/// would be claimed again at once.
 const LATER: Duration = Duration::from_secs(5);
+/// And after so long at most.
+const MOST_LATER: Duration = Duration::from_secs(60);
 /// First and longest pause between tries to take over a cell.
 const ADOPT_PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 /// A renewal that says whether an attempt is still ours is waited for as long as this: it is sent at once, and repeated in
@@ -194,7 +197,7 @@ impl<E: Executor> Runner<E> {
                 return self.end(never_ran(&self.entry, cause), None).await;
             }
             Err(NoCell::Unavailable(reason)) => return self.unable("no_cell", reason).await,
-            Err(NoCell::Later(reason)) => return self.later(&reason, &mut orders).await,
+            Err(NoCell::Later(later)) => return self.later(&later, &mut orders).await,
         };
         if !sure {
             tracing::error!("the claim was answered late, and no renewal was; nothing was started");
@@ -474,22 +477,29 @@ impl<E: Executor> Runner<E> {
         Outcome::Unable { reason }
     }
 
-    /// Gives the job back after a while. Its slot is held meanwhile: so no more jobs wait like this than there are slots.
-    async fn later(&self, reason: &str, orders: &mut Orders) -> Outcome {
-        tracing::warn!(reason, "its cell cannot be made now; the job goes back");
-        tokio::select! {
-            biased;
-            Some(Stop { reason, .. }) = orders.stops.recv() => {
-                return self.end(never_ran(&self.entry, stopped(reason)), None).await;
+    /// Gives the job back until later. To a backend that would hand it out again at once it goes after a while, and its slot is held
+    /// meanwhile: so no more jobs wait like this than there are slots.
+    async fn later(&self, later: &Later, orders: &mut Orders) -> Outcome {
+        tracing::warn!(reason = later.reason, "its cell cannot be made now; the job goes back");
+        if !self.backend.capabilities().later {
+            tokio::select! {
+                biased;
+                Some(Stop { reason, .. }) = orders.stops.recv() => {
+                    return self.end(never_ran(&self.entry, stopped(reason)), None).await;
+                }
+                () = sleep(later.after.as_duration().clamp(LATER, MOST_LATER)) => {}
             }
-            () = sleep(LATER) => {}
         }
-        self.give_back("no_cell_yet").await;
+        self.back("no_cell_yet", Some(later)).await;
         Outcome::GivenBack
     }
 
     async fn give_back(&self, code: &str) {
-        if let Err(error) = self.backend.release(self.entry.key.attempt, self.entry.token, code).await {
+        self.back(code, None).await;
+    }
+
+    async fn back(&self, code: &str, later: Option<&Later>) {
+        if let Err(error) = self.backend.release(self.entry.key.attempt, self.entry.token, code, later).await {
             tracing::error!(%error, "the job could not be given back; its lease will run out");
         }
         forget(self.journal.as_ref(), &self.entry).await;

@@ -7,7 +7,7 @@ use super::steady::SteadyClock;
 use super::waiting::Waiting;
 use super::{Ask, Drain, Intake, Roster};
 use crate::job::{
-    AttemptId, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
+    AttemptId, Job, JobId, JobSpec, JobSummary, Later, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
 };
 use crate::logstore::LogStore;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
@@ -170,7 +170,7 @@ impl Embedded {
 
     /// What it can do for an agent: everything.
     pub fn capabilities(&self) -> Capabilities {
-        Capabilities { lease: Some(self.settings.lease), fenced_end: true, log: true, cancel: true }
+        Capabilities { lease: Some(self.settings.lease), fenced_end: true, log: true, cancel: true, later: true }
     }
 
     /// Output that comes from other processes.
@@ -711,15 +711,24 @@ impl Embedded {
         }
     }
 
-    /// Gives back an attempt that never started.
-    pub async fn release(&self, agent: &str, lease: (AttemptId, LeaseToken), reason: &str) -> Result<Step, StoreError> {
-        let applied = self.store.release(agent, lease, UnixMillis::now(), reason).await?;
+    /// Gives back an attempt that never started, to be handed out again at once or `later`.
+    pub async fn release(
+        &self,
+        agent: &str,
+        lease: (AttemptId, LeaseToken),
+        reason: &str,
+        later: Option<&Later>,
+    ) -> Result<Step, StoreError> {
+        let applied = self.store.release(agent, lease, UnixMillis::now(), reason, later).await?;
         if applied == Applied::Applied {
             self.results.forget(lease.0.job);
             self.close_logs(lease.0).await;
             // A release ends a job whose end was asked for.
             let ended = self.store.get(lease.0.job).await?.is_some_and(|job| job.phase == Phase::Ended);
             self.changed(lease.0.job, ended);
+            if later.is_some() {
+                self.delayed.notify_one();
+            }
             // The job is there again, and so is what it would have used.
             self.waiting.wake_all();
         }

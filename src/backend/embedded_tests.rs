@@ -89,9 +89,9 @@ fn report(attempt: AttemptId) -> Report {
 async fn the_end_of_an_attempt_closes_its_log_and_older_ones_only() {
     let here = Here::new(Millis::from_secs(60));
     let (first, token) = here.with_output().await;
-    here.backend.release("b", (first, token), "test").await.expect("answers");
+    here.backend.release("b", (first, token), "test", None).await.expect("answers");
     assert!(here.is_open(first), "a stranger's word closes nothing");
-    here.backend.release("a", (first, token), "test").await.expect("releases");
+    here.backend.release("a", (first, token), "test", None).await.expect("releases");
     assert!(!here.is_open(first));
     let (second, token) = here.claim("a").await;
     here.backend.open_log("a", second, token).await.expect("opens");

@@ -13,7 +13,7 @@ pub struct Explanation {
     pub job: JobId,
     /// Where it stands.
     pub phase: Phase,
-    /// Why, as a stable code: `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back` (by a limit on groups, or by `at_once` of its parent), `next`, `delayed`, `fanned_out`, or the
+    /// Why, as a stable code: `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back` (by a limit on groups, or by `at_once` of its parent), `next`, `delayed`, `put_off`, `fanned_out`, or the
     /// code of the last entry of its history.
     pub code: String,
     /// Why, as a sentence.
@@ -82,6 +82,12 @@ pub(super) fn explain(job: &Job, place: Option<&Place>, agents: &[AgentEntry], n
         && next.not_before > now
     {
         return plain("delayed", format!("it waits until {} {again}", next.not_before));
+    }
+    if let Some(put_off) = &job.put_off
+        && put_off.not_before > now
+    {
+        let times = if put_off.times > 1 { format!(" ({} times by now)", put_off.times) } else { String::new() };
+        return plain("put_off", format!("it was given back until {}{times}: {}", put_off.not_before, put_off.reason));
     }
     let views: Vec<AgentView> = agents.iter().map(|agent| view(agent, place)).collect();
     let (code, reason) = waiting(&views, place.ahead);

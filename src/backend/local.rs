@@ -2,7 +2,7 @@
 
 use super::{Announcement, Answer, Ask, Backend, BackendError, BlobPieces, Embedded, Grant, Load, Order};
 use crate::blobs::BlobError;
-use crate::job::{AttemptId, Digest, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
+use crate::job::{AttemptId, Digest, JobStep, Later, LeaseToken, Phase, Progress, Report, UnixMillis};
 use crate::net::Retry;
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use crate::queue::StoreError;
@@ -106,8 +106,14 @@ impl Backend for Local {
         Box::pin(async move { Ok(self.backend.report(&self.agent, report, token).await?) })
     }
 
-    fn release<'a>(&'a self, attempt: AttemptId, token: LeaseToken, reason: &'a str) -> Answer<'a, Step> {
-        Box::pin(async move { Ok(self.backend.release(&self.agent, (attempt, token), reason).await?) })
+    fn release<'a>(
+        &'a self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        reason: &'a str,
+        later: Option<&'a Later>,
+    ) -> Answer<'a, Step> {
+        Box::pin(async move { Ok(self.backend.release(&self.agent, (attempt, token), reason, later).await?) })
     }
 
     fn orders(&self) -> broadcast::Receiver<Order> {

@@ -44,7 +44,7 @@ pub use local::Local;
 pub use roster::{AgentEntry, AgentState, Registration, Roster, SessionError};
 
 use crate::blobs::BlobStore;
-use crate::job::{Artifacts, AttemptId, Digest, JobSpec, JobStep, LeaseToken, Phase, Progress, Report, UnixMillis};
+use crate::job::{Artifacts, AttemptId, Digest, JobSpec, JobStep, Later, LeaseToken, Phase, Progress, Report, UnixMillis};
 use crate::net::Retry;
 use crate::protocol::agent::{Announcement, AttemptStanding, Capabilities, Load, Renewed, Reported, Step};
 use bytes::Bytes;
@@ -146,8 +146,15 @@ pub trait Backend: Send + Sync + 'static {
     /// Gives a terminal report.
     fn report<'a>(&'a self, report: &'a Report, token: LeaseToken) -> Answer<'a, Reported>;
 
-    /// Gives back an attempt that never started.
-    fn release<'a>(&'a self, attempt: AttemptId, token: LeaseToken, reason: &'a str) -> Answer<'a, Step>;
+    /// Gives back an attempt that never started, to be handed out again at once, or `later` by a backend that can wait with it
+    /// ([`Capabilities::later`]).
+    fn release<'a>(
+        &'a self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        reason: &'a str,
+        later: Option<&'a Later>,
+    ) -> Answer<'a, Step>;
 
     /// What the agent is told without having asked. Who misses one learns it from the next renewal, though not that
     /// it was forced.

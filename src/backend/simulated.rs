@@ -2,7 +2,7 @@
 
 use super::conformance::{Desk, Seen};
 use super::{Announcement, Answer, Ask, Backend, Grant, Load, Order};
-use crate::job::{AttemptId, Cause, Ending, JobId, JobSpec, LeaseToken, Phase, Report, SpecRules, UnixMillis};
+use crate::job::{AttemptId, Cause, Ending, JobId, JobSpec, Later, LeaseToken, Phase, Report, SpecRules, UnixMillis};
 use crate::protocol::agent::{AttemptStanding, Capabilities, Renewed, Reported, Step};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
@@ -83,7 +83,7 @@ impl Backend for Simulated {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { lease: None, fenced_end: false, log: false, cancel: true }
+        Capabilities { lease: None, fenced_end: false, log: false, cancel: true, later: false }
     }
 
     fn announce(&self, _: &Announcement) {}
@@ -151,7 +151,13 @@ impl Backend for Simulated {
         Box::pin(std::future::ready(Ok(reported.unwrap_or(Reported::Unknown))))
     }
 
-    fn release<'a>(&'a self, attempt: AttemptId, _: LeaseToken, _: &'a str) -> Answer<'a, Step> {
+    fn release<'a>(
+        &'a self,
+        attempt: AttemptId,
+        _: LeaseToken,
+        _: &'a str,
+        _: Option<&'a Later>,
+    ) -> Answer<'a, Step> {
         let step = self.change(attempt, |row| {
             row.phase = Phase::Queued;
             Step::Applied

@@ -272,6 +272,10 @@ pub(super) fn job(job: &Value) -> String {
         let (number, of, at) = (text(&next["number"]), text(&next["of"]), time(&next["not_before"]));
         line("waits", format!("until {at} for try {number} of {of}: {}", text(&next["cause"])));
     }
+    let put_off = &job["put_off"];
+    if !put_off.is_null() && job["phase"] == "queued" {
+        line("waits", printable(&format!("until {}: {}", time(&put_off["not_before"]), text(&put_off["reason"]))));
+    }
     if !job["given_up"].is_null() {
         line("given up", text(&job["given_up"]["reason"]));
         if let Some(by) = job["given_up"]["replayed_by"].as_str() {

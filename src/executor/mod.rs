@@ -17,7 +17,7 @@ pub use arriving::Arriving;
 pub use both::{Both, EitherCell};
 pub use inputs::{InputPiece, Inputs, PIECES};
 
-use crate::job::{AttemptId, Cause, JobSpec, Millis, UsedImage};
+use crate::job::{AttemptId, Cause, JobSpec, Later, Millis, UsedImage};
 use crate::protocol::wire;
 use futures_util::Stream;
 use std::any::Any;
@@ -87,17 +87,27 @@ pub struct Present {
     pub image: Option<UsedImage>,
 }
 
+/// What others have taken may be free again after so long.
+pub(crate) const TAKEN: Duration = Duration::from_secs(5);
+
 /// Why there is no cell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoCell {
     /// Nothing can be made here at the moment, whatever the job: it goes back to the queue.
     Unavailable(String),
-    /// This one cannot be made at the moment, and others can: it goes back to the queue after a while, and nothing else waits.
-    Later(String),
+    /// This one cannot be made at the moment, and others can: it goes back to the queue until later, which costs it no try, and nothing else waits.
+    Later(Later),
     /// What was prepared for it is gone again: it may be prepared anew, or the attempt ends with this cause.
     Vanished(Cause),
     /// It cannot be made for this job: the attempt ends with this cause.
     Failed(Cause),
+}
+
+impl NoCell {
+    /// It cannot be made for so long.
+    pub(crate) fn later(after: Duration, reason: String) -> Self {
+        Self::Later(Later { after: after.into(), reason })
+    }
 }
 
 /// What a cell needs before it is made; kept there for as long as this lives.

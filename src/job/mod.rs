@@ -33,7 +33,7 @@ pub use record::{Children, Gap, GivenUp, Job, JobSummary, LogTotals, Report, Str
 pub use results::{
     ARTIFACT_LIST_MOST, Artifact, ArtifactProblem, Artifacts, JobStep, Progress, Results, is_artifact_path,
 };
-pub use retry::{Class, NextTry, PastTry, Then, Tried, then};
+pub use retry::{Class, Later, NextTry, PastTry, PutOff, Then, Tried, then};
 pub use secret::{SECRET_FILES_MOST, SECRET_MIN, SECRETS_BYTES, SECRETS_MOST, Secret};
 pub use spec::{
     Access, ArtifactRule, Beside, Capacity, Clamp, Egress, FanOut, Input, InputContent, JobSpec, LIMITS, Limit,

@@ -2,7 +2,7 @@
 
 use super::egress::EgressUse;
 use super::{
-    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, Results,
+    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, PutOff, Results,
     UnixMillis, UsedImage,
 };
 use serde::{Deserialize, Serialize};
@@ -174,6 +174,9 @@ pub struct Job {
     pub past_tries: Vec<PastTry>,
     /// The try that it waits for, after one that has ended.
     pub next_try: Option<NextTry>,
+    /// That it was given back until later, until it runs; a claim alone changes nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub put_off: Option<PutOff>,
     /// It was given up, and nobody has had it replayed since.
     pub dead_letter: bool,
     /// Why it was given up, once it was.

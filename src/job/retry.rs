@@ -49,6 +49,49 @@ pub struct PastTry {
     pub log: LogTotals,
 }
 
+/// That something a job needs is away for a while, such as its host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Later {
+    /// For so long it is of no use to try.
+    pub after: Millis,
+    /// Why, as a sentence.
+    pub reason: String,
+}
+
+/// That a job was given back until later, which costs it no try.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutOff {
+    /// It is not handed out before.
+    pub not_before: UnixMillis,
+    /// How often in a row, from 1.
+    pub times: u32,
+    /// Why, as a sentence.
+    pub reason: String,
+}
+
+impl PutOff {
+    /// An attempt that was given back until later, after one that was too, or not. It waits longer each time, up to a minute, and jobs that were
+    /// put off together do not come back together.
+    pub fn after(attempt: AttemptId, before: Option<&Self>, later: &Later, now: UnixMillis) -> Self {
+        let times = before.map_or(0, |before| before.times);
+        let asked = later.after.as_u64().clamp(PUT_OFF.0, PUT_OFF.1);
+        let doubled = 2u64.checked_pow(times).and_then(|doublings| asked.checked_mul(doublings));
+        let pause = doubled.unwrap_or(u64::MAX).min(PUT_OFF.1);
+        let plain = |c: &char| !c.is_control();
+        Self {
+            // Never less: it is of no use before.
+            not_before: now.plus(Millis::new(pause + scattered(attempt) % (pause / 4 + 1))),
+            times: times.saturating_add(1),
+            reason: later.reason.chars().filter(plain).take(MOST_REASON).collect(),
+        }
+    }
+}
+
+/// The least and the most milliseconds that a job is put off for, before they are scattered by a quarter.
+const PUT_OFF: (u64, u64) = (1_000, 60_000);
+/// Characters of the reason that are kept.
+const MOST_REASON: usize = 400;
+
 /// Tries so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tried {
@@ -150,6 +193,27 @@ mod tests {
             Then::Over => "over".to_owned(),
             Then::GivenUp(reason) => reason,
             Then::Again(next) => format!("{} of {}", next.number, next.of),
+        }
+    }
+
+    #[test]
+    fn what_is_put_off_again_and_again_waits_longer_up_to_a_bound() {
+        let later = |ms| Later { after: Millis::new(ms), reason: format!("web1 is\n{}", "away ".repeat(200)) };
+        let now = UnixMillis::new(1_000_000);
+        let (mut last, mut pauses) = (None, Vec::new());
+        for number in 1..=8 {
+            let put_off = PutOff::after(attempt(number), last.as_ref(), &later(4_000), now);
+            assert_eq!((put_off.times, put_off.reason.chars().count()), (number, 400));
+            assert!(!put_off.reason.contains('\n'));
+            pauses.push(put_off.not_before.since(now).as_u64());
+            last = Some(put_off);
+        }
+        for (pause, least) in pauses.iter().zip([4_000u64, 8_000, 16_000, 32_000, 60_000, 60_000, 60_000, 60_000]) {
+            assert!((least..=least + least / 4).contains(pause), "{pauses:?}");
+        }
+        for (asked, least) in [(0, 1_000), (u64::MAX, 60_000)] {
+            let pause = PutOff::after(attempt(1), None, &later(asked), now).not_before.since(now).as_u64();
+            assert!((least..=least + least / 4).contains(&pause), "{asked}: {pause}");
         }
     }
 

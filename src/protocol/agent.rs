@@ -5,7 +5,7 @@
 //! cannot be done that way is a new version: both sides speak N and N−1, and the registration settles which.
 
 use crate::job::{
-    AttemptId, Capacity, Digest, JobId, JobStep, LeaseToken, Millis, Phase, Progress, Report, Secret, UnixMillis,
+    AttemptId, Capacity, Digest, JobId, JobStep, Later, LeaseToken, Millis, Phase, Progress, Report, Secret, UnixMillis,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -114,6 +114,9 @@ pub struct Capabilities {
     /// It tells of cancels.
     #[serde(default)]
     pub cancel: bool,
+    /// It waits with a job that was given back until later.
+    #[serde(default)]
+    pub later: bool,
 }
 
 /// `POST /v1/agent/claim`
@@ -286,6 +289,9 @@ pub struct Release {
     pub holding: Holding,
     /// Why, as a stable code.
     pub reason: String,
+    /// It is not to be handed out again before; absent: at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub later: Option<Later>,
 }
 
 /// The answer to an advance and to a release.

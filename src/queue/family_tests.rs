@@ -224,7 +224,7 @@ async fn nothing_that_befalls_held_jobs_befalls_a_parent() {
         assert!(store.end_stuck(far, Millis::new(1), 3).await.expect("answers").is_empty());
         assert_eq!(store.extend(Millis::new(1), far).await.expect("answers"), 0);
         let lease = (AttemptId::new(id, 0), LeaseToken(0));
-        assert_eq!(store.release("a", lease, far, "no").await.expect("answers"), Applied::Refused);
+        assert_eq!(store.release("a", lease, far, "no", None).await.expect("answers"), Applied::Refused);
         assert_eq!(store.complete("a", &report(lease.0), lease.1, far, 3).await.expect("answers"), Completion::Unknown);
         assert_eq!(store.get(id).await.expect("reads").map(|job| job.phase), Some(Phase::Running));
     }

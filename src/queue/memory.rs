@@ -11,7 +11,7 @@ use super::{
     ListFilter, NewJob, Place, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::job::{
-    AttemptId, Children, HostFailure, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
+    AttemptId, Children, HostFailure, Job, JobId, JobSummary, Later, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
     Verdict,
 };
 use std::cmp::Reverse;
@@ -318,8 +318,9 @@ impl Store for MemoryStore {
         lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
+        later: Option<&Later>,
     ) -> Result<Applied, StoreError> {
-        let applied = self.tables().change(lease.0.job, |row| row.release(agent, lease, now, reason));
+        let applied = self.tables().change(lease.0.job, |row| row.release(agent, lease, now, reason, later));
         Ok(applied.unwrap_or(Applied::Refused))
     }
 

@@ -22,7 +22,7 @@ pub use routing::{CONTAINERS, Groups, HOSTS, Obstacle, Peer, Profile};
 pub use sqlite::SqliteStore;
 
 use crate::job::{
-    AttemptId, Capacity, Children, Job, JobId, JobSpec, JobSummary, LeaseToken, Millis, Phase, Report, Submitter,
+    AttemptId, Capacity, Children, Job, JobId, JobSpec, JobSummary, Later, LeaseToken, Millis, Phase, Report, Submitter,
     UnixMillis,
 };
 use serde::Serialize;
@@ -366,13 +366,14 @@ pub trait Store: Send + Sync + 'static {
         now: UnixMillis,
         max_attempts: u32,
     ) -> impl Future<Output = Result<Completion, StoreError>> + Send;
-    /// Gives back what never started; the try does not count, and its number is not used again.
+    /// Gives back what never started, to be handed out again at once or `later`; the try does not count, and its number is not used again.
     fn release(
         &self,
         agent: &str,
         lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
+        later: Option<&Later>,
     ) -> impl Future<Output = Result<Applied, StoreError>> + Send;
     /// One answer for each, in order. Changes nothing.
     fn lookup(
@@ -515,8 +516,9 @@ impl Store for AnyStore {
         lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
+        later: Option<&Later>,
     ) -> Result<Applied, StoreError> {
-        either!(self, store => store.release(agent, lease, now, reason))
+        either!(self, store => store.release(agent, lease, now, reason, later))
     }
     async fn lookup(&self, agent: &str, attempts: &[(AttemptId, LeaseToken)]) -> Result<Vec<Standing>, StoreError> {
         either!(self, store => store.lookup(agent, attempts))

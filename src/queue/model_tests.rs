@@ -20,7 +20,8 @@ enum Op {
     Advance(usize, usize, bool),
     /// With this cause.
     Complete(usize, bool, Cause),
-    Release(usize, bool),
+    /// By its holder or not, and whether until later.
+    Release(usize, bool, bool),
     Lookup(usize, bool),
     Cancel(usize),
     Expire,
@@ -80,7 +81,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => claim().prop_map(|(claim, holder)| Op::Renew(claim, holder)),
         3 => (claim(), 0usize..6).prop_map(|((claim, holder), phase)| Op::Advance(claim, phase, holder)),
         3 => (claim(), cause()).prop_map(|((claim, holder), cause)| Op::Complete(claim, holder, cause)),
-        1 => claim().prop_map(|(claim, holder)| Op::Release(claim, holder)),
+        1 => (claim(), any::<bool>()).prop_map(|((claim, holder), later)| Op::Release(claim, holder, later)),
         1 => claim().prop_map(|(claim, holder)| Op::Lookup(claim, holder)),
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
@@ -192,9 +193,11 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             }
             None => String::new(),
         },
-        Op::Release(n, holder) => match held(*n, *holder) {
+        Op::Release(n, holder, later_asked) => match held(*n, *holder) {
             Some((agent, lease)) => {
-                let applied = store.release(&agent, lease, at(now), "test").await.expect("answers");
+                let later = Later { after: Millis::from_secs(20), reason: "away".to_owned() };
+                let later = Some(&later).filter(|_| *later_asked);
+                let applied = store.release(&agent, lease, at(now), "test", later).await.expect("answers");
                 assert!(*holder || applied == Applied::Refused);
                 format!("{applied:?}")
             }

@@ -116,7 +116,7 @@ async fn tries_of_one_class_take_none_of_the_other_and_what_is_given_back_counts
                 Some(cause) => drop(ends(&store, &held, cause, 1).await),
                 None => {
                     let lease = (held.attempt, held.token);
-                    assert_eq!(store.release("a", lease, at(1), "no_cell").await.expect("answers"), Applied::Applied);
+                    assert_eq!(store.release("a", lease, at(1), "no_cell", None).await.expect("answers"), Applied::Applied);
                 }
             }
             // Without a pause nobody has to make it ready.
@@ -305,7 +305,7 @@ async fn sealed_values_go_with_each_try_and_are_gone_with_the_end() {
         let first = claim(&store, 0).await.expect("there is one");
         assert_eq!(sealed(&first), wanted);
         // Given back, lost and tried again: whoever gets it next gets them too.
-        store.release("a", (first.attempt, first.token), at(1), "no_cell").await.expect("answers");
+        store.release("a", (first.attempt, first.token), at(1), "no_cell", None).await.expect("answers");
         let second = claim(&store, 2).await.expect("it came back");
         assert_eq!(sealed(&second), wanted);
         ends(&store, &second, exit(1), 3).await;

@@ -20,7 +20,7 @@ use super::{
     ListFilter, NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::database::{self, Durability, Poster};
-use crate::job::{AttemptId, Children, Job, JobId, JobSummary, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Children, Job, JobId, JobSummary, Later, LeaseToken, Millis, Phase, Report, UnixMillis};
 use rusqlite::Connection;
 use std::cell::OnceCell;
 use std::collections::HashSet;
@@ -88,7 +88,7 @@ impl Drop for Handed {
         self.writer.post(move |db| {
             for claim in &claims {
                 let lease = (claim.attempt, claim.token);
-                change_row(db, lease.0.job, |row| row.release(&agent, lease, now, "claim_not_taken"))?;
+                change_row(db, lease.0.job, |row| row.release(&agent, lease, now, "claim_not_taken", None))?;
             }
             Ok(())
         });
@@ -291,9 +291,10 @@ impl Store for SqliteStore {
         lease: (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
+        later: Option<&Later>,
     ) -> Result<Applied, StoreError> {
-        let (agent, reason) = (agent.to_owned(), reason.to_owned());
-        let applied = self.change(lease.0.job, move |row| row.release(&agent, lease, now, &reason)).await?;
+        let (agent, reason, later) = (agent.to_owned(), reason.to_owned(), later.cloned());
+        let applied = self.change(lease.0.job, move |row| row.release(&agent, lease, now, &reason, later.as_ref())).await?;
         Ok(applied.unwrap_or(Applied::Refused))
     }
 

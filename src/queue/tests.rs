@@ -178,7 +178,7 @@ async fn a_released_try_does_not_count_and_its_number_is_not_used_again() {
         for number in 1..=4 {
             let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
             assert_eq!(claim.attempt.attempt, number);
-            let back = || store.release("a", (claim.attempt, claim.token), at(1), "no_cell");
+            let back = || store.release("a", (claim.attempt, claim.token), at(1), "no_cell", None);
             assert_eq!(back().await.expect("answers"), Applied::Applied);
             assert_eq!(back().await.expect("answers again"), Applied::AlreadyThere);
         }
@@ -209,7 +209,7 @@ async fn a_history_stays_short() {
     let Ok(Submitted::Created(job)) = store.submit(new(1, 0, None), 10).await else { panic!("not created") };
     for _ in 0..100 {
         let claim = store.claim(ask(1, 0)).await.expect("claims").claims.remove(0);
-        let back = store.release("a", (claim.attempt, claim.token), at(1), "no_cell").await.expect("answers");
+        let back = store.release("a", (claim.attempt, claim.token), at(1), "no_cell", None).await.expect("answers");
         assert_eq!(back, Applied::Applied);
     }
     let history = store.get(job.id).await.expect("reads").expect("is there").history;
@@ -227,7 +227,7 @@ async fn a_claim_that_nobody_takes_goes_back_to_the_queue() {
         if let Poll::Ready(taken) = futures_util::poll!(&mut claim) {
             // The writer was faster than this look: somebody took it.
             let claim = taken.expect("claims").claims.remove(0);
-            store.release("a", (claim.attempt, claim.token), at(1), "no_cell").await.expect("answers");
+            store.release("a", (claim.attempt, claim.token), at(1), "no_cell", None).await.expect("answers");
             continue;
         }
         for _ in 0..round % 10 {
@@ -334,7 +334,7 @@ async fn an_attempt_is_its_holders_alone_whoever_knows_the_token() {
         assert_eq!(renewed, [Renewal::Refused]);
         let step = store.advance(other, lease, Phase::Running, at(1), "x").await.expect("answers");
         assert_eq!(step, Applied::Refused);
-        assert_eq!(store.release(other, lease, at(1), "x").await.expect("answers"), Applied::Refused);
+        assert_eq!(store.release(other, lease, at(1), "x", None).await.expect("answers"), Applied::Refused);
         let ended = store.complete(other, &report(claim.attempt), claim.token, at(1), 3).await.expect("answers");
         assert_eq!(ended, Completion::Unknown);
         assert_eq!(store.get(job.id).await.expect("reads"), before);
@@ -470,7 +470,7 @@ async fn a_job_that_is_canceled_before_it_ran_says_so_and_misses_no_output() {
     // One that was claimed and given back did not run either.
     store.submit(new(2, 0, None), 10).await.expect("submits");
     let claim = store.claim(ask(1, 10)).await.expect("claims").claims.remove(0);
-    store.release("a", (claim.attempt, claim.token), at(11), "full").await.expect("answers");
+    store.release("a", (claim.attempt, claim.token), at(11), "full", None).await.expect("answers");
     let canceled = store.cancel(claim.attempt.job, at(12)).await.expect("answers");
     let Canceled::Ended(ended) = canceled else { panic!("has ended") };
     assert_eq!((message(&ended), ended.log.complete), ("canceled before it started".to_owned(), true));

@@ -9,8 +9,8 @@
 use super::family::{FANNED_OUT, Family, HELD, HELD_BACK, LET_GO};
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
-    AttemptId, Cause, Class, GivenUp, Job, JobId, LeaseToken, LogTotals, Millis, PULL_NOTE, PastTry, Phase, PhaseEvent,
-    Report, Results, Then, Tried, UnixMillis, then,
+    AttemptId, Cause, Class, GivenUp, Job, JobId, Later, LeaseToken, LogTotals, Millis, PULL_NOTE, PastTry, Phase, PhaseEvent,
+    PutOff,    Report, Results, Then, Tried, UnixMillis, then,
 };
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,7 @@ impl Row {
             attempt: 0,
             past_tries: Vec::new(),
             next_try: None,
+            put_off: None,
             dead_letter: false,
             given_up: None,
             cancel_requested: false,
@@ -136,6 +137,7 @@ impl Row {
         self.job.ended_at = Some(at);
         self.job.ending = Some(self.job.ending_by(cause));
         self.job.next_try = None;
+        self.job.put_off = None;
         self.delayed = None;
         self.lease = None;
     }
@@ -187,6 +189,7 @@ impl Row {
                 self.enter(Phase::Queued, at, reason);
                 self.delayed = Some(next.not_before).filter(|moment| *moment > at && !mutant!(RetriedAtOnce));
                 self.job.next_try = Some(next);
+                self.job.put_off = None;
                 self.job.started_at = None;
                 self.lease = None;
             }
@@ -315,6 +318,7 @@ impl Row {
         }
         self.enter(phase, at, reason);
         if phase == Phase::Running {
+            self.job.put_off = None;
             self.job.started_at = Some(at);
         }
         Applied::Applied
@@ -356,13 +360,14 @@ impl Row {
         Completion::Applied(Box::new(self.job.clone()))
     }
 
-    /// Goes back to the queue unstarted; the try does not count, unless its end was asked for.
+    /// Goes back to the queue unstarted, until `later` if that is given; the try does not count, unless its end was asked for.
     pub(super) fn release(
         &mut self,
         agent: &str,
         (attempt, token): (AttemptId, LeaseToken),
         now: UnixMillis,
         reason: &str,
+        later: Option<&Later>,
     ) -> Applied {
         // A number is handed out once, so a queued job with this one was given back (or lost) by this very holder.
         if self.job.phase == Phase::Queued && self.was_of(agent, attempt) {
@@ -377,6 +382,8 @@ impl Row {
             return Applied::Applied;
         }
         self.enter(Phase::Queued, now, reason);
+        self.job.put_off = later.map(|later| PutOff::after(attempt, self.job.put_off.as_ref(), later, now));
+        self.delayed = self.job.put_off.as_ref().map(|put_off| put_off.not_before);
         self.lease = None;
         Applied::Applied
     }

@@ -4,7 +4,7 @@
 use super::ledger::{Ledger, Note};
 use super::scenario::{Call, How, Scenario};
 use crate::backend::{Ask, Backend, BackendError, Embedded, Grant, Local, Order, QueueSettings};
-use crate::job::{AttemptId, LeaseToken, Millis, Phase, Report, UnixMillis};
+use crate::job::{AttemptId, Later, LeaseToken, Millis, Phase, Report, UnixMillis};
 use crate::logstore::LogStore;
 use crate::net::Retry;
 use crate::protocol::agent::{Announcement, AttemptStanding, Capabilities, Load, Renewed, Reported, Step};
@@ -278,7 +278,7 @@ impl Backend for Flaky {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { lease: Some(self.server.settings.lease), fenced_end: true, log: true, cancel: true }
+        Capabilities { lease: Some(self.server.settings.lease), fenced_end: true, log: true, cancel: true, later: true }
     }
 
     fn announce(&self, who: &Announcement) {
@@ -386,10 +386,11 @@ impl Backend for Flaky {
         attempt: AttemptId,
         token: LeaseToken,
         reason: &'a str,
+        later: Option<&'a Later>,
     ) -> BoxFuture<'a, Result<Step, BackendError>> {
         Box::pin(async move {
             let mut flight = self.begin(Call::Release);
-            let step = flight.there().await?.release(attempt, token, reason).await?;
+            let step = flight.there().await?.release(attempt, token, reason, later).await?;
             flight.back().await?;
             Ok(step)
         })

@@ -12,7 +12,7 @@ mod uplink;
 use super::{Announcement, Answer, Ask, Backend, BackendError, BlobPieces, Grant, Load, Order};
 use crate::blobs::BlobStore;
 use crate::job::{
-    Artifacts, AttemptId, Digest, JobSpec, JobStep, LeaseToken, Millis, Phase, Progress, Report, UnixMillis,
+    Artifacts, AttemptId, Digest, JobSpec, JobStep, Later, LeaseToken, Millis, Phase, Progress, Report, UnixMillis,
 };
 use crate::logstore::LogStore;
 use crate::net::{Breaker, Retry};
@@ -169,7 +169,7 @@ impl Http {
             .tls_backend_preconfigured(tls.config())
             .build()
             .map_err(|error| error.to_string())?;
-        let capabilities = Capabilities { lease: Some(UNKNOWN_LEASE), fenced_end: false, log: true, cancel: false };
+        let capabilities = Capabilities { lease: Some(UNKNOWN_LEASE), fenced_end: false, log: true, cancel: false, later: false };
         let shared = Arc::new(Shared {
             rate: RateLimiter::direct(Quota::per_second(settings.rate)),
             settings,
@@ -261,7 +261,7 @@ impl Http {
                 Err(problems) => {
                     // A spec that a newer server accepts and this agent does not understand.
                     tracing::error!(attempt = %claim.attempt, %problems, "a claimed job's spec is not understood; it goes back");
-                    if let Err(error) = self.release(claim.attempt, claim.token, "spec_not_understood").await {
+                    if let Err(error) = self.release(claim.attempt, claim.token, "spec_not_understood", None).await {
                         tracing::error!(%error, attempt = %claim.attempt, "it could not be given back; its lease will run out");
                     }
                 }
@@ -385,8 +385,14 @@ impl Backend for Http {
         })
     }
 
-    fn release<'a>(&'a self, attempt: AttemptId, token: LeaseToken, reason: &'a str) -> Answer<'a, Step> {
-        let request = Release { holding: Holding { attempt, token }, reason: reason.to_owned() };
+    fn release<'a>(
+        &'a self,
+        attempt: AttemptId,
+        token: LeaseToken,
+        reason: &'a str,
+        later: Option<&'a Later>,
+    ) -> Answer<'a, Step> {
+        let request = Release { holding: Holding { attempt, token }, reason: reason.to_owned(), later: later.cloned() };
         Box::pin(async move { Ok(self.shared.retrying::<_, StepAnswer>("release", &request, SMALL).await?.step) })
     }
 

@@ -362,10 +362,8 @@ impl Inner {
             self.removals.unsure(name.to_owned());
         }
         if error.is_out_of_networks() {
-            return Err(NoCell::Later(format!(
-                "the engine has no address pool left for its network: {}",
-                error.short()
-            )));
+            let reason = format!("the engine has no address pool left for its network: {}", error.short());
+            return Err(NoCell::later(super::TAKEN, reason));
         }
         Err(failed("create network", &order.image, &error))
     }

@@ -181,7 +181,7 @@ impl Executor for Scripted {
             return Err(NoCell::Unavailable(reason));
         }
         if order.image == "crowded" && self.world().crowded {
-            return Err(NoCell::Later("no network is free".to_owned()));
+            return Err(NoCell::later(super::TAKEN, "no network is free".to_owned()));
         }
         if order.image == "missing" {
             let reason = "no such image".to_owned();

@@ -9,7 +9,7 @@ use super::plain::{NotOpened, Opened, Place, Swept, swept};
 use super::records::{Record, Records};
 use super::resident::{Failed, Hubs, Joint, NoHub};
 use super::{ConnectError, Event, Lane, Pool, Route};
-use crate::executor::{CellOrder, Executor, Link, NoCell, Prepared, Present, Tell};
+use crate::executor::{CellOrder, Executor, Link, NoCell, Prepared, Present, TAKEN, Tell};
 use crate::job::{AttemptId, ByteSize, Cause, OwnerId, Source, Target, TargetMode};
 use crate::protocol::wire::Fact;
 use crate::supervise;
@@ -162,11 +162,11 @@ fn no_channel(host: &str, error: &ConnectError, open: bool) -> NoCell {
         }
         // Nothing of ours is there that it would have to make room beside.
         ConnectError::Throttled(_) if !open => NoCell::Failed(Cause::HostUnreachable { host, reason }),
-        ConnectError::Refused { .. } | ConnectError::Unreachable(_) => {
-            NoCell::Failed(Cause::HostUnreachable { host, reason })
-        }
+        ConnectError::Unreachable(_) => NoCell::Failed(Cause::HostUnreachable { host, reason }),
+        // Nobody has tried, so it is no try of the job's either.
+        ConnectError::Refused { wait, .. } => NoCell::later(*wait, reason),
         // Others of its jobs are there, or logins: it is well, and its turn comes.
-        ConnectError::Throttled(_) | ConnectError::Busy(_) => NoCell::Later(format!("{host}: {reason}")),
+        ConnectError::Throttled(_) | ConnectError::Busy(_) => NoCell::later(TAKEN, format!("{host}: {reason}")),
         ConnectError::Stopped => NoCell::Unavailable(reason),
     }
 }
@@ -313,7 +313,7 @@ impl Inner {
             };
             let reason = match opened {
                 Ok(joint) => return Ok((joint, resident_facts(&route.name, &route.login))),
-                Err(Failed::Said { errno: EAGAIN, step }) => return Err(NoCell::Later(format!("{host}: {step}"))),
+                Err(Failed::Said { errno: EAGAIN, step }) => return Err(NoCell::later(TAKEN, format!("{host}: {step}"))),
                 // It has ended in between, as one that nobody used does.
                 Err(Failed::Cut(_)) if tries > 0 => continue,
                 Err(Failed::Cut(reason)) => reason,

@@ -7,7 +7,7 @@
 use super::shapes;
 use crate::job::{
     Cause, Clamp, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase, PhaseEvent,
-    Results, Submitter, UnixMillis, Usage, UsedImage,
+    PutOff, Results, Submitter, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::held_by;
@@ -29,6 +29,8 @@ struct State {
     past_tries: Vec<PastTry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     next_try: Option<NextTry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    put_off: Option<PutOff>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     given_up: Option<GivenUp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -69,6 +71,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         failures: row.failures,
         past_tries: job.past_tries.clone(),
         next_try: job.next_try.clone(),
+        put_off: job.put_off.clone(),
         given_up: job.given_up.clone(),
         told: row.told,
         stopped: row.stopped,
@@ -132,6 +135,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         attempt: row.get(7)?,
         past_tries: state.past_tries,
         next_try: state.next_try,
+        put_off: state.put_off,
         dead_letter: row.get::<_, Option<u32>>(15)?.is_some(),
         given_up: state.given_up,
         cancel_requested: state.cancel_requested,

@@ -255,8 +255,8 @@ pub(super) async fn release(
     Known { agent, .. }: Known,
     Received(body): Received,
 ) -> Answer<StepAnswer> {
-    let Release { holding: Holding { attempt, token }, reason } = read(&body)?;
-    let step = app.backend.release(&agent, (attempt, token), &short(&reason)).await?;
+    let Release { holding: Holding { attempt, token }, reason, later } = read(&body)?;
+    let step = app.backend.release(&agent, (attempt, token), &short(&reason), later.as_ref()).await?;
     Ok(Json(StepAnswer { step }))
 }
 

@@ -153,6 +153,8 @@ pub(crate) struct Registered {
     fenced_end: bool,
     log: bool,
     cancel: bool,
+    /// It waits with a job that was given back until later.
+    later: bool,
     /// Longest wait for work.
     max_wait: Span,
     /// Why an operator lets no jobs be handed to the agent; absent when it gets some.
@@ -293,6 +295,18 @@ pub(crate) struct Release {
     attempt: AttemptId,
     token: u64,
     /// A stable code.
+    reason: String,
+    /// It is not to be handed out again before; absent: at once.
+    #[schema(nullable = false)]
+    later: Option<Later>,
+}
+
+/// That something a job needs is away for a while.
+#[derive(ToSchema)]
+pub(crate) struct Later {
+    /// For so long it is of no use to try; a server waits a second at least, and longer each time.
+    after: Span,
+    /// As a sentence.
     reason: String,
 }
 

@@ -545,6 +545,17 @@ pub(crate) struct PastTry {
     log: LogTotals,
 }
 
+/// That a job was given back until later, which costs it no try.
+#[derive(ToSchema)]
+pub(crate) struct PutOff {
+    /// It is not handed out before.
+    not_before: Moment,
+    /// How often in a row, from 1.
+    times: u32,
+    /// Why, as a sentence.
+    reason: String,
+}
+
 /// The try that a job waits for.
 #[derive(ToSchema)]
 pub(crate) struct NextTry {
@@ -573,7 +584,7 @@ pub(crate) struct GivenUp {
 pub(crate) struct Explanation {
     job: JobId,
     phase: Phase,
-    /// `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, `delayed`; or the code of its cause, or of the last
+    /// `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, `delayed`, `put_off`; or the code of its cause, or of the last
     /// entry of its history.
     code: String,
     /// A sentence.
@@ -801,6 +812,9 @@ pub(crate) struct Job {
     past_tries: Vec<PastTry>,
     #[schema(required)]
     next_try: Option<NextTry>,
+    /// That it was given back until later; absent once it runs.
+    #[schema(nullable = false)]
+    put_off: Option<PutOff>,
     /// It was given up, and nobody has had it replayed since.
     dead_letter: bool,
     #[schema(required)]
