@@ -274,6 +274,21 @@ impl Client {
         self.answer(self.request(Method::DELETE, &format!("/v1/agents/{}", escaped(name)))).await.map(drop)
     }
 
+    /// Makes a join token.
+    pub(super) async fn create_token(&self, wanted: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, "/v1/agent-tokens").json(wanted)).await
+    }
+
+    /// The join tokens, without their secrets.
+    pub(super) async fn tokens(&self) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, "/v1/agent-tokens")).await
+    }
+
+    /// Takes a join token away.
+    pub(super) async fn remove_token(&self, id: &str) -> Result<(), Failure> {
+        self.answer(self.request(Method::DELETE, &format!("/v1/agent-tokens/{}", escaped(id)))).await.map(drop)
+    }
+
     /// A page of the audit log.
     pub(super) async fn audit(&self, query: &str) -> Result<Value, Failure> {
         self.json(self.request(Method::GET, &format!("/v1/audit?{query}"))).await

@@ -26,7 +26,7 @@ const MOST_LISTED: usize = 1000;
 const LISTED: usize = 100;
 
 /// Each route that changes something, with its name in the log. A test holds it to the routes that there are.
-pub(super) const ACTIONS: [(&str, &str, &str); 18] = [
+pub(super) const ACTIONS: [(&str, &str, &str); 21] = [
     ("POST", "/v1/jobs", "job.submit"),
     ("POST", "/v1/jobs/bulk", "job.submit_many"),
     ("POST", "/v1/jobs/bulk-cancel", "job.cancel_many"),
@@ -44,7 +44,10 @@ pub(super) const ACTIONS: [(&str, &str, &str); 18] = [
     ("DELETE", "/v1/agents/{name}", "agent.remove"),
     ("POST", "/v1/agents/{name}/drain", "agent.drain"),
     ("POST", "/v1/agents/{name}/resume", "agent.resume"),
+    ("POST", "/v1/agent-tokens", "token.add"),
+    ("DELETE", "/v1/agent-tokens/{id}", "token.remove"),
     ("POST", "/v1/agent/register", "agent.register"),
+    ("POST", "/v1/agent/enroll", "agent.enroll"),
 ];
 
 /// What a handler says of what it did, beside what the request and the answer's status say.
@@ -314,7 +317,8 @@ mod tests {
             for method in
                 item.as_object().expect("a path").keys().filter(|method| *method != "get" && *method != "head")
             {
-                let told = !path.starts_with("/v1/agent/") || path == "/v1/agent/register";
+                let told =
+                    !path.starts_with("/v1/agent/") || matches!(path.as_str(), "/v1/agent/register" | "/v1/agent/enroll");
                 if told {
                     changes.insert((method.to_uppercase(), path.clone()));
                 }

@@ -17,7 +17,9 @@ use std::net::IpAddr;
 pub(super) fn needed(method: &Method, route: &str) -> Role {
     let looks = matches!(*method, Method::GET | Method::HEAD);
     match route {
-        _ if route.starts_with("/v1/keys") || route == "/v1/audit" => Role::Admin,
+        _ if route.starts_with("/v1/keys") || route.starts_with("/v1/agent-tokens") || route == "/v1/audit" => {
+            Role::Admin
+        }
         _ if looks => Role::Read,
         "/v1/jobs"
         | "/v1/jobs/bulk"
