@@ -130,6 +130,7 @@ pub(super) async fn require_key(State(app): State<App>, mut request: Request, ne
     let who = who(&caller);
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(pass);
+    request.extensions_mut().insert(attempt.naming());
     let answer = async {
         if brings && app.settings.stopping.is_cancelled() {
             let detail = "this installation is stopping and takes no more jobs; submit again when it is back";
