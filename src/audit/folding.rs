@@ -22,8 +22,9 @@ type Kind = (Option<IpAddr>, Who, Option<&'static str>, Option<String>);
 #[derive(Debug, Default)]
 pub(super) struct Folding {
     seen: HashMap<Kind, Seen>,
-    /// Lines of strangers in the minute that began then.
-    strangers: (UnixMillis, u64),
+    /// Lines of strangers in a minute, and when that began.
+    strangers: u64,
+    minute: Option<UnixMillis>,
 }
 
 /// Whose an address is: one of IPv6 is any of the 2^64 that its holder has.
@@ -45,11 +46,11 @@ impl Folding {
     /// One more; it comes back when it is to have a line of its own.
     pub(super) fn see(&mut self, event: Event) -> Option<Event> {
         let mut kind = (event.from.map(network), event.who.clone(), Some(event.action), event.detail.clone());
-        if event.at.since(self.strangers.0) >= MINUTE {
-            self.strangers = (event.at, 0);
+        if self.minute.is_none_or(|minute| event.at.since(minute) >= MINUTE) {
+            (self.minute, self.strangers) = (Some(event.at), 0);
         }
         let stranger = event.who == Who::Nobody;
-        let too_many = stranger && self.strangers.1 >= STRANGERS || self.seen.len() >= MOST;
+        let too_many = stranger && self.strangers >= STRANGERS || self.seen.len() >= MOST;
         if too_many && !self.seen.contains_key(&kind) {
             kind = (None, Who::Nobody, None, None);
         }
@@ -57,7 +58,7 @@ impl Folding {
         let seen = self.seen.entry(kind).or_insert_with(new);
         seen.count += 1;
         if seen.count <= FIRST {
-            self.strangers.1 += u64::from(stranger);
+            self.strangers += u64::from(stranger);
             return Some(event);
         }
         seen.last = event;

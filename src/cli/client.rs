@@ -43,6 +43,7 @@ impl Client {
         let guessed = said.is_none().then(|| config.data_dir.clone());
         let url = match said {
             Some(url) => address(&url)?,
+            None if config.server.tls.is_some() => format!("https://{}", config.server.listen),
             None => format!("http://{}", config.server.listen),
         };
         let key = match std::env::var("JOBCELL_API_KEY")
