@@ -50,7 +50,7 @@ impl Folding {
             (self.minute, self.strangers) = (Some(event.at), 0);
         }
         let stranger = event.who == Who::Nobody;
-        let too_many = stranger && self.strangers >= STRANGERS || self.seen.len() >= MOST;
+        let too_many = (stranger && self.strangers >= STRANGERS) || self.seen.len() >= MOST;
         if too_many && !self.seen.contains_key(&kind) {
             kind = (None, Who::Nobody, None, None);
         }

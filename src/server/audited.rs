@@ -67,8 +67,8 @@ pub(super) struct Told {
 pub(super) struct Naming(Arc<OnceLock<String>>);
 
 impl Naming {
-    pub(super) fn is(&self, object: impl ToString) {
-        let _ = self.0.set(object.to_string());
+    pub(super) fn is(&self, object: String) {
+        let _ = self.0.set(object);
     }
 }
 

@@ -139,7 +139,7 @@ pub(super) async fn submit(
     }
     let quota = app.limits.jobs(caller.limits);
     let (created, job) = taken_in(app.backend.submit_within(spec, Some(caller.submitter()), quota).await?)?;
-    naming.is(job.id);
+    naming.is(job.id.to_string());
     if created {
         app.metrics.jobs_submitted_total.inc();
     }
