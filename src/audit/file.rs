@@ -5,7 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Bytes at a file's end that are looked at for the last number: some lines.
@@ -19,6 +19,12 @@ pub(super) struct Log {
     keep: u32,
     /// The file that is written, with its bytes. Opened anew after an error: what is wrong may be the file itself.
     open: Option<(File, u64)>,
+}
+
+/// Whether this is the file of that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let which = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    matches!((file.metadata().map(which), std::fs::metadata(path).map(which)), (Ok(one), Ok(other)) if one == other)
 }
 
 /// The name of an older file.
@@ -55,7 +61,9 @@ impl Log {
     /// Writes whole lines. Errors: nothing of them is there.
     pub(super) fn append(&mut self, lines: &[u8]) -> std::io::Result<()> {
         let full = |len: u64| len > 0 && len + lines.len() as u64 > self.max;
-        let (mut file, mut len) = match self.open.take() {
+        // One that somebody has moved or removed is not the log any more, whatever can be written into it.
+        let open = self.open.take().filter(|(file, _)| is_at(file, &self.path));
+        let (mut file, mut len) = match open {
             Some(open) => open,
             None => self.reopen()?,
         };

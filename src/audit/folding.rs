@@ -1,9 +1,10 @@
-//! Refusals of one kind from one place become one line a minute, after the first few. Decides without a clock of its own.
+//! Refusals of one kind from one place become one line a minute, after the first few; and so do those of all strangers together, wherever they
+//! come from, after some more. Decides without a clock of its own.
 
 use super::{Event, Who};
 use crate::job::{Millis, UnixMillis};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// Refusals of a kind that have lines of their own, in each minute.
 const FIRST: u64 = 5;
@@ -11,13 +12,27 @@ const MINUTE: Millis = Millis::from_secs(60);
 /// Kinds that are told apart at a time; what is beyond counts as one kind, from nowhere.
 const MOST: usize = 1024;
 
-/// Where, by whom, and why.
-type Kind = (Option<IpAddr>, Who, Option<String>);
+/// Lines that all strangers have together in each minute: addresses are cheap.
+const STRANGERS: u64 = 100;
+
+/// Where, by whom, what, and why.
+type Kind = (Option<IpAddr>, Who, Option<&'static str>, Option<String>);
 
 /// What is being counted.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
     seen: HashMap<Kind, Seen>,
+    /// Lines of strangers in a minute, and when that began.
+    strangers: u64,
+    minute: Option<UnixMillis>,
+}
+
+/// Whose an address is: one of IPv6 is any of the 2^64 that its holder has.
+fn network(from: IpAddr) -> IpAddr {
+    match from.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() >> 64 << 64)),
+        four @ IpAddr::V4(_) => four,
+    }
 }
 
 #[derive(Debug)]
@@ -30,14 +45,20 @@ struct Seen {
 impl Folding {
     /// One more; it comes back when it is to have a line of its own.
     pub(super) fn see(&mut self, event: Event) -> Option<Event> {
-        let mut kind = (event.from, event.who.clone(), event.detail.clone());
-        if self.seen.len() >= MOST && !self.seen.contains_key(&kind) {
-            kind = (None, Who::Nobody, None);
+        let mut kind = (event.from.map(network), event.who.clone(), Some(event.action), event.detail.clone());
+        if self.minute.is_none_or(|minute| event.at.since(minute) >= MINUTE) {
+            (self.minute, self.strangers) = (Some(event.at), 0);
+        }
+        let stranger = event.who == Who::Nobody;
+        let too_many = (stranger && self.strangers >= STRANGERS) || self.seen.len() >= MOST;
+        if too_many && !self.seen.contains_key(&kind) {
+            kind = (None, Who::Nobody, None, None);
         }
         let new = || Seen { since: event.at, count: 0, last: event.clone() };
         let seen = self.seen.entry(kind).or_insert_with(new);
         seen.count += 1;
         if seen.count <= FIRST {
+            self.strangers += u64::from(stranger);
             return Some(event);
         }
         seen.last = event;
@@ -47,7 +68,7 @@ impl Folding {
     /// Those of minutes that are over, or of all (`None`), with the number of those that had no lines.
     pub(super) fn ended(&mut self, now: Option<UnixMillis>) -> Vec<Event> {
         let mut ended = Vec::new();
-        self.seen.retain(|(from, who, detail), seen| {
+        self.seen.retain(|(from, who, _, detail), seen| {
             if now.is_some_and(|now| now.since(seen.since) < MINUTE) {
                 return true;
             }
@@ -85,6 +106,34 @@ mod tests {
         assert_eq!(ended.len(), 1, "the others had lines of their own");
         assert_eq!((ended[0].count, ended[0].at), (Some(9995), UnixMillis::new(9999)));
         assert!(folding.see(refused([10, 0, 0, 1], 60_001, "unauthorized")).is_some(), "a new minute");
+    }
+
+    #[test]
+    fn strangers_from_everywhere_have_some_lines_together_and_keys_have_theirs_beside_them() {
+        let mut folding = Folding::default();
+        let stranger =
+            |from: IpAddr, at: u64| Event { who: Who::Nobody, from: Some(from), ..refused([0; 4], at, "unauthorized") };
+        let lines = (0..100_000_u32).filter(|n| folding.see(stranger(n.to_be_bytes().into(), 0)).is_some()).count();
+        assert!((100..=105).contains(&lines), "{lines} lines");
+        assert!(folding.seen.len() < 200, "{} kinds", folding.seen.len());
+        let of_key = Event { who: Who::Key { name: "ci".to_owned(), role: "read" }, ..refused([9; 4], 1, "forbidden") };
+        assert!(folding.see(of_key).is_some(), "is not in it");
+        let told: u64 = folding.ended(Some(UnixMillis::new(60_000))).iter().filter_map(|event| event.count).sum();
+        assert_eq!(told + lines as u64, 100_000);
+        assert!(folding.see(stranger([1, 2, 3, 4].into(), 60_001)).is_some(), "a new minute");
+    }
+
+    #[test]
+    fn addresses_of_one_network_are_one_place() {
+        let mut folding = Folding::default();
+        let from = |text: String| Some(text.parse::<IpAddr>().expect("an address"));
+        let seen = (0..1000).filter(|n| {
+            let event = refused([0; 4], 0, "unauthorized");
+            folding.see(Event { from: from(format!("2001:db8::{n:x}")), ..event }).is_some()
+        });
+        assert_eq!(seen.count(), 5);
+        let other = Event { from: from("2001:db8:0:1::1".to_owned()), ..refused([0; 4], 0, "unauthorized") };
+        assert!(folding.see(other).is_some());
     }
 
     #[test]

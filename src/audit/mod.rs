@@ -106,6 +106,15 @@ impl Audit {
         }
     }
 
+    /// The same, of what somebody with a key had refused or rejected. Comes back when the line, if it has one of its own, is in the file.
+    pub async fn record_refused(&self, event: Event) {
+        let Some(shared) = &self.0 else { return };
+        let written = shared.folding.lock().unwrap_or_else(PoisonError::into_inner).see(event);
+        if let Some(event) = written {
+            self.record(event).await;
+        }
+    }
+
     /// What the log has, the newest first. Errors: it cannot be read.
     pub async fn read(&self, filter: Filter) -> Result<Page, String> {
         let Some(shared) = &self.0 else { return Err("audit.enabled is false: there is no log".to_owned()) };

@@ -158,3 +158,20 @@ async fn without_a_log_nothing_waits() {
     audit.record(event(1, "job.submit")).await;
     assert!(audit.read(all(1)).await.expect_err("there is none").contains("audit.enabled"));
 }
+
+#[tokio::test]
+async fn a_file_that_somebody_moves_or_removes_is_begun_anew_and_no_line_goes_with_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, moved) = (dir.path().join("audit.jsonl"), dir.path().join("moved"));
+    let Opened { audit, .. } = open(&path, 1 << 20, 2);
+    let lines = |path: &std::path::Path| std::fs::read_to_string(path).expect("is there").lines().count();
+    audit.record(event(1, "job.submit")).await;
+    std::fs::rename(&path, &moved).expect("renames");
+    audit.record(event(2, "job.submit")).await;
+    assert_eq!((lines(&moved), lines(&path)), (1, 1));
+    std::fs::remove_file(&path).expect("removes");
+    audit.record(event(3, "job.submit")).await;
+    let text = std::fs::read_to_string(&path).expect("is there again");
+    assert!(text.lines().count() == 1 && text.contains("\"seq\":3"), "{text}");
+    audit.close().await;
+}

@@ -4,7 +4,7 @@ use super::home::Home;
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
 use super::{Failure, node, reload};
 use crate::backend::{Backend, Http, HttpSettings};
-use crate::config::{BackendConfig, Config, LoadInput};
+use crate::config::{Config, LoadInput};
 use crate::job::Artifacts;
 use crate::journal::Journal;
 use crate::logstore::LogStore;
@@ -32,8 +32,8 @@ const GRACE: Duration = Duration::from_secs(1);
 pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> Result<u8, Failure> {
     if config.backends.is_empty() {
         return Err(Failure::config(
-            "no backend: give --backend http://host:port, or `backends` in the settings, and the agent's key in \
-             JOBCELL_AGENT_KEY or key_file; `jobcell agents add NAME` at the server makes one",
+            "no backend: give --backend http://host:port, or `backends` in the settings, and a join token in JOBCELL_JOIN_TOKEN \
+             (`jobcell agents token create` at the server makes one) or the agent's key in JOBCELL_AGENT_KEY",
         ));
     }
     let seccomp = node::seccomp(&config)?;
@@ -74,12 +74,15 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
     let sweeping = spawn("artifacts", node::sweep_artifacts(artifacts.clone(), stop.clone()));
     let mut backends: Vec<Arc<dyn Backend>> = Vec::new();
     for (name, backend) in &config.backends {
-        let key = key(name, backend)?;
         let spool_max = config.agent.spool_max.as_u64();
-        let settings =
-            HttpSettings { name: name.clone(), url: backend.url.clone(), key, rate: backend.rate, spool_max };
         let tls = ClientTls::for_url(&backend.url, backend.ca_file.as_deref());
         let tls = tls.map_err(|reason| Failure::config(format!("backends.{name}: {reason}")))?;
+        let key = tokio::select! {
+            key = super::enroll::key(name, backend, &config, &home, &tls) => key?,
+            () = signals.drain.cancelled() => return Err(Failure::unavailable("stopped before the join token was used")),
+        };
+        let settings =
+            HttpSettings { name: name.clone(), url: backend.url.clone(), key, rate: backend.rate, spool_max };
         let http = Http::believing(tls, settings, logs.clone(), stop.clone()).map_err(Failure::new)?;
         backends.push(Arc::new(http));
     }
@@ -117,21 +120,4 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
     audit.close().await;
     home.unpublish("health");
     Ok(exit_code(drained?))
-}
-
-/// The agent's key for a backend. Errors: there is none.
-fn key(name: &str, backend: &BackendConfig) -> Result<String, Failure> {
-    let key = match &backend.key_file {
-        Some(file) => std::fs::read_to_string(file)
-            .map_err(|error| Failure::config(format!("backends.{name}.key_file {}: {error}", file.display())))?,
-        None => std::env::var("JOBCELL_AGENT_KEY").unwrap_or_default(),
-    };
-    let key = key.trim().to_owned();
-    if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
-        return Err(Failure::config(format!(
-            "backends.{name}: no key: put it into key_file, or into JOBCELL_AGENT_KEY; `jobcell agents add NAME` at the server \
-             makes one"
-        )));
-    }
-    Ok(key)
 }

@@ -19,6 +19,30 @@ pub(super) enum AgentsCommand {
         /// The agent's name
         name: String,
     },
+    /// Make, list and take away tokens with which new agents get in, each once
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokenCommand {
+    /// Make a token; it is shown once
+    Create {
+        /// The name that its agent gets, in the place of one that has it [default: the agent says one that is new]
+        name: Option<String>,
+        /// How long it is good, at most 30d
+        #[arg(long, value_name = "TIME", default_value = "1h")]
+        expires_in: String,
+    },
+    /// List tokens and who used them
+    #[command(alias = "list")]
+    Ls,
+    /// Take a token away; the agent that has used it stays
+    #[command(alias = "remove")]
+    Rm {
+        /// Its id
+        id: String,
+    },
 }
 
 pub(super) async fn run(command: AgentsCommand, global: &Global) -> Result<u8, Failure> {
@@ -37,6 +61,25 @@ pub(super) async fn run(command: AgentsCommand, global: &Global) -> Result<u8, F
         AgentsCommand::Remove { name } => {
             client.remove_agent(&name).await?;
             global.note(&format!("{name} is removed"));
+        }
+        AgentsCommand::Token(TokenCommand::Create { name, expires_in }) => {
+            let mut wanted = serde_json::json!({ "expires_in": expires_in });
+            if let Some(name) = &name {
+                wanted["name"] = serde_json::json!(name);
+            }
+            let made = client.create_token(&wanted).await?;
+            global.output.print(&made, || made["token"].as_str().unwrap_or_default().to_owned())?;
+            let url = from_elsewhere(&client.url);
+            let until = format!("shown once, good for one agent and {expires_in}");
+            global.note(&format!("{until}; on its host: JOBCELL_JOIN_TOKEN=… jobcell agent --backend {url}"));
+        }
+        AgentsCommand::Token(TokenCommand::Ls) => {
+            let list = client.tokens().await?;
+            global.output.print(&list, || show::tokens(&list))?;
+        }
+        AgentsCommand::Token(TokenCommand::Rm { id }) => {
+            client.remove_token(&id).await?;
+            global.note(&format!("the token {id} is removed"));
         }
     }
     Ok(0)

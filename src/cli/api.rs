@@ -10,7 +10,7 @@ use crate::config::{Config, LimitsConfig};
 use crate::job::SpecRules;
 use crate::queue::{AnyStore, SqliteStore};
 use crate::server::{
-    AgentDrains, AgentKeys, Doors, LimitSettings, LiveLimits, ServerSettings, UserKeys, router, serve,
+    AgentDrains, AgentKeys, Doors, JoinTokens, LimitSettings, LiveLimits, ServerSettings, UserKeys, router, serve,
 };
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
@@ -45,6 +45,7 @@ impl Api {
         let store = SqliteStore::open_with_groups(&home.path("queue.db"), config.queue.groups.clone())
             .map_err(|error| unavailable(&error))?;
         let agent_keys = AgentKeys::open(home.path("agents.json")).map_err(|error| unavailable(&error))?;
+        let tokens = JoinTokens::open(home.path("join-tokens.json")).map_err(|error| unavailable(&error))?;
         let backend = node::backend(config, AnyStore::Sqlite(store), &home.path("logs"))?;
         let blobs = node::blobs(config, &home.path("blobs")).await?;
         backend.keep_artifacts(node::artifacts(config, &blobs), config.artifacts.keep);
@@ -76,7 +77,7 @@ impl Api {
         let stop = CancellationToken::new();
         let keys = UserKeys::open(home.path("keys.json"), &key).map_err(|error| unavailable(&error))?;
         let audit = node::audit(config, home, &health, &metrics);
-        let doors = Doors { users: keys, agents: agent_keys, drains: agent_drains, audit: audit.clone() };
+        let doors = Doors { users: keys, agents: agent_keys, tokens, drains: agent_drains, audit: audit.clone() };
         let mut bounds = node::connections(config, &metrics);
         bounds.tls.clone_from(&tls);
         let watching = match tls {

@@ -43,6 +43,7 @@ impl Client {
         let guessed = said.is_none().then(|| config.data_dir.clone());
         let url = match said {
             Some(url) => address(&url)?,
+            None if config.server.tls.is_some() => format!("https://{}", config.server.listen),
             None => format!("http://{}", config.server.listen),
         };
         let key = match std::env::var("JOBCELL_API_KEY")
@@ -272,6 +273,21 @@ impl Client {
     /// Takes an agent's key away.
     pub(super) async fn remove_agent(&self, name: &str) -> Result<(), Failure> {
         self.answer(self.request(Method::DELETE, &format!("/v1/agents/{}", escaped(name)))).await.map(drop)
+    }
+
+    /// Makes a join token.
+    pub(super) async fn create_token(&self, wanted: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, "/v1/agent-tokens").json(wanted)).await
+    }
+
+    /// The join tokens, without their secrets.
+    pub(super) async fn tokens(&self) -> Result<Value, Failure> {
+        self.json(self.request(Method::GET, "/v1/agent-tokens")).await
+    }
+
+    /// Takes a join token away.
+    pub(super) async fn remove_token(&self, id: &str) -> Result<(), Failure> {
+        self.answer(self.request(Method::DELETE, &format!("/v1/agent-tokens/{}", escaped(id)))).await.map(drop)
     }
 
     /// A page of the audit log.

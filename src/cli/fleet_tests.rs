@@ -11,7 +11,9 @@ use crate::journal::MemoryJournal;
 use crate::logstore::{FrameRef, LogStore, Stream};
 use crate::protocol::agent::Announcement;
 use crate::queue::{AnyStore, SqliteStore, Submitted};
-use crate::server::{AgentDrains, AgentKeys, Connections, Doors, LiveLimits, ServerSettings, UserKeys, router, serve};
+use crate::server::{
+    AgentDrains, AgentKeys, Connections, Doors, JoinTokens, LiveLimits, ServerSettings, UserKeys, router, serve,
+};
 use crate::supervise::spawn;
 use crate::telemetry::{Health, Metrics};
 use serde_json::json;
@@ -46,7 +48,11 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
     let backend = Embedded::new(store, logs, queue);
     let agent_keys = AgentKeys::open(dir.path().join("agents.json")).expect("opens");
     let agent_drains = AgentDrains::open(dir.path().join("drains.json"), &backend).expect("opens");
-    let keys = agents.iter().map(|name| ((*name).to_owned(), agent_keys.add(name).expect("is new"))).collect();
+    let mut keys = Vec::new();
+    for name in agents {
+        keys.push(((*name).to_owned(), agent_keys.add(name).await.expect("is new")));
+    }
+    let tokens = JoinTokens::open(dir.path().join("tokens.json")).expect("opens");
     let stop = CancellationToken::new();
     let settings = ServerSettings {
         max_body: 1 << 20,
@@ -69,7 +75,7 @@ async fn server_with(agents: &[&str], lease: Millis) -> Server {
         tls: None,
         metrics: Arc::clone(&metrics),
     };
-    let doors = Doors { users: of_people, agents: agent_keys, drains: agent_drains, audit: Audit::default() };
+    let doors = Doors { users: of_people, agents: agent_keys, tokens, drains: agent_drains, audit: Audit::default() };
     let app = router(Arc::clone(&backend), health, metrics, doors, settings, stop.clone());
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let url = format!("http://{}", listener.local_addr().expect("has one"));

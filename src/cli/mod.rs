@@ -14,6 +14,7 @@ mod dlq;
 mod doctor;
 mod drain;
 mod dump;
+mod enroll;
 mod exit;
 mod explain;
 mod follow;
@@ -154,7 +155,7 @@ enum Command {
     /// Start an agent that claims from servers elsewhere, until a signal
     #[command(args_conflicts_with_subcommands = true)]
     Agent {
-        /// A server's address, in place of the `backends` of the settings; the key is in JOBCELL_AGENT_KEY
+        /// A server's address, in place of the `backends` of the settings; a join token is in JOBCELL_JOIN_TOKEN, or the key in JOBCELL_AGENT_KEY
         #[arg(long, value_name = "URL")]
         backend: Option<String>,
         /// Address of health and metrics; port 0 takes a free one

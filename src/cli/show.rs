@@ -139,6 +139,17 @@ pub(super) fn limits(limits: &Value) -> String {
     if said.is_empty() { "as the server's settings say".to_owned() } else { said }
 }
 
+/// Join tokens and who used them.
+pub(super) fn tokens(list: &Value) -> String {
+    let row = |token: &Value| {
+        let name = if token["name"].is_null() { "(any)".to_owned() } else { text(&token["name"]) };
+        let used = if token["used_by"].is_null() { "-".to_owned() } else { text(&token["used_by"]) };
+        vec![text(&token["id"]), name, time(&token["made_at"]), time(&token["expires_at"]), used]
+    };
+    let rows = list["tokens"].as_array().into_iter().flatten().map(row).collect();
+    table(&["ID", "FOR", "MADE", "EXPIRES", "USED BY"], rows)
+}
+
 /// Agents with state, load and last contact.
 pub(super) fn agents(list: &Value) -> String {
     let mut rows: Vec<Vec<String>> = Vec::new();

@@ -311,7 +311,7 @@ pub(super) static KEYS: &[Key] = &[
         "backends",
         Kind::Backends,
         |_| json!({}),
-        "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"https://jobs.example:7807\", key_file: /etc/jobcell/agent.key, ca_file: /etc/jobcell/ca.pem, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY. ca_file has the authorities that are believed; without it, those of the system. `rate` is the most calls in a second.",
+        "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"https://jobs.example:7807\", key_file: /etc/jobcell/agent.key, ca_file: /etc/jobcell/ca.pem, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY, or is the agent's own: it makes one and gets in once with a join token, in token_file or JOBCELL_JOIN_TOKEN. ca_file has the authorities that are believed; without it, those of the system. `rate` is the most calls in a second.",
     ),
     key(
         "secrets",

@@ -27,8 +27,10 @@ pub struct PresetConfig {
 pub struct BackendConfig {
     /// Its address.
     pub url: String,
-    /// The file with the agent's key; without one, the key is in JOBCELL_AGENT_KEY.
+    /// The file with the agent's key; without one, the key is in JOBCELL_AGENT_KEY, or is the agent's own (docs/operations.md).
     pub key_file: Option<PathBuf>,
+    /// The file with a join token, for an agent that has no key yet.
+    pub token_file: Option<PathBuf>,
     /// The file with the authorities that are believed; without one, the system's.
     pub ca_file: Option<PathBuf>,
     /// Most calls in a second.
@@ -192,7 +194,7 @@ impl Reader<'_> {
 
     pub(super) fn backends(&mut self) -> BTreeMap<String, BackendConfig> {
         let Value::Object(backends) = self.get("backends").clone() else { return BTreeMap::new() };
-        let known = json!({"url": null, "key_file": null, "ca_file": null, "rate": null});
+        let known = json!({"url": null, "key_file": null, "token_file": null, "ca_file": null, "rate": null});
         let mut all = BTreeMap::new();
         for (name, backend) in &backends {
             let path = format!("backends.{name}");
@@ -221,7 +223,7 @@ impl Reader<'_> {
             }
             let rate = rate.and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
             let file = |key| Some(text(key)).filter(|file| !file.is_empty()).map(PathBuf::from);
-            let (key_file, ca_file) = (file("key_file"), file("ca_file"));
+            let (key_file, token_file, ca_file) = (file("key_file"), file("token_file"), file("ca_file"));
             if ca_file.is_some() && url.starts_with("http://") {
                 self.bad(
                     &format!("{path}.ca_file"),
@@ -229,7 +231,7 @@ impl Reader<'_> {
                     "write https://, or leave it out",
                 );
             }
-            all.insert(name.clone(), BackendConfig { url, key_file, ca_file, rate });
+            all.insert(name.clone(), BackendConfig { url, key_file, token_file, ca_file, rate });
         }
         all
     }

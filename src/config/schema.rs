@@ -107,6 +107,7 @@ fn backend() -> Value {
         "properties": {
             "url": { "type": "string", "pattern": "^https?://", "description": "Its address." },
             "key_file": { "type": "string", "description": "The file with this agent's key." },
+            "token_file": { "type": "string", "description": "The file with a join token, for an agent without a key." },
             "ca_file": { "type": "string", "description": "The file with the authorities that are believed." },
             "rate": { "type": "integer", "minimum": 1, "maximum": 100_000, "description": "Most calls in a second." },
         },

@@ -70,6 +70,30 @@ pub struct Load {
     pub drained: bool,
 }
 
+/// `POST /v1/agent/enroll`, before there is a key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enroll {
+    /// The join token, good for one agent.
+    pub token: String,
+    /// The name that the agent wants; that of the token comes first.
+    pub name: String,
+    /// SHA-256 of the key that the agent has made, in hexadecimal digits.
+    pub key_sha256: String,
+}
+
+impl std::fmt::Debug for Enroll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Enroll({})", self.name)
+    }
+}
+
+/// The answer to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// The name that the agent has.
+    pub agent: String,
+}
+
 /// `POST /v1/agent/register`
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Register {

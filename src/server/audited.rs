@@ -17,6 +17,7 @@ use axum::http::{Method, header};
 use axum::response::Response;
 use serde::Serialize;
 use serde_json::Value;
+use std::sync::{Arc, OnceLock};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -26,7 +27,7 @@ const MOST_LISTED: usize = 1000;
 const LISTED: usize = 100;
 
 /// Each route that changes something, with its name in the log. A test holds it to the routes that there are.
-pub(super) const ACTIONS: [(&str, &str, &str); 18] = [
+pub(super) const ACTIONS: [(&str, &str, &str); 21] = [
     ("POST", "/v1/jobs", "job.submit"),
     ("POST", "/v1/jobs/bulk", "job.submit_many"),
     ("POST", "/v1/jobs/bulk-cancel", "job.cancel_many"),
@@ -44,7 +45,10 @@ pub(super) const ACTIONS: [(&str, &str, &str); 18] = [
     ("DELETE", "/v1/agents/{name}", "agent.remove"),
     ("POST", "/v1/agents/{name}/drain", "agent.drain"),
     ("POST", "/v1/agents/{name}/resume", "agent.resume"),
+    ("POST", "/v1/agent-tokens", "token.add"),
+    ("DELETE", "/v1/agent-tokens/{id}", "token.remove"),
     ("POST", "/v1/agent/register", "agent.register"),
+    ("POST", "/v1/agent/enroll", "agent.enroll"),
 ];
 
 /// What a handler says of what it did, beside what the request and the answer's status say.
@@ -58,11 +62,22 @@ pub(super) struct Told {
     pub(super) detail: Option<String>,
 }
 
+/// Where a handler says what its request is about as soon as it knows: whoever hangs up before the answer is told of with it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Naming(Arc<OnceLock<String>>);
+
+impl Naming {
+    pub(super) fn is(&self, object: String) {
+        let _ = self.0.set(object);
+    }
+}
+
 /// A request, as the log names it.
 pub(super) struct Attempt {
     /// None for one that changes nothing.
     action: Option<&'static str>,
     event: Event,
+    naming: Naming,
 }
 
 impl Attempt {
@@ -88,7 +103,12 @@ impl Attempt {
             detail: None,
             count: None,
         };
-        Self { action, event }
+        Self { action, event, naming: Naming::default() }
+    }
+
+    /// For the handler.
+    pub(super) fn naming(&self) -> Naming {
+        self.naming.clone()
     }
 
     pub(super) fn from(&self) -> Option<std::net::IpAddr> {
@@ -106,10 +126,15 @@ impl Attempt {
         if self.action.is_none() {
             return answer.await;
         }
-        let mut open = Open { audit, event: Some(Event { who, ..self.event }) };
+        let mut open = Open { audit, event: Some(Event { who, ..self.event }), naming: self.naming };
         let response = answer.await;
         if let Some(event) = open.event.take() {
-            audit.record(answered(event, &response)).await;
+            let event = answered(event, &response);
+            // Somebody with a key, too, can be turned down at any rate.
+            match event.outcome {
+                Outcome::Refused | Outcome::Rejected => audit.record_refused(event).await,
+                Outcome::Done | Outcome::Failed | Outcome::Unanswered => audit.record(event).await,
+            }
         }
         response
     }
@@ -118,7 +143,27 @@ impl Attempt {
 /// What the path names: the part in the place of the route's first parameter.
 fn object(route: &str, path: &str) -> Option<String> {
     let named = route.split('/').zip(path.split('/')).find(|(part, _)| part.starts_with('{'));
-    named.map(|(_, name)| name.to_owned())
+    named.map(|(_, name)| decoded(name))
+}
+
+/// A part of a path as it was meant. What is no text is shown as far as it is.
+fn decoded(part: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::with_capacity(part.len()), part.as_bytes());
+    while let Some((&first, behind)) = rest.split_first() {
+        let code =
+            (first == b'%').then(|| behind.get(..2)).flatten().and_then(|digits| std::str::from_utf8(digits).ok());
+        match code.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &behind[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = behind;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn answered(event: Event, response: &Response) -> Event {
@@ -136,13 +181,15 @@ fn answered(event: Event, response: &Response) -> Event {
 struct Open<'a> {
     audit: &'a Audit,
     event: Option<Event>,
+    naming: Naming,
 }
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
         // Whoever asked hung up; what was begun may go on.
         if let Some(event) = self.event.take() {
-            self.audit.note(event);
+            let object = self.naming.0.get().cloned().or(event.object);
+            self.audit.note(Event { object, ..event });
         }
     }
 }
@@ -314,7 +361,8 @@ mod tests {
             for method in
                 item.as_object().expect("a path").keys().filter(|method| *method != "get" && *method != "head")
             {
-                let told = !path.starts_with("/v1/agent/") || path == "/v1/agent/register";
+                let told = !path.starts_with("/v1/agent/")
+                    || matches!(path.as_str(), "/v1/agent/register" | "/v1/agent/enroll");
                 if told {
                     changes.insert((method.to_uppercase(), path.clone()));
                 }
@@ -327,6 +375,8 @@ mod tests {
     #[test]
     fn what_a_request_is_about_is_read_from_its_path() {
         assert_eq!(object("/v1/keys/{name}/rotate", "/v1/keys/ci/rotate").as_deref(), Some("ci"));
+        assert_eq!(object("/v1/keys/{name}", "/v1/keys/build%2E1%zz%").as_deref(), Some("build.1%zz%"));
+        assert_eq!(object("/v1/keys/{name}", "/v1/keys/%ff%C3%A9").as_deref(), Some("\u{fffd}é"));
         assert_eq!(object("/v1/jobs", "/v1/jobs"), None);
         assert_eq!(object("", "/v1/nothing"), None);
     }

@@ -17,7 +17,9 @@ use std::net::IpAddr;
 pub(super) fn needed(method: &Method, route: &str) -> Role {
     let looks = matches!(*method, Method::GET | Method::HEAD);
     match route {
-        _ if route.starts_with("/v1/keys") || route == "/v1/audit" => Role::Admin,
+        _ if route.starts_with("/v1/keys") || route.starts_with("/v1/agent-tokens") || route == "/v1/audit" => {
+            Role::Admin
+        }
         _ if looks => Role::Read,
         "/v1/jobs"
         | "/v1/jobs/bulk"
@@ -128,6 +130,7 @@ pub(super) async fn require_key(State(app): State<App>, mut request: Request, ne
     let who = who(&caller);
     request.extensions_mut().insert(caller);
     request.extensions_mut().insert(pass);
+    request.extensions_mut().insert(attempt.naming());
     let answer = async {
         if brings && app.settings.stopping.is_cancelled() {
             let detail = "this installation is stopping and takes no more jobs; submit again when it is back";

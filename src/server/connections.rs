@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -163,6 +163,13 @@ async fn wire(stream: TcpStream, place: Place, bounds: &Connections) -> Option<B
         if first[0] != HANDSHAKE {
             stream.write_all(NO_TLS).await?;
             stream.shutdown().await?;
+            // What was sent is read: closing before that would throw the answer away.
+            let mut sent = [0; 4096];
+            for _ in 0..16 {
+                if stream.read(&mut sent).await? == 0 {
+                    break;
+                }
+            }
             return Err(std::io::Error::new(ErrorKind::InvalidData, "no TLS"));
         }
         TlsAcceptor::from(tls.current()).accept(stream).await

@@ -1,6 +1,7 @@
 //! Submit, get, cancel, retry.
 
 use super::App;
+use super::audited::Naming;
 use super::auth;
 use super::etag;
 use super::extract::Path;
@@ -120,6 +121,7 @@ pub(super) fn body(app: &App, body: Result<Bytes, BytesRejection>) -> Answer<Byt
 pub(super) async fn submit(
     State(app): State<App>,
     Extension(caller): Extension<Caller>,
+    Extension(naming): Extension<Naming>,
     asked: Result<Query<SubmitQuery>, QueryRejection>,
     headers: HeaderMap,
     received: Result<Bytes, BytesRejection>,
@@ -137,6 +139,7 @@ pub(super) async fn submit(
     }
     let quota = app.limits.jobs(caller.limits);
     let (created, job) = taken_in(app.backend.submit_within(spec, Some(caller.submitter()), quota).await?)?;
+    naming.is(job.id.to_string());
     if created {
         app.metrics.jobs_submitted_total.inc();
     }

@@ -37,7 +37,7 @@ mod steady;
 mod tail;
 mod unread;
 
-pub use agents::{AgentDrains, AgentKeys, KeyError};
+pub use agents::{AgentDrains, AgentKeys, JoinTokens, KeyError, TokenError};
 pub use connections::{Connections, serve};
 pub use keys::{Role, UserKeyError, UserKeys};
 pub use limits::{LimitSettings, LiveLimits};
@@ -89,6 +89,8 @@ pub struct Doors {
     pub users: UserKeys,
     /// Keys of agents.
     pub agents: AgentKeys,
+    /// What agents without a key come with.
+    pub tokens: JoinTokens,
     /// Agents that get no jobs.
     pub drains: AgentDrains,
     /// Who did what.
@@ -105,6 +107,7 @@ pub(crate) struct Shared {
     metrics: Arc<Metrics>,
     keys: UserKeys,
     agent_keys: AgentKeys,
+    join_tokens: JoinTokens,
     agent_drains: AgentDrains,
     audit: Audit,
     limits: limits::Limits,
@@ -163,6 +166,7 @@ fn for_everybody() -> OpenApiRouter<App> {
         .routes(routes!(health::ready))
         .routes(routes!(health::all))
         .routes(routes!(health::metrics))
+        .merge(agents::for_newcomers())
         .merge(openapi::routes())
 }
 
@@ -180,7 +184,7 @@ pub fn router(
     settings: ServerSettings,
     stop: CancellationToken,
 ) -> Router {
-    let Doors { users: keys, agents: agent_keys, drains: agent_drains, audit } = doors;
+    let Doors { users: keys, agents: agent_keys, tokens: join_tokens, drains: agent_drains, audit } = doors;
     let viewers = places::Shares::new(settings.viewers_max);
     let max_body = settings.max_body;
     let sessions = agents::Sessions::default();
@@ -191,6 +195,7 @@ pub fn router(
         metrics,
         keys,
         agent_keys,
+        join_tokens,
         agent_drains,
         audit,
         limits,

@@ -8,20 +8,19 @@ use rustls::{CertificateError, Error, InvalidMessage};
 pub fn reason(error: &(dyn std::error::Error + 'static)) -> String {
     let mut cause = error;
     loop {
-        if let Some(tls) = tls(cause) {
+        if let Some(tls) = cause.downcast_ref::<Error>() {
             return words(tls);
         }
-        match cause.source() {
+        // One of input and output hides what it is made of from `source`.
+        let deeper = match cause.downcast_ref::<std::io::Error>() {
+            Some(error) => error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static)),
+            None => cause.source(),
+        };
+        match deeper {
             Some(deeper) => cause = deeper,
             None => return cause.to_string(),
         }
     }
-}
-
-/// An error of TLS, by itself or within one of input and output, which hides what it is made of from `source`.
-fn tls<'a>(cause: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
-    let within = |error: &'a std::io::Error| error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    cause.downcast_ref::<Error>().or_else(|| cause.downcast_ref::<std::io::Error>().and_then(within))
 }
 
 fn words(error: &Error) -> String {
@@ -71,5 +70,31 @@ fn certificate(error: &CertificateError) -> String {
                 .to_owned()
         }
         other => format!("its certificate is not good: {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+
+    #[test]
+    fn what_is_wrong_is_found_however_deep_it_lies() {
+        let unknown = Error::InvalidCertificate(CertificateError::UnknownIssuer);
+        let deep = io::Error::other(io::Error::other(io::Error::new(io::ErrorKind::InvalidData, unknown.clone())));
+        for error in [&deep as &(dyn std::error::Error + 'static), &unknown] {
+            assert!(reason(error).contains("an authority that is not trusted here"), "{}", reason(error));
+        }
+        assert_eq!(reason(&io::Error::other("the link is down")), "the link is down");
+        assert_eq!(
+            reason(&Error::InvalidMessage(InvalidMessage::InvalidContentType)),
+            "no TLS is spoken there; write http://"
+        );
+        let name = CertificateError::NotValidForNameContext {
+            expected: "h.example".try_into().expect("a name"),
+            presented: vec!["DnsName(\"a.example\")".to_owned(), "IpAddress(127.0.0.1)".to_owned()],
+        };
+        let said = reason(&Error::InvalidCertificate(name));
+        assert!(said.starts_with("its certificate is for a.example, 127.0.0.1, not for h.example;"), "{said}");
     }
 }

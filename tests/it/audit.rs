@@ -102,7 +102,8 @@ async fn every_change_and_every_refusal_is_a_line_with_who_what_and_from_where()
     };
     drop(http);
     until("its line", || async {
-        lines(&up).iter().any(|line| line["outcome"] == "unanswered" && line["action"] == "job.submit").then_some(())
+        let of_it = |line: &Value| line["outcome"] == "unanswered" && line["action"] == "job.submit";
+        lines(&up).iter().any(|line| of_it(line) && line["object"] == id(&left)).then_some(())
     })
     .await;
     up.call(Method::POST, &format!("/v1/jobs/{}/cancel?force=true", id(&left)), None).await;

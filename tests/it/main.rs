@@ -25,6 +25,7 @@ mod egress;
 mod engine_calls;
 mod engine_faults;
 mod engine_proxy;
+mod enroll;
 mod events;
 mod fan_out;
 mod fleet;

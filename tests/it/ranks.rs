@@ -46,7 +46,7 @@ const CONFINED: [(&str, &[&str]); 18] = [
     ("clap", &["src/cli"]),
     ("cap_std", &["src/cli"]),
     ("utoipa", &["src/server"]),
-    ("rustls", &["src/tls"]),
+    ("rustls", &["src/tls", "src/server/connections"]),
     ("rustls_native_certs", &["src/tls"]),
     ("tokio_rustls", &["src/tls", "src/server/connections"]),
 ];

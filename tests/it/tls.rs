@@ -1,6 +1,7 @@
 //! TLS of the API: who is believed, what is said when somebody is not, and another certificate while the server works.
 
 use super::stage::{JOBCELL, PATIENCE, engine, read, said, until};
+use jobcell::supervise::spawn;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use reqwest::Client;
 use rustls::pki_types::pem::PemObject;
@@ -182,7 +183,7 @@ async fn a_certificate_is_believed_or_the_reason_is_said() {
 async fn speaking_plain() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let port = listener.local_addr().expect("has one").port();
-    tokio::spawn(async move {
+    spawn("plain", async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
         }
@@ -200,7 +201,7 @@ async fn speaking((certificate, key): &(String, String)) -> u16 {
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let port = listener.local_addr().expect("has one").port();
-    tokio::spawn(async move {
+    spawn("expired", async move {
         while let Ok((stream, _)) = listener.accept().await {
             let _ = acceptor.accept(stream).await;
         }
@@ -244,7 +245,7 @@ async fn another_certificate_is_taken_under_load_a_broken_one_is_not_and_no_requ
         let http = if n < 2 { both().pool_max_idle_per_host(0) } else { both() }.build().expect("builds");
         let (url, key, over) = (url.clone(), server.key.clone(), Arc::clone(&over));
         let (asked, failed) = (Arc::clone(&asked), Arc::clone(&failed));
-        load.push(tokio::spawn(async move {
+        load.push(spawn("load", async move {
             while !over.load(Ordering::Relaxed) {
                 let sent = http.get(format!("{url}/v1/jobs?limit=1")).bearer_auth(&key).send().await;
                 asked.fetch_add(1, Ordering::Relaxed);

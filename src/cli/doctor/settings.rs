@@ -113,10 +113,10 @@ pub(super) fn judge(config: &Config, facts: &Facts) -> Vec<Check> {
             open => Check::warn("keys", format!("others may read {}", open.join(", ")), "chmod 600"),
         },
         Check::warn_if(
-            !here(config.server.listen.ip()),
+            !here(config.server.listen.ip()) && config.server.tls.is_none(),
             "api-door",
             format!("server.listen is {}", config.server.listen),
-            "keys and output cross the network in clear: listen on 127.0.0.1, behind something that speaks TLS",
+            "keys and output cross the network in clear: set server.tls, or listen on 127.0.0.1 behind something that speaks TLS",
         ),
         Check::warn_if(
             !here(agent.listen.ip()),
@@ -165,6 +165,7 @@ mod tests {
         assert_eq!(with("agent: {memory: 9GiB}", &good), [("memory", Warn)]);
         assert_eq!(with("agent: {slots: 200}", &Facts { pids: Some(20_000), ..good.clone() }), [("processes", Warn)]);
         assert_eq!(with("server: {listen: \"0.0.0.0:7807\"}", &good), [("api-door", Warn)]);
+        assert_eq!(with("server: {listen: \"0.0.0.0:7807\", tls: {cert: /c, key: /k}}", &good), []);
         assert_eq!(with("agent: {listen: \"[::]:7808\"}", &good), [("agent-door", Warn)]);
         assert_eq!(with("", &Facts { users: vec!["x (1)".into()], ..good.clone() }), [("user-ids", Warn)]);
         assert_eq!(with("", &Facts { open_keys: vec!["x".into()], ..good.clone() }), [("keys", Warn)]);

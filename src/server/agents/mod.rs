@@ -7,9 +7,11 @@ mod drains;
 mod keys;
 mod roster;
 mod stream;
+mod tokens;
 
 pub use drains::AgentDrains;
 pub use keys::{AgentKeys, KeyError};
+pub use tokens::{JoinTokens, TokenError};
 
 pub(super) use calls::{Sessions, read};
 pub(super) use keys::require_agent_key;
@@ -24,8 +26,15 @@ pub(super) fn for_people() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(roster::list, roster::add))
         .routes(routes!(roster::remove))
+        .routes(routes!(tokens::list, tokens::create))
+        .routes(routes!(tokens::remove))
         .routes(routes!(drains::drain))
         .routes(routes!(drains::resume))
+}
+
+/// For agents that have no key yet.
+pub(super) fn for_newcomers() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(tokens::enroll))
 }
 
 /// For agents, each with its own key.

@@ -77,7 +77,7 @@ pub(super) async fn add(
     Received(body): Received,
 ) -> Result<(StatusCode, Extension<Told>, Json<Added>), ProblemDocument> {
     let NewAgent { name } = super::calls::read(&body)?;
-    let key = app.agent_keys.add(&name)?;
+    let key = app.agent_keys.add(&name).await?;
     tracing::info!(agent = %name, "an agent's key was made");
     let told = Told { object: Some(name.clone()), ..Told::default() };
     Ok((StatusCode::CREATED, Extension(told), Json(Added { name, key })))
@@ -89,7 +89,8 @@ pub(super) async fn add(
     responses((status = 204, description = "The key opens nothing any more")),
     extensions(("x-problems" = json!(["agent_not_found", "bad_id", "unavailable"]))))]
 pub(super) async fn remove(State(app): State<App>, Path(name): Path<String>) -> Result<StatusCode, ProblemDocument> {
-    app.agent_keys.remove(&name)?;
+    app.agent_keys.remove(&name).await?;
+    app.join_tokens.forget(&name).await?;
     app.backend.roster().remove(&name);
     app.sessions.end(&name);
     // Another agent that gets this name some day is another one.

@@ -139,6 +139,24 @@ pub(crate) struct Register {
     capacity: Capacity,
 }
 
+/// A newcomer with its join token.
+#[derive(ToSchema)]
+pub(crate) struct Enroll {
+    token: String,
+    /// The name that it wants; that of the token comes first.
+    name: String,
+    /// SHA-256 of the key that it has made, 64 digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    key_sha256: String,
+}
+
+/// It is let in.
+#[derive(ToSchema)]
+pub(crate) struct Enrolled {
+    /// The name that it has.
+    agent: String,
+}
+
 /// The answer to a registration.
 #[derive(ToSchema)]
 pub(crate) struct Registered {

@@ -131,6 +131,7 @@ fn document() -> Value {
 /// Who may call a path.
 fn security(path: &str) -> Option<&'static str> {
     match path {
+        "/v1/agent/enroll" => None,
         _ if path.starts_with("/v1/agent/") => Some("agent_key"),
         _ if path.starts_with("/v1/") => Some("key"),
         _ => None,
