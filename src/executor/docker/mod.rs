@@ -121,8 +121,8 @@ impl DockerExecutor {
 impl Executor for DockerExecutor {
     type Cell = DockerCell;
 
-    async fn probe(&self) -> Result<(), String> {
-        self.inner.engine.ping().await.map_err(|error| error.short())
+    async fn probe(&self) -> Result<super::Away, String> {
+        self.inner.engine.ping().await.map(|()| super::Away::new()).map_err(|error| error.short())
     }
 
     async fn prepare(&self, order: &CellOrder, tell: Tell<'_>) -> Result<Prepared, NoCell> {
