@@ -11,15 +11,18 @@ use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
 use super::settings::{AgentSettings, Drained, Status};
+use super::settle::Unsettled;
 use super::sweeper::Sweeper;
 use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, Stop, StopReason};
-use crate::executor::{CellOrder, Executor, Present};
-use crate::job::{AttemptId, ByteSize, Cause, JobId, LeaseToken, Millis};
+use crate::executor::{Away, CellOrder, Executor, Present};
+use crate::job::{AttemptId, ByteSize, Cause, Cpus, JobId, LeaseToken, Millis};
 use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{Load, Renewed};
+use crate::queue::CONTAINERS;
+use crate::queue::HOSTS;
 use crate::supervise;
 use crate::telemetry::{Metrics, Pulse};
 use futures_util::StreamExt;
@@ -42,6 +45,8 @@ pub(super) const ORDERS_PER_RUNNER: usize = 8;
 const ORDERS: usize = 256;
 /// Ends that may wait to be taken over; a runner that has one more waits.
 const ENDS: usize = 64;
+/// Hosts in plain mode that backends are told of.
+const MOST_PLAIN: usize = 100;
 /// Ends that may be on their way. With more, no jobs are claimed: what they would come to could not be told.
 const MOST_UNDELIVERED: usize = 1000;
 /// Cancels remembered while a claim is under way. One more is learnt from the next renewal.
@@ -102,15 +107,17 @@ pub(super) struct Table<E: Executor> {
     /// Jobs on their way back, and cells of an earlier process on their way out.
     pub(super) chores: FuturesUnordered<BoxFuture<'static, ()>>,
     /// Entries of an earlier process that wait until it is known which cells there are; `None` when they are settled.
-    pub(super) unsettled: Option<Vec<Entry>>,
+    pub(super) unsettled: Option<Unsettled>,
     /// At most one.
-    finding: FuturesUnordered<BoxFuture<'static, Result<Vec<Present>, String>>>,
+    finding: FuturesUnordered<BoxFuture<'static, Result<(Vec<Present>, Away), String>>>,
     /// At most one.
     probing: FuturesUnordered<BoxFuture<'static, Seen>>,
     pub(super) sweeper: Sweeper,
     pub(super) obstacles: Obstacles,
     /// The last job that was taken to see whether the host can run jobs again.
     trial: Option<Key>,
+    /// Kinds of cells that cannot be made, while others can.
+    away: Away,
     room: Room,
     /// Taken by a look at the disk: one at a time, however long a file system hangs.
     disk_look: Arc<Semaphore>,
@@ -127,7 +134,7 @@ struct Waiting {
 
 /// What a look at the host came to.
 struct Seen {
-    cells: Result<(), String>,
+    cells: Result<Away, String>,
     /// Bytes that are free where everything is written.
     free: Result<u64, String>,
 }
@@ -200,6 +207,7 @@ impl<E: Executor> Agent<E> {
             sweeper: Sweeper::default(),
             obstacles: Obstacles::default(),
             trial: None,
+            away: Away::new(),
             room: Room::Enough,
             disk_look: Arc::new(Semaphore::new(1)),
             _listeners: listeners,
@@ -239,7 +247,9 @@ impl<E: Executor> Table<E> {
                 None => {
                     self.start_waiting();
                     self.publish(false);
-                    let settled = self.unsettled.is_none() && self.chores.is_empty();
+                    // What is not known of one kind of cell keeps nobody from jobs of another.
+                    let settled =
+                        self.unsettled.as_ref().is_none_or(|left| !left.known.is_empty()) && self.chores.is_empty();
                     if settled && self.available() && self.waiting.is_empty() {
                         let load = self.load(false);
                         // One job shows whether the host can run jobs again; a batch would cost each of them a try.
@@ -247,7 +257,12 @@ impl<E: Executor> Table<E> {
                         let batch = if trial { 1 } else { self.agent.settings.claim_batch };
                         // What ran before says nothing of it, however long it runs.
                         if !trial || self.trial.is_none_or(|key| !self.held.contains_key(&key)) {
-                            self.claims.start(self.ledger.free(), batch, &load, &drain);
+                            let mut free = self.ledger.free();
+                            if load.away.contains_key(CONTAINERS) {
+                                // A server that reads nothing of what is away hands out nothing that takes more than a slot.
+                                (free.cpu, free.memory) = (Cpus::from_milli(0), ByteSize::new(0));
+                            }
+                            self.claims.start(free, batch, &load, &drain);
                         }
                     } else if !self.available() {
                         self.claims.recall();
@@ -290,10 +305,11 @@ impl<E: Executor> Table<E> {
                     }
                 }
                 Some(found) = self.finding.next() => match found {
-                    Ok(present) => {
-                        self.settle(present);
+                    Ok((present, away)) => {
+                        self.settle(present, &away);
                         self.sweeper.in_a(self.agent.settings.sweep.first);
                         probe_at = Instant::now();
+                        find_at = probe_at + FIND_PAUSE;
                     }
                     Err(reason) => {
                         self.obstacles.cells = Some(reason);
@@ -302,7 +318,8 @@ impl<E: Executor> Table<E> {
                 },
                 () = tokio::time::sleep_until(find_at), if self.unsettled.is_some() && self.finding.is_empty() && stop.is_none() => {
                     let executor = Arc::clone(&self.agent.executor);
-                    self.finding.push(Box::pin(async move { executor.present().await }));
+                    let known = self.unsettled.as_ref().map(|left| left.known.clone()).unwrap_or_default();
+                    self.finding.push(Box::pin(async move { executor.present_but(known).await }));
                 }
                 Some(done) = self.sweeper.done() => {
                     // What a look that was begun before a drain has found is the next start's.
@@ -345,6 +362,17 @@ impl<E: Executor> Table<E> {
         self.runners.len() + self.waiting.len()
     }
 
+    /// Kinds of cells of which no jobs are taken now, while others are.
+    fn away(&self) -> Away {
+        let mut away = self.away.clone();
+        if let Some(left) = self.unsettled.as_ref().filter(|left| !left.known.is_empty()) {
+            for kind in [CONTAINERS, HOSTS].into_iter().filter(|kind| !left.known.contains(kind)) {
+                away.entry(kind).or_insert_with(|| "what an earlier run left is not settled yet".to_owned());
+            }
+        }
+        away
+    }
+
     fn load(&self, draining: bool) -> Load {
         Load {
             held: u32::try_from(self.running()).unwrap_or(u32::MAX),
@@ -353,11 +381,18 @@ impl<E: Executor> Table<E> {
             unavailable: self.agent.status.borrow().unavailable.clone(),
             // Each backend's own; said where it is told.
             drained: false,
+            away: self.away().into_iter().map(|(kind, reason)| (kind.to_owned(), reason)).collect(),
+            plain_hosts: self.agent.executor.plain_hosts().into_iter().take(MOST_PLAIN).collect(),
         }
     }
 
     fn seen(&mut self, Seen { cells, free }: Seen) {
-        self.obstacles.cells = cells.err();
+        let away = cells.as_ref().cloned().unwrap_or_default();
+        if away != self.away {
+            // What was asked for with the old word is not asked for any more.
+            self.claims.recall();
+        }
+        (self.away, self.obstacles.cells) = (away, cells.err());
         let floor = self.agent.settings.disk.1.as_u64();
         self.agent.metrics.disk_floor_bytes.set(i64::try_from(floor).unwrap_or(i64::MAX));
         match free {
@@ -397,9 +432,20 @@ impl<E: Executor> Table<E> {
             self.agent.metrics.backend_up.with_label_values(&[name.as_str()]).set(up);
         }
         self.agent.status.send_if_modified(|status| {
-            let (starting, no_cells) = (self.unsettled.is_some(), self.obstacles.cells.clone());
+            let starting = self.unsettled.as_ref().is_some_and(|left| left.known.is_empty());
+            let away = self.away();
+            let no_cells = self.obstacles.cells.clone().or_else(|| away.get(CONTAINERS).cloned());
             let free = self.ledger.free();
-            let now = Status { held, free, undelivered, starting, no_cells, unavailable, draining, drained, backends };
+            let now =
+                Status { held, free, undelivered, starting, no_cells, away, unavailable, draining, drained, backends };
+            if status.away != now.away {
+                match now.away.iter().next() {
+                    Some((kind, reason)) => {
+                        tracing::error!(kind, %reason, "no jobs of this kind are claimed until they can be run")
+                    }
+                    None => tracing::info!("jobs of all kinds can be run"),
+                }
+            }
             if status.unavailable != now.unavailable {
                 match &now.unavailable {
                     Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),

@@ -346,7 +346,9 @@ impl<E: Executor> Runner<E> {
         });
         let tell = async {
             let Some(at) = noted.recv().await else { return };
-            let advance = || self.backend.advance(id, self.entry.token, Phase::Running, at, "started");
+            // A job that ends with this process's connection has less than others: its history says so.
+            let how = if self.executor.outlives_us(id) { "started" } else { "started_plain" };
+            let advance = || self.backend.advance(id, self.entry.token, Phase::Running, at, how);
             let Err(error) = advance().await else { return };
             tracing::warn!(%error, "the backend does not take that the job runs");
             // Until it does, or the job has ended: for the backend, a job that never starts does not get on.

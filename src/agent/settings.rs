@@ -4,6 +4,7 @@ use super::claims::BackendState;
 use super::sweeper::SweepTimes;
 use crate::admission::Gate;
 use crate::egress::Outside;
+use crate::executor::Away;
 use crate::executor::warden::Keep;
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
@@ -56,8 +57,10 @@ pub struct Status {
     pub undelivered: usize,
     /// It has not settled yet what an earlier process left.
     pub starting: bool,
-    /// Why it makes no cells, if so.
+    /// Why it makes no cells, or no containers, if so.
     pub no_cells: Option<String>,
+    /// Kinds of cells of which it takes no jobs, while it takes others, with why.
+    pub away: Away,
     /// Why it takes no jobs, if so: that, or something else.
     pub unavailable: Option<String>,
     /// It claims no more.

@@ -6,16 +6,30 @@ use super::dispatcher::{Held, PROBE_PAUSE, Table};
 use super::recovery::{Plan, plan};
 use super::runner::lost;
 use crate::admission::Ledger;
-use crate::executor::{Executor, Present};
+use crate::executor::{Away, Executor, Present};
 use crate::job::Report;
 use crate::journal::{Entry, EntryKey, Stage};
+use crate::queue::{CONTAINERS, HOSTS};
 use crate::supervise;
 use futures_util::StreamExt;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 /// Cells that are removed at the same time.
 const REMOVALS: usize = 4;
+
+/// What waits until it is known which cells there are.
+pub(super) struct Unsettled {
+    pub(super) entries: Vec<Entry>,
+    /// Kinds of cells that are known, and whose entries are settled.
+    pub(super) known: BTreeSet<&'static str>,
+}
+
+/// The kind of cell that an entry's job has.
+pub(super) fn kind(entry: &Entry) -> &'static str {
+    if entry.spec.source().is_elsewhere() { HOSTS } else { CONTAINERS }
+}
 
 impl<E: Executor> Table<E> {
     /// Reads the journal, begins to deliver what has ended and to hold on to the rest. False when the drain came first.
@@ -47,15 +61,20 @@ impl<E: Executor> Table<E> {
                 Stage::Intent | Stage::Committed => unsettled.push(entry),
             }
         }
-        self.unsettled = Some(unsettled);
+        self.unsettled = Some(Unsettled { entries: unsettled, known: BTreeSet::new() });
         self.renew_all();
         true
     }
 
-    /// Settles the rest, now that it is known which cells there are.
-    pub(super) fn settle(&mut self, present: Vec<Present>) {
-        let Plan { adopt, deliver, give_back, lost: gone, remove } =
-            plan(self.unsettled.take().unwrap_or_default(), present);
+    /// Settles the rest, now that it is known which cells there are; of kinds that are `away` only when that is known too.
+    pub(super) fn settle(&mut self, present: Vec<Present>, away: &Away) {
+        let entries = self.unsettled.take().map(|unsettled| unsettled.entries).unwrap_or_default();
+        let (later, entries) = entries.into_iter().partition(|entry| away.contains_key(kind(entry)));
+        if !away.is_empty() {
+            let known = [CONTAINERS, HOSTS].into_iter().filter(|kind| !away.contains_key(kind)).collect();
+            self.unsettled = Some(Unsettled { entries: later, known });
+        }
+        let Plan { adopt, deliver, give_back, lost: gone, remove } = plan(entries, present);
         debug_assert!(deliver.is_empty(), "what has ended is on its way already");
         if !(adopt.is_empty() && give_back.is_empty() && gone.is_empty() && remove.is_empty()) {
             let (adopt, give_back, lost, remove) = (adopt.len(), give_back.len(), gone.len(), remove.len());

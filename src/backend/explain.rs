@@ -102,7 +102,10 @@ pub(super) fn explain(job: &Job, place: Option<&Place>, agents: &[AgentEntry], n
 fn view(agent: &AgentEntry, place: &Place) -> AgentView {
     // What it said last of what it holds; cores and memory are only known to the agent itself.
     let free = Capacity { slots: agent.capacity.slots.saturating_sub(agent.load.held), ..agent.capacity };
-    let obstacles = place.obstacles(&agent.name, &agent.profile(), Some(free));
+    let mut obstacles = place.obstacles(&agent.name, &agent.profile(), Some(free));
+    if !obstacles.iter().any(Obstacle::is_lasting) {
+        obstacles.splice(0..0, place.away(&agent.load.away));
+    }
     let mut reasons: Vec<String> = obstacles.iter().map(Obstacle::sentence).collect();
     match agent.state {
         AgentState::Online => {}
@@ -136,7 +139,8 @@ fn waiting(agents: &[AgentView], ahead: u64) -> (&'static str, String) {
         };
         return ("no_agent_suits", format!("{all}. {told}"));
     }
-    if online.is_empty() {
+    let is_away = |agent: &&&AgentView| agent.obstacles.iter().any(|one| matches!(one, Obstacle::Away { .. }));
+    if online.iter().all(is_away) {
         let told: Vec<String> =
             suited.iter().map(|agent| format!("{}: {}", agent.name, agent.reasons.join(", "))).collect();
         return ("agents_away", format!("those that could run it take no jobs: {}", told.join("; ")));

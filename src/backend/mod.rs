@@ -44,7 +44,9 @@ pub use local::Local;
 pub use roster::{AgentEntry, AgentState, Registration, Roster, SessionError};
 
 use crate::blobs::BlobStore;
-use crate::job::{Artifacts, AttemptId, Digest, JobSpec, JobStep, Later, LeaseToken, Phase, Progress, Report, UnixMillis};
+use crate::job::{
+    Artifacts, AttemptId, Digest, JobSpec, JobStep, Later, LeaseToken, Phase, Progress, Report, UnixMillis,
+};
 use crate::net::Retry;
 use crate::protocol::agent::{Announcement, AttemptStanding, Capabilities, Load, Renewed, Reported, Step};
 use bytes::Bytes;

@@ -16,6 +16,12 @@ const OFFLINE_AFTER: Duration = Duration::from_secs(45);
 /// Characters of an agent's reason that are kept.
 const MOST_REASON: usize = 400;
 
+/// Kinds of cells that are away that are kept; there are two.
+const MOST_AWAY: usize = 8;
+
+/// Hosts in plain mode of one agent that are kept.
+const MOST_PLAIN: usize = 100;
+
 /// How an agent is, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -67,6 +73,8 @@ impl AgentEntry {
             labels: self.labels.clone(),
             presets: self.presets.clone(),
             executors: self.executors.clone(),
+            // For what may be one day; what cannot be now is told apart.
+            away: Vec::new(),
             capacity: self.capacity,
         }
     }
@@ -191,6 +199,10 @@ impl Roster {
                 // What an agent says ends up in lists.
                 let short = |text: String| text.chars().filter(|c| !c.is_control()).take(MOST_REASON).collect();
                 entry.load.unavailable = entry.load.unavailable.take().map(short);
+                let away = std::mem::take(&mut entry.load.away).into_iter().take(MOST_AWAY);
+                entry.load.away = away.map(|(kind, reason)| (short(kind), short(reason))).collect();
+                let plain = std::mem::take(&mut entry.load.plain_hosts).into_iter().take(MOST_PLAIN);
+                entry.load.plain_hosts = plain.map(|(host, why)| (short(host), short(why))).collect();
             }
         }
     }
@@ -200,9 +212,9 @@ impl Roster {
         self.entries().remove(name);
     }
 
-    /// What an agent can do, as it said.
+    /// What an agent can do at the moment, as it said.
     pub fn profile(&self, name: &str) -> Option<Profile> {
-        self.entries().get(name).map(|entry| profile(&entry.who))
+        self.entries().get(name).map(|entry| profile(&entry.who, &entry.load))
     }
 
     /// All of them, by name.
@@ -225,11 +237,12 @@ impl Roster {
     }
 }
 
-fn profile(who: &Announcement) -> Profile {
+fn profile(who: &Announcement, load: &Load) -> Profile {
     Profile {
         labels: who.labels.clone(),
         presets: who.presets.clone(),
         executors: who.executors.clone(),
+        away: load.away.keys().cloned().collect(),
         capacity: who.capacity,
     }
 }

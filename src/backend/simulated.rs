@@ -151,13 +151,7 @@ impl Backend for Simulated {
         Box::pin(std::future::ready(Ok(reported.unwrap_or(Reported::Unknown))))
     }
 
-    fn release<'a>(
-        &'a self,
-        attempt: AttemptId,
-        _: LeaseToken,
-        _: &'a str,
-        _: Option<&'a Later>,
-    ) -> Answer<'a, Step> {
+    fn release<'a>(&'a self, attempt: AttemptId, _: LeaseToken, _: &'a str, _: Option<&'a Later>) -> Answer<'a, Step> {
         let step = self.change(attempt, |row| {
             row.phase = Phase::Queued;
             Step::Applied

@@ -208,6 +208,7 @@ mod tests {
         let capacity =
             Capacity { slots: 1, cpu: Cpus::from_milli(9000), memory: ByteSize::from_mib(9000), ..Capacity::default() };
         Some(Profile {
+            away: Vec::new(),
             labels: [("zone".to_owned(), zone.to_owned())].into(),
             presets: Vec::new(),
             executors: Vec::new(),

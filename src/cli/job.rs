@@ -173,13 +173,20 @@ fn tell(global: &Global, job: &Value) {
 }
 
 async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName>, from: u64) -> Result<u8, Failure> {
+    // A wrong id, a wrong key and a server that is away are told at once; a stream is tried again for a while.
+    let is_parent = parts::is_parent(&client.get(id).await?);
+    if is_parent && from != 1 {
+        return Err(Failure::usage(format!(
+            "--from counts the frames of one log, and job {id} has a log for each of its hosts: `jobcell job get {id}` names \
+             the jobs for them; give it with one of those"
+        )));
+    }
     if follow {
         let only = stream.map(|stream| match stream {
             StreamName::Stdout => Stream::Stdout,
             StreamName::Stderr => Stream::Stderr,
         });
-        // A wrong id, a wrong key and a server that is away are told at once; a stream is tried again for a while.
-        if parts::is_parent(&client.get(id).await?) {
+        if is_parent {
             parts::follow(client, id, only, Output::Table).await?;
             return Ok(0);
         }
@@ -191,7 +198,7 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
         Some(StreamName::Stdout) => "stdout",
         Some(StreamName::Stderr) => "stderr",
     };
-    if parts::is_parent(&client.get(id).await?) {
+    if is_parent {
         parts::print(client, id, name).await?;
         return Ok(0);
     }
@@ -358,8 +365,8 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
 
 /// Here nobody waits for an engine to come back.
 async fn unavailable(status: &mut tokio::sync::watch::Receiver<crate::agent::Status>) -> String {
-    let reason =
-        status.wait_for(|status| status.unavailable.is_some()).await.ok().and_then(|status| status.unavailable.clone());
+    let no_cells = |status: &crate::agent::Status| status.unavailable.clone().or_else(|| status.no_cells.clone());
+    let reason = status.wait_for(|status| no_cells(status).is_some()).await.ok().and_then(|status| no_cells(&status));
     match reason {
         Some(reason) => reason,
         None => std::future::pending().await,

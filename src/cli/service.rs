@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::blobs::BlobStore;
 use crate::config::Config;
 use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
-use crate::executor::ssh::Pool;
+use crate::executor::ssh::SshExecutor;
 use crate::executor::ssh::inventory::{Found, LiveInventory};
 use crate::executor::{Arriving, Both};
 use crate::job::UnixMillis;
@@ -105,13 +105,14 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
         .clone()
         .map(|inventory| node::hosts(config, inventory, &home.owner, &home.path(""), removals_stop.clone()));
     let hosts = hosts.transpose()?;
+    let counted = hosts.clone();
     let pool = hosts.as_ref().map(|hosts| hosts.pool().clone());
     let cells = Both::new(containers, hosts);
     // Without a file SIGHUP ends the process, as a terminal that is closed wants it; under systemd it is a reload, whatever there is to read.
     let watch = || watch_policy(gate.policy.clone(), health.clone(), audit.clone());
     let policy = (gate.policy.file().is_some() || systemd::is_here()).then(watch).transpose()?;
     let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone(), audit.clone())).transpose()?;
-    let counting = pool.clone().map(|pool| spawn("ssh metrics", count_connections(pool, Arc::clone(&metrics))));
+    let counting = counted.map(|hosts| spawn("ssh metrics", count_connections(hosts, Arc::clone(&metrics))));
     let held = Arc::clone(&journal);
     let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
@@ -316,15 +317,20 @@ fn watch_inventory(inventory: LiveInventory, health: Health, audit: Audit) -> Re
 }
 
 /// Tells in metrics how the hosts stand.
-async fn count_connections(pool: Pool, metrics: Arc<Metrics>) {
+async fn count_connections(hosts: SshExecutor, metrics: Arc<Metrics>) {
     let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
     loop {
-        let states = pool.states();
+        let states = hosts.pool().states();
         metrics.ssh_connections.set(number(states.iter().map(|host| host.connections).sum()));
         metrics.ssh_channels.set(number(states.iter().map(|host| host.channels).sum()));
         for breaker in ["admit", "probe", "refuse"] {
             let count = states.iter().filter(|host| host.breaker == breaker).count();
             metrics.ssh_hosts.with_label_values(&[breaker]).set(number(count));
+        }
+        let plain = hosts.plain_hosts();
+        for (why, lasting) in [("unfit", true), ("not_now", false)] {
+            let count = plain.iter().filter(|host| host.lasting == lasting).count();
+            metrics.ssh_plain_hosts.with_label_values(&[why]).set(number(count));
         }
         tokio::time::sleep(SSH_PAUSE).await;
     }
@@ -334,7 +340,7 @@ async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
     loop {
         let now = status.borrow_and_update().clone();
         let starting = now.starting.then(|| "starting".to_owned());
-        let other = now.unavailable.filter(|_| now.no_cells.is_none());
+        let other = now.unavailable.filter(|_| now.no_cells.is_none() || !now.away.is_empty());
         health.set(Component::Engine, now.no_cells.or(starting).map_or(State::Ok, State::Down));
         health.set(
             Component::Agent,

@@ -164,6 +164,13 @@ pub(super) fn agents(list: &Value) -> String {
         if let Some(reason) = drained(list, &agent["name"]) {
             state = if state == "drained" { reason } else { format!("{state}; {reason}") };
         }
+        for (kind, reason) in agent["load"]["away"].as_object().into_iter().flatten() {
+            state = format!("{state}; no {kind} jobs: {}", printable(&text(reason)));
+        }
+        match agent["load"]["plain_hosts"].as_object().map_or(0, serde_json::Map::len) {
+            0 => {}
+            hosts => state = format!("{state}; {hosts} hosts in plain mode"),
+        }
         let health = text(&agent["load"]["health"]);
         rows.push(vec![text(&agent["name"]), state, load, health, labels.join(","), time(&agent["last_contact"])]);
     }

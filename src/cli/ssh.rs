@@ -1,10 +1,10 @@
 //! `jobcell ssh …`: the keys of hosts, for an operator to accept, and whether this host's settings get in there.
 
-use super::{Failure, Global, QUIET, node, settings, show};
+use super::{Failure, Global, QUIET, home, node, settings, show};
 use crate::config::Config;
 use crate::executor::ssh::inventory::{Destination, LiveInventory, address};
-use crate::executor::ssh::{Pool, Scanned, SshSettings, scan};
-use crate::job::{Millis, shown};
+use crate::executor::ssh::{Mode, Pool, Scanned, SshSettings, scan};
+use crate::job::{Millis, OwnerId, shown};
 use clap::Subcommand;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub(super) enum SshCommand {
         #[arg(long, value_name = "TIME", default_value = "15s")]
         timeout: Millis,
     },
-    /// Log in at hosts as a job would, and say how far that came; exit code 1 if one of them does not let this agent in
+    /// Log in at hosts as a job would, and say how far that came and how jobs would run there; exit code 1 if they could not on one of them
     Check {
         /// Names of the inventory [default: all of them]
         #[arg(value_name = "HOST")]
@@ -128,16 +128,22 @@ async fn check_all(
     let hosts = if hosts.is_empty() { current.hosts().map(str::to_owned).collect() } else { hosts };
     let stop = CancellationToken::new();
     let pool = Pool::new(SshSettings::of(&config.ssh), inventory, stop.clone());
+    // That of the agent whose jobs these would be, also while it runs: the warden is the same one.
+    let owner: Option<OwnerId> = home::owner_of(&config.data_dir).and_then(|owner| owner.parse().ok());
     let checks = hosts.iter().map(|host| {
-        let (pool, current) = (&pool, &current);
+        let (pool, current, owner) = (&pool, &current, owner.as_ref());
         async move {
             let to = Destination { host, login, credential, ..Destination::default() };
             match current.route(&to) {
                 Err(error) => ("no_route", error.to_string()),
-                Ok(route) => match pool.check(&route).await {
-                    Ok(()) => ("ok", format!("{} is in, with credential `{}`", route.login, route.credential)),
-                    Err(error) => (error.class(), error.to_string()),
-                },
+                Ok(route) => {
+                    let is_in = || format!("{} is in, with credential `{}`", route.login, route.credential);
+                    match pool.try_out(&route, owner).await {
+                        Ok(Mode::Resident) => ("ok", format!("{}; jobs get a warden that stays", is_in())),
+                        Ok(Mode::Plain(why)) => ("ok", format!("{}; jobs run in plain mode: {why}", is_in())),
+                        Err(error) => (error.class(), error.to_string()),
+                    }
+                }
             }
         }
     });

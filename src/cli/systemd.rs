@@ -96,7 +96,8 @@ fn sentence(status: &Status) -> String {
         BackendState::Failing(reason) => Some(format!("{name} away: {reason}")),
         BackendState::Unknown | BackendState::Well => None,
     });
-    let troubles: Vec<String> = drained.chain(failing).collect();
+    let away = status.away.iter().map(|(kind, reason)| format!("no {kind} jobs: {reason}"));
+    let troubles: Vec<String> = away.chain(drained).chain(failing).collect();
     match troubles.as_slice() {
         [] => format!("{slots}, backend ok"),
         troubles => format!("{slots}; {}", troubles.join("; ")),
@@ -120,6 +121,8 @@ mod tests {
         assert_eq!(sentence(&away), "1 job, 3 slots free; main away: refused");
         let drained = Status { drained: vec![("main".into(), "upgrade".into())], ..well.clone() };
         assert_eq!(sentence(&drained), "1 job, 3 slots free; main hands out none: upgrade");
+        let no_engine = Status { away: [("docker", "no engine".to_owned())].into(), ..well.clone() };
+        assert_eq!(sentence(&no_engine), "1 job, 3 slots free; no docker jobs: no engine");
         let draining = Status { draining: true, undelivered: 2, held: 4, ..well };
         assert_eq!(sentence(&draining), "draining: 4 jobs left, 2 ends to tell");
     }

@@ -47,7 +47,7 @@ impl<E> Arriving<E> {
 impl<E: Executor> Executor for Arriving<E> {
     type Cell = E::Cell;
 
-    async fn probe(&self) -> Result<(), String> {
+    async fn probe(&self) -> Result<super::Away, String> {
         self.get()?.probe().await
     }
 

@@ -3,10 +3,11 @@
 //! Must never know more of either than what every executor can do.
 
 use super::ssh::{SshCell, SshExecutor};
-use super::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
+use super::{Away, Cell, CellOrder, Executor, Link, NoCell, Prepared, Present, Seen, Tell};
 use crate::job::{AttemptId, Source};
 use crate::protocol::wire::{CellSpec, Fact};
 use crate::queue::{CONTAINERS, HOSTS};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Makes cells of whichever kind the job asks for.
@@ -56,9 +57,13 @@ fn is_elsewhere(order: &CellOrder) -> bool {
 impl<D: Executor> Executor for Both<D> {
     type Cell = EitherCell<D::Cell>;
 
-    async fn probe(&self) -> Result<(), String> {
+    /// Without its engine an agent still has its hosts.
+    async fn probe(&self) -> Result<Away, String> {
         match (&self.containers, &self.hosts) {
-            (Some(containers), _) => containers.probe().await,
+            (Some(containers), None) => containers.probe().await,
+            (Some(containers), Some(_)) => {
+                Ok(containers.probe().await.unwrap_or_else(|reason| Away::from([(CONTAINERS, reason)])))
+            }
             (None, Some(hosts)) => hosts.probe().await,
             (None, None) => Err(format!("{NO_CONTAINERS}, and {NO_HOSTS}")),
         }
@@ -81,14 +86,23 @@ impl<D: Executor> Executor for Both<D> {
     }
 
     async fn present(&self) -> Result<Vec<Present>, String> {
-        let mut all = match &self.containers {
-            Some(containers) => containers.present().await?,
-            None => Vec::new(),
-        };
-        if let Some(hosts) = &self.hosts {
+        let (all, away) = self.present_but(BTreeSet::new()).await?;
+        away.into_values().next().map_or(Ok(all), Err)
+    }
+
+    async fn present_but(&self, known: BTreeSet<&'static str>) -> Result<(Vec<Present>, Away), String> {
+        let (mut all, mut away) = (Vec::new(), Away::new());
+        if let Some(containers) = self.containers.as_ref().filter(|_| !known.contains(CONTAINERS)) {
+            match containers.present().await {
+                Ok(found) => all.extend(found),
+                Err(reason) if self.hosts.is_some() => drop(away.insert(CONTAINERS, reason)),
+                Err(reason) => return Err(reason),
+            }
+        }
+        if let Some(hosts) = self.hosts.as_ref().filter(|_| !known.contains(HOSTS)) {
             all.extend(hosts.present().await?);
         }
-        Ok(all)
+        Ok((all, away))
     }
 
     async fn adopt(&self, order: &CellOrder) -> Result<Self::Cell, String> {
@@ -96,6 +110,10 @@ impl<D: Executor> Executor for Both<D> {
             return self.hosts()?.adopt(order).await.map(|cell| EitherCell::Host(Box::new(cell)));
         }
         self.containers()?.adopt(order).await.map(EitherCell::Container)
+    }
+
+    fn plain_hosts(&self) -> BTreeMap<String, String> {
+        self.hosts.as_ref().map(Executor::plain_hosts).unwrap_or_default()
     }
 
     fn outlives_us(&self, attempt: AttemptId) -> bool {

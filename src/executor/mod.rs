@@ -21,6 +21,7 @@ use crate::job::{AttemptId, Cause, JobSpec, Later, Millis, UsedImage};
 use crate::protocol::wire;
 use futures_util::Stream;
 use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -122,13 +123,16 @@ pub struct Prepared {
 /// Hears, in words, how a preparation gets on. May be called often.
 pub type Tell<'a> = &'a (dyn Fn(String) + Send + Sync);
 
+/// Kinds of cells that cannot be made at the moment, with why.
+pub type Away = BTreeMap<&'static str, String>;
+
 /// Makes cells.
 pub trait Executor: Send + Sync + 'static {
     /// The kind of cell.
     type Cell: Cell;
 
-    /// Whether cells can be made at the moment. Errors: a sentence that says why not.
-    fn probe(&self) -> impl Future<Output = Result<(), String>> + Send;
+    /// Which kinds of cells cannot be made at the moment, while others can. Errors: a sentence that says why none can.
+    fn probe(&self) -> impl Future<Output = Result<Away, String>> + Send;
 
     /// Sees to it that what the cell is made of is there, which can take minutes. May be dropped at any moment, and leaves nothing behind then.
     /// Errors: why it cannot be had.
@@ -147,9 +151,22 @@ pub trait Executor: Send + Sync + 'static {
     /// What there is of this installation. Errors: whoever runs the cells does not answer.
     fn present(&self) -> impl Future<Output = Result<Vec<Present>, String>> + Send;
 
+    /// The same of the kinds that are not `known`, and of which of them nobody answers, while others do. Errors: nobody answers.
+    fn present_but(
+        &self,
+        _known: BTreeSet<&'static str>,
+    ) -> impl Future<Output = Result<(Vec<Present>, Away), String>> + Send {
+        async { Ok((self.present().await?, Away::new())) }
+    }
+
     /// The running cell that an earlier process made for this attempt, without a link. Errors: whoever runs it does not answer,
     /// or does not have it.
     fn adopt(&self, order: &CellOrder) -> impl Future<Output = Result<Self::Cell, String>> + Send;
+
+    /// Hosts whose jobs run with less than a warden that stays, by login and name, with why.
+    fn plain_hosts(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
 
     /// Whether the cell of this attempt, if it has one, goes on when this process ends, for the next one to adopt it.
     fn outlives_us(&self, _attempt: AttemptId) -> bool {

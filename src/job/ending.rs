@@ -323,6 +323,11 @@ pub enum Cause {
     },
 }
 
+/// What shells do themselves, and no program does on most systems.
+const SHELL_WORDS: [&str; 14] = [
+    "cd", "source", ".", "export", "unset", "set", "exec", "eval", "alias", "ulimit", "umask", "trap", "exit", "shift",
+];
+
 impl Cause {
     /// The stable code, as in JSON and in metrics.
     pub const fn code(&self) -> &'static str {
@@ -500,10 +505,42 @@ impl Cause {
         }
     }
 
+    /// The same for a job on another host, where that is something else than in a cell.
+    pub fn hint_on_host(&self) -> Option<String> {
+        Some(match self {
+            Self::ProgramNotFound { program } if SHELL_WORDS.contains(&program.as_str()) => {
+                format!("`{program}` is a word of the shell's and no program: give a `script` in place of `command`")
+            }
+            Self::ProgramNotFound { program } => {
+                format!(
+                    "`{program}` is not where this login looks for programs on the host: install it there, or give its whole path"
+                )
+            }
+            Self::ProgramNotExecutable { .. } => {
+                "check that it is an executable file for the host's processor, with a valid interpreter line".into()
+            }
+            Self::WorkdirUnusable { .. } => {
+                "name a directory of the host that this login can enter, or leave `workdir` out".into()
+            }
+            Self::CellLost { .. } => {
+                "see what became of the host: `jobcell ssh check` on the agent's host asks it".into()
+            }
+            Self::Signal { signal: 31 } => "something on the host ends programs for a system call of theirs".into(),
+            Self::Signal { signal: 9 } => {
+                "something killed it there: look at the host's memory, and at what else this login runs".into()
+            }
+            Self::Signal { signal: 25 } => "it made a file larger than the host lets this login (`ulimit -f`)".into(),
+            _ => return None,
+        })
+    }
+
     /// What to do about it, where there is something.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::OutOfMemory { limit, .. } => format!("raise resources.memory above {limit}, or make the job smaller"),
+            Self::ProgramNotFound { program } if SHELL_WORDS.contains(&program.as_str()) => {
+                format!("`{program}` is a word of the shell's and no program: give a `script` in place of `command`")
+            }
             Self::ProgramNotFound { program } => {
                 format!("`{program}` is not in the image: choose another image or interpreter")
             }
@@ -542,7 +579,7 @@ impl Cause {
                 "check the registry, and the way to it from the engine's host; more tries: `retry.infrastructure`".into()
             }
             Self::HostUnreachable { .. } => {
-                "check the host, and the way to it from the agent (`jobcell ssh scan`); more tries: `retry.infrastructure`".into()
+                "check the host, its disk, and the way to it from the agent (`jobcell ssh check`); more tries: `retry.infrastructure`".into()
             }
             Self::RegistryLimited { .. } => {
                 "wait, give the agent credentials with a higher limit, or use `pull: if_absent` in place of `always`".into()
@@ -775,6 +812,30 @@ mod tests {
         let timeout = Cause::Timeout { limit: Millis::new(1) };
         assert!(hint(timeout, &usage).is_some_and(|hint| hint.contains("timeout")));
         assert_eq!(hint(Cause::LeaseExpired, &usage), None);
+    }
+
+    #[test]
+    fn on_hosts_nothing_is_said_of_images_and_cells() {
+        let (program, reason) = ("x".to_owned(), String::new());
+        let all = [
+            Cause::ProgramNotFound { program: program.clone() },
+            Cause::ProgramNotExecutable { program: program.clone(), reason: reason.clone() },
+            Cause::WorkdirUnusable { workdir: "/x".into(), reason: reason.clone() },
+            Cause::CellLost { reason },
+            Cause::Signal { signal: 9 },
+            Cause::Signal { signal: 25 },
+            Cause::Signal { signal: 31 },
+        ];
+        for cause in all {
+            let hint = cause.hint_on_host().expect("one");
+            for word in ["image", "/workspace", "cell", "resources.", "seccomp"] {
+                assert!(!hint.contains(word), "{cause:?}: {hint}");
+            }
+        }
+        let word = Cause::ProgramNotFound { program: "cd".into() };
+        assert!(word.hint().is_some_and(|hint| hint.contains("`script`")));
+        assert!(word.hint_on_host().is_some_and(|hint| hint.contains("`script`")));
+        assert_eq!(Cause::Canceled.hint_on_host(), None);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::egress::EgressUse;
 use super::{
-    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, PutOff, Results,
-    UnixMillis, UsedImage,
+    AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, PutOff,
+    Results, UnixMillis, UsedImage,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -215,6 +215,11 @@ impl Job {
     pub fn ending_by(&self, cause: Cause) -> Ending {
         let unstarted = self.started_at.is_none() && self.past_tries.is_empty() && self.log.frames == 0;
         let mut ending = Ending::of(cause, self.usage.as_ref());
+        if self.spec.source().is_elsewhere()
+            && let Some(hint) = ending.cause.hint_on_host()
+        {
+            ending.hint = Some(hint);
+        }
         if ending.cause == Cause::Canceled && unstarted && self.log.complete {
             ending.message = "canceled before it started".to_owned();
         }

@@ -68,6 +68,12 @@ pub struct Load {
     /// It has heard that this backend hands no jobs to it.
     #[serde(skip_serializing_if = "is_false")]
     pub drained: bool,
+    /// Kinds of cells that it cannot make at the moment, while it takes jobs of others, with why.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub away: BTreeMap<String, String>,
+    /// Hosts whose jobs run in plain mode because no warden can stay there, by login and name, with why; the first hundred.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub plain_hosts: BTreeMap<String, String>,
 }
 
 /// `POST /v1/agent/enroll`, before there is a key.
@@ -139,7 +145,7 @@ pub struct Capabilities {
     #[serde(default)]
     pub cancel: bool,
     /// It waits with a job that was given back until later.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_false")]
     pub later: bool,
 }
 

@@ -11,8 +11,8 @@ use super::{
     ListFilter, NewJob, Place, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::job::{
-    AttemptId, Children, HostFailure, Job, JobId, JobSummary, Later, LeaseToken, Millis, Phase, Report, Submitter, UnixMillis,
-    Verdict,
+    AttemptId, Children, HostFailure, Job, JobId, JobSummary, Later, LeaseToken, Millis, Phase, Report, Submitter,
+    UnixMillis, Verdict,
 };
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -22,12 +22,12 @@ pub use routing::{CONTAINERS, Groups, HOSTS, Obstacle, Peer, Profile};
 pub use sqlite::SqliteStore;
 
 use crate::job::{
-    AttemptId, Capacity, Children, Job, JobId, JobSpec, JobSummary, Later, LeaseToken, Millis, Phase, Report, Submitter,
-    UnixMillis,
+    AttemptId, Capacity, Children, Job, JobId, JobSpec, JobSummary, Later, LeaseToken, Millis, Phase, Report,
+    Submitter, UnixMillis,
 };
 use serde::Serialize;
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::path::PathBuf;
 
@@ -181,6 +181,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// What is in the way of it at an agent that cannot make its kind of cell now, for this reason of those.
+    pub fn away(&self, reasons: &BTreeMap<String, String>) -> Option<Obstacle> {
+        let executor = self.shape.executor();
+        reasons.get(executor).map(|reason| Obstacle::Away { executor, reason: reason.clone() })
+    }
+
     /// Why this agent does not get it; empty when it would, had it come to its turn. `free`: what it has free, where known.
     pub fn obstacles(&self, agent: &str, profile: &Profile, free: Option<Capacity>) -> Vec<Obstacle> {
         let mut found = self.shape.lasting(profile);

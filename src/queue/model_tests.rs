@@ -123,6 +123,7 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             let capacity = ask(1, 0).free;
             // The last one has said nothing of itself.
             let profile = (*agent < 2).then(|| Profile {
+                away: Vec::new(),
                 labels: zone.into_iter().collect(),
                 presets: vec!["bash".into()],
                 executors: vec!["docker".into(), "ssh".into()],

@@ -116,7 +116,10 @@ async fn tries_of_one_class_take_none_of_the_other_and_what_is_given_back_counts
                 Some(cause) => drop(ends(&store, &held, cause, 1).await),
                 None => {
                     let lease = (held.attempt, held.token);
-                    assert_eq!(store.release("a", lease, at(1), "no_cell", None).await.expect("answers"), Applied::Applied);
+                    assert_eq!(
+                        store.release("a", lease, at(1), "no_cell", None).await.expect("answers"),
+                        Applied::Applied
+                    );
                 }
             }
             // Without a pause nobody has to make it ready.

@@ -40,6 +40,8 @@ pub struct Profile {
     pub presets: Vec<String>,
     /// Kinds of cells that it makes. One that does not say makes containers.
     pub executors: Vec<String>,
+    /// Kinds of cells that it cannot make at the moment.
+    pub away: Vec<String>,
     /// What it has in all.
     pub capacity: Capacity,
 }
@@ -52,7 +54,9 @@ pub const HOSTS: &str = "ssh";
 impl Profile {
     /// Whether it makes cells of this kind.
     fn makes(&self, executor: &str) -> bool {
-        (self.executors.is_empty() && executor == CONTAINERS) || self.executors.iter().any(|own| own == executor)
+        let own =
+            (self.executors.is_empty() && executor == CONTAINERS) || self.executors.iter().any(|own| own == executor);
+        own && !self.away.iter().any(|away| away == executor)
     }
 }
 
@@ -78,6 +82,13 @@ pub enum Obstacle {
     Executor {
         /// `docker` or `ssh`.
         executor: &'static str,
+    },
+    /// The agent makes cells of that kind, and cannot at the moment.
+    Away {
+        /// `docker` or `ssh`.
+        executor: &'static str,
+        /// Why, as it says.
+        reason: String,
     },
     /// The agent is too small.
     TooLarge {
@@ -130,6 +141,8 @@ impl Obstacle {
             }
             Self::Executor { executor: CONTAINERS } => "it runs no jobs in containers".to_owned(),
             Self::Executor { executor } => format!("it makes no cells of kind {executor}"),
+            Self::Away { executor: CONTAINERS, reason } => format!("it runs no jobs in containers now: {reason}"),
+            Self::Away { executor: _, reason } => format!("it runs no jobs on other hosts now: {reason}"),
             Self::TooLarge { resource, asked, capacity } => {
                 format!("{asked} of {resource} are asked for, and it has {capacity} in all")
             }
@@ -175,6 +188,11 @@ impl Shape {
             apart: spec.requires().apart.iter().filter_map(own).collect(),
             groups: groups.keys().filter_map(own).collect(),
         }
+    }
+
+    /// The kind of cell that it needs.
+    pub(super) fn executor(&self) -> &'static str {
+        if self.elsewhere { HOSTS } else { CONTAINERS }
     }
 
     /// Its name: equal shapes have equal ones.
@@ -248,7 +266,7 @@ impl Shape {
                 .filter(|preset| !profile.presets.contains(preset))
                 .map(|preset| Obstacle::Preset { preset: preset.clone() }),
         );
-        let executor = if self.elsewhere { HOSTS } else { CONTAINERS };
+        let executor = self.executor();
         found.extend((!profile.makes(executor)).then_some(Obstacle::Executor { executor }));
         let capacity = profile.capacity;
         if self.cpu > capacity.cpu {

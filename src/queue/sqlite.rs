@@ -294,7 +294,8 @@ impl Store for SqliteStore {
         later: Option<&Later>,
     ) -> Result<Applied, StoreError> {
         let (agent, reason, later) = (agent.to_owned(), reason.to_owned(), later.cloned());
-        let applied = self.change(lease.0.job, move |row| row.release(&agent, lease, now, &reason, later.as_ref())).await?;
+        let applied =
+            self.change(lease.0.job, move |row| row.release(&agent, lease, now, &reason, later.as_ref())).await?;
         Ok(applied.unwrap_or(Applied::Refused))
     }
 

@@ -39,6 +39,7 @@ pub struct Metrics {
     pub ssh_connections: IntGauge,
     pub ssh_channels: IntGauge,
     pub ssh_hosts: IntGaugeVec,
+    pub ssh_plain_hosts: IntGaugeVec,
     pub backend_up: IntGaugeVec,
     pub ends_undelivered: IntGauge,
     pub disk_free_bytes: IntGauge,
@@ -137,6 +138,11 @@ impl Metrics {
                 "jobcell_ssh_hosts",
                 "Hosts that jobs went to, by whether they get more: admit, probe or refuse",
                 &["breaker"],
+            ),
+            ssh_plain_hosts: gauges(
+                "jobcell_ssh_plain_hosts",
+                "Hosts and logins whose jobs run in plain mode because no warden can stay there: unfit until the host is changed, not_now for a while",
+                &["why"],
             ),
             backend_up: gauges(
                 "jobcell_backend_up",

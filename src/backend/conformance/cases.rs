@@ -135,7 +135,8 @@ async fn stop(suite: &Suite) -> Case {
 
 async fn release(suite: &Suite) -> Case {
     let first = suite.held().await?;
-    let released = suite.backend.release(first.attempt, first.token, "conformance", None).await.map_err(failed("release"))?;
+    let released =
+        suite.backend.release(first.attempt, first.token, "conformance", None).await.map_err(failed("release"))?;
     same("the release", &released, &Step::Applied)?;
     let mut again = suite.claim(1, Duration::from_secs(5)).await?;
     let again = again.pop().ok_or_else(|| Stop::Fail("the job does not come again".to_owned()))?;

@@ -133,8 +133,8 @@ impl DockerExecutor {
 impl Executor for DockerExecutor {
     type Cell = DockerCell;
 
-    async fn probe(&self) -> Result<(), String> {
-        self.inner.engine.ping().await.map_err(|error| error.short())
+    async fn probe(&self) -> Result<super::Away, String> {
+        self.inner.engine.ping().await.map(|()| super::Away::new()).map_err(|error| error.short())
     }
 
     async fn prepare(&self, order: &CellOrder, tell: Tell<'_>) -> Result<Prepared, NoCell> {
@@ -239,7 +239,7 @@ impl DockerExecutor {
                 // Somebody took them from the engine since it was asked: the next try asks for none.
                 if error.says("CPUs are not available") {
                     inner.no_cores(&error);
-                    return Err(NoCell::Later(format!("create: {}", error.short())));
+                    return Err(NoCell::later(super::TAKEN, format!("create: {}", error.short())));
                 }
                 return Err(failed("create", &order.image, &error));
             }

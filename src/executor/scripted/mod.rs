@@ -164,10 +164,10 @@ impl ScriptedCell {
 impl Executor for Scripted {
     type Cell = ScriptedCell;
 
-    async fn probe(&self) -> Result<(), String> {
+    async fn probe(&self) -> Result<super::Away, String> {
         let world = self.world();
         world.answers()?;
-        world.unavailable.clone().map_or(Ok(()), Err)
+        world.unavailable.clone().map_or(Ok(super::Away::new()), Err)
     }
 
     async fn acquire(&self, order: &CellOrder, _: &Prepared) -> Result<(ScriptedCell, Link), NoCell> {

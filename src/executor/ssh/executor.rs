@@ -9,11 +9,11 @@ use super::plain::{NotOpened, Opened, Place, Swept, swept};
 use super::records::{Record, Records};
 use super::resident::{Failed, Hubs, Joint, NoHub};
 use super::{ConnectError, Event, Lane, Pool, Route};
-use crate::executor::{CellOrder, Executor, Link, NoCell, Prepared, Present, TAKEN, Tell};
+use crate::executor::{Away, CellOrder, Executor, Link, NoCell, Prepared, Present, TAKEN, Tell};
 use crate::job::{AttemptId, ByteSize, Cause, OwnerId, Source, Target, TargetMode};
 use crate::protocol::wire::Fact;
 use crate::supervise;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,6 +37,17 @@ const TRIES: usize = 2;
 const EAGAIN: i32 = 11;
 /// The kernel's number for what is there already.
 const EEXIST: i32 = 17;
+
+/// A host whose jobs run in plain mode.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PlainHost {
+    /// Login and name.
+    pub host: String,
+    /// Why no warden can stay there.
+    pub why: String,
+    /// It will be so until somebody changes the host.
+    pub lasting: bool,
+}
 
 /// Runs jobs on other hosts. Clones are the same one.
 #[derive(Clone)]
@@ -85,6 +96,18 @@ impl SshExecutor {
         &self.0.pool
     }
 
+    /// Hosts whose jobs run in plain mode, because no warden could stay there when it was tried last; by name and login.
+    pub fn plain_hosts(&self) -> Vec<PlainHost> {
+        let named = |(route, why, lasting): (Route, String, bool)| PlainHost {
+            host: format!("{}@{}", route.login, route.name),
+            why,
+            lasting,
+        };
+        let mut hosts: Vec<PlainHost> = self.0.hubs.denied().into_iter().map(named).collect();
+        hosts.sort_by(|a, b| a.host.cmp(&b.host));
+        hosts
+    }
+
     /// Whether a cell of this name is of this kind.
     pub fn is_named(name: &str) -> bool {
         name.starts_with(PREFIX)
@@ -92,7 +115,7 @@ impl SshExecutor {
 }
 
 /// The name of a job's folder on its host.
-fn own_name(attempt: AttemptId) -> String {
+pub(super) fn own_name(attempt: AttemptId) -> String {
     format!("{}-{}-{}", attempt.job.simple(), attempt.attempt, attempt.part)
 }
 
@@ -313,7 +336,9 @@ impl Inner {
             };
             let reason = match opened {
                 Ok(joint) => return Ok((joint, resident_facts(&route.name, &route.login))),
-                Err(Failed::Said { errno: EAGAIN, step }) => return Err(NoCell::later(TAKEN, format!("{host}: {step}"))),
+                Err(Failed::Said { errno: EAGAIN, step }) => {
+                    return Err(NoCell::later(TAKEN, format!("{host}: {step}")));
+                }
                 // It has ended in between, as one that nobody used does.
                 Err(Failed::Cut(_)) if tries > 0 => continue,
                 Err(Failed::Cut(reason)) => reason,
@@ -363,8 +388,8 @@ impl Executor for SshExecutor {
     type Cell = SshCell;
 
     /// Hosts come and go by themselves; each says so to those who want it.
-    async fn probe(&self) -> Result<(), String> {
-        Ok(())
+    async fn probe(&self) -> Result<Away, String> {
+        Ok(Away::new())
     }
 
     /// Where a warden can stay it is brought, if it is not there.
@@ -464,6 +489,10 @@ impl Executor for SshExecutor {
         let route = route?;
         inner.sweep(&route, &own).await?;
         Ok(SshCell::ended(Arc::clone(inner), own, route, plain_spec(order, "", inner.output)))
+    }
+
+    fn plain_hosts(&self) -> BTreeMap<String, String> {
+        Self::plain_hosts(self).into_iter().map(|plain| (plain.host, plain.why)).collect()
     }
 
     fn outlives_us(&self, attempt: AttemptId) -> bool {

@@ -4,6 +4,7 @@
 
 mod algorithms;
 mod cell;
+mod check;
 mod connection;
 mod credentials;
 mod error;
@@ -25,9 +26,10 @@ mod store;
 mod stream;
 
 pub use cell::SshCell;
+pub use check::{Mode, NoJobs};
 pub use error::ConnectError;
 pub use exec::{Exec, Input, Output};
-pub use executor::SshExecutor;
+pub use executor::{PlainHost, SshExecutor};
 pub use pool::{COMMAND_BYTES, HostState, Pool};
 pub use route::{Lane, Route, SshSettings, StoreBounds};
 pub use scan::{Scanned, ScannedKey, scan};

@@ -53,6 +53,12 @@ pub(crate) struct Load {
     /// It has heard that this backend hands no jobs to it; absent when it has not.
     #[schema(required = false)]
     drained: bool,
+    /// Kinds of cells that it cannot make at the moment, while it takes jobs of others, with why; absent when there are none.
+    #[schema(required = false)]
+    away: BTreeMap<String, String>,
+    /// Hosts whose jobs run in plain mode because no warden can stay there, by login and name, with why; absent when there are none.
+    #[schema(required = false)]
+    plain_hosts: BTreeMap<String, String>,
 }
 
 /// An agent.
@@ -171,7 +177,8 @@ pub(crate) struct Registered {
     fenced_end: bool,
     log: bool,
     cancel: bool,
-    /// It waits with a job that was given back until later.
+    /// It waits with a job that was given back until later; absent when it does not.
+    #[schema(required = false)]
     later: bool,
     /// Longest wait for work.
     max_wait: Span,

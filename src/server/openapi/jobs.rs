@@ -612,6 +612,12 @@ pub(crate) struct AgentView {
 #[derive(ToSchema)]
 #[serde(tag = "code", rename_all = "snake_case")]
 pub(crate) enum Obstacle {
+    Away {
+        /// `docker` or `ssh`.
+        executor: String,
+        /// Why it makes none at the moment, as it says.
+        reason: String,
+    },
     Label {
         label: String,
         wanted: String,

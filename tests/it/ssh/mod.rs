@@ -1,7 +1,9 @@
 //! SSH against real OpenSSH servers, each with settings, host keys and an address of its own. Without sshd they are skipped loudly, and fail
 //! where `JOBCELL_TEST_ENGINE=required` is set, as in CI.
 
+mod down;
 mod driver;
+mod full;
 pub(crate) mod jobs;
 mod logins;
 mod loss;

@@ -81,3 +81,81 @@ fn a_host_that_shows_no_key_is_told() {
     assert_eq!(scanned.status.code(), Some(1), "{told}");
     assert!(told.contains(&target) && told.contains("refused"), "{told}");
 }
+
+#[test]
+fn check_says_how_jobs_would_run_and_fails_where_none_could() {
+    if !present() {
+        return;
+    }
+    let folder = Folder::new();
+    let mut hosts = String::new();
+    let mut servers = Vec::new();
+    let missing = folder.shown("not-there");
+    for (name, settings) in [
+        ("well", String::new()),
+        ("forced", "ForceCommand echo only this".to_owned()),
+        ("nologin", "ForceCommand echo 'This account is currently not available.'; exit 1".to_owned()),
+        ("homeless", format!("SetEnv HOME={missing}/home")),
+        ("files", "ForceCommand internal-sftp".to_owned()),
+    ] {
+        let sshd = folder.sshd(&settings);
+        let (address, port, user) = (&sshd.address, sshd.port, login());
+        hosts.push_str(&format!("  {name}: {{address: {address}, port: {port}, login: {user}, credential: key}}\n"));
+        servers.push(sshd);
+    }
+    let inventory = folder.write(
+        "inventory.yaml",
+        &format!(
+            "hosts:\n{hosts}credentials:\n  key: {{key_file: {}}}\nknown_hosts: [{}]\n",
+            folder.user_key().display(),
+            folder.shown("known_hosts")
+        ),
+    );
+    let text = format!("data_dir: {}\nssh:\n  inventory: {}\n", folder.shown("data"), inventory.display());
+    let config = folder.write("config.yaml", &text).display().to_string();
+    let check = |hosts: &[&str]| {
+        let args: Vec<&str> =
+            ["--config", &config, "-o", "json", "ssh", "check"].into_iter().chain(hosts.iter().copied()).collect();
+        let checked = jobcell(&args);
+        let said: Value = serde_json::from_slice(&checked.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&checked.stderr)));
+        let row = |host: &Value| {
+            let text = |key: &str| host[key].as_str().expect("text").to_owned();
+            (text("result"), text("why"))
+        };
+        (checked.status.code(), said.as_array().expect("rows").iter().map(row).collect::<Vec<_>>())
+    };
+    // No agent has run yet, so there is no warden whose it would be.
+    let (code, rows) = check(&["well"]);
+    assert_eq!((code, rows[0].0.as_str()), (Some(0), "ok"), "{rows:?}");
+    assert!(rows[0].1.contains("plain mode") && rows[0].1.contains("no agent has run"), "{rows:?}");
+
+    std::fs::create_dir(folder.path("data")).expect("makes");
+    let owner = jobcell::job::OwnerId::random().to_string();
+    folder.write("data/owner", &owner);
+    let (code, rows) = check(&["well"]);
+    assert_eq!((code, rows[0].0.as_str()), (Some(0), "ok"), "{rows:?}");
+    assert!(rows[0].1.contains("a warden that stays"), "{rows:?}");
+    for host in ["forced", "nologin", "homeless", "files"] {
+        let (code, rows) = check(&[host]);
+        assert_eq!((code, rows[0].0.as_str()), (Some(1), "no_jobs"), "{host}: {rows:?}");
+        assert!(rows[0].1.starts_with("it lets this login in, and runs no jobs for it: "), "{host}: {rows:?}");
+    }
+    let (_, rows) = check(&["nologin"]);
+    assert!(rows[0].1.contains("currently not available"), "{rows:?}");
+    let (_, rows) = check(&["homeless"]);
+    assert!(rows[0].1.contains("not-there"), "{rows:?}");
+
+    // Nothing but the warden is left there, which goes by itself.
+    let base = super::resident::home().join(".jobcell").join(&owner);
+    let left: Vec<String> = std::fs::read_dir(&base)
+        .expect("is there")
+        .map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.') && !name.starts_with("warden-"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+    for pid in super::resident::wardens(&base, "jobcell-hub") {
+        super::sshd::must("kill", &["-KILL", &pid.to_string()]);
+    }
+    std::fs::remove_dir_all(base).expect("removes");
+}

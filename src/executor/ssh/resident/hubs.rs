@@ -73,6 +73,16 @@ impl Hubs {
         program()
     }
 
+    /// Where no warden can stay at the moment: the way there, why, and whether that lasts until somebody changes the host.
+    pub(in crate::executor::ssh) fn denied(&self) -> Vec<(Route, String, bool)> {
+        let ways = lock(&self.0.ways);
+        let denied = ways.iter().filter(|(_, way)| way.hub().is_none()).filter_map(|((route, _), way)| {
+            let why = way.denied()?;
+            Some((route.clone(), why.to_string(), matches!(why, NoHub::Unfit(_))))
+        });
+        denied.collect()
+    }
+
     fn way(&self, route: &Route, program: &str) -> Arc<Way> {
         let mut ways = lock(&self.0.ways);
         let key = (route.clone(), program.to_owned());
