@@ -1,10 +1,12 @@
 //! `jobcell agent`: claims from servers elsewhere and runs jobs here.
 
 use super::home::Home;
+use super::reload::{self, Began};
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
-use super::{Failure, node, reload};
+use super::{Failure, given_key, node};
 use crate::backend::{Backend, Http, HttpSettings};
-use crate::config::{BackendConfig, Config, LoadInput};
+use crate::config::BackendConfig;
+use crate::config::operator_file::Whose;
 use crate::job::Artifacts;
 use crate::journal::Journal;
 use crate::logstore::LogStore;
@@ -28,7 +30,8 @@ pub(super) enum AgentCommand {
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs until a signal.
-pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> Result<u8, Failure> {
+pub(super) async fn agent(began: Began, quiet: bool) -> Result<u8, Failure> {
+    let config = began.config();
     if config.backends.is_empty() {
         return Err(Failure::config(
             "no backend: give --backend http://host:port, or `backends` in the settings, and the agent's key in \
@@ -103,7 +106,7 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
         inventory,
         artifacts,
     };
-    let watching = reload::watch(settings, health.clone(), reload::Held { audit: audit.clone(), limits: None })?;
+    let watching = reload::watch(began, health.clone(), reload::Held { audit: audit.clone(), limits: None })?;
     let drained = run_agent(parts, &signals).await;
     if let Some(watching) = watching {
         watching.abort();
@@ -119,14 +122,14 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
 /// The agent's key for a backend. Errors: there is none.
 fn key(name: &str, backend: &BackendConfig) -> Result<String, Failure> {
     let key = match &backend.key_file {
-        Some(file) => std::fs::read_to_string(file)
-            .map_err(|error| Failure::config(format!("backends.{name}.key_file {}: {error}", file.display())))?,
-        None => std::env::var("JOBCELL_AGENT_KEY").unwrap_or_default(),
+        Some(file) => given_key::of_file(file, Whose::Kept)
+            .map_err(|reason| Failure::config(format!("backends.{name}.key_file: {reason}")))?,
+        None => given_key::AGENT.read().map_err(Failure::config)?.unwrap_or_default(),
     };
     let key = key.trim().to_owned();
     if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
         return Err(Failure::config(format!(
-            "backends.{name}: no key: put it into key_file, or into JOBCELL_AGENT_KEY; `jobcell agents add NAME` at the server \
+            "backends.{name}: no key: put it into key_file, JOBCELL_AGENT_KEY, a file that JOBCELL_AGENT_KEY_FILE names, or the credential jobcell-agent-key; `jobcell agents add NAME` at the server \
              makes one"
         )));
     }

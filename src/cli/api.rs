@@ -26,7 +26,7 @@ pub(super) struct Api {
     pub(super) audit: Audit,
     pub(super) limits: LiveLimits,
     stop: CancellationToken,
-    tasks: [JoinHandle<()>; 3],
+    tasks: [JoinHandle<()>; 4],
 }
 
 impl Api {
@@ -75,6 +75,7 @@ impl Api {
         let stop = CancellationToken::new();
         let keys = UserKeys::open(home.path("keys.json"), &key).map_err(|error| unavailable(&error))?;
         let audit = node::audit(config, home, &health, &metrics);
+        backend.keep_for(node::retention(config), Arc::clone(&metrics), audit.clone());
         let doors = Doors { users: keys, agents: agent_keys, drains: agent_drains, audit: audit.clone() };
         let bounds = node::connections(config, &metrics);
         let app = router(Arc::clone(&backend), health, metrics, doors, settings, stop.clone());
@@ -82,6 +83,7 @@ impl Api {
         let server = spawn("api", serve(listener, app, bounds, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));
         let keeper = spawn("contents", Arc::clone(&backend).run_keeper(stop.clone()));
+        let retention = spawn("retention", Arc::clone(&backend).run_retention(stop.clone()));
         home.publish("endpoint", &url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
         if let Some(what) = greeting {
             greet(what, home, &url, config, new_key.then_some(key.as_str()));
@@ -89,7 +91,7 @@ impl Api {
         tracing::info!(%url, owner = %home.owner, "up");
         let version = concat!("version ", env!("CARGO_PKG_VERSION"));
         audit.record(Event::own("server.start", Outcome::Done, Some(version.to_owned()))).await;
-        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper] })
+        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper, retention] })
     }
 
     /// What other settings are told to.

@@ -6,7 +6,7 @@
 use super::App;
 use super::jobs::Answer;
 use super::keys::Pass;
-use super::logs::{attempt_of, is_over};
+use super::logs::{attempt_of, is_kept, is_over};
 use super::problem::ProblemDocument;
 use crate::backend::Change;
 use crate::job::{AttemptId, JobId, Phase, UnixMillis};
@@ -81,6 +81,7 @@ impl Cursor {
     /// A viewer of that job's output, let in. Errors: no such job or try, or all places are taken.
     pub(super) async fn open(app: &App, pass: Pass, id: &str, asked: &LiveQuery) -> Answer<Self> {
         let (job, attempt) = attempt_of(app, id, asked.attempt).await?;
+        is_kept(&job)?;
         let place = Place::take(app)?;
         // Of a job that waits, the try that comes next is what a viewer means who names none.
         let comes = asked.attempt.is_none() && job.phase == Phase::Queued;

@@ -30,6 +30,7 @@ mod logs;
 mod openapi;
 mod problem;
 mod report;
+mod retention;
 mod stats;
 mod tail;
 mod unread;
@@ -131,6 +132,7 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(bulk::submit))
         .routes(routes!(bulk::cancel))
         .routes(routes!(dead::replay))
+        .routes(routes!(retention::collect))
         .routes(routes!(blobs::post))
         .routes(routes!(blobs::put, blobs::get))
         .routes(routes!(jobs::get))

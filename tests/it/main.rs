@@ -44,6 +44,7 @@ mod private;
 mod profiles;
 mod ranks;
 mod recovery;
+mod reference;
 mod registry;
 mod reload;
 mod resident;

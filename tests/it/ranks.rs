@@ -3,7 +3,7 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 22] = [
+const RANKS: [(&str, u8); 23] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
@@ -20,6 +20,7 @@ const RANKS: [(&str, u8); 22] = [
     ("secrets", 2),
     ("audit", 2),
     ("backend", 3),
+    ("backup", 3),
     ("egress", 4),
     ("executor", 5),
     ("admission", 5),

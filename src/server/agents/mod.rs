@@ -24,6 +24,7 @@ pub(super) fn for_people() -> OpenApiRouter<App> {
         .routes(routes!(roster::list, roster::add))
         .routes(routes!(roster::remove))
         .routes(routes!(drains::drain))
+        .routes(routes!(drains::quarantine))
         .routes(routes!(drains::resume))
 }
 
