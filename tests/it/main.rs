@@ -33,6 +33,7 @@ mod hostile;
 mod images;
 mod inputs;
 mod keys;
+mod life;
 mod listing;
 mod old_warden;
 mod openapi;

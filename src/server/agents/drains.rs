@@ -98,7 +98,9 @@ pub(super) struct Drained {
     /// Since when.
     #[schema(value_type = crate::server::openapi::jobs::Moment)]
     since: UnixMillis,
-    /// It is not trusted with jobs: a plain resume does not let it go on.
+    /// It is not trusted with jobs: a plain resume does not let it go on. Absent when it is only drained.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
     quarantined: bool,
     /// Jobs that it still has.
     held: u64,
