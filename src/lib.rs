@@ -33,6 +33,7 @@ pub mod agent;
 pub mod archive;
 pub mod audit;
 pub mod backend;
+pub mod backup;
 pub mod blobs;
 pub mod cli;
 pub mod config;

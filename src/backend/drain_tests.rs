@@ -20,7 +20,7 @@ impl Here {
     }
 
     async fn drain(&self, agent: &str) {
-        let drain = Drain { reason: "a new kernel".to_owned(), since: UnixMillis::now() };
+        let drain = Drain { reason: "a new kernel".to_owned(), since: UnixMillis::now(), quarantined: false };
         self.backend.set_drains([(agent.to_owned(), drain)].into(), agent).await;
     }
 
@@ -122,8 +122,30 @@ async fn a_job_that_waits_for_a_drained_agent_says_so() {
     let explained = here.backend.explain(job).await.expect("reads").expect("is there");
     assert_eq!((explained.code.as_str(), explained.agents[0].state), ("agents_away", AgentState::Drained));
     assert!(explained.reason.ends_with("a: drained by an operator: a new kernel"), "{}", explained.reason);
-    let drain = Drain { reason: String::new(), since: UnixMillis::now() };
+    let drain = Drain { reason: String::new(), since: UnixMillis::now(), quarantined: false };
     here.backend.set_drains([("a".to_owned(), drain)].into(), "a").await;
     let explained = here.backend.explain(job).await.expect("reads").expect("is there");
     assert!(explained.reason.ends_with("a: drained by an operator"), "{}", explained.reason);
+}
+
+#[tokio::test]
+async fn what_is_taken_from_a_quarantined_agent_is_anothers_and_its_word_counts_no_more() {
+    let here = Here::new(Millis::from_secs(60));
+    let mut orders = here.backend.orders();
+    let job = here.submit(&json!({})).await;
+    let (attempt, token) = here.claim("a").await;
+    assert_eq!(here.backend.take_from("b").await.expect("answers"), 0, "another one's");
+    let drain = Drain { reason: "its key leaked".to_owned(), since: UnixMillis::now(), quarantined: true };
+    assert_eq!(drain.sentence(), "quarantined by an operator: its key leaked");
+    here.backend.set_drains([("a".to_owned(), drain)].into(), "a").await;
+    assert_eq!(here.backend.take_from("a").await.expect("answers"), 1);
+    let wanted = Order::Cancel { job, attempt: Some(attempt.attempt), holder: Some("a".to_owned()), force: true };
+    assert_eq!(orders.try_recv(), Ok(wanted));
+    let report = super::retry_tests::report(attempt, crate::job::Cause::ExitCode { exit_code: 0 });
+    let said = here.backend.report("a", &report, token).await.expect("answers");
+    assert_ne!(said, crate::protocol::agent::Reported::Applied);
+    let renewed = here.backend.renew("a", &[(attempt, token)]).await.expect("answers");
+    assert!(matches!(renewed[..], [crate::protocol::agent::Renewed::Refused]), "{renewed:?}");
+    let found = here.backend.get(job).await.expect("reads").expect("is there");
+    assert!(found.ending.is_none() && found.history.iter().any(|event| event.reason == "quarantined"), "{found:?}");
 }

@@ -13,14 +13,18 @@ pub struct Drain {
     pub reason: String,
     /// Since when.
     pub since: UnixMillis,
+    /// It is not trusted with jobs, for which it takes more than a plain resume to let it go on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub quarantined: bool,
 }
 
 impl Drain {
     /// For people: who did it, and why.
     pub fn sentence(&self) -> String {
+        let what = if self.quarantined { "quarantined" } else { "drained" };
         match self.reason.as_str() {
-            "" => "drained by an operator".to_owned(),
-            reason => format!("drained by an operator: {reason}"),
+            "" => format!("{what} by an operator"),
+            reason => format!("{what} by an operator: {reason}"),
         }
     }
 }

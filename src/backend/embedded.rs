@@ -117,6 +117,8 @@ pub struct Embedded {
     orders: broadcast::Sender<Order>,
     /// What jobs are given; none where nobody has said where that is.
     pub(super) contents: OnceLock<super::Contents>,
+    /// How long what has ended is kept; for ever where nobody has said.
+    pub(super) retention: OnceLock<super::retention::Retention>,
     clock: Mutex<Clock>,
 }
 
@@ -159,6 +161,7 @@ impl Embedded {
             changes,
             orders,
             contents: OnceLock::new(),
+            retention: OnceLock::new(),
             clock: Mutex::new(Clock { steady: SteadyClock::new(), set: None }),
         })
     }
@@ -587,6 +590,29 @@ impl Embedded {
         if drained {
             self.waiting.dismiss(changed);
             self.waiting.wake_all();
+        }
+    }
+
+    /// Takes all jobs from an agent that is not trusted with them any more, and says how many. It is told to end them at once; whether it does
+    /// or not, it cannot say anything of them any more. They are tried again as after a lost agent.
+    pub async fn take_from(&self, agent: &str) -> Result<u64, StoreError> {
+        let mut all = 0;
+        loop {
+            let taken = self.store.take_from(agent, UnixMillis::now(), self.settings.max_attempts).await?;
+            if taken.is_empty() {
+                return Ok(all);
+            }
+            all += taken.len() as u64;
+            for one in taken {
+                let (job, attempt) = match &one {
+                    Expired::Requeued(attempt) => (attempt.job, attempt.attempt),
+                    Expired::Ended(job) => (job.id, job.attempt),
+                };
+                let order = Order::Cancel { job, attempt: Some(attempt), holder: Some(agent.to_owned()), force: true };
+                // Nobody listening is fine: what the agent asks next for it is refused.
+                let _ = self.orders.send(order);
+                self.lost(one, "its agent was quarantined").await;
+            }
         }
     }
 

@@ -25,6 +25,9 @@ mod keeper_tests;
 mod lists;
 mod local;
 mod results;
+mod retention;
+#[cfg(test)]
+mod retention_tests;
 #[cfg(test)]
 mod retry_tests;
 mod roster;
@@ -41,6 +44,7 @@ pub use http::{Http, HttpSettings};
 pub use intake::{Intake, IntakeError};
 pub use keeper::Contents;
 pub use local::Local;
+pub use retention::{DeleteError, Removed, RetentionSettings};
 pub use roster::{AgentEntry, AgentState, Registration, Roster, SessionError};
 
 use crate::blobs::BlobStore;

@@ -289,7 +289,7 @@ mod tests {
         assert_eq!(roster.list(at(2))[0].state, AgentState::Draining);
         assert_eq!(roster.check("here", "", at(3)), Err(SessionError::Unknown), "a local one has no session to use");
         // That it goes is more than that it gets nothing; that it is ill is less.
-        let drain = Drain { reason: "a new kernel".to_owned(), since: at(3) };
+        let drain = Drain { reason: "a new kernel".to_owned(), since: at(3), quarantined: false };
         roster.drains().set([("here".to_owned(), drain.clone()), ("gone".to_owned(), drain.clone())].into());
         assert_eq!(roster.list(at(3))[0].state, AgentState::Draining);
         roster.heard("here", Some(&away), at(4));

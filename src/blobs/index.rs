@@ -41,6 +41,17 @@ fn digest(text: &str) -> rusqlite::Result<Digest> {
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
 }
 
+/// The names of all contents that an index knows, in hexadecimal digits, of one that no process has open. Errors: it cannot be read.
+pub fn listed(path: &Path) -> Result<Vec<String>, BlobError> {
+    let failed = |error: rusqlite::Error| BlobError::Failed(format!("{}: {error}", path.display()));
+    let db = database::read_only(path)?;
+    let mut rows = db.prepare("SELECT digest FROM blobs").map_err(failed)?;
+    let names = rows.query_map([], |row| row.get::<_, String>(0)).map_err(failed)?;
+    // One that is none has no file either, and is told of when the store is opened.
+    let good = |name: &String| Digest::from_hex(name).is_ok();
+    names.filter(|name| name.as_ref().map_or(true, good)).collect::<rusqlite::Result<_>>().map_err(failed)
+}
+
 impl Index {
     pub(super) fn open(path: &Path) -> Result<Self, BlobError> {
         Ok(Self(database::Worker::grouping("contents", database::open(path, &KIND)?)))

@@ -18,6 +18,7 @@ mod put;
 #[cfg(test)]
 mod tests;
 
+pub use index::listed;
 pub use put::Stored;
 
 use crate::database;

@@ -1,10 +1,10 @@
 //! `jobcell agent`: claims from servers elsewhere and runs jobs here.
 
 use super::home::Home;
+use super::reload::{self, Began};
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
-use super::{Failure, node, reload};
+use super::{Failure, given_key, node};
 use crate::backend::{Backend, Http, HttpSettings};
-use crate::config::{Config, LoadInput};
 use crate::job::Artifacts;
 use crate::journal::Journal;
 use crate::logstore::LogStore;
@@ -29,7 +29,8 @@ pub(super) enum AgentCommand {
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Runs until a signal.
-pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> Result<u8, Failure> {
+pub(super) async fn agent(began: Began, quiet: bool) -> Result<u8, Failure> {
+    let config = began.config();
     if config.backends.is_empty() {
         return Err(Failure::config(
             "no backend: give --backend http://host:port, or `backends` in the settings, and a join token in JOBCELL_JOIN_TOKEN \
@@ -109,7 +110,7 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
         inventory,
         artifacts,
     };
-    let watching = reload::watch(settings, health.clone(), reload::Held { audit: audit.clone(), limits: None })?;
+    let watching = reload::watch(began, health.clone(), reload::Held { audit: audit.clone(), limits: None })?;
     let drained = run_agent(parts, &signals).await;
     if let Some(watching) = watching {
         watching.abort();

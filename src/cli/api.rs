@@ -77,6 +77,7 @@ impl Api {
         let stop = CancellationToken::new();
         let keys = UserKeys::open(home.path("keys.json"), &key).map_err(|error| unavailable(&error))?;
         let audit = node::audit(config, home, &health, &metrics);
+        backend.keep_for(node::retention(config), Arc::clone(&metrics), audit.clone());
         let doors = Doors { users: keys, agents: agent_keys, tokens, drains: agent_drains, audit: audit.clone() };
         let mut bounds = node::connections(config, &metrics);
         bounds.tls.clone_from(&tls);
@@ -97,6 +98,7 @@ impl Api {
         let server = spawn("api", serve(listener, app, bounds, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));
         let keeper = spawn("contents", Arc::clone(&backend).run_keeper(stop.clone()));
+        let retention = spawn("retention", Arc::clone(&backend).run_retention(stop.clone()));
         home.publish("endpoint", &url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
         if let Some(what) = greeting {
             greet(what, home, &url, config, new_key.then_some(key.as_str()));
@@ -104,7 +106,7 @@ impl Api {
         tracing::info!(%url, owner = %home.owner, "up");
         let version = concat!("version ", env!("CARGO_PKG_VERSION"));
         audit.record(Event::own("server.start", Outcome::Done, Some(version.to_owned()))).await;
-        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper].into_iter().chain(watching).collect() })
+        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper, retention].into_iter().chain(watching).collect() })
     }
 
     /// What other settings are told to.

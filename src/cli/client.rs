@@ -1,6 +1,6 @@
 //! Talks to the API: every call with a deadline, every error as the sentence that the server sent.
 
-use super::{Failure, Global, settings};
+use super::{Failure, Global, given_key, settings};
 use crate::job::Digest;
 use crate::tls::{self, ClientTls, Trust};
 use futures_util::Stream;
@@ -46,16 +46,13 @@ impl Client {
             None if config.server.tls.is_some() => format!("https://{}", config.server.listen),
             None => format!("http://{}", config.server.listen),
         };
-        let key = match std::env::var("JOBCELL_API_KEY")
-            .ok()
-            .filter(|key| !key.is_empty())
-            .or_else(|| read("admin.key"))
-        {
+        let given = given_key::API.read().map_err(Failure::usage)?;
+        let key = match given.or_else(|| read("admin.key")) {
             Some(key) => key,
             None => {
                 let file = config.data_dir.join("admin.key");
                 return Err(Failure::unavailable(format!(
-                    "no key: set JOBCELL_API_KEY, or run as the user who can read {}; if nothing is there, `jobcell up` makes it",
+                    "no key: set JOBCELL_API_KEY or JOBCELL_API_KEY_FILE, or run as the user who can read {}; if nothing is there, `jobcell up` makes it",
                     file.display()
                 )));
             }
@@ -231,6 +228,13 @@ impl Client {
         self.json(self.request(Method::POST, "/v1/jobs/replay").json(which)).await
     }
 
+    /// Removes what is not to be kept any longer, or says what that is.
+    pub(super) async fn collect(&self, dry_run: bool) -> Result<Value, Failure> {
+        // A first look at a queue of years takes its time.
+        let request = self.request(Method::POST, &format!("/v1/jobs/gc?dry_run={dry_run}"));
+        self.json(request.timeout(std::time::Duration::from_secs(3600))).await
+    }
+
     /// Deletes the output of a job that has ended.
     pub(super) async fn remove_logs(&self, id: &str) -> Result<(), Failure> {
         self.answer(self.request(Method::DELETE, &format!("/v1/jobs/{}/logs", segment(id)?))).await.map(drop)
@@ -327,8 +331,14 @@ impl Client {
     }
 
     /// Has jobs handed to a drained agent again.
-    pub(super) async fn resume(&self, name: &str) -> Result<Value, Failure> {
-        self.json(self.request(Method::POST, &format!("/v1/agents/{}/resume", escaped(name)))).await
+    pub(super) async fn resume(&self, name: &str, quarantined: bool) -> Result<Value, Failure> {
+        let path = format!("/v1/agents/{}/resume?quarantined={quarantined}", escaped(name));
+        self.json(self.request(Method::POST, &path)).await
+    }
+
+    /// Has an agent trusted with no more jobs.
+    pub(super) async fn quarantine(&self, name: &str, why: &Value) -> Result<Value, Failure> {
+        self.json(self.request(Method::POST, &format!("/v1/agents/{}/quarantine", escaped(name))).json(why)).await
     }
 
     /// Raw output from frame `from` on.

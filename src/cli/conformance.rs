@@ -58,7 +58,7 @@ impl Desk for ApiDesk {
 
 /// Runs the suite; exits with 1 when a case failed.
 pub(super) async fn run(url: &str, patience: Millis, global: &Global) -> Result<u8, Failure> {
-    let key = std::env::var("JOBCELL_AGENT_KEY").ok().filter(|key| !key.is_empty()).ok_or_else(|| {
+    let key = super::given_key::AGENT.read().map_err(Failure::usage)?.ok_or_else(|| {
         Failure::usage("the agent's key has to be in JOBCELL_AGENT_KEY, and the users' key in JOBCELL_API_KEY")
     })?;
     let url = url.trim_end_matches('/').to_owned();

@@ -55,10 +55,42 @@ pub(super) async fn drain(args: DrainArgs, global: &Global) -> Result<u8, Failur
     Ok(0)
 }
 
-pub(super) async fn resume(agent: Option<String>, global: &Global) -> Result<u8, Failure> {
+#[derive(Debug, Args)]
+pub(super) struct QuarantineArgs {
+    /// The agent
+    agent: String,
+    /// Why, for those who find it so
+    #[arg(long, value_name = "TEXT")]
+    reason: String,
+    /// Take the jobs from it that it has: they are tried again elsewhere, as after a lost agent
+    #[arg(long)]
+    stop: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    /// The agent; may be left out when there is only one
+    agent: Option<String>,
+    /// Also when it is quarantined
+    #[arg(long)]
+    quarantined: bool,
+}
+
+pub(super) async fn quarantine(args: QuarantineArgs, global: &Global) -> Result<u8, Failure> {
+    let QuarantineArgs { agent, reason, stop } = args;
+    let answer = Client::new(global)?.quarantine(&agent, &json!({"reason": reason, "stop": stop})).await?;
+    global.output.print(&answer, || match answer["stopped"].as_u64() {
+        Some(jobs) => format!("{agent} is quarantined; {jobs} of its jobs were taken from it"),
+        None => format!("{agent} is quarantined; {} of its jobs go on there", held(&answer)),
+    })?;
+    Ok(0)
+}
+
+pub(super) async fn resume(args: ResumeArgs, global: &Global) -> Result<u8, Failure> {
+    let ResumeArgs { agent, quarantined } = args;
     let client = Client::new(global)?;
     let agent = one(&client, agent).await?;
-    let answer = client.resume(&agent).await?;
+    let answer = client.resume(&agent, quarantined).await?;
     global.output.print(&answer, || format!("{agent} gets jobs"))?;
     Ok(0)
 }

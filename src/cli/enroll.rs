@@ -3,8 +3,9 @@
 //! The key is written down before it is sent anywhere, and only its hash is sent. So a process that dies between the two asks again with the
 //! same key and the same token, and is let in.
 
-use super::Failure;
 use super::home::Home;
+use super::{Failure, given_key};
+use crate::config::operator_file::Whose;
 use crate::config::{BackendConfig, Config};
 use crate::protocol::agent::{Enroll, Enrolled};
 use crate::tls::{self, ClientTls};
@@ -32,13 +33,11 @@ pub(super) async fn key(
 ) -> Result<String, Failure> {
     let bad = |reason: String| Failure::config(format!("backends.{name}{reason}"));
     if let Some(file) = &backend.key_file {
-        let key = read(file).map_err(|error| bad(format!(".key_file {}: {error}", file.display())))?;
+        let key = given_key::of_file(file, Whose::Kept).map_err(|reason| bad(format!(".key_file: {reason}")))?;
         return good(name, key);
     }
-    if let Ok(key) = std::env::var("JOBCELL_AGENT_KEY")
-        && !key.trim().is_empty()
-    {
-        return good(name, key.trim().to_owned());
+    if let Some(key) = given_key::AGENT.read().map_err(Failure::config)?.filter(|key| !key.is_empty()) {
+        return good(name, key);
     }
     let (own, fresh) = files(home, name);
     match read(&own) {
@@ -49,8 +48,8 @@ pub(super) async fn key(
         Err(_) => {}
     }
     let token = match &backend.token_file {
-        Some(file) => read(file).map_err(|error| bad(format!(".token_file {}: {error}", file.display())))?,
-        None => std::env::var("JOBCELL_JOIN_TOKEN").unwrap_or_default().trim().to_owned(),
+        Some(file) => given_key::of_file(file, Whose::Kept).map_err(|reason| bad(format!(".token_file: {reason}")))?,
+        None => given_key::JOIN.read().map_err(Failure::config)?.unwrap_or_default(),
     };
     // Without one it hears what else there is.
     if token.is_empty() {
@@ -85,7 +84,8 @@ fn good(name: &str, key: String) -> Result<String, Failure> {
     if key.is_empty() || !key.chars().all(|c| c.is_ascii_graphic()) {
         return Err(Failure::config(format!(
             "backends.{name}: no key: give a join token in JOBCELL_JOIN_TOKEN or token_file (`jobcell agents token create` at the server \
-             makes one), or a key in key_file or JOBCELL_AGENT_KEY (`jobcell agents add NAME`)"
+             makes one), or a key in key_file, JOBCELL_AGENT_KEY, a file that JOBCELL_AGENT_KEY_FILE names, or the credential jobcell-agent-key \
+             (`jobcell agents add NAME`)"
         )));
     }
     Ok(key)

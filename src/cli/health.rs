@@ -1,7 +1,8 @@
 //! `jobcell health`: asks the process of a data directory, or the one that `--server` names, how it is; for probes of containers, and
 //! for people. Needs no key.
 
-use super::{Failure, Global, QUIET, settings};
+use super::{Failure, Global, load_input};
+use crate::config::data_dir;
 use clap::Args;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -22,10 +23,17 @@ pub(super) struct HealthArgs {
 }
 
 pub(super) async fn run(args: &HealthArgs, global: &Global) -> Result<u8, Failure> {
-    let config = settings(global, &[], QUIET)?;
+    let input = load_input(global, &[])?;
     let urls = match &global.server {
         Some(url) => vec![super::client::address(url)?],
-        None => published(&config.data_dir)?,
+        None => {
+            // A probe is not to fail because somebody edits the settings: what runs is found by the data directory alone.
+            let (dir, problems) = data_dir(&input);
+            for problem in problems.iter() {
+                global.note(&format!("{} {}; asking the process of {}", problem.path, problem.reason, dir.display()));
+            }
+            published(&dir)?
+        }
     };
     let path = if args.live { "/livez" } else { "/healthz" };
     let mut reasons = Vec::new();

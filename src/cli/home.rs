@@ -1,6 +1,7 @@
 //! The data directory: who holds it, whose it is, the key and the address of its API.
 
 use super::Failure;
+use crate::backup::RESTORING;
 use crate::job::OwnerId;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
@@ -36,6 +37,12 @@ impl Home {
             )
         };
         let lock = lock(dir, held)?;
+        if dir.join(RESTORING).exists() {
+            return Err(Failure::unavailable(format!(
+                "data directory {}: a backup was being put back and that was not finished; remove the folder and do it again",
+                dir.display()
+            )));
+        }
         let (owner, _) =
             kept(&dir.join("owner"), || OwnerId::random().to_string()).map_err(|error| failed("owner", error))?;
         let owner = owner.parse().map_err(|error| {

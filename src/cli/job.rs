@@ -98,6 +98,12 @@ pub(super) enum JobCommand {
     Artifacts(artifacts::ArtifactsCommand),
     /// Ask for the end of jobs
     Cancel(cancel::CancelArgs),
+    /// Remove ended jobs and output that are not to be kept any longer (settings `retention`); the server does it by itself
+    Gc {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -133,6 +139,11 @@ pub(super) async fn run(command: JobCommand, global: &Global) -> Result<u8, Fail
                 false => String::new(),
             };
             global.output.print(&job, || show::job(&job).trim_end().to_owned() + &parts)?;
+            Ok(0)
+        }
+        JobCommand::Gc { dry_run } => {
+            let removed = Client::new(global)?.collect(dry_run).await?;
+            global.output.print(&removed, || show::removed(&removed))?;
             Ok(0)
         }
         JobCommand::Explain { id } => {

@@ -6,6 +6,7 @@ mod agent;
 mod agents;
 mod api;
 mod audit;
+mod backup;
 mod certificate;
 mod client;
 mod config;
@@ -18,6 +19,7 @@ mod enroll;
 mod exit;
 mod explain;
 mod follow;
+mod given_key;
 mod health;
 mod home;
 mod image;
@@ -31,6 +33,7 @@ mod parts;
 mod policy;
 mod progress;
 mod queue;
+mod reference;
 mod reload;
 mod service;
 mod show;
@@ -44,6 +47,8 @@ mod up;
 mod fleet_tests;
 
 pub use exit::EXIT_CODES;
+
+pub use reference::reference;
 
 use crate::config::{Config, HostFacts, LoadInput, load};
 use crate::job::{Millis, Problems};
@@ -172,13 +177,15 @@ enum Command {
     Keys(keys::KeysCommand),
     /// Show who did what, when, from where and what came of it
     Audit(audit::AuditArgs),
+    /// Copy the data of this host's server, look at copies, put one back
+    #[command(subcommand)]
+    Backup(backup::BackupCommand),
     /// Hand no more jobs to an agent; those that it has go on
     Drain(drain::DrainArgs),
     /// Hand jobs to a drained agent again
-    Resume {
-        /// The agent; may be left out when there is only one
-        agent: Option<String>,
-    },
+    Resume(drain::ResumeArgs),
+    /// Trust an agent with no more jobs, until it is resumed with --quarantined
+    Quarantine(drain::QuarantineArgs),
     /// Check what a backend of your own does for an agent, case by case
     Conformance {
         /// Its address; the keys are in JOBCELL_AGENT_KEY (agent) and JOBCELL_API_KEY (user)
@@ -272,13 +279,11 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
     match command {
         Command::Up { listen } => {
             let given = [("server.listen", listen)];
-            let config = settings(&global, &given, long_running)?;
-            up::up(config, load_input(&global, &given)?, global.quiet).await
+            up::up(began(&global, &given, long_running)?, global.quiet).await
         }
         Command::Server { listen } => {
             let given = [("server.listen", listen)];
-            let config = settings(&global, &given, long_running)?;
-            up::server(config, load_input(&global, &given)?, global.quiet).await
+            up::server(began(&global, &given, long_running)?, global.quiet).await
         }
         Command::Agent { command: Some(agent::AgentCommand::Sweep(args)), .. } => sweep::run(args, &global).await,
         Command::Agent { backend, listen, command: None } => {
@@ -287,14 +292,15 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
                 global.ca_file.as_ref().filter(|_| backend.as_ref().is_some_and(|url| url.starts_with("https://")));
             let ca_file = ca_file.map(|file| file.display().to_string());
             let flags = [("agent.listen", listen), ("backends.main.url", backend), ("backends.main.ca_file", ca_file)];
-            let config = settings(&global, &flags, long_running)?;
-            agent::agent(config, load_input(&global, &flags)?, global.quiet).await
+            agent::agent(began(&global, &flags, long_running)?, global.quiet).await
         }
         Command::Agents(command) => agents::run(command, &global).await,
         Command::Keys(command) => keys::run(command, &global).await,
         Command::Audit(args) => audit::run(args, &global).await,
+        Command::Backup(command) => backup::run(command, &global).await,
         Command::Drain(args) => drain::drain(args, &global).await,
-        Command::Resume { agent } => drain::resume(agent, &global).await,
+        Command::Resume(args) => drain::resume(args, &global).await,
+        Command::Quarantine(args) => drain::quarantine(args, &global).await,
         Command::Conformance { url, patience } => {
             settings(&global, &[], QUIET)?;
             conformance::run(&url, patience, &global).await
@@ -342,8 +348,20 @@ fn bad_settings(problems: &Problems) -> Failure {
 fn settings(global: &Global, given: Given<'_>, filter: Option<&str>) -> Result<Config, Failure> {
     let input = load_input(global, given)?;
     let config = load(&input).map_err(|problems| bad_settings(&problems))?;
-    let filter = filter.unwrap_or(&config.telemetry.log_filter);
-    let filter = input.env.get("RUST_LOG").filter(|said| !said.is_empty()).map_or(filter, String::as_str);
-    telemetry::init(config.telemetry.log_format, filter, paint::wanted(global.no_color)).map_err(Failure::config)?;
+    start_logging(global, &config, filter)?;
     Ok(config)
+}
+
+/// The same for a process that stays, with what it takes to look after them. From here on no signal ends it that asks for something else.
+fn began(global: &Global, given: Given<'_>, filter: Option<&str>) -> Result<reload::Began, Failure> {
+    let began = reload::Began::read(load_input(global, given)?).map_err(|problems| bad_settings(&problems))?;
+    began.expect_signals()?;
+    start_logging(global, &began.config(), filter)?;
+    Ok(began)
+}
+
+fn start_logging(global: &Global, config: &Config, filter: Option<&str>) -> Result<(), Failure> {
+    let said = std::env::var("RUST_LOG").ok().filter(|said| !said.is_empty());
+    let filter = said.as_deref().or(filter).unwrap_or(&config.telemetry.log_filter);
+    telemetry::init(config.telemetry.log_format, filter, paint::wanted(global.no_color)).map_err(Failure::config)
 }

@@ -6,9 +6,9 @@ use crate::admission::policy::{Defaults, Filter, Reached, Routes};
 use crate::admission::{Gate, LivePolicy, Preset, Presets};
 use crate::agent::{Agent, AgentSettings, SweepTimes};
 use crate::audit::{Audit, AuditSettings};
-use crate::backend::{Backend, Embedded, QueueSettings};
+use crate::backend::{Backend, Embedded, QueueSettings, RetentionSettings};
 use crate::blobs::{BlobError, BlobSettings, BlobStore};
-use crate::config::{AuditConfig, BlobsConfig, Config};
+use crate::config::{AuditConfig, BlobsConfig, Config, RetentionConfig};
 use crate::egress::{EgressSettings, Outside};
 use crate::executor::docker::{
     Bounds, DockerExecutor, DockerSettings, Engine, EngineError, ImageSettings, Images, Ledger, Logins, Profiles,
@@ -50,6 +50,12 @@ pub(crate) fn backend(config: &Config, store: AnyStore, logs: &Path) -> Result<A
             .map_err(|error| Failure::config(format!("queue.secrets_key_file: {error}")))?,
     };
     Ok(Embedded::with_keys(store, logs, settings, keys))
+}
+
+/// How long what has ended is kept.
+pub(crate) fn retention(config: &Config) -> RetentionSettings {
+    let RetentionConfig { jobs_keep, jobs_max, output_keep, output_max } = config.retention;
+    RetentionSettings { jobs_keep, jobs_max, output_keep, output_max }
 }
 
 /// The log of who did what, if there is to be one.

@@ -6,12 +6,12 @@
 use super::{Failure, systemd};
 use crate::audit::{Audit, Event, Outcome};
 use crate::config::operator_file::Mark;
-use crate::config::{LoadInput, Loaded, Setting, inspect};
+use crate::config::{Config, LoadInput, Loaded, Setting, inspect};
+use crate::job::Problems;
 use crate::server::LiveLimits;
 use crate::supervise::{self, spawn};
 use crate::telemetry::{self, Component, Health, State};
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,16 +50,53 @@ impl Change {
     }
 }
 
-/// Looks after the settings that `input` leads to, for as long as the process runs. Errors: the signal cannot be listened to.
-pub(super) fn watch(input: LoadInput, health: Health, held: Held) -> Result<Option<JoinHandle<()>>, Failure> {
-    let loaded = inspect(&input).map_err(|problems| super::bad_settings(&problems))?;
-    // Without a file SIGHUP ends the process, as a terminal that is closed wants it.
-    if loaded.files.is_empty() && !systemd::is_here() {
+/// What a process began with: its settings, and how the files were when they were read. A change that comes before anybody looks after
+/// them is seen all the same.
+pub(super) struct Began {
+    input: LoadInput,
+    loaded: Loaded,
+    marks: Marks,
+}
+
+impl Began {
+    /// Reads them. Errors: they have problems.
+    pub(super) fn read(input: LoadInput) -> Result<Self, Problems> {
+        // Before the files: what changes while they are read is looked at again.
+        let marks = marks(&input);
+        let loaded = inspect(&input)?;
+        Ok(Self { input, loaded, marks })
+    }
+
+    /// What is in force.
+    pub(super) fn config(&self) -> Config {
+        self.loaded.config.clone()
+    }
+
+    /// Whether there is anything to look after. Without a file SIGHUP ends the process, as a terminal that is closed wants it.
+    fn is_watched(&self) -> bool {
+        !self.loaded.files.is_empty() || systemd::is_here()
+    }
+
+    /// Keeps signals that come before somebody listens from ending the process. Errors: they cannot be listened to.
+    pub(super) fn expect_signals(&self) -> Result<(), Failure> {
+        let failed = |error: std::io::Error| Failure::unavailable(format!("signals: {error}"));
+        // Who listens once has the process live through them, for good.
+        drop(signal(SignalKind::user_defined1()).map_err(failed)?);
+        if self.is_watched() {
+            drop(signal(SignalKind::hangup()).map_err(failed)?);
+        }
+        Ok(())
+    }
+}
+
+/// Looks after the settings that the process began with, for as long as it runs. Errors: the signal cannot be listened to.
+pub(super) fn watch(began: Began, health: Health, held: Held) -> Result<Option<JoinHandle<()>>, Failure> {
+    if !began.is_watched() {
         return Ok(None);
     }
     let mut hup = signal(SignalKind::hangup()).map_err(|error| Failure::unavailable(format!("signals: {error}")))?;
     health.set(Component::Settings, State::Ok);
-    let mut live = Live { marks: marks(&loaded.files), input, loaded };
+    let mut live = began;
     Ok(Some(spawn("settings", async move {
         loop {
             let asked = tokio::select! {
@@ -72,12 +109,16 @@ pub(super) fn watch(input: LoadInput, health: Health, held: Held) -> Result<Opti
             });
             let found;
             (live, found) = looked.await;
-            tell(found, asked, &health, &held);
+            for change in tell(found, asked, &health, &held) {
+                live.holds(&change);
+            }
         }
     })))
 }
 
-fn tell(found: Found, asked: bool, health: &Health, held: &Held) {
+/// Says what was found, and has those take force that can; these are what it answers.
+fn tell(found: Found, asked: bool, health: &Health, held: &Held) -> Vec<Change> {
+    let mut in_force = Vec::new();
     match found {
         Found::Same => {}
         Found::Refused { problems, keys } => {
@@ -95,41 +136,61 @@ fn tell(found: Found, asked: bool, health: &Health, held: &Held) {
                 let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
                 held.audit.note(Event::own("settings.reload", Outcome::Done, Some(keys.join(", "))));
             }
-            let mut waiting = Vec::new();
-            for change in &changes {
-                let Change { key, from, to } = change;
+            let (mut waiting, mut failed) = (Vec::new(), Vec::new());
+            for change in changes {
+                let Change { key, from, to } = &change;
                 match change.is_live().then(|| apply(key, to, held)) {
-                    Some(Ok(())) => tracing::info!(key, %from, %to, "a setting has changed and holds from now on"),
+                    Some(Ok(Applied::Holds)) => {
+                        tracing::info!(key, %from, %to, "a setting has changed and holds from now on");
+                        in_force.push(change);
+                    }
+                    Some(Ok(Applied::Overruled(by))) => {
+                        tracing::warn!(key, %from, %to, by, "a setting has changed, and something else comes first");
+                        in_force.push(change);
+                    }
                     Some(Err(reason)) => {
-                        tracing::warn!(key, %from, %to, reason, "a setting has changed and cannot hold")
+                        tracing::error!(key, %from, %to, reason, "a setting has changed and cannot hold");
+                        failed.push(format!("{key} ({reason})"));
                     }
                     None => {
                         tracing::warn!(key, %from, %to, "a setting has changed and holds after a restart");
-                        waiting.push(key.as_str());
+                        waiting.push(change.key);
                     }
                 }
             }
-            let state = match &waiting[..] {
-                [] => State::Ok,
-                keys => State::Degraded(format!("changed, and in force after a restart: {}", keys.join(", "))),
-            };
+            let mut told = Vec::new();
+            if !failed.is_empty() {
+                told.push(format!("changed, and cannot be put in force: {}", failed.join(", ")));
+            }
+            if !waiting.is_empty() {
+                told.push(format!("changed, and in force after a restart: {}", waiting.join(", ")));
+            }
+            let state = if told.is_empty() { State::Ok } else { State::Degraded(told.join("; ")) };
             health.set(Component::Settings, state);
         }
     }
+    in_force
 }
 
-fn apply(key: &str, to: &Value, held: &Held) -> Result<(), String> {
+/// What came of a change that can hold at once.
+enum Applied {
+    Holds,
+    /// By something that comes first, after a restart too.
+    Overruled(&'static str),
+}
+
+fn apply(key: &str, to: &Value, held: &Held) -> Result<Applied, String> {
     if let Some(name) = key.strip_prefix("limits.") {
         // From a variable a number comes as text.
         let number = to.as_u64().or_else(|| to.as_str()?.trim().parse().ok()).ok_or("it is no number")?;
         let known = held.limits.as_ref().is_none_or(|limits| limits.set(name, number));
-        return if known { Ok(()) } else { Err("it is no limit".to_owned()) };
+        return if known { Ok(Applied::Holds) } else { Err("it is no limit".to_owned()) };
     }
     match (key, to.as_str()) {
         ("telemetry.log_filter", _) if std::env::var_os("RUST_LOG").is_some_and(|said| !said.is_empty()) => {
-            Err("RUST_LOG is set, and comes first".to_owned())
+            Ok(Applied::Overruled("RUST_LOG is set"))
         }
-        ("telemetry.log_filter", Some(filter)) => telemetry::set_filter(filter),
+        ("telemetry.log_filter", Some(filter)) => telemetry::set_filter(filter).map(|()| Applied::Holds),
         _ => Err("it is no text".to_owned()),
     }
 }
@@ -145,49 +206,64 @@ enum Found {
     Refused { problems: String, keys: String },
 }
 
-struct Live {
-    input: LoadInput,
-    /// What was in force at the start, but for what has been applied since.
-    loaded: Loaded,
-    marks: Vec<(PathBuf, Option<Mark>)>,
-}
+type Marks = Vec<(PathBuf, Option<Mark>)>;
 
-impl Live {
+impl Began {
     fn look(&mut self, asked: bool) -> Found {
-        let now = marks(&files(&self.input, &self.loaded));
+        let now = marks(&self.input);
         if now == self.marks && !asked {
             return Found::Same;
         }
         self.marks = now;
-        match inspect(&self.input) {
+        let looked = match self.lost() {
+            Some(lost) => Err(lost),
+            None => inspect(&self.input),
+        };
+        match looked {
             Err(problems) => {
                 let keys: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
                 Found::Refused { problems: problems.to_string().replace('\n', "; "), keys: keys.join(", ") }
             }
             Ok(loaded) => {
-                let changes = changes(&self.loaded.settings, &loaded.settings);
-                for change in changes.iter().filter(|change| change.is_live()) {
-                    for held in self.loaded.settings.iter_mut().filter(|held| held.key == change.key) {
-                        held.value.clone_from(&change.to);
-                    }
-                }
                 self.loaded.files = loaded.files;
-                Found::Changed(changes)
+                Found::Changed(changes(&self.loaded.settings, &loaded.settings))
             }
         }
     }
+
+    /// What is wrong when a file that had settings is empty or gone: nobody means the defaults by that. A file of `conf.d` may be taken away.
+    fn lost(&self) -> Option<Problems> {
+        let main = self.input.main_file();
+        let mut problems = Problems::default();
+        for file in &self.loaded.files {
+            let path = file.display().to_string();
+            match std::fs::read(file) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && *file == main => {
+                    problems.add(path, "is gone", "put it back; to run without it, restart");
+                }
+                Ok(bytes) if bytes.trim_ascii().is_empty() => {
+                    problems.add(
+                        path,
+                        "is empty, and had settings",
+                        "put back what was in it; to run without, restart",
+                    );
+                }
+                // What else is wrong with it is told by who reads it.
+                Ok(_) | Err(_) => {}
+            }
+        }
+        problems.or_value(()).err()
+    }
+
+    /// A change is in force from now on.
+    fn holds(&mut self, change: &Change) {
+        let same = |held: &&mut Setting| held.key == change.key;
+        self.loaded.settings.iter_mut().filter(same).for_each(|held| held.value.clone_from(&change.to));
+    }
 }
 
-/// Those that were read, and the folders that more of them may come into.
-fn files(input: &LoadInput, loaded: &Loaded) -> Vec<PathBuf> {
-    let named = input.file.iter().cloned();
-    let all: BTreeSet<PathBuf> = loaded.files.iter().cloned().chain(named).collect();
-    let folders: BTreeSet<PathBuf> = all.iter().filter_map(|file| Some(file.parent()?.join("conf.d"))).collect();
-    all.into_iter().chain(folders).collect()
-}
-
-fn marks(files: &[PathBuf]) -> Vec<(PathBuf, Option<Mark>)> {
-    files.iter().map(|file| (file.clone(), Mark::at(file))).collect()
+fn marks(input: &LoadInput) -> Marks {
+    input.watched().into_iter().map(|file| (file.clone(), Mark::at(&file))).collect()
 }
 
 /// Keys that are not the same, in the order of the example file. One that is in only one of the two (as of a map) is `null` in the other.
@@ -208,12 +284,11 @@ mod tests {
     use crate::config::HostFacts;
     use std::collections::BTreeMap;
 
-    fn live(dir: &std::path::Path, text: &str) -> Live {
+    fn live(dir: &std::path::Path, text: &str) -> Began {
         let file = dir.join("config.yaml");
         std::fs::write(&file, text).expect("writes");
         let input = LoadInput { file: Some(file), env: BTreeMap::new(), flags: Vec::new(), host: HostFacts::read() };
-        let loaded = inspect(&input).expect("is good");
-        Live { marks: marks(&files(&input, &loaded)), input, loaded }
+        Began::read(input).expect("is good")
     }
 
     fn keys(found: &Found) -> Vec<&str> {
@@ -231,7 +306,15 @@ mod tests {
         let write = |text: &str| std::fs::write(&file, text).expect("writes");
         assert!(matches!(live.look(false), Found::Same));
         write("agent: {slots: 3}\ntelemetry: {log_filter: debug}\n");
-        assert_eq!(keys(&live.look(false)), ["agent.slots", "telemetry.log_filter"]);
+        let found = live.look(false);
+        assert_eq!(keys(&found), ["agent.slots", "telemetry.log_filter"]);
+        assert_eq!(
+            keys(&live.look(true)),
+            ["agent.slots", "telemetry.log_filter"],
+            "nothing holds before it was put in force"
+        );
+        let Found::Changed(changes) = found else { panic!("{found:?}") };
+        live.holds(&changes[1]);
         // What waits for a restart is told to whoever asks; what holds is not different any more.
         assert!(matches!(live.look(false), Found::Same));
         assert_eq!(keys(&live.look(true)), ["agent.slots"]);
@@ -267,5 +350,49 @@ mod tests {
         std::fs::create_dir(dir.path().join("conf.d")).expect("is made");
         std::fs::write(dir.path().join("conf.d/10.yaml"), "agent: {slots: 5}\n").expect("writes");
         assert_eq!(keys(&live.look(false)), ["agent.slots"]);
+    }
+
+    #[test]
+    fn a_file_that_is_emptied_or_gone_is_no_word_for_the_defaults() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let mut live = live(dir.path(), "agent: {slots: 2}\n");
+        let file = dir.path().join("config.yaml");
+        let refused = |found: Found, what: &str| match found {
+            Found::Refused { problems, keys } => {
+                assert!(problems.contains(what) && keys.contains("config.yaml"), "{problems} {keys}");
+            }
+            other => panic!("{other:?}"),
+        };
+        std::fs::write(&file, " \n").expect("writes");
+        refused(live.look(false), "is empty");
+        std::fs::remove_file(&file).expect("removes");
+        refused(live.look(false), "is gone");
+        refused(live.look(true), "is gone");
+        // It is still looked at: what comes back counts.
+        std::fs::write(&file, "agent: {slots: 4}\n").expect("writes");
+        assert_eq!(keys(&live.look(false)), ["agent.slots"]);
+        // Somebody who comments everything out means it.
+        std::fs::write(&file, "# agent: {slots: 4}\n").expect("writes");
+        assert_eq!(keys(&live.look(false)), ["agent.slots"]);
+    }
+
+    #[test]
+    fn a_folder_of_files_may_lose_some_and_a_change_is_seen_once() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let more = dir.path().join("conf.d");
+        std::fs::create_dir(&more).expect("is made");
+        std::fs::write(more.join("10.yaml"), "agent: {slots: 5}\n").expect("writes");
+        let mut live = live(dir.path(), "agent: {grace: 5s}\n");
+        assert!(matches!(live.look(false), Found::Same), "nobody has touched them since they were read");
+        std::fs::write(more.join("20.yaml"), "agent: {slots: 6}\n").expect("writes");
+        assert_eq!(keys(&live.look(false)), ["agent.slots"]);
+        assert!(matches!(live.look(false), Found::Same));
+        for name in ["10.yaml", "20.yaml"] {
+            std::fs::remove_file(more.join(name)).expect("removes");
+        }
+        assert_eq!(keys(&live.look(false)), ["agent.slots"]);
+        // The usual file is looked at whether it is there or not.
+        let usual = LoadInput { file: None, ..live.input.clone() };
+        assert!(usual.watched().contains(&PathBuf::from(crate::config::DEFAULT_FILE)));
     }
 }

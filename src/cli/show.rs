@@ -1,7 +1,7 @@
 //! What people read: tables and a job in full. Text from outside is escaped: it cannot move the cursor.
 
 use super::{Failure, Output, paint, terminal};
-use crate::job::LimitMet;
+use crate::job::{ByteSize, LimitMet};
 use serde_json::Value;
 use std::io::Write;
 use unicode_width::UnicodeWidthStr;
@@ -184,9 +184,11 @@ pub(super) fn agents(list: &Value) -> String {
 
 /// That an agent is drained, with why.
 fn drained(list: &Value, name: &Value) -> Option<String> {
-    match list["drained"][name.as_str()?]["reason"].as_str()? {
-        "" => Some("drained".to_owned()),
-        reason => Some(format!("drained: {reason}")),
+    let drained = &list["drained"][name.as_str()?];
+    let what = if drained["quarantined"] == true { "quarantined" } else { "drained" };
+    match drained["reason"].as_str()? {
+        "" => Some(what.to_owned()),
+        reason => Some(format!("{what}: {reason}")),
     }
 }
 
@@ -261,6 +263,18 @@ fn given_back(job: &Value, line: &mut impl FnMut(&str, String)) {
 fn limits_met(job: &Value) -> Vec<LimitMet> {
     let met = job["usage"]["limits_met"].as_array().into_iter().flatten();
     met.filter_map(|met| serde_json::from_value(met.clone()).ok()).collect()
+}
+
+/// What was removed of what was not to be kept, or would be.
+pub(super) fn removed(removed: &Value) -> String {
+    let count = |what: &str| removed[what].as_u64().unwrap_or_default();
+    let would = if removed["dry_run"] == true { "would be removed" } else { "removed" };
+    let bytes = ByteSize::new(count("bytes"));
+    let mut out = format!("{would}: {} jobs, and the output of {} more ({bytes})", count("jobs"), count("outputs"));
+    if count("held") > 0 {
+        out.push_str(&format!("\nstay for now: {}, whose output is being read or written", count("held")));
+    }
+    out
 }
 
 /// A job in full: outcome, phases with the time each took, use, isolation.

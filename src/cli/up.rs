@@ -2,17 +2,18 @@
 
 use super::api::Api;
 use super::home::Home;
+use super::reload::Began;
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
 use super::{Failure, dump, node, reload, systemd};
 use crate::agent::Drained;
 use crate::backend::{Backend, Local};
-use crate::config::{Config, LoadInput};
 use crate::job::SpecRules;
 use crate::telemetry::{Component, Health, Metrics};
 use std::sync::Arc;
 
 /// Runs both until a signal.
-pub(super) async fn up(config: Config, settings: LoadInput, quiet: bool) -> Result<u8, Failure> {
+pub(super) async fn up(began: Began, quiet: bool) -> Result<u8, Failure> {
+    let config = began.config();
     let seccomp = node::seccomp(&config)?;
     let inventory = node::inventory(&config)?;
     let gate = node::gate(&config, node::policy(&config)?, inventory.as_ref());
@@ -43,7 +44,7 @@ pub(super) async fn up(config: Config, settings: LoadInput, quiet: bool) -> Resu
         inventory,
         artifacts,
     };
-    let watching = reload::watch(settings, health.clone(), api.held())?;
+    let watching = reload::watch(began, health.clone(), api.held())?;
     let drained = run_agent(parts, &signals).await;
     if let Some(watching) = watching {
         watching.abort();
@@ -53,7 +54,8 @@ pub(super) async fn up(config: Config, settings: LoadInput, quiet: bool) -> Resu
 }
 
 /// Runs the backend until a signal.
-pub(super) async fn server(config: Config, settings: LoadInput, quiet: bool) -> Result<u8, Failure> {
+pub(super) async fn server(began: Began, quiet: bool) -> Result<u8, Failure> {
+    let config = began.config();
     let home = Home::open(&config.data_dir)?;
     let health = Health::new(&[Component::Queue]);
     // Which presets there are, and what their operators allow, the agents know.
@@ -61,7 +63,7 @@ pub(super) async fn server(config: Config, settings: LoadInput, quiet: bool) -> 
     let signals = Signals::listen()?;
     let (greeting, stopping) = (greeting(quiet, " (server only)"), signals.drain.clone());
     let api = Api::start(&config, &home, greeting, rules, stopping, Arc::new(Metrics::new()), health.clone()).await?;
-    let watching = reload::watch(settings, health.clone(), api.held())?;
+    let watching = reload::watch(began, health.clone(), api.held())?;
     let backend = Arc::clone(&api.backend);
     let dump = dump::listen(health, move || {
         let backend = Arc::clone(&backend);

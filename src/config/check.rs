@@ -23,6 +23,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// The embedded queue.
     pub queue: QueueConfig,
+    /// How long what has ended is kept.
+    pub retention: RetentionConfig,
     /// The agent.
     pub agent: AgentConfig,
     /// Where `jobcell agent` gets its jobs from, by name.
@@ -149,6 +151,19 @@ pub struct QueueConfig {
     pub groups: BTreeMap<String, u32>,
     /// Keys that seal secrets which came with a job.
     pub secrets_key_file: PathBuf,
+}
+
+/// How long what has ended is kept; `None` is no bound.
+#[derive(Debug, Clone, Copy)]
+pub struct RetentionConfig {
+    /// Jobs after their ends.
+    pub jobs_keep: Option<Millis>,
+    /// Jobs that have ended.
+    pub jobs_max: Option<u64>,
+    /// Output after the end of its job.
+    pub output_keep: Option<Millis>,
+    /// Output of all jobs that have ended.
+    pub output_max: Option<ByteSize>,
 }
 
 /// Contents that jobs are given.
@@ -342,6 +357,12 @@ pub(super) fn check(
                 none if none.is_empty() => PathBuf::from(r.text("data_dir")).join("secrets.key"),
                 file => PathBuf::from(file),
             },
+        },
+        retention: RetentionConfig {
+            jobs_keep: Some(r.duration("retention.jobs_keep")).filter(|keep| keep.as_u64() > 0),
+            jobs_max: Some(r.number("retention.jobs_max")).filter(|most| *most > 0),
+            output_keep: Some(r.duration("retention.output_keep")).filter(|keep| keep.as_u64() > 0),
+            output_max: Some(r.size("retention.output_max")).filter(|most| most.as_u64() > 0),
         },
         agent: AgentConfig {
             name: r.name("agent.name"),

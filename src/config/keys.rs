@@ -61,6 +61,10 @@ pub(super) const SECTIONS: [(&str, &str); 17] = [
     ("limits", "How often and how much keys and strangers may ask. The key in admin.key has no limits."),
     ("audit", "The log of who did what, when, from where and what came of it: <data_dir>/audit.jsonl."),
     ("queue", "The embedded queue."),
+    (
+        "retention",
+        "How long jobs that have ended are kept, and their output. Each 0 is no bound. docs/operations.md tells more.",
+    ),
     ("agent", "What claims and runs jobs."),
     ("docker", "Cells on a Docker engine."),
     ("docker.uid_range", "Each live cell has a user id of its own from this range."),
@@ -79,6 +83,7 @@ const SECOND: Millis = Millis::from_secs(1);
 const HOUR: Millis = Millis::from_secs(3600);
 const DAY: Millis = Millis::from_secs(24 * 3600);
 const WEEK: Millis = Millis::from_secs(7 * 24 * 3600);
+const YEARS: Millis = Millis::from_secs(10 * 365 * 24 * 3600);
 const MIB: ByteSize = ByteSize::from_mib(1);
 const TIB: ByteSize = ByteSize::from_mib(1 << 20);
 
@@ -241,6 +246,30 @@ pub(super) static KEYS: &[Key] = &[
         "The file with the keys that seal secrets which came with a job while it waits. Empty: <data_dir>/secrets.key. One that is not there is made.",
     ),
     key(
+        "retention.jobs_keep",
+        Kind::Duration(Millis::new(0), YEARS),
+        |_| json!("90d"),
+        "A job is removed so long after its end, with all that is known of it; one for several hosts with those for its hosts. 0: never for its age.",
+    ),
+    key(
+        "retention.jobs_max",
+        Kind::Number(0, 100_000_000),
+        |_| json!(1_000_000),
+        "Jobs that have ended; with more, those that ended first are removed. 0: as many as there are.",
+    ),
+    key(
+        "retention.output_keep",
+        Kind::Duration(Millis::new(0), YEARS),
+        |_| json!("30d"),
+        "The output of a job is removed so long after its end; the job stays. 0: never for its age.",
+    ),
+    key(
+        "retention.output_max",
+        Kind::Size(ByteSize::new(0), ByteSize::from_mib(1 << 30)),
+        |_| json!("64GiB"),
+        "Output of all jobs that have ended; with more, that of those that ended first is removed. 0: as much as there is room for.",
+    ),
+    key(
         "agent.name",
         Kind::Name,
         |host| json!(host.hostname),
@@ -311,7 +340,7 @@ pub(super) static KEYS: &[Key] = &[
         "backends",
         Kind::Backends,
         |_| json!({}),
-        "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"https://jobs.example:7807\", key_file: /etc/jobcell/agent.key, ca_file: /etc/jobcell/ca.pem, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY, or is the agent's own: it makes one and gets in once with a join token, in token_file or JOBCELL_JOIN_TOKEN. ca_file has the authorities that are believed; without it, those of the system. `rate` is the most calls in a second.",
+        "Where `jobcell agent` gets its jobs from: servers by a name of your choice, such as {main: {url: \"https://jobs.example:7807\", key_file: /etc/jobcell/agent.key, ca_file: /etc/jobcell/ca.pem, rate: 100}}. Without key_file the key is in JOBCELL_AGENT_KEY, in a file that JOBCELL_AGENT_KEY_FILE names, or the credential jobcell-agent-key; or it is the agent's own: it makes one and gets in once with a join token, in token_file, JOBCELL_JOIN_TOKEN (or _FILE), or the credential jobcell-join-token. ca_file has the authorities that are believed; without it, those of the system. `rate` is the most calls in a second.",
     ),
     key(
         "secrets",

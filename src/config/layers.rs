@@ -33,6 +33,21 @@ struct Layer {
     document: Value,
 }
 
+impl LoadInput {
+    /// The settings' file: the one that was named, or the usual one.
+    pub fn main_file(&self) -> PathBuf {
+        self.file.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE))
+    }
+
+    /// The file, the folder beside it that more may come into, and what lies there now: whoever looks at all of them misses no change.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        let main = self.main_file();
+        let folder = main.with_file_name("conf.d");
+        let more = more_files(&folder);
+        [main, folder].into_iter().chain(more).collect()
+    }
+}
+
 impl Provider for Layer {
     fn metadata(&self) -> Metadata {
         Metadata::named(self.name.clone())
@@ -66,23 +81,39 @@ pub fn inspect(input: &LoadInput) -> Result<Loaded, Problems> {
     Ok(effective::settings(&figment, config, input, read))
 }
 
+/// Where the data is, for who needs nothing else of the settings: of the layers that can be read, whatever is wrong with the others. Also
+/// what is wrong with files that cannot be read.
+pub fn data_dir(input: &LoadInput) -> (PathBuf, Problems) {
+    let mut problems = Problems::default();
+    let mut figment = Figment::from(Layer { name: BUILT_IN.into(), document: keys::defaults(&input.host) });
+    for layer in [files(input, &mut problems), environment(input), flags(input)].into_iter().flatten() {
+        // A layer of which this part is no text says nothing of it.
+        if layer.document["data_dir"].is_string() {
+            let document = nested("data_dir", layer.document["data_dir"].as_str().unwrap_or_default());
+            figment = figment.merge(Layer { name: layer.name, document });
+        }
+    }
+    let found = figment.find_value("data_dir").ok().and_then(|value| value.into_string());
+    (found.map(PathBuf::from).unwrap_or_default(), problems)
+}
+
+/// What counts in a folder of settings, by name.
+fn more_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut more: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    more.retain(|path| path.extension().is_some_and(|kind| kind == "yaml" || kind == "yml"));
+    more.sort();
+    more
+}
+
 /// The named file, or the usual one if it is there, then what lies in `conf.d` beside it, by name.
 fn files(input: &LoadInput, problems: &mut Problems) -> Vec<Layer> {
-    let named = input.file.clone();
-    let main = match &named {
-        Some(file) => file.clone(),
-        None => PathBuf::from(DEFAULT_FILE),
-    };
+    let main = input.main_file();
     let mut found = Vec::new();
-    if named.is_some() || main.exists() {
+    if input.file.is_some() || main.exists() {
         found.push(main.clone());
     }
-    if let Ok(entries) = std::fs::read_dir(main.with_file_name("conf.d")) {
-        let mut more: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-        more.retain(|path| path.extension().is_some_and(|kind| kind == "yaml" || kind == "yml"));
-        more.sort();
-        found.extend(more);
-    }
+    found.extend(more_files(&main.with_file_name("conf.d")));
     found.iter().filter_map(|file| read_file(file, problems)).collect()
 }
 

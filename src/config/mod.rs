@@ -12,16 +12,18 @@ mod keys;
 mod layers;
 mod maps;
 pub mod operator_file;
+mod reference;
 mod schema;
 
 pub use check::{
     AgentConfig, AuditConfig, BlobsConfig, Config, DockerConfig, EgressConfig, ImagesConfig, LimitsConfig, QueueConfig,
-    ServerConfig, SshConfig, TelemetryConfig,
+    RetentionConfig, ServerConfig, SshConfig, TelemetryConfig,
 };
 pub use effective::{Loaded, Setting};
 pub use host::HostFacts;
-pub use layers::{LoadInput, inspect, load};
+pub use layers::{LoadInput, data_dir, inspect, load};
 pub use maps::{BackendConfig, CHECKS, CheckLevel, PasswordSource, PresetConfig, RegistryLogin, SecretConfig};
+pub use reference::reference;
 pub use schema::schema;
 
 /// The file that is read when none is named.

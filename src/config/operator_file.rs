@@ -28,6 +28,8 @@ pub enum Whose {
     Operator,
     /// The operator's, and nobody else can read it either.
     Secret,
+    /// The operator's, and strangers cannot read it; its group may.
+    Kept,
     /// Anybody's, as nothing is run by it.
     Anybody,
 }
@@ -89,6 +91,10 @@ fn trusted(whose: Whose, owner: u32, mode: u32, own: u32) -> Result<(), (String,
     if mode & 0o022 != 0 {
         let reason = format!("others than its owner can write it (mode {:04o})", mode & 0o7777);
         return Err((reason, "run chmod go-w on it".to_owned()));
+    }
+    if whose == Whose::Kept && mode & 0o007 != 0 {
+        let reason = format!("strangers can read it (mode {:04o})", mode & 0o7777);
+        return Err((reason, "run chmod o-rwx on it".to_owned()));
     }
     if whose == Whose::Secret && mode & 0o077 != 0 {
         let reason = format!("others than its owner can read it (mode {:04o})", mode & 0o7777);

@@ -77,7 +77,7 @@ fn backup_path(path: &Path, version: usize) -> PathBuf {
 
 /// Copies the whole database to `kept`, which is either there whole and on the disk or not at all. One of an earlier try,
 /// or from before somebody went back, is older than this one and is replaced.
-fn back_up(db: &Connection, kept: &Path) -> Result<(), String> {
+pub(super) fn back_up(db: &Connection, kept: &Path) -> Result<(), String> {
     let partial = with_suffix(kept, ".partial");
     let io = |error: io::Error| error.to_string();
     match fs::remove_file(&partial) {

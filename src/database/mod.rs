@@ -4,12 +4,14 @@
 //! a backup, and a thread that takes the commands that wait into one transaction. Must never know what a file is about.
 
 mod aside;
+mod copy;
 mod log;
 mod migrate;
 mod open;
 mod worker;
 
 pub use aside::move_aside;
+pub use copy::{check, copy, read_only};
 pub use log::lost_end;
 pub use migrate::Step;
 pub use open::{Kind, Thoroughness, open, refused};

@@ -205,6 +205,9 @@ pub struct Job {
     pub image: Option<UsedImage>,
     /// What the last try's log holds.
     pub log: LogTotals,
+    /// When its output was removed, of all its tries; the totals stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_gone_at: Option<UnixMillis>,
     /// What the last try has given back, or says of itself while it runs.
     #[serde(flatten)]
     pub results: Results,

@@ -112,6 +112,8 @@ struct Live {
     tails: Arc<Mutex<HashMap<AttemptId, watch::Receiver<Tail>>>>,
     /// Sent after every append to any log.
     appended: Arc<watch::Sender<()>>,
+    /// Jobs whose logs are being read, with how many read them.
+    readers: Arc<Mutex<HashMap<JobId, usize>>>,
 }
 
 impl Live {
@@ -122,6 +124,25 @@ impl Live {
     /// How far readers may go: a batch is there when its write has come back, not before.
     fn bound(&self, attempt: AttemptId) -> u64 {
         self.map().get(&attempt).map_or(u64::MAX, |tail| tail.borrow().last_seq)
+    }
+}
+
+/// One reader of a job's logs: what is being read is not taken away for want of room.
+#[derive(Debug)]
+struct Reading {
+    job: JobId,
+    readers: Arc<Mutex<HashMap<JobId, usize>>>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = readers.entry(self.job) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
     }
 }
 
@@ -172,6 +193,14 @@ impl LogStore {
     /// Opens, and makes if need be, the folder. Errors: it cannot be made.
     pub fn open(root: &Path, sync_every: u64) -> Result<Self, LogError> {
         make_dir(root)?;
+        // What was being removed when the process died.
+        let leaving = root.join(LEAVING);
+        match std::fs::remove_dir_all(&leaving) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(LogError::Io { path: leaving, source: error });
+            }
+            Ok(()) | Err(_) => {}
+        }
         Ok(Self { root: root.to_owned(), live: Live::default(), sync_every, room: Room::default() })
     }
 
@@ -212,7 +241,15 @@ impl LogStore {
     /// A reader from the first frame on. Errors: there is no such log.
     pub fn reader(&self, attempt: AttemptId) -> Result<LogReader, LogError> {
         let dir = self.dir(attempt);
-        if dir.is_dir() { Ok(LogReader::new(dir, attempt, self.live.clone())) } else { Err(LogError::Missing(attempt)) }
+        // Under the lock under which a log is taken away: it is there, or it is not.
+        let mut readers = self.live.readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !dir.is_dir() {
+            return Err(LogError::Missing(attempt));
+        }
+        *readers.entry(attempt.job).or_default() += 1;
+        let reading = Reading { job: attempt.job, readers: Arc::clone(&self.live.readers) };
+        drop(readers);
+        Ok(LogReader::new(dir, attempt, self.live.clone(), reading))
     }
 
     /// What a log holds that nobody writes any more; nothing where there is none or it cannot be read. It is not complete: whoever
@@ -255,6 +292,34 @@ impl LogStore {
         }
     }
 
+    /// Deletes all logs of a job that nobody reads. Errors: file system, or one of them is being written or read.
+    pub fn remove_unread(&self, job: JobId) -> Result<(), LogError> {
+        let busy = |job| LogError::Busy(AttemptId::new(job, 0));
+        if self.live.map().keys().any(|attempt| attempt.job == job) {
+            return Err(busy(job));
+        }
+        let (dir, leaving) = (self.job_dir(job), self.root.join(LEAVING));
+        make_dir(&leaving)?;
+        let aside = leaving.join(job.simple());
+        if aside.exists() {
+            // An earlier try did not get it all away.
+            std::fs::remove_dir_all(&aside).map_err(LogError::io(&aside))?;
+        }
+        {
+            // Taken out of its place at once: removing a large log takes its time, and nobody is to wait for it.
+            let readers = self.live.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if readers.contains_key(&job) {
+                return Err(busy(job));
+            }
+            match std::fs::rename(&dir, &aside) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                Err(source) => return Err(LogError::Io { path: dir, source }),
+                Ok(()) => {}
+            }
+        }
+        std::fs::remove_dir_all(&aside).map_err(LogError::io(&aside))
+    }
+
     /// Deletes the log of one attempt; that there is none is fine. Errors: file system, or it is being written.
     pub fn remove_attempt(&self, attempt: AttemptId) -> Result<(), LogError> {
         if self.live.map().contains_key(&attempt) {
@@ -281,6 +346,9 @@ impl LogStore {
         self.live.map().get(&attempt).cloned()
     }
 }
+
+/// Where logs are put that are being removed.
+const LEAVING: &str = "leaving";
 
 /// How far below the root the folders of jobs are, and those of attempts; above them are those of first letters.
 const JOBS: u32 = 2;

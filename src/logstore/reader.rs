@@ -2,7 +2,7 @@
 
 use super::index::{self, Mark, Target};
 use super::record::{Frame, FrameRef, HEADER, Header, Stream};
-use super::{Live, LogError, segment_path};
+use super::{Live, LogError, Reading, segment_path};
 use crate::job::AttemptId;
 use bytes::Bytes;
 use std::fs::File;
@@ -17,6 +17,8 @@ pub struct LogReader {
     attempt: AttemptId,
     live: Live,
     place: Option<Place>,
+    /// As long as it is there, nothing takes the log away for want of room.
+    _reading: Reading,
 }
 
 #[derive(Debug)]
@@ -33,8 +35,8 @@ const BLOCK: u64 = 256 << 10;
 const FEW: usize = 1024;
 
 impl LogReader {
-    pub(super) fn new(dir: PathBuf, attempt: AttemptId, live: Live) -> Self {
-        Self { dir, attempt, live, place: None }
+    pub(super) fn new(dir: PathBuf, attempt: AttemptId, live: Live, reading: Reading) -> Self {
+        Self { dir, attempt, live, place: None, _reading: reading }
     }
 
     /// The frames from number `from` on, as many as have about `max_bytes` of output; none when there are none (yet).

@@ -354,3 +354,26 @@ fn what_nobody_remembers_goes_with_its_folders() {
     assert!(store.reader(kept).is_ok());
     assert!(!store.job_dir(gone.job).exists() && !empty.exists());
 }
+
+#[test]
+fn what_is_read_or_written_is_not_taken_away_for_want_of_room() {
+    let (root, store, attempt) = store();
+    let mut writer = store.create(attempt).expect("creates");
+    writer.append(&[frame(1, b"a")]).expect("appends");
+    assert!(matches!(store.remove_unread(attempt.job), Err(LogError::Busy(_))));
+    writer.finish();
+    let (mut one, other) = (store.reader(attempt).expect("reads"), store.reader(attempt).expect("reads"));
+    drop(other);
+    assert!(matches!(store.remove_unread(attempt.job), Err(LogError::Busy(_))));
+    assert_eq!(one.read(1, 100).expect("is there").len(), 1);
+    drop(one);
+    store.remove_unread(attempt.job).expect("goes");
+    store.remove_unread(attempt.job).expect("again is fine");
+    assert!(matches!(store.reader(attempt), Err(LogError::Missing(_))));
+    let leaving = root.path().join("leaving");
+    assert_eq!(std::fs::read_dir(&leaving).expect("is there").count(), 0);
+    // What a process has left there that died goes with the next start.
+    std::fs::create_dir(leaving.join("x")).expect("makes");
+    LogStore::open(root.path(), 1 << 20).expect("opens");
+    assert!(!leaving.exists());
+}

@@ -4,6 +4,7 @@ use super::batch;
 use super::daily::{Day, Days};
 use super::family::{self, Kin, Settled, Tally};
 use super::list::Sieve;
+use super::old::{Old, Place as OldPlace, REMOVE_BATCH};
 use super::routing::{self, Asker, Candidate, Glance, Look, Running, Shape};
 use super::transition::Row;
 use super::{
@@ -132,6 +133,45 @@ impl Tables {
             let candidate = Candidate { seq: *seq, priority: *priority, submitted_at: job.submitted_at };
             (Shape::of(&job.spec, &self.groups), candidate)
         })
+    }
+}
+
+impl Tables {
+    fn parent_goes_on(&self, row: &Row) -> bool {
+        row.job.parent.and_then(|parent| self.row(parent)).is_some_and(|parent| parent.job.phase != Phase::Ended)
+    }
+
+    /// Ended jobs that are meant, the oldest end first, behind a place.
+    fn old(&self, after: Option<OldPlace>, limit: u32, meant: impl Fn(&Self, &Row) -> bool) -> Vec<Old> {
+        let old = |(seq, row): (&u64, &Row)| {
+            let place = OldPlace { at: row.job.ended_at?, seq: *seq };
+            let wanted = after.is_none_or(|after| place > after) && meant(self, row);
+            let output_bytes = row.output_bytes().unwrap_or(0);
+            wanted.then_some(Old { id: row.job.id, place, output_bytes })
+        };
+        let mut found: Vec<Old> = self.rows.iter().filter_map(old).collect();
+        found.sort_by_key(|old| old.place);
+        found.truncate(limit as usize);
+        found
+    }
+
+    /// Removes a job that may go.
+    fn remove(&mut self, id: JobId) -> bool {
+        let Some((seq, row)) = self.by_id.get(&id).and_then(|seq| Some((*seq, self.rows.get(seq)?))) else {
+            return false;
+        };
+        let is_parent = self.children.get(&id).is_some_and(|children| !children.is_empty());
+        if row.job.phase != Phase::Ended || is_parent || self.parent_goes_on(row) {
+            return false;
+        }
+        if let Some(siblings) = row.job.parent.and_then(|parent| self.children.get_mut(&parent)) {
+            siblings.retain(|child| *child != id);
+        }
+        self.children.remove(&id);
+        self.by_key.retain(|_, of| *of != seq);
+        self.by_id.remove(&id);
+        self.rows.remove(&seq);
+        true
     }
 }
 
@@ -381,6 +421,13 @@ impl Store for MemoryStore {
         Ok(held.into_iter().filter_map(look).collect())
     }
 
+    async fn take_from(&self, agent: &str, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
+        let mut tables = self.tables();
+        let held: Vec<JobId> = tables.rows.values().filter(|row| row.lease.is_some()).map(|row| row.job.id).collect();
+        let take = |id| tables.change(id, |row| row.take_from(agent, now, max_attempts)).flatten();
+        Ok(held.into_iter().filter_map(take).take(EXPIRE_BATCH as usize).collect())
+    }
+
     async fn ready(&self, now: UnixMillis) -> Result<u64, StoreError> {
         let mut tables = self.tables();
         let due = tables.delayed.iter().take_while(|(at, _)| *at <= now).take(READY_BATCH as usize);
@@ -437,6 +484,29 @@ impl Store for MemoryStore {
         let sieve = Sieve::new(&filter);
         let jobs = tables.rows.range(..before).rev().map(|(_, row)| JobSummary::from(&row.job));
         Ok(jobs.filter(|job| sieve.takes(job)).take(filter.limit as usize).collect())
+    }
+
+    async fn oldest_ended(&self, after: Option<OldPlace>, limit: u32) -> Result<Vec<Old>, StoreError> {
+        Ok(self.tables().old(after, limit, |_, row| row.job.parent.is_none()))
+    }
+
+    async fn oldest_outputs(&self, after: Option<OldPlace>, limit: u32) -> Result<Vec<Old>, StoreError> {
+        Ok(self.tables().old(after, limit, |tables, row| row.output_bytes().is_some() && !tables.parent_goes_on(row)))
+    }
+
+    async fn output_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.tables().rows.values().filter_map(Row::output_bytes).sum())
+    }
+
+    async fn output_gone(&self, ids: &[JobId], at: UnixMillis) -> Result<u64, StoreError> {
+        let mut tables = self.tables();
+        let new = |id: &&JobId| tables.change(**id, |row| row.output_gone(at)).unwrap_or(false);
+        Ok(ids.iter().filter(new).count() as u64)
+    }
+
+    async fn remove(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        let mut tables = self.tables();
+        Ok(ids.iter().take(REMOVE_BATCH).copied().filter(|id| tables.remove(*id)).collect())
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

@@ -9,6 +9,7 @@ mod daily;
 mod family;
 mod list;
 mod memory;
+mod old;
 mod routing;
 mod sqlite;
 mod transition;
@@ -18,8 +19,9 @@ pub use daily::{Day, Ended};
 pub use family::{Family, HELD_BACK, Settled, first_children};
 pub use list::ListFilter;
 pub use memory::MemoryStore;
+pub use old::{Old, Place as OldPlace, REMOVE_BATCH};
 pub use routing::{CONTAINERS, Groups, HOSTS, Obstacle, Peer, Profile};
-pub use sqlite::SqliteStore;
+pub use sqlite::{SqliteStore, counts_in, fence};
 
 use crate::job::{
     AttemptId, Capacity, Children, Job, JobId, JobSpec, JobSummary, Later, LeaseToken, Millis, Phase, Report,
@@ -424,6 +426,13 @@ pub trait Store: Send + Sync + 'static {
         after: Millis,
         max_attempts: u32,
     ) -> impl Future<Output = Result<Vec<Stuck>, StoreError>> + Send;
+    /// Takes jobs from an agent as if their leases had run out, at most [`EXPIRE_BATCH`] of them.
+    fn take_from(
+        &self,
+        agent: &str,
+        now: UnixMillis,
+        max_attempts: u32,
+    ) -> impl Future<Output = Result<Vec<Expired>, StoreError>> + Send;
     /// Makes delayed jobs ready to be claimed whose time has come, at most [`READY_BATCH`] of them, and says how many. Without it
     /// a delayed job stays delayed.
     fn ready(&self, now: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
@@ -446,6 +455,25 @@ pub trait Store: Send + Sync + 'static {
     fn get(&self, id: JobId) -> impl Future<Output = Result<Option<Job>, StoreError>> + Send;
     /// Newest first.
     fn list(&self, filter: ListFilter) -> impl Future<Output = Result<Vec<JobSummary>, StoreError>> + Send;
+    /// Jobs that have ended and are no other one's children, the oldest end first, behind a place.
+    fn oldest_ended(
+        &self,
+        after: Option<OldPlace>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Old>, StoreError>> + Send;
+    /// Jobs that have ended and whose output is kept, the oldest end first, behind a place; no children of a job that goes on.
+    fn oldest_outputs(
+        &self,
+        after: Option<OldPlace>,
+        limit: u32,
+    ) -> impl Future<Output = Result<Vec<Old>, StoreError>> + Send;
+    /// About what the output of all ended jobs takes on the disk.
+    fn output_bytes(&self) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    /// The output of these jobs was removed; says for how many of them, which have ended, that is new. At most [`REMOVE_BATCH`] at once.
+    fn output_gone(&self, ids: &[JobId], at: UnixMillis) -> impl Future<Output = Result<u64, StoreError>> + Send;
+    /// Removes jobs, at most [`REMOVE_BATCH`], and says which have gone: what has not ended stays, what has children, and a child whose
+    /// parent goes on. When it takes long, some that may go stay for the next call; one goes at least.
+    fn remove(&self, ids: &[JobId]) -> impl Future<Output = Result<Vec<JobId>, StoreError>> + Send;
     fn counts(&self) -> impl Future<Output = Result<Counts, StoreError>> + Send;
     /// Days on which something happened, from this one on (counted from 1970), the oldest first.
     fn daily(&self, from: u64) -> impl Future<Output = Result<Vec<Day>, StoreError>> + Send;
@@ -552,6 +580,9 @@ impl Store for AnyStore {
     async fn end_stuck(&self, now: UnixMillis, after: Millis, max_attempts: u32) -> Result<Vec<Stuck>, StoreError> {
         either!(self, store => store.end_stuck(now, after, max_attempts))
     }
+    async fn take_from(&self, agent: &str, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
+        either!(self, store => store.take_from(agent, now, max_attempts))
+    }
     async fn ready(&self, now: UnixMillis) -> Result<u64, StoreError> {
         either!(self, store => store.ready(now))
     }
@@ -572,6 +603,21 @@ impl Store for AnyStore {
     }
     async fn list(&self, filter: ListFilter) -> Result<Vec<JobSummary>, StoreError> {
         either!(self, store => store.list(filter))
+    }
+    async fn oldest_ended(&self, after: Option<OldPlace>, limit: u32) -> Result<Vec<Old>, StoreError> {
+        either!(self, store => store.oldest_ended(after, limit))
+    }
+    async fn oldest_outputs(&self, after: Option<OldPlace>, limit: u32) -> Result<Vec<Old>, StoreError> {
+        either!(self, store => store.oldest_outputs(after, limit))
+    }
+    async fn output_bytes(&self) -> Result<u64, StoreError> {
+        either!(self, store => store.output_bytes())
+    }
+    async fn output_gone(&self, ids: &[JobId], at: UnixMillis) -> Result<u64, StoreError> {
+        either!(self, store => store.output_gone(ids, at))
+    }
+    async fn remove(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        either!(self, store => store.remove(ids))
     }
     async fn counts(&self) -> Result<Counts, StoreError> {
         either!(self, store => store.counts())

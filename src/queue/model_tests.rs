@@ -26,8 +26,13 @@ enum Op {
     Cancel(usize),
     Expire,
     Stuck,
+    /// From which agent.
+    TakeFrom(usize),
     Ready,
     Extend,
+    /// Of which jobs the output is gone, and which are to go.
+    OutputGone(Vec<usize>),
+    Remove(Vec<usize>),
     Wait(u64),
     /// Priority and key of each, and whether some may be left out.
     SubmitAll(Vec<(i32, Option<u8>)>, bool),
@@ -86,8 +91,11 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..20).prop_map(Op::Cancel),
         1 => Just(Op::Expire),
         1 => Just(Op::Stuck),
+        1 => (0usize..3).prop_map(Op::TakeFrom),
         3 => Just(Op::Ready),
         1 => Just(Op::Extend),
+        1 => prop::collection::vec(0usize..30, 0..4).prop_map(Op::OutputGone),
+        2 => prop::collection::vec(0usize..30, 0..8).prop_map(Op::Remove),
         2 => (0u64..80).prop_map(Op::Wait),
         // Some walks go over several days.
         1 => Just(Op::Wait(40_000_000)),
@@ -254,8 +262,44 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
         }
         Op::Expire => format!("{:?}", store.expire(at(now), 3).await),
         Op::Stuck => format!("{:?}", store.end_stuck(at(now), Millis::new(60), 3).await),
+        Op::TakeFrom(agent) => {
+            let agent = format!("agent {agent}");
+            let taken = store.take_from(&agent, at(now), 3).await.expect("answers");
+            let again = store.take_from(&agent, at(now), 3).await.expect("answers");
+            assert_eq!(again, [], "it has none any more");
+            format!("{taken:?}")
+        }
         Op::Ready => format!("{:?}", store.ready(at(now)).await),
         Op::Extend => format!("{:?}", store.extend(Millis::new(70), at(now)).await),
+        Op::OutputGone(places) => {
+            let ids = of_all(jobs, places);
+            let marked = store.output_gone(&ids, at(now)).await.expect("answers");
+            let again = store.output_gone(&ids, at(now + 1)).await.expect("answers");
+            assert_eq!(again, 0, "it goes once");
+            let bytes = store.output_bytes().await.expect("reads");
+            let old = store.oldest_outputs(None, 100).await.expect("reads");
+            assert!(old.iter().all(|old| old.output_bytes > 0 && !ids.contains(&old.id)), "{old:?}");
+            format!("{marked} {bytes} {old:?}")
+        }
+        Op::Remove(places) => {
+            let mut gone = Vec::new();
+            // As often as some go: what there was no time for stays for the next call.
+            loop {
+                let some = store.remove(&of_all(jobs, places)).await.expect("answers");
+                if some.is_empty() {
+                    break;
+                }
+                gone.extend(some);
+            }
+            for id in &gone {
+                assert_eq!(store.get(*id).await.expect("reads"), None);
+            }
+            gone.sort();
+            let first = store.oldest_ended(None, 2).await.expect("reads");
+            let rest = store.oldest_ended(first.last().map(|old| old.place), 100).await.expect("reads");
+            assert!(first.iter().chain(&rest).is_sorted_by_key(|old| old.place), "{first:?} {rest:?}");
+            format!("{gone:?} {first:?} {rest:?}")
+        }
         Op::Wait(_) => String::new(),
         Op::List(filter, before) => {
             // A job that was refused is not there: a cursor that leads nowhere.
@@ -272,6 +316,18 @@ async fn apply<S: Store>(store: &S, op: &Op, now: u64, jobs: &[NewJob], claims: 
             format!("{found:?}")
         }
     }
+}
+
+/// Of these places among all jobs, children included.
+fn of_all(jobs: &[NewJob], places: &[usize]) -> Vec<JobId> {
+    let mut all: Vec<JobId> = Vec::new();
+    for job in jobs {
+        all.push(job.id);
+        if let Family::Parent(children) = &job.family {
+            all.extend(children.iter().map(|child| child.id));
+        }
+    }
+    places.iter().filter_map(|n| all.get(n % all.len().max(1)).copied()).collect()
 }
 
 /// The sum of the fields.
@@ -348,7 +404,8 @@ proptest! {
             let ended: u64 = days.iter().map(|day| total(&day.ended)).sum();
             let submitted: u64 = days.iter().map(|day| day.submitted).sum();
             let counts = memory.counts().await.expect("counts");
-            assert_eq!((ended, submitted), (counts.ended, total(&counts)));
+            let removed = submitted - total(&counts);
+            assert_eq!(ended, counts.ended + removed, "days stay as they were");
             let all = ListFilter { limit: 1000, ..ListFilter::default() };
             assert_eq!(file.list(all.clone()).await.expect("lists"), memory.list(all).await.expect("lists"));
         });

@@ -5,19 +5,22 @@
 
 mod kin;
 mod list;
+mod old;
 mod open;
 mod rows;
 mod shapes;
 mod steps;
+mod still;
 
 use super::batch;
 use super::daily::Day;
 use super::family::{self, Settled};
+use super::old::{Old, Place as OldPlace};
 use super::routing::{self, Asker, Glance, Running, Shape};
 use super::transition::Row;
 use super::{
-    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, Expired, Family, Groups,
-    ListFilter, NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
+    Applied, Batch, CancelMark, Canceled, Claim, ClaimAsk, Claims, Completion, Counts, EXPIRE_BATCH, Expired, Family,
+    Groups, ListFilter, NewJob, Place, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::database::{self, Durability, Poster};
 use crate::job::{AttemptId, Children, Job, JobId, JobSummary, Later, LeaseToken, Millis, Phase, Report, UnixMillis};
@@ -26,6 +29,8 @@ use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+
+pub use still::{counts_in, fence};
 
 type Worker = database::Worker<StoreError>;
 
@@ -387,6 +392,26 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn take_from(&self, agent: &str, now: UnixMillis, max_attempts: u32) -> Result<Vec<Expired>, StoreError> {
+        let agent = agent.to_owned();
+        self.writer
+            .run(move |db| {
+                let mut taken = Vec::new();
+                for place in rows::leased(db)? {
+                    if taken.len() >= EXPIRE_BATCH as usize {
+                        break;
+                    }
+                    let Some(mut row) = rows::at(db, place)? else { continue };
+                    if let Some(expired) = row.take_from(&agent, now, max_attempts) {
+                        rows::save(db, &row)?;
+                        taken.push(expired);
+                    }
+                }
+                Ok(taken)
+            })
+            .await
+    }
+
     async fn ready(&self, now: UnixMillis) -> Result<u64, StoreError> {
         self.writer.run(move |db| rows::ready(db, now)).await
     }
@@ -433,6 +458,29 @@ impl Store for SqliteStore {
                 return Ok(found);
             }
         }
+    }
+
+    async fn oldest_ended(&self, after: Option<OldPlace>, limit: u32) -> Result<Vec<Old>, StoreError> {
+        self.reader.run(move |db| old::ended(db, after, limit)).await
+    }
+
+    async fn oldest_outputs(&self, after: Option<OldPlace>, limit: u32) -> Result<Vec<Old>, StoreError> {
+        self.reader.run(move |db| old::outputs(db, after, limit)).await
+    }
+
+    async fn output_bytes(&self) -> Result<u64, StoreError> {
+        self.reader.run(old::output_bytes).await
+    }
+
+    async fn output_gone(&self, ids: &[JobId], at: UnixMillis) -> Result<u64, StoreError> {
+        let ids = ids.to_vec();
+        // Written is enough: what a power cut brings back goes again with the next look. A sync would be one more that others wait for.
+        self.writer.run_as(Durability::Written, move |db| old::output_gone(db, &ids, at)).await
+    }
+
+    async fn remove(&self, ids: &[JobId]) -> Result<Vec<JobId>, StoreError> {
+        let ids = ids.to_vec();
+        self.writer.run_as(Durability::Written, move |db| old::remove(db, &ids)).await
     }
 
     async fn counts(&self) -> Result<Counts, StoreError> {

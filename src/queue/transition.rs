@@ -21,6 +21,11 @@ const MAX_HISTORY: usize = 128;
 /// The same for the tries: as many as there can be of one class.
 const MAX_PAST: usize = 100;
 
+/// What a frame of output takes on the disk beside its bytes, about.
+const FRAME_BYTES: u64 = 32;
+
+/// Reason of a note: its holder is not trusted with jobs any more.
+const QUARANTINED: &str = "quarantined";
 /// The reason of each claim in a history.
 const CLAIMED: &str = "claimed";
 /// Reason of a note: its lease was given a full term, because nobody knew how much of it was left.
@@ -99,6 +104,7 @@ impl Row {
             clamped: Vec::new(),
             image: None,
             log: LogTotals::default(),
+            output_gone_at: None,
             results: Results::default(),
         };
         Self { job, tries: 0, failures: 0, delayed: held.then_some(HELD), told: None, stopped: false, lease: None }
@@ -110,6 +116,28 @@ impl Row {
         self.job.phase = phase;
         self.job.revision += 1;
         self.note(phase, at, reason);
+    }
+
+    /// Its output is not kept any more; true when that is new.
+    pub(super) fn output_gone(&mut self, at: UnixMillis) -> bool {
+        let new = self.job.phase == Phase::Ended && self.job.output_gone_at.is_none();
+        if new {
+            self.job.output_gone_at = Some(at);
+            self.job.revision += 1;
+        }
+        new
+    }
+
+    /// About how many bytes its output takes on the disk; nothing while it has not ended, and where there is none (any more).
+    pub(super) fn output_bytes(&self) -> Option<u64> {
+        let Job { phase, output_gone_at, log, past_tries, .. } = &self.job;
+        let bytes = |log: &LogTotals| {
+            let frames = log.frames.saturating_mul(FRAME_BYTES);
+            frames.saturating_add(log.stdout.bytes).saturating_add(log.stderr.bytes)
+        };
+        let all = past_tries.iter().fold(bytes(log), |sum, past| sum.saturating_add(bytes(&past.log)));
+        // What a database can keep as a number.
+        Some(all.min(1 << 60)).filter(|bytes| *phase == Phase::Ended && output_gone_at.is_none() && *bytes > 0)
     }
 
     fn note(&mut self, phase: Phase, at: UnixMillis, reason: &str) {
@@ -514,6 +542,16 @@ impl Row {
             Phase::Ended => Expired::Ended(Box::new(self.job.clone())),
             _ => Expired::Requeued(AttemptId::new(self.job.id, self.job.attempt)),
         }
+    }
+
+    /// Takes it from a holder that is not trusted with it any more; `None` when it is not held by that one.
+    pub(super) fn take_from(&mut self, agent: &str, now: UnixMillis, max_attempts: u32) -> Option<Expired> {
+        if self.job.agent.as_deref() != Some(agent) {
+            return None;
+        }
+        self.lease.as_mut()?.until = now;
+        self.note(self.job.phase, now, QUARANTINED);
+        self.expire(now, max_attempts)
     }
 
     /// Settles it if its lease ran out.

@@ -27,11 +27,12 @@ const MOST_LISTED: usize = 1000;
 const LISTED: usize = 100;
 
 /// Each route that changes something, with its name in the log. A test holds it to the routes that there are.
-pub(super) const ACTIONS: [(&str, &str, &str); 21] = [
+pub(super) const ACTIONS: [(&str, &str, &str); 23] = [
     ("POST", "/v1/jobs", "job.submit"),
     ("POST", "/v1/jobs/bulk", "job.submit_many"),
     ("POST", "/v1/jobs/bulk-cancel", "job.cancel_many"),
     ("POST", "/v1/jobs/replay", "job.replay"),
+    ("POST", "/v1/jobs/gc", "job.gc"),
     ("POST", "/v1/jobs/{id}/cancel", "job.cancel"),
     ("POST", "/v1/jobs/{id}/retry", "job.retry"),
     ("DELETE", "/v1/jobs/{id}/logs", "output.delete"),
@@ -44,6 +45,7 @@ pub(super) const ACTIONS: [(&str, &str, &str); 21] = [
     ("POST", "/v1/agents", "agent.add"),
     ("DELETE", "/v1/agents/{name}", "agent.remove"),
     ("POST", "/v1/agents/{name}/drain", "agent.drain"),
+    ("POST", "/v1/agents/{name}/quarantine", "agent.quarantine"),
     ("POST", "/v1/agents/{name}/resume", "agent.resume"),
     ("POST", "/v1/agent-tokens", "token.add"),
     ("DELETE", "/v1/agent-tokens/{id}", "token.remove"),

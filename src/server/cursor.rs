@@ -6,7 +6,7 @@
 use super::App;
 use super::jobs::Answer;
 use super::keys::Pass;
-use super::logs::{attempt_of, is_over};
+use super::logs::{attempt_of, is_kept, is_over};
 use super::places::{Share, Taken};
 use super::problem::ProblemDocument;
 use crate::backend::Change;
@@ -85,6 +85,7 @@ impl Cursor {
     /// A viewer of that job's output, let in. Errors: no such job or try, or all places are taken.
     pub(super) async fn open(app: &App, pass: Pass, id: &str, asked: &LiveQuery) -> Answer<Self> {
         let (job, attempt) = attempt_of(app, id, asked.attempt).await?;
+        is_kept(&job)?;
         let caller = app.keys.caller(&pass, UnixMillis::now());
         let caller = caller.map_err(|_| ProblemDocument::new("unauthorized", "the key opens nothing any more"))?;
         let place = Place::take(app, &caller.name)?;

@@ -33,7 +33,7 @@ use tokio_util::task::AbortOnDropHandle;
 #[utoipa::path(get, path = "/v1/jobs/{id}/logs/events", tag = "output", params(("id" = inline(schema::JobId), Path, description = "The job"), LiveQuery,
         ("Last-Event-ID" = Option<String>, Header, description = "Go on behind this frame")),
     responses((status = 200, description = "The stream", body = schema::LiveEvent, content_type = "text/event-stream")),
-    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "foreign_origin", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "gone", "foreign_origin", "unavailable"]))))]
 pub(super) async fn follow(
     State(app): State<App>,
     Extension(pass): Extension<Pass>,

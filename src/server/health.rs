@@ -55,6 +55,8 @@ pub(super) fn whole(report: HealthReport) -> (StatusCode, Json<HealthReport>) {
         content_type = "text/plain; version=0.0.4; charset=utf-8")))]
 pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
     app.metrics.jobs_stuck_total.inc_by(app.backend.take_stuck());
+    let quarantined = app.backend.roster().drains().all().values().filter(|drain| drain.quarantined).count();
+    app.metrics.agents_quarantined.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
     if let Ok(counts) = counts(&app).await {
         let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
         app.metrics.jobs_queued.set(gauge(counts.queued));

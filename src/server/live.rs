@@ -32,7 +32,7 @@ const MOST_FROM_VIEWER: usize = 4096;
 /// docs/api.md says what the messages are.
 #[utoipa::path(get, path = "/v1/jobs/{id}/logs/live", tag = "output", params(("id" = inline(schema::JobId), Path, description = "The job"), LiveQuery),
     responses((status = 101, description = "The stream")),
-    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "foreign_origin", "unavailable", "bad_body"]))))]
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "gone", "foreign_origin", "unavailable", "bad_body"]))))]
 pub(super) async fn follow(
     State(app): State<App>,
     Extension(pass): Extension<Pass>,

@@ -8,6 +8,7 @@ use super::jobs::{job_id, not_found, query};
 use super::list::{LINES, wants_lines};
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
+use crate::backend::DeleteError;
 use crate::job::{AttemptId, Job, JobId, JobSummary, Phase};
 use crate::logstore::{LogError, LogReader, Stream};
 use crate::queue::ListFilter;
@@ -75,6 +76,17 @@ pub(super) async fn attempt_of(app: &App, id: &str, attempt: Option<u32>) -> Res
     Ok((job, AttemptId::new(id, number)))
 }
 
+/// Errors: the job's output was removed.
+pub(super) fn is_kept(job: &Job) -> Result<(), ProblemDocument> {
+    let Some(since) = job.output_gone_at else { return Ok(()) };
+    let detail = format!(
+        "the output of job {} was removed at {since}: somebody deleted it, or it was not to be kept any longer \
+         (retention.output_keep, retention.output_max)",
+        job.id
+    );
+    Err(ProblemDocument::new("gone", detail))
+}
+
 /// The jobs for how many hosts are named where one was meant.
 const NAMED_PARTS: u32 = 10;
 
@@ -118,7 +130,7 @@ pub(super) fn log_problem(error: &LogError) -> ProblemDocument {
         (status = 206, description = "The bytes of the range", body = String, content_type = "application/octet-stream",
             headers(("Content-Range" = String))),
         (status = 416, description = "There are no such bytes (yet)", headers(("Content-Range" = String)))),
-    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "unavailable"]))))]
+    extensions(("x-problems" = json!(["bad_id", "bad_query", "job_not_found", "has_parts", "gone", "unavailable"]))))]
 pub(super) async fn read(
     State(app): State<App>,
     Path(id): Path<String>,
@@ -127,6 +139,7 @@ pub(super) async fn read(
 ) -> Result<Response, ProblemDocument> {
     let asked = query(asked)?;
     let (job, attempt) = attempt_of(&app, &id, asked.attempt).await?;
+    is_kept(&job)?;
     let wanted = Wanted::read(asked.stream.as_deref(), asked.since.as_deref(), asked.until.as_deref())?;
     let format = match asked.format.as_deref() {
         None if wants_lines(&headers) => Format::Lines,
@@ -191,7 +204,7 @@ pub(super) async fn read(
 
 /// Delete a job's output
 ///
-/// Of all its tries, once it has ended. The job's totals stay, as the record of what there was.
+/// Of all its tries, once it has ended. The job's totals stay, as the record of what there was, and who asks for the output hears `gone`.
 #[utoipa::path(delete, path = "/v1/jobs/{id}/logs", tag = "output",
     params(("id" = inline(schema::JobId), Path, description = "The job")),
     responses((status = 204, description = "It is gone")),
@@ -203,9 +216,10 @@ pub(super) async fn remove(State(app): State<App>, Path(id): Path<String>) -> Re
         let detail = format!("job {id} is {}; cancel it or wait for its end, and then delete its output", job.phase);
         return Err(ProblemDocument::new("not_ended", detail));
     }
-    let logs = app.backend.logs().clone();
-    let removed = tokio::task::spawn_blocking(move || logs.remove(id));
-    removed.await.expect("removing does not panic").map_err(|error| log_problem(&error))?;
+    app.backend.delete_output(id).await.map_err(|error| match error {
+        DeleteError::Log(error) => log_problem(&error),
+        DeleteError::Store(error) => error.into(),
+    })?;
     tracing::info!(job_id = %id, "output deleted");
     Ok(StatusCode::NO_CONTENT)
 }

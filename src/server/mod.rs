@@ -32,6 +32,7 @@ mod pace;
 mod places;
 mod problem;
 mod report;
+mod retention;
 mod stats;
 mod steady;
 mod tail;
@@ -141,6 +142,7 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(bulk::submit))
         .routes(routes!(bulk::cancel))
         .routes(routes!(dead::replay))
+        .routes(routes!(retention::collect))
         .routes(routes!(blobs::post))
         .routes(routes!(blobs::put, blobs::get))
         .routes(routes!(jobs::get))

@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 36] = [
+pub const ERROR_CODES: [(&str, u16, &str); 38] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("policy_refused", 403, "the operator's policy does not allow the job; `problems` says what of it"),
     ("bad_query", 400, "a query parameter cannot be read"),
@@ -21,12 +21,14 @@ pub const ERROR_CODES: [(&str, u16, &str); 36] = [
     ("forbidden", 403, "the key has not the role that this needs, or the job is another key's"),
     ("foreign_origin", 403, "a web page of another origin tried to open a live stream"),
     ("job_not_found", 404, "no job has this id"),
+    ("gone", 410, "the output was removed; the job says when"),
     ("artifact_not_found", 404, "the job has no such file, or its files are gone"),
     ("no_route", 404, "the API has no such path"),
     ("no_method", 405, "the path does not take this method"),
     ("key_conflict", 409, "the idempotency key was used with another spec"),
     ("agent_exists", 409, "an agent of this name has a key already"),
     ("agent_not_found", 404, "there is no agent of this name"),
+    ("agent_quarantined", 409, "the agent is quarantined, and a plain resume does not end that"),
     ("key_exists", 409, "there is a key of this name already, or it is not changed here"),
     ("key_not_found", 404, "no key has this name"),
     ("agent_taken", 409, "another installation uses this agent's key and is alive"),

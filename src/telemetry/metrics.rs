@@ -36,6 +36,10 @@ pub struct Metrics {
     pub wire_skipped_bytes_total: IntCounter,
     pub reattach_total: IntCounter,
     pub swept_total: IntCounter,
+    pub agents_quarantined: IntGauge,
+    pub retention_removed_total: IntCounterVec,
+    pub retention_removed_bytes_total: IntCounter,
+    pub output_bytes: IntGauge,
     pub ssh_connections: IntGauge,
     pub ssh_channels: IntGauge,
     pub ssh_hosts: IntGaugeVec,
@@ -132,6 +136,17 @@ impl Metrics {
             ),
             reattach_total: counter("jobcell_reattach_total", "Links to wardens that were made again"),
             swept_total: counter("jobcell_swept_total", "Cells that nobody wanted and the agent removed"),
+            agents_quarantined: gauge("jobcell_agents_quarantined", "Agents that an operator does not trust with jobs"),
+            retention_removed_total: counters(
+                "jobcell_retention_removed_total",
+                "Ended jobs, and outputs of ended jobs, that were not to be kept any longer",
+                &["what"],
+            ),
+            retention_removed_bytes_total: counter(
+                "jobcell_retention_removed_bytes_total",
+                "Bytes of output that were not to be kept any longer",
+            ),
+            output_bytes: gauge("jobcell_output_bytes", "Bytes of output of ended jobs that are kept, about"),
             ssh_connections: gauge("jobcell_ssh_connections", "Open connections to hosts"),
             ssh_channels: gauge("jobcell_ssh_channels", "Channels on them"),
             ssh_hosts: gauges(

@@ -21,6 +21,7 @@ const RANKS: [(&str, u8); 23] = [
     ("audit", 2),
     ("tls", 2),
     ("backend", 3),
+    ("backup", 3),
     ("egress", 4),
     ("executor", 5),
     ("admission", 5),

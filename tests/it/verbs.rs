@@ -73,11 +73,16 @@ async fn a_forced_cancel_waits_for_no_grace_and_output_can_be_deleted() {
         let bytes = job["log"]["stdout"]["bytes"].as_u64().expect("a number");
         assert!(if plain_first { bytes >= 9 } else { bytes == 3 }, "the record stays: {bytes} bytes");
         let gone = up.call(Method::GET, &logs(&job), None).await;
-        assert_eq!(gone.headers()["jobcell-log-end"], "true");
-        assert_eq!(gone.text().await.expect("reads"), "");
+        assert_eq!(gone.status().as_u16(), 410);
+        let gone = gone.json::<Value>().await.expect("JSON");
+        assert!(
+            gone["code"] == "gone" && gone["detail"].as_str().expect("a text").contains("was removed at"),
+            "{gone}"
+        );
         assert_eq!(up.call(Method::DELETE, &logs(&job), None).await.status().as_u16(), 204, "again does no harm");
         let (code, out, err) = said(&up.command(&["job", "logs", id(&job), "--follow"]).await);
-        assert_eq!((code, out.as_str()), (0, ""), "{err}");
+        assert_eq!((code, out.as_str()), (1, ""), "{err}");
+        assert!(err.contains("was removed at"), "{err}");
     }
     let jobs = [runs(&up, DEAF).await, runs(&up, DEAF).await];
     let (code, out, err) = said(&up.command(&["job", "cancel", "--label", "team=blue", "--force", "--wait"]).await);

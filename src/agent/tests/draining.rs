@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 impl Stage {
     async fn set(&self, reason: Option<&str>) {
-        let drain = |reason: &str| Drain { reason: reason.to_owned(), since: UnixMillis::new(1) };
+        let drain = |reason: &str| Drain { reason: reason.to_owned(), since: UnixMillis::new(1), quarantined: false };
         let drains: BTreeMap<_, _> = reason.map(|reason| ("a".to_owned(), drain(reason))).into_iter().collect();
         self.backend.set_drains(drains, "a").await;
     }

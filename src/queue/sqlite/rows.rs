@@ -54,6 +54,9 @@ struct State {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     image: Option<UsedImage>,
     log: LogTotals,
+    /// Absent as long as it is kept, and in rows of before it could go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    output_gone_at: Option<UnixMillis>,
     /// Absent where there is nothing to say, and in rows of before there were any.
     #[serde(default, skip_serializing_if = "Results::is_empty")]
     results: Results,
@@ -85,6 +88,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         clamped: job.clamped.clone(),
         image: job.image.clone(),
         log: job.log.clone(),
+        output_gone_at: job.output_gone_at,
         results: job.results.clone(),
     };
     json(&state)
@@ -150,11 +154,17 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         clamped: state.clamped,
         image: state.image,
         log: state.log,
+        output_gone_at: state.output_gone_at,
         results: state.results,
     };
     job.ending = cause.map(|cause| job.ending_by(cause));
     let (tries, failures, told, stopped) = (state.tries, state.failures, state.told, state.stopped);
     Ok(Row { job, tries, failures, delayed: moment(14)?, told, stopped, lease })
+}
+
+/// A row that need not be there.
+pub(super) fn optional<T>(found: rusqlite::Result<T>) -> rusqlite::Result<Option<T>> {
+    found.optional()
 }
 
 pub(super) fn load(db: &Connection, id: JobId) -> rusqlite::Result<Option<Row>> {
@@ -222,7 +232,8 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
     let cause = job.ending.as_ref().map(|ending| json(&ending.cause)).transpose()?;
     db.prepare_cached(
         "UPDATE jobs SET phase = ?2, shape = iif(?2 = 'ended', NULL, shape), held_by = iif(?2 = 'ended', NULL, held_by), token = ?3, lease_until = ?4, state = ?5, attempt = ?6, agent = ?7, \
-         started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12, not_before = ?13, dead = ?14 WHERE id = ?1",
+         started_at = ?8, ended_at = ?9, verdict = ?10, cause = ?11, revision = ?12, not_before = ?13, dead = ?14, \
+         output_bytes = ?15 WHERE id = ?1",
     )?
     .execute(params![
         job.id.to_string(),
@@ -238,7 +249,8 @@ pub(super) fn save(db: &Connection, row: &Row) -> rusqlite::Result<()> {
         cause,
         job.revision,
         row.delayed.map(UnixMillis::as_u64),
-        job.dead_letter.then_some(1)
+        job.dead_letter.then_some(1),
+        row.output_bytes()
     ])
     .map(drop)
 }

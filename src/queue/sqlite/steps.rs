@@ -19,6 +19,7 @@ pub(super) const STEPS: &[Step] = &[
     Step { what: "sealed secrets", run: |db| db.execute_batch(SEALED) },
     Step { what: "parents and children", run: |db| db.execute_batch(FAMILIES) },
     Step { what: "jobs of submitters", run: |db| db.execute_batch(HELD) },
+    Step { what: "ended jobs by their ends", run: |db| db.execute_batch(ENDED) },
 ];
 
 /// What queued jobs ask for, with how many ask for it. Rows of before have no shape; whoever opens the file gives them one.
@@ -148,6 +149,31 @@ UPDATE jobs SET held_by = CASE WHEN json_valid(state) THEN json_extract(state, '
     WHERE phase <> 'ended' AND NOT EXISTS (SELECT 1 FROM jobs AS child WHERE child.parent = jobs.id);
 UPDATE jobs SET held_by = NULL WHERE held_by = 'admin';
 CREATE INDEX held ON jobs (held_by) WHERE held_by IS NOT NULL;
+";
+
+/// Ended jobs in the order in which they go when they are not kept for ever, and about what their output takes on the disk. What goes is
+/// counted in the same transaction.
+const ENDED: &str = "
+ALTER TABLE jobs ADD COLUMN output_bytes INTEGER;
+UPDATE jobs SET output_bytes = nullif(min(1152921504606846976,
+        ifnull(json_extract(state, '$.log.stdout.bytes'), 0) + ifnull(json_extract(state, '$.log.stderr.bytes'), 0)
+        + 32 * ifnull(json_extract(state, '$.log.frames'), 0)
+        + ifnull((SELECT sum(ifnull(json_extract(value, '$.log.stdout.bytes'), 0)
+            + ifnull(json_extract(value, '$.log.stderr.bytes'), 0) + 32 * ifnull(json_extract(value, '$.log.frames'), 0))
+            FROM json_each(state, '$.past_tries')), 0)), 0)
+    WHERE phase = 'ended' AND iif(json_valid(state), json_type(state) = 'object', 0);
+CREATE INDEX ended_order ON jobs (ended_at, seq) WHERE phase = 'ended' AND parent IS NULL AND parked IS NULL;
+CREATE INDEX output_order ON jobs (ended_at, seq) WHERE output_bytes IS NOT NULL;
+INSERT INTO counts SELECT 'output_bytes', ifnull(sum(output_bytes), 0) FROM jobs;
+CREATE TRIGGER count_output AFTER UPDATE OF output_bytes ON jobs WHEN old.output_bytes IS NOT new.output_bytes BEGIN
+    UPDATE counts SET jobs = jobs + ifnull(new.output_bytes, 0) - ifnull(old.output_bytes, 0)
+    WHERE phase = 'output_bytes';
+END;
+CREATE TRIGGER count_delete AFTER DELETE ON jobs BEGIN
+    UPDATE counts SET jobs = jobs - 1 WHERE phase = old.phase;
+    UPDATE counts SET jobs = jobs - 1 WHERE phase = 'dead_letter' AND old.dead IS NOT NULL;
+    UPDATE counts SET jobs = jobs - old.output_bytes WHERE phase = 'output_bytes' AND old.output_bytes IS NOT NULL;
+END;
 ";
 
 const BEGINNING: &str = "

@@ -4,17 +4,19 @@
 use super::KeyError;
 use crate::backend::{Drain, Embedded};
 use crate::job::UnixMillis;
+use crate::server::audited::Told;
 use crate::server::extract::{Path, Received};
 use crate::server::problem::ProblemDocument;
 use crate::server::{App, kept};
 use crate::supervise::spawn;
-use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 /// Characters of a reason.
 const MOST_REASON: usize = 400;
@@ -60,6 +62,9 @@ impl AgentDrains {
             kept::write(&path, &drains).map_err(|reason| KeyError::File { path, reason })?;
             backend.set_drains(drains, &agent).await;
             match after {
+                Some(Drain { quarantined: true, reason, .. }) => {
+                    tracing::warn!(agent, reason, "an operator quarantined an agent")
+                }
                 Some(drain) => tracing::info!(agent, reason = %drain.reason, "an operator drained an agent"),
                 None => tracing::info!(agent, "an operator lets a drained agent go on"),
             }
@@ -93,6 +98,10 @@ pub(super) struct Drained {
     /// Since when.
     #[schema(value_type = crate::server::openapi::jobs::Moment)]
     since: UnixMillis,
+    /// It is not trusted with jobs: a plain resume does not let it go on. Absent when it is only drained.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    quarantined: bool,
     /// Jobs that it still has.
     held: u64,
 }
@@ -103,6 +112,10 @@ pub(super) struct DrainAnswer {
     name: String,
     /// Null when it is not.
     drained: Option<Drained>,
+    /// How many jobs were taken from it by this request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    stopped: Option<u64>,
 }
 
 /// All drained agents, by name, with what they still have.
@@ -112,16 +125,16 @@ pub(super) async fn all(app: &App) -> Result<BTreeMap<String, Drained>, ProblemD
         return Ok(BTreeMap::new());
     }
     let held = app.backend.held().await?;
-    let shown = |(name, Drain { reason, since }): (String, Drain)| {
+    let shown = |(name, Drain { reason, since, quarantined }): (String, Drain)| {
         let held = held.get(&name).copied().unwrap_or_default();
-        (name, Drained { reason, since, held })
+        (name, Drained { reason, since, quarantined, held })
     };
     Ok(drains.into_iter().map(shown).collect())
 }
 
-async fn answer(app: &App, name: String) -> Result<Json<DrainAnswer>, ProblemDocument> {
+async fn answer(app: &App, name: String, stopped: Option<u64>) -> Result<Json<DrainAnswer>, ProblemDocument> {
     let drained = all(app).await?.remove(&name);
-    Ok(Json(DrainAnswer { name, drained }))
+    Ok(Json(DrainAnswer { name, drained, stopped }))
 }
 
 /// Errors: there is no such agent, neither one with a key nor one that lives in this process.
@@ -151,27 +164,90 @@ pub(super) async fn drain(
     known(&app, &name)?;
     let now = UnixMillis::now();
     let change = move |before: Option<Drain>| {
-        let Drain { reason: earlier, since } = before.unwrap_or(Drain { reason: String::new(), since: now });
-        Some(Drain { reason: reason.unwrap_or(earlier), since })
+        let before = before.unwrap_or(Drain { reason: String::new(), since: now, quarantined: false });
+        // What was said of a quarantine is not for somebody to replace who only works on the host.
+        let reason = reason.filter(|_| !before.quarantined);
+        Some(Drain { reason: reason.unwrap_or(before.reason), ..before })
     };
     app.agent_drains.change(&app.backend, &name, change).await?;
-    answer(&app, name).await
+    answer(&app, name, None).await
+}
+
+/// Why an agent is to be quarantined.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QuarantineRequest {
+    /// For people, in lists, explanations and the audit log.
+    #[schema(max_length = 400, example = "its key was seen in a log")]
+    reason: String,
+    /// Take the jobs from it that it has: they are tried again elsewhere, as after a lost agent.
+    #[serde(default)]
+    #[schema(required = false)]
+    stop: bool,
+}
+
+/// Trust an agent with no more jobs
+///
+/// As a drain, but a plain resume does not end it; what the agent has can be taken from it at once. Asking again replaces the reason.
+#[utoipa::path(post, path = "/v1/agents/{name}/quarantine", tag = "agents",
+    params(("name" = String, Path, description = "The agent")), request_body = QuarantineRequest,
+    responses((status = 200, description = "It is quarantined", body = DrainAnswer)),
+    extensions(("x-problems" = json!(["agent_not_found", "bad_id", "unavailable"]))))]
+pub(super) async fn quarantine(
+    State(app): State<App>,
+    Path(name): Path<String>,
+    Received(body): Received,
+) -> Result<(Extension<Told>, Json<DrainAnswer>), ProblemDocument> {
+    let QuarantineRequest { reason, stop } = super::calls::read(&body)?;
+    let reason = checked(&reason)?;
+    if reason.is_empty() {
+        return Err(ProblemDocument::new("bad_body", "reason: it is empty; say why, for those who find the agent so"));
+    }
+    known(&app, &name)?;
+    let (now, said) = (UnixMillis::now(), reason.clone());
+    let change = move |before: Option<Drain>| {
+        let since = before.filter(|before| before.quarantined).map_or(now, |before| before.since);
+        Some(Drain { reason, since, quarantined: true })
+    };
+    app.agent_drains.change(&app.backend, &name, change).await?;
+    // Behind it: nothing is handed out to it any more.
+    let stopped = if stop { Some(app.backend.take_from(&name).await?) } else { None };
+    let told = Told { count: stopped, detail: Some(said), ..Told::default() };
+    Ok((Extension(told), answer(&app, name, stopped).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ResumeQuery {
+    /// Also when it is quarantined.
+    #[serde(default)]
+    quarantined: bool,
 }
 
 /// Hand jobs to a drained agent again
 ///
-/// Asking for one that is not drained changes nothing.
+/// Asking for one that is not drained changes nothing. One that is quarantined is resumed only with `quarantined=true`.
 #[utoipa::path(post, path = "/v1/agents/{name}/resume", tag = "agents",
-    params(("name" = String, Path, description = "The agent")),
+    params(("name" = String, Path, description = "The agent"), ResumeQuery),
     responses((status = 200, description = "It is not drained", body = DrainAnswer)),
-    extensions(("x-problems" = json!(["agent_not_found", "bad_id", "unavailable"]))))]
+    extensions(("x-problems" = json!(["agent_not_found", "agent_quarantined", "bad_id", "bad_query", "unavailable"]))))]
 pub(super) async fn resume(
     State(app): State<App>,
     Path(name): Path<String>,
+    asked: Result<Query<ResumeQuery>, QueryRejection>,
 ) -> Result<Json<DrainAnswer>, ProblemDocument> {
+    let ResumeQuery { quarantined } = crate::server::jobs::query(asked)?;
     known(&app, &name)?;
+    if let Some(drain) = app.backend.roster().drains().of(&name).filter(|drain| drain.quarantined && !quarantined) {
+        let detail = format!(
+            "agent {name} is {}; to trust it again, ask with quarantined=true (`jobcell resume {name} --quarantined`)",
+            drain.sentence()
+        );
+        return Err(ProblemDocument::new("agent_quarantined", detail));
+    }
     app.agent_drains.forget(&app.backend, &name).await?;
-    answer(&app, name).await
+    answer(&app, name, None).await
 }
 
 /// A reason is shown in lists and logs: it has to be short, and one line.

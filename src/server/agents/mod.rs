@@ -29,6 +29,7 @@ pub(super) fn for_people() -> OpenApiRouter<App> {
         .routes(routes!(tokens::list, tokens::create))
         .routes(routes!(tokens::remove))
         .routes(routes!(drains::drain))
+        .routes(routes!(drains::quarantine))
         .routes(routes!(drains::resume))
 }
 

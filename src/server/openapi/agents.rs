@@ -86,6 +86,9 @@ pub(crate) struct Drain {
     /// As the operator said; may be empty.
     reason: String,
     since: Moment,
+    /// It is not trusted with jobs: absent when it is only drained.
+    #[schema(nullable = false)]
+    quarantined: Option<bool>,
 }
 
 /// Whether one component is well.

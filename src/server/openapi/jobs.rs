@@ -846,6 +846,9 @@ pub(crate) struct Job {
     #[schema(required)]
     image: Option<UsedImage>,
     log: LogTotals,
+    /// When its output was removed, of all its tries; `log` stays as it was.
+    #[schema(nullable = false)]
+    output_gone_at: Option<Moment>,
     /// Values that it has named, by their names.
     outputs: BTreeMap<String, String>,
     /// What was wrong with what it wrote as outputs.
