@@ -16,6 +16,7 @@ use crate::queue::{
     Expired, Family, ListFilter, NewJob, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::secrets::Keyring;
+use crate::telemetry::Traces;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -117,6 +118,8 @@ pub struct Embedded {
     orders: broadcast::Sender<Order>,
     /// What jobs are given; none where nobody has said where that is.
     pub(super) contents: OnceLock<super::Contents>,
+    /// Whom it tells of jobs; nobody where nobody was named.
+    pub(super) tells: OnceLock<Traces>,
     clock: Mutex<Clock>,
 }
 
@@ -159,6 +162,7 @@ impl Embedded {
             changes,
             orders,
             contents: OnceLock::new(),
+            tells: OnceLock::new(),
             clock: Mutex::new(Clock { steady: SteadyClock::new(), set: None }),
         })
     }
@@ -170,7 +174,13 @@ impl Embedded {
 
     /// What it can do for an agent: everything.
     pub fn capabilities(&self) -> Capabilities {
-        Capabilities { lease: Some(self.settings.lease), fenced_end: true, log: true, cancel: true }
+        Capabilities {
+            lease: Some(self.settings.lease),
+            fenced_end: true,
+            log: true,
+            cancel: true,
+            traces: self.tells.get().is_some(),
+        }
     }
 
     /// Output that comes from other processes.

@@ -83,7 +83,7 @@ impl Backend for Simulated {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { lease: None, fenced_end: false, log: false, cancel: true }
+        Capabilities { lease: None, fenced_end: false, log: false, cancel: true, traces: false }
     }
 
     fn announce(&self, _: &Announcement) {}

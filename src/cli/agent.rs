@@ -2,6 +2,7 @@
 
 use super::home::Home;
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
+use super::telling::Telling;
 use super::{Failure, node, reload};
 use crate::backend::{Backend, Http, HttpSettings};
 use crate::config::{BackendConfig, Config, LoadInput};
@@ -54,7 +55,7 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
         let held: HashSet<String> = entries.iter().map(|entry| Artifacts::holder(entry.key.attempt)).collect();
         node::release_artifacts(&artifacts, &held).await.map_err(|error| Failure::unavailable(error.to_string()))?;
     }
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::with_counters(&config.telemetry.counters));
     let health = Health::new(&[Component::Engine, Component::Agent, Component::Backend]);
     let signals = Signals::listen()?;
     let stop = CancellationToken::new();
@@ -89,6 +90,7 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
     }
 
     let audit = node::audit(&config, &home, &health, &metrics);
+    let telling = Telling::begin(&config, &home.owner.to_string(), &metrics);
     let parts = Parts {
         config: &config,
         audit: audit.clone(),
@@ -102,6 +104,7 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
         gate,
         inventory,
         artifacts,
+        traces: telling.traces.clone(),
     };
     let watching = reload::watch(settings, health.clone(), reload::Held { audit: audit.clone(), limits: None })?;
     let drained = run_agent(parts, &signals).await;
@@ -112,6 +115,7 @@ pub(super) async fn agent(config: Config, settings: LoadInput, quiet: bool) -> R
     let _ = admin.await;
     let _ = sweeping.await;
     audit.close().await;
+    telling.end().await;
     home.unpublish("health");
     Ok(exit_code(drained?))
 }

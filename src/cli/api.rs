@@ -13,7 +13,7 @@ use crate::server::{
     AgentDrains, AgentKeys, Doors, LimitSettings, LiveLimits, ServerSettings, UserKeys, router, serve,
 };
 use crate::supervise::spawn;
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::{Health, Metrics, Traces};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -26,11 +26,12 @@ pub(super) struct Api {
     pub(super) audit: Audit,
     pub(super) limits: LiveLimits,
     stop: CancellationToken,
-    tasks: [JoinHandle<()>; 3],
+    tasks: [JoinHandle<()>; 4],
 }
 
 impl Api {
     /// Opens queue and logs, binds the address, serves, and says where, with what it is if `greeting` is given. Errors: one of them cannot be had.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own, and this is where they come together")]
     pub(super) async fn start(
         config: &Config,
         home: &Home,
@@ -39,6 +40,7 @@ impl Api {
         stopping: CancellationToken,
         metrics: Arc<Metrics>,
         health: Health,
+        traces: &Traces,
     ) -> Result<Self, Failure> {
         let unavailable = |error: &dyn std::fmt::Display| Failure::unavailable(error.to_string());
         let store = SqliteStore::open_with_groups(&home.path("queue.db"), config.queue.groups.clone())
@@ -48,6 +50,7 @@ impl Api {
         let blobs = node::blobs(config, &home.path("blobs")).await?;
         backend.keep_artifacts(node::artifacts(config, &blobs), config.artifacts.keep);
         backend.keep_contents(blobs, config.blobs.keep);
+        backend.tell_traces(traces);
         let agent_drains =
             AgentDrains::open(home.path("drains.json"), &backend).map_err(|error| unavailable(&error))?;
         let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {
@@ -81,6 +84,7 @@ impl Api {
         let grace = config.server.shutdown_grace.as_duration();
         let server = spawn("api", serve(listener, app, bounds, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));
+        let telling = spawn("traces", Arc::clone(&backend).run_traces(stop.clone()));
         let keeper = spawn("contents", Arc::clone(&backend).run_keeper(stop.clone()));
         home.publish("endpoint", &url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
         if let Some(what) = greeting {
@@ -89,7 +93,7 @@ impl Api {
         tracing::info!(%url, owner = %home.owner, "up");
         let version = concat!("version ", env!("CARGO_PKG_VERSION"));
         audit.record(Event::own("server.start", Outcome::Done, Some(version.to_owned()))).await;
-        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper] })
+        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper, telling] })
     }
 
     /// What other settings are told to.

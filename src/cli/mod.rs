@@ -35,6 +35,7 @@ mod show;
 mod ssh;
 mod sweep;
 mod systemd;
+mod telling;
 mod terminal;
 mod up;
 

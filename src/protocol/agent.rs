@@ -114,6 +114,9 @@ pub struct Capabilities {
     /// It tells of cancels.
     #[serde(default)]
     pub cancel: bool,
+    /// It tells a collector of jobs: spans of tries are beneath the span of the job.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub traces: bool,
 }
 
 /// `POST /v1/agent/claim`

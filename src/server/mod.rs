@@ -29,6 +29,7 @@ mod live;
 mod logs;
 mod openapi;
 mod problem;
+mod profile;
 mod report;
 mod stats;
 mod tail;
@@ -109,6 +110,8 @@ pub(crate) struct Shared {
     sessions: agents::Sessions,
     settings: ServerSettings,
     viewers: Arc<Semaphore>,
+    /// Taken by who looks at what the process does.
+    profiling: Semaphore,
     /// Ends live streams and waits when the server stops.
     stop: CancellationToken,
 }
@@ -139,6 +142,7 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(jobs::retry))
         .routes(routes!(report::read))
         .routes(routes!(stats::daily))
+        .routes(routes!(profile::take))
         .routes(routes!(logs::read, logs::remove))
         .routes(routes!(artifacts::list))
         .routes(routes!(artifacts::read))
@@ -190,6 +194,7 @@ pub fn router(
         sessions,
         settings,
         viewers,
+        profiling: Semaphore::new(1),
         stop,
     }));
     let v1 = for_users().route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));

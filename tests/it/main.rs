@@ -55,5 +55,6 @@ mod stage;
 mod stops;
 mod sweep;
 mod systemd;
+mod traces;
 mod verbs;
 mod warden;

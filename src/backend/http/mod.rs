@@ -156,7 +156,8 @@ impl Http {
             .tcp_nodelay(true)
             .build()
             .map_err(|error| error.to_string())?;
-        let capabilities = Capabilities { lease: Some(UNKNOWN_LEASE), fenced_end: false, log: true, cancel: false };
+        let capabilities =
+            Capabilities { lease: Some(UNKNOWN_LEASE), fenced_end: false, log: true, cancel: false, traces: false };
         let shared = Arc::new(Shared {
             rate: RateLimiter::direct(Quota::per_second(settings.rate)),
             settings,

@@ -7,7 +7,7 @@
 use super::shapes;
 use crate::job::{
     Cause, Clamp, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase, PhaseEvent,
-    Results, Submitter, UnixMillis, Usage, UsedImage,
+    Results, Submitter, Timing, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::held_by;
@@ -55,6 +55,9 @@ struct State {
     /// Absent where there is nothing to say, and in rows of before there were any.
     #[serde(default, skip_serializing_if = "Results::is_empty")]
     results: Results,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    timings: Vec<Timing>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
@@ -83,6 +86,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         image: job.image.clone(),
         log: job.log.clone(),
         results: job.results.clone(),
+        timings: job.timings.clone(),
     };
     json(&state)
 }
@@ -146,6 +150,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         clamped: state.clamped,
         image: state.image,
         log: state.log,
+        timings: state.timings,
         results: state.results,
     };
     job.ending = cause.map(|cause| job.ending_by(cause));

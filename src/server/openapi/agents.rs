@@ -2,7 +2,9 @@
 
 #![expect(dead_code, reason = "the types are read by a derive only")]
 
-use super::jobs::{Artifacts, Cause, Cpus, JobStep, LogTotals, Moment, Phase, Progress, Size, Span, Usage, UsedImage};
+use super::jobs::{
+    Artifacts, Cause, Cpus, JobStep, LogTotals, Moment, Phase, Progress, Size, Span, Timing, Usage, UsedImage,
+};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -153,6 +155,9 @@ pub(crate) struct Registered {
     fenced_end: bool,
     log: bool,
     cancel: bool,
+    /// It tells a collector of jobs; absent: it does not.
+    #[schema(nullable = false)]
+    traces: Option<bool>,
     /// Longest wait for work.
     max_wait: Span,
     /// Why an operator lets no jobs be handed to the agent; absent when it gets some.
@@ -331,6 +336,9 @@ pub(crate) struct AttemptReport {
     /// What it has given back; absent when that is nothing.
     #[schema(nullable = false)]
     results: Option<Results>,
+    /// How long its parts took; 16 at most are kept.
+    #[schema(nullable = false)]
+    timings: Option<Vec<Timing>>,
 }
 
 /// What an attempt has given back.
