@@ -211,6 +211,7 @@ async fn whole(store: &SqliteStore, spec: &JobSpec) -> Outcome<()> {
         image: None,
         log: LogTotals::default(),
         results: jobcell::job::Results::default(),
+        timings: Vec::new(),
     };
     store.complete(AGENT, &report, claim.token, UnixMillis::now(), 3).await?;
     Ok(())

@@ -4,7 +4,7 @@
 
 use crate::backend::{Backend, BackendError};
 use crate::blobs::BlobStore;
-use crate::job::{AttemptId, Cause, Phase, Report};
+use crate::job::{Cause, Phase, Report, SpanId, trace_of};
 use crate::journal::{Entry, Journal};
 use crate::net::{Retry, pauses};
 use crate::protocol::agent::{AttemptStanding, Reported};
@@ -12,6 +12,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tracing::Instrument;
 
 /// First and longest pause between tries to report. The longest is short beside an outage that is worth the word, and long beside
 /// what a try costs a backend.
@@ -35,14 +36,25 @@ pub(super) struct Delivery {
     pub(super) again: bool,
 }
 
+/// What log lines are about that tell of this attempt: the ids of its span are there also where nobody is told of spans.
+pub(super) fn span_of(entry: &Entry) -> tracing::Span {
+    let id = entry.key.attempt;
+    let trace_id = trace_of(id.job, entry.spec.trace());
+    let span_id = SpanId::of_attempt(id);
+    tracing::info_span!("attempt", job_id = %id.job, attempt = id.attempt, %trace_id, %span_id)
+}
+
 /// Gives back an attempt that an earlier process was about to begin, and forgets it; as long as it takes.
 pub(super) async fn return_left(backend: &dyn Backend, journal: &dyn Journal, entry: &Entry) {
-    let attempt = entry.key.attempt;
-    let mut pauses = pauses(PAUSES.0, PAUSES.1);
-    while let Err(error) = backend.release(attempt, entry.token, "agent_restarted", None).await {
-        pause("what was not begun could not be given back yet", attempt, backend, &error, &mut pauses).await;
-    }
-    forget(journal, entry).await;
+    let give_back = async {
+        let attempt = entry.key.attempt;
+        let mut pauses = pauses(PAUSES.0, PAUSES.1);
+        while let Err(error) = backend.release(attempt, entry.token, "agent_restarted", None).await {
+            pause("what was not begun could not be given back yet", attempt, backend, &error, &mut pauses).await;
+        }
+        forget(journal, entry).await;
+    };
+    give_back.instrument(span_of(entry)).await;
 }
 
 /// Until an entry is gone, another process would settle it again: harmless, and still not left at that.
@@ -51,14 +63,13 @@ pub(super) async fn forget(journal: &dyn Journal, entry: &Entry) {
         return;
     }
     while let Err(error) = journal.remove(&entry.key).await {
-        tracing::error!(%error, attempt = %entry.key.attempt, "it is settled, and its entry stays for the moment");
+        tracing::error!(%error, "it is settled, and its entry stays for the moment");
         tokio::time::sleep(JOURNAL_PAUSE).await;
     }
 }
 
 async fn pause(
     what: &str,
-    attempt: AttemptId,
     backend: &dyn Backend,
     error: &BackendError,
     pauses: &mut (impl Iterator<Item = Duration> + Send),
@@ -68,13 +79,18 @@ async fn pause(
         Retry::Transient => pauses.next().unwrap_or(PAUSES.1),
         Retry::Throttled(pause) => pause,
     };
-    tracing::warn!(%attempt, backend = backend.name(), %error, again_in = ?pause, what);
+    tracing::warn!(backend = backend.name(), %error, again_in = ?pause, what);
     tokio::time::sleep(pause).await;
 }
 
 impl Delivery {
     /// Ends when the backend has the report, or does not want it any more; `told` hears of that first.
     pub(super) async fn run(self, told: Option<oneshot::Sender<()>>) {
+        let span = span_of(&self.entry);
+        self.carry(told).instrument(span).await;
+    }
+
+    async fn carry(self, told: Option<oneshot::Sender<()>>) {
         let attempt = self.entry.key.attempt;
         let delivered = self.bring();
         tokio::select! {
@@ -101,7 +117,7 @@ impl Delivery {
                 }
                 // The end leaves last: whoever sees it can read all of the output.
                 if !mutant!(ReportBeforeFlush) && !self.backend.flush_log(attempt, report.log.frames).await {
-                    tracing::error!(%attempt, "the backend does not have all of the output; the report says so");
+                    tracing::error!("the backend does not have all of the output; the report says so");
                     report.log.complete = false;
                 }
             }
@@ -115,7 +131,7 @@ impl Delivery {
         let (Some(artifacts), Some(store)) = (&mut report.results.artifacts, &self.store) else { return };
         let (attempt, token) = (self.entry.key.attempt, self.entry.token);
         if let Err(reason) = self.backend.give_artifacts(attempt, token, artifacts, store).await {
-            tracing::error!(%attempt, %reason, "the backend does not have its files; the report says so");
+            tracing::error!(%reason, "the backend does not have its files; the report says so");
             artifacts.not_delivered(&reason);
             let required = self.entry.spec.artifacts().iter().any(|rule| rule.required);
             if required && report.cause == (Cause::ExitCode { exit_code: 0 }) {
@@ -155,8 +171,10 @@ impl Delivery {
             match self.backend.report(report, self.entry.token).await {
                 Ok(Reported::Applied | Reported::AlreadyEnded) => return,
                 Ok(Reported::Unknown) => {
-                    let attempt = report.attempt;
-                    return tracing::warn!(%attempt, "the backend does not want the report: the lease is not ours any more");
+                    return tracing::warn!(
+                        event = "attempt.lease_lost",
+                        "the backend does not want the report: the lease is not ours any more"
+                    );
                 }
                 Err(_) if mutant!(ReportedOnce) => return,
                 Err(error) => self.pause(&error, &mut pauses).await,
@@ -165,7 +183,6 @@ impl Delivery {
     }
 
     async fn pause(&self, error: &BackendError, pauses: &mut (impl Iterator<Item = Duration> + Send)) {
-        let attempt = self.entry.key.attempt;
-        pause("the end could not be delivered yet", attempt, self.backend.as_ref(), error, pauses).await;
+        pause("the end could not be delivered yet", self.backend.as_ref(), error, pauses).await;
     }
 }

@@ -7,6 +7,7 @@
 use super::claims::{BackendState, Claims};
 use super::inputs;
 use super::obstacles::{Obstacles, Room};
+use super::phases::PhaseClock;
 use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
@@ -17,7 +18,7 @@ use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, Stop, StopReason};
 use crate::executor::{Away, CellOrder, Executor, Present};
-use crate::job::{AttemptId, ByteSize, Cause, Cpus, JobId, LeaseToken, Millis};
+use crate::job::{AttemptId, ByteSize, Cause, Cpus, JobId, LeaseToken, Millis, UnixMillis};
 use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::protocol::agent::{Load, Renewed};
@@ -537,13 +538,16 @@ impl<E: Executor> Table<E> {
         let settings = Arc::clone(&self.agent.settings);
         let backend = Arc::clone(&self.agent.backends[index]);
         let Terms { grace, usable } = self.terms(index, entry.spec.lost_after());
+        let id = entry.key.attempt;
+        let handed = settings.traces.handed(id, &entry.spec, backend.capabilities().traces);
         let attempt = permit.and_then(|permit| {
             let resolved = resolve(&entry.spec, &settings.gate.presets);
             // The warden of a cell that runs already has been told.
             let (image, argv) = if adopted.is_some() { resolved.unwrap_or_default() } else { resolved? };
             let order = CellOrder {
                 attempt: entry.key.attempt,
-                spec: Arc::new(entry.spec.clone()),
+                // The job itself stands beneath what is told of it.
+                spec: Arc::new(entry.spec.clone().traced(handed)),
                 image,
                 argv,
                 // Its runner gets them, when it begins.
@@ -568,6 +572,9 @@ impl<E: Executor> Table<E> {
             keep: settings.keep.clone(),
             output_share: settings.output_share.as_u64(),
             outside: settings.outside.clone(),
+            phases: PhaseClock::new(UnixMillis::now()),
+            traces: settings.traces.clone(),
+            worker: settings.announcement.installation.clone(),
             ends: self.ends.0.clone(),
         };
         let task = self.runners.spawn(supervise::of_this_process(runner.run(attempt, orders)));

@@ -90,6 +90,7 @@ mod tests {
             image: None,
             log: LogTotals::default(),
             results: crate::job::Results::default(),
+            timings: Vec::new(),
         };
         let stage = match stage {
             0 => Stage::Intent,

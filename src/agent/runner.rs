@@ -3,20 +3,23 @@
 //! Owns the order of things: the intent before the cell, the word that the job may run before the warden gets it, the end before
 //! the warden is let go. So whatever the moment at which this process dies, the next one knows what to do.
 
-use super::delivery::{Delivery, forget};
+use super::delivery::{Delivery, forget, span_of};
+use super::phases::PhaseClock;
 use crate::admission::Permit;
 use crate::backend::Backend;
 use crate::egress::Outside;
 use crate::executor::warden::{Conversation, Finished, Keep, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present};
-use crate::job::{Cause, Ending, Later, LogTotals, PULL_NOTE, Phase, Report, Results, UnixMillis, UsedImage};
+use crate::job::{
+    Cause, Ending, Later, LogTotals, PULL_NOTE, Phase, Report, Results, Timing, UnixMillis, UsedImage,
+};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
 use crate::protocol::agent::Step;
 use crate::secrets::Providers;
 use crate::supervise;
-use crate::telemetry::Metrics;
+use crate::telemetry::{AttemptEnd, Metrics, Traces, attempt_spans};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -60,6 +63,12 @@ pub(super) struct Runner<E: Executor> {
     pub(super) keep: Option<Keep>,
     pub(super) output_share: u64,
     pub(super) outside: Outside,
+    /// How long its parts take.
+    pub(super) phases: PhaseClock,
+    /// Where its spans go.
+    pub(super) traces: Traces,
+    /// The agent's installation, as spans name it.
+    pub(super) worker: String,
     /// Takes the end, for its delivery. Full: the runner waits with its cell, and nothing else does.
     pub(super) ends: mpsc::Sender<End>,
 }
@@ -96,10 +105,7 @@ type Made<C> = (C, Option<Link>);
 impl<E: Executor> Runner<E> {
     /// Runs it. `attempt` is an error when admission refused the job.
     pub(super) async fn run(self, attempt: Result<Attempt, Cause>, orders: Orders) -> Outcome {
-        let id = self.entry.key.attempt;
-        // A job's id is 128 bits, as a trace's is: the one is the other.
-        let trace_id = id.job.simple();
-        let span = tracing::info_span!("attempt", job_id = %id.job, attempt = id.attempt, trace_id);
+        let span = span_of(&self.entry);
         let run = async move {
             match attempt {
                 Ok(Attempt { order, permit, adopted }) => {
@@ -130,7 +136,7 @@ impl<E: Executor> Runner<E> {
         match self.backend.advance(attempt, token, Phase::Preparing, UnixMillis::now(), "cell_intent").await {
             Ok(Step::Applied | Step::AlreadyThere) => {}
             Ok(Step::Refused) => {
-                tracing::warn!("the lease is not ours any more; nothing was started");
+                tracing::warn!(event = "attempt.lease_lost", "the lease is not ours any more; nothing was started");
                 forget(self.journal.as_ref(), &self.entry).await;
                 return Outcome::GivenBack;
             }
@@ -145,6 +151,7 @@ impl<E: Executor> Runner<E> {
             return self.end(never_ran(&self.entry, stopped(reason)), None).await;
         }
         // Nothing is made for a job that cannot have what it needs.
+        self.phases.enter("secrets");
         let fetched = tokio::select! {
             biased;
             Some(Stop { reason, .. }) = orders.stops.recv() => return self.end(never_ran(&self.entry, stopped(reason)), None).await,
@@ -156,6 +163,7 @@ impl<E: Executor> Runner<E> {
         };
         let (mut asked, mut stop, mut again) = (Instant::now(), None, true);
         let (acquired, image) = loop {
+            self.phases.enter("prepare");
             let prepared = tokio::select! {
                 // A stop that is there counts; nothing runs yet that a grace could be for, and nothing is left behind.
                 biased;
@@ -167,6 +175,7 @@ impl<E: Executor> Runner<E> {
                 Err(refused) => break (Err(refused), None),
             };
             asked = Instant::now();
+            self.phases.enter("cell");
             // A stop that comes meanwhile waits until the cell is there: a half-made one dropped here would be left behind.
             let acquired = {
                 let mut acquire = std::pin::pin!(self.executor.acquire(&order, &prepared));
@@ -200,7 +209,10 @@ impl<E: Executor> Runner<E> {
             Err(NoCell::Later(later)) => return self.later(&later, &mut orders).await,
         };
         if !sure {
-            tracing::error!("the claim was answered late, and no renewal was; nothing was started");
+            tracing::error!(
+                event = "attempt.given_back",
+                "the claim was answered late, and no renewal was; nothing was started"
+            );
             drop(link);
             cell.destroy().await;
             self.give_back("lease_unsure").await;
@@ -277,7 +289,7 @@ impl<E: Executor> Runner<E> {
         let reason = loop {
             match self.executor.adopt(&order).await {
                 Ok(cell) => {
-                    tracing::info!("its cell runs: going on where the last process was");
+                    tracing::info!(event = "attempt.adopted", "its cell runs: going on where the last process was");
                     let image = present.image.clone();
                     return self.talk(order, (cell, None), image, orders).await;
                 }
@@ -297,12 +309,16 @@ impl<E: Executor> Runner<E> {
     }
 
     async fn talk(
-        self,
+        mut self,
         order: CellOrder,
         (cell, link): Made<E::Cell>,
         image: Option<UsedImage>,
         orders: Orders,
     ) -> Outcome {
+        let adopted = link.is_none();
+        if !adopted {
+            self.phases.enter(if order.inputs.is_some() { "inputs" } else { "start" });
+        }
         let (logs, id) = (self.logs.clone(), self.entry.key.attempt);
         if mutant!(LogBegunAnew) {
             let _ = logs.remove_attempt(id);
@@ -333,8 +349,12 @@ impl<E: Executor> Runner<E> {
             output_share,
             outside,
         };
+        let clock = self.phases.clone();
+        let mut given_at = None;
+        let given = &mut given_at;
         // The closure owns the sender, so the notes end with the conversation.
         let talk = converse(&cell, link, conversation, move |progress| match progress {
+            Progress::InputsGiven => *given = Some(clock.now()),
             Progress::Started => {
                 let _ = notes.try_send(UnixMillis::now());
             }
@@ -391,7 +411,10 @@ impl<E: Executor> Runner<E> {
         };
         let (finished, (), ()) = tokio::join!(talk, tell, tell_of_fetching);
         if finished.not_begun {
-            tracing::info!("the last process died before it gave the job to its cell; it goes back");
+            tracing::info!(
+                event = "attempt.given_back",
+                "the last process died before it gave the job to its cell; it goes back"
+            );
             self.give_back("not_begun").await;
             // Nothing was written, and its log was begun all the same.
             self.backend.log_done(id);
@@ -399,6 +422,7 @@ impl<E: Executor> Runner<E> {
             return Outcome::GivenBack;
         }
         self.count(&finished);
+        self.phases.ran(given_at, finished.started_at, finished.usage.as_ref().map(|usage| usage.wall));
         crash_point!("after-exit");
         let farewell = finished.farewell;
         let report = Report {
@@ -412,6 +436,7 @@ impl<E: Executor> Runner<E> {
             image,
             log: finished.log,
             results: finished.results,
+            timings: Vec::new(),
         };
         self.end_with(report, Some((cell, None)), farewell.say()).await
     }
@@ -427,13 +452,15 @@ impl<E: Executor> Runner<E> {
         made: Option<Made<E::Cell>>,
         farewell: impl Future<Output = ()>,
     ) -> Outcome {
+        let report = Report { timings: self.phases.timings(), ..report };
         let ending = Ending::of(report.cause.clone(), report.usage.as_ref());
-        tracing::info!(verdict = ending.verdict.name(), cause = report.cause.code(), reason = %ending.message, "attempt ended");
+        tracing::info!(event = "attempt.ended", verdict = ending.verdict.name(), cause = report.cause.code(), reason = %ending.message, "attempt ended");
         self.metrics.jobs_ended_total.with_label_values(&[ending.verdict.name()]).inc();
         if let Some(usage) = &report.usage {
             let seconds = usage.wall.as_duration().as_secs_f64();
             self.metrics.job_duration_seconds.with_label_values(&[ending.verdict.name()]).observe(seconds);
         }
+        self.metrics.count_outputs(&report.results.outputs, self.entry.spec.labels());
         let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..self.entry.clone() };
         let mut farewell = Some(farewell);
         if mutant!(ClosedBeforeJournal)
@@ -448,6 +475,7 @@ impl<E: Executor> Runner<E> {
         // An adopted one may not have come to tell the backend of its output.
         let again = entry.generation > 0;
         let store = self.keep.as_ref().map(|keep| keep.store.clone());
+        let told_of = self.is_traced().then(|| report.clone());
         let delivery = Delivery { backend, journal, entry, report, store, again };
         // Closed: the agent goes without its table, as in a crash; the journal has the end.
         let _ = self.ends.send(End { delivery, told: Some(told) }).await;
@@ -470,11 +498,33 @@ impl<E: Executor> Runner<E> {
             }
             crash_point!("after-removal");
         }
+        if let Some(report) = told_of {
+            self.trace(Ok(&report), &report.timings);
+        }
         Outcome::Ended { fault: ending.cause.is_the_hosts().then_some(ending.message) }
     }
 
+    fn is_traced(&self) -> bool {
+        self.traces.wants(self.entry.key.attempt.job, self.entry.spec.trace())
+    }
+
+    /// Tells of the try, which is over.
+    fn trace(&self, outcome: Result<&Report, &str>, timings: &[Timing]) {
+        self.traces.tell(attempt_spans(&AttemptEnd {
+            attempt: self.entry.key.attempt,
+            spec: &self.entry.spec,
+            outcome,
+            timings,
+            began: self.phases.began_at(),
+            ended: self.phases.now(),
+            worker: &self.worker,
+            backend: self.backend.name(),
+            backend_tells: self.backend.capabilities().traces,
+        }));
+    }
+
     async fn unable(&self, code: &str, reason: String) -> Outcome {
-        tracing::error!(%reason, code, "nothing was started; the job goes back");
+        tracing::error!(event = "attempt.given_back", %reason, code, "nothing was started; the job goes back");
         self.give_back(code).await;
         Outcome::Unable { reason }
     }
@@ -482,7 +532,7 @@ impl<E: Executor> Runner<E> {
     /// Gives the job back until later. To a backend that would hand it out again at once it goes after a while, and its slot is held
     /// meanwhile: so no more jobs wait like this than there are slots.
     async fn later(&self, later: &Later, orders: &mut Orders) -> Outcome {
-        tracing::warn!(reason = later.reason, "its cell cannot be made now; the job goes back");
+        tracing::warn!(event = "attempt.given_back", reason = later.reason, "its cell cannot be made now; the job goes back");
         if !self.backend.capabilities().later {
             tokio::select! {
                 biased;
@@ -501,6 +551,9 @@ impl<E: Executor> Runner<E> {
     }
 
     async fn back(&self, code: &str, later: Option<&Later>) {
+        if self.is_traced() {
+            self.trace(Err(code), &self.phases.timings());
+        }
         if let Err(error) = self.backend.release(self.entry.key.attempt, self.entry.token, code, later).await {
             tracing::error!(%error, "the job could not be given back; its lease will run out");
         }
@@ -529,6 +582,7 @@ fn never_ran(entry: &Entry, cause: Cause) -> Report {
         image: None,
         log: LogTotals { complete: true, ..LogTotals::default() },
         results: Results::default(),
+        timings: Vec::new(),
     }
 }
 

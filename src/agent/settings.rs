@@ -9,6 +9,7 @@ use crate::executor::warden::Keep;
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
 use crate::secrets::Providers;
+use crate::telemetry::Traces;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub struct AgentSettings {
     pub sweep: SweepTimes,
     /// Where jobs go that may go out.
     pub outside: Outside,
+    /// Whom it tells of tries.
+    pub traces: Traces,
 }
 
 /// What an agent is doing, for health and status.

@@ -95,6 +95,7 @@ fn start(
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
         outside: crate::egress::Outside::default(),
+        traces: crate::telemetry::Traces::default(),
     };
     let local: Arc<dyn Backend> = Arc::new(Local::new(Arc::clone(backend), "a"));
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
@@ -469,6 +470,7 @@ async fn several_backends_share_an_agent_fairly_and_one_that_hands_out_what_cann
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
         outside: crate::egress::Outside::default(),
+        traces: crate::telemetry::Traces::default(),
     };
     let seen = backends.iter().map(|backend| Arc::clone(backend) as Arc<dyn Backend>).collect();
     let journal = Arc::new(MemoryJournal::default());
@@ -525,6 +527,7 @@ async fn a_policy_that_is_loosened_holds_for_what_waits() {
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: SweepTimes::default(),
         outside: crate::egress::Outside::default(),
+        traces: crate::telemetry::Traces::default(),
     };
     // One at a time fits.
     for labels in [json!({}), json!({"b": "1"})] {

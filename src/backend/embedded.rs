@@ -16,6 +16,7 @@ use crate::queue::{
     Expired, Family, ListFilter, NewJob, READY_BATCH, Renewal, Replay, Standing, Store, StoreError, Stuck, Submitted,
 };
 use crate::secrets::Keyring;
+use crate::telemetry::Traces;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -119,6 +120,8 @@ pub struct Embedded {
     pub(super) contents: OnceLock<super::Contents>,
     /// How long what has ended is kept; for ever where nobody has said.
     pub(super) retention: OnceLock<super::retention::Retention>,
+    /// Whom it tells of jobs; nobody where nobody was named.
+    pub(super) tells: OnceLock<Traces>,
     clock: Mutex<Clock>,
 }
 
@@ -162,6 +165,7 @@ impl Embedded {
             orders,
             contents: OnceLock::new(),
             retention: OnceLock::new(),
+            tells: OnceLock::new(),
             clock: Mutex::new(Clock { steady: SteadyClock::new(), set: None }),
         })
     }
@@ -173,7 +177,14 @@ impl Embedded {
 
     /// What it can do for an agent: everything.
     pub fn capabilities(&self) -> Capabilities {
-        Capabilities { lease: Some(self.settings.lease), fenced_end: true, log: true, cancel: true, later: true }
+        Capabilities {
+            lease: Some(self.settings.lease),
+            fenced_end: true,
+            log: true,
+            cancel: true,
+            later: true,
+            traces: self.tells.get().is_some(),
+        }
     }
 
     /// Output that comes from other processes.

@@ -82,6 +82,7 @@ fn report(attempt: AttemptId) -> Report {
         image: None,
         log: LogTotals { complete: true, ..writer.finish() },
         results: crate::job::Results::default(),
+        timings: Vec::new(),
     }
 }
 

@@ -73,6 +73,10 @@ impl Embedded {
         let first = first_children(fan_out.at_once);
         let child = |(place, spec): (usize, JobSpec)| {
             let family = Family::Child { parent: new.id, held: place >= first };
+            let spec = match self.seen_from(new.id, new.spec.trace()) {
+                None => spec,
+                context => spec.traced(context),
+            };
             let child = self.new_job(spec, new.at, None, new.submitter.clone());
             NewJob { family, ..child }
         };

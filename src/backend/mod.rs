@@ -34,6 +34,7 @@ mod roster;
 #[cfg(test)]
 pub(crate) mod simulated;
 mod steady;
+mod traces;
 mod waiting;
 
 pub use drains::{Drain, Drains};

@@ -20,6 +20,7 @@ pub(super) fn report(attempt: AttemptId, cause: Cause) -> Report {
         image: None,
         log: LogTotals::default(),
         results: crate::job::Results::default(),
+        timings: Vec::new(),
     }
 }
 

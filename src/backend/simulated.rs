@@ -83,7 +83,7 @@ impl Backend for Simulated {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { lease: None, fenced_end: false, log: false, cancel: true, later: false }
+        Capabilities { lease: None, fenced_end: false, log: false, cancel: true, later: false, traces: false }
     }
 
     fn announce(&self, _: &Announcement) {}

@@ -3,7 +3,8 @@
 use super::home::Home;
 use super::reload::{self, Began};
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
-use super::{Failure, given_key, node};
+use super::telling::Telling;
+use super::{Failure, node};
 use crate::backend::{Backend, Http, HttpSettings};
 use crate::job::Artifacts;
 use crate::journal::Journal;
@@ -56,7 +57,7 @@ pub(super) async fn agent(began: Began, quiet: bool) -> Result<u8, Failure> {
         let held: HashSet<String> = entries.iter().map(|entry| Artifacts::holder(entry.key.attempt)).collect();
         node::release_artifacts(&artifacts, &held).await.map_err(|error| Failure::unavailable(error.to_string()))?;
     }
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::with_counters(&config.telemetry.counters));
     let health = Health::new(&[Component::Engine, Component::Agent, Component::Backend]);
     let signals = Signals::listen()?;
     let stop = CancellationToken::new();
@@ -96,6 +97,7 @@ pub(super) async fn agent(began: Began, quiet: bool) -> Result<u8, Failure> {
     }
 
     let audit = node::audit(&config, &home, &health, &metrics);
+    let telling = Telling::begin(&config, &home.owner.to_string(), &metrics);
     let parts = Parts {
         config: &config,
         audit: audit.clone(),
@@ -109,6 +111,7 @@ pub(super) async fn agent(began: Began, quiet: bool) -> Result<u8, Failure> {
         gate,
         inventory,
         artifacts,
+        traces: telling.traces.clone(),
     };
     let watching = reload::watch(began, health.clone(), reload::Held { audit: audit.clone(), limits: None })?;
     let drained = run_agent(parts, &signals).await;
@@ -119,6 +122,7 @@ pub(super) async fn agent(began: Began, quiet: bool) -> Result<u8, Failure> {
     let _ = admin.await;
     let _ = sweeping.await;
     audit.close().await;
+    telling.end().await;
     home.unpublish("health");
     Ok(exit_code(drained?))
 }

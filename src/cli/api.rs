@@ -13,7 +13,7 @@ use crate::server::{
     AgentDrains, AgentKeys, Doors, JoinTokens, LimitSettings, LiveLimits, ServerSettings, UserKeys, router, serve,
 };
 use crate::supervise::spawn;
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::{Health, Metrics, Traces};
 use std::io::IsTerminal;
 use std::sync::Arc;
 use tokio::net::TcpListener;
@@ -31,6 +31,7 @@ pub(super) struct Api {
 
 impl Api {
     /// Opens queue and logs, binds the address, serves, and says where, with what it is if `greeting` is given. Errors: one of them cannot be had.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own, and this is where they come together")]
     pub(super) async fn start(
         config: &Config,
         home: &Home,
@@ -39,6 +40,7 @@ impl Api {
         stopping: CancellationToken,
         metrics: Arc<Metrics>,
         health: Health,
+        traces: &Traces,
     ) -> Result<Self, Failure> {
         let unavailable = |error: &dyn std::fmt::Display| Failure::unavailable(error.to_string());
         let tls = certificate::load(config)?;
@@ -50,6 +52,7 @@ impl Api {
         let blobs = node::blobs(config, &home.path("blobs")).await?;
         backend.keep_artifacts(node::artifacts(config, &blobs), config.artifacts.keep);
         backend.keep_contents(blobs, config.blobs.keep);
+        backend.tell_traces(traces);
         let agent_drains =
             AgentDrains::open(home.path("drains.json"), &backend).map_err(|error| unavailable(&error))?;
         let listener = TcpListener::bind(config.server.listen).await.map_err(|error| {
@@ -97,6 +100,7 @@ impl Api {
         let grace = config.server.shutdown_grace.as_duration();
         let server = spawn("api", serve(listener, app, bounds, stop.clone(), grace));
         let expiry = spawn("lease expiry", Arc::clone(&backend).run_expiry(stop.clone()));
+        let telling = spawn("traces", Arc::clone(&backend).run_traces(stop.clone()));
         let keeper = spawn("contents", Arc::clone(&backend).run_keeper(stop.clone()));
         let retention = spawn("retention", Arc::clone(&backend).run_retention(stop.clone()));
         home.publish("endpoint", &url).map_err(|error| Failure::unavailable(format!("endpoint file: {error}")))?;
@@ -106,7 +110,7 @@ impl Api {
         tracing::info!(%url, owner = %home.owner, "up");
         let version = concat!("version ", env!("CARGO_PKG_VERSION"));
         audit.record(Event::own("server.start", Outcome::Done, Some(version.to_owned()))).await;
-        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper, retention].into_iter().chain(watching).collect() })
+        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper, retention, telling].into_iter().chain(watching).collect() })
     }
 
     /// What other settings are told to.

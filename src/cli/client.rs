@@ -1,7 +1,7 @@
 //! Talks to the API: every call with a deadline, every error as the sentence that the server sent.
 
 use super::{Failure, Global, given_key, settings};
-use crate::job::Digest;
+use crate::job::{Digest, TraceContext};
 use crate::tls::{self, ClientTls, Trust};
 use futures_util::Stream;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -27,6 +27,19 @@ pub(super) struct Client {
     pub(super) key: String,
     /// Nobody said where the API is: the data directory in which nothing says it either.
     guessed: Option<std::path::PathBuf>,
+}
+
+/// The place in a trace that this command was given by whoever called it, in `TRACEPARENT` and `TRACESTATE`.
+pub(super) fn own_context() -> Option<TraceContext> {
+    let parent = std::env::var("TRACEPARENT").ok()?;
+    TraceContext::parse(&parent, std::env::var("TRACESTATE").ok().as_deref())
+}
+
+/// A job that is submitted here is a part of the same trace.
+fn traced(request: RequestBuilder) -> RequestBuilder {
+    let Some(context) = own_context() else { return request };
+    let request = request.header("traceparent", context.traceparent());
+    if context.state.is_empty() { request } else { request.header("tracestate", &context.state) }
 }
 
 impl Client {
@@ -108,13 +121,13 @@ impl Client {
 
     /// Submits a document.
     pub(super) async fn submit(&self, spec: &Value) -> Result<Value, Failure> {
-        self.json(self.request(Method::POST, "/v1/jobs").json(spec)).await
+        self.json(traced(self.request(Method::POST, "/v1/jobs")).json(spec)).await
     }
 
     /// Submits a document under a key; with `dedupe`, an equal one that is there already is answered in its place.
     pub(super) async fn submit_keyed(&self, spec: &Value, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
         let path = if dedupe { "/v1/jobs?dedupe=content" } else { "/v1/jobs" };
-        let mut request = self.request(Method::POST, path).json(spec);
+        let mut request = traced(self.request(Method::POST, path)).json(spec);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -151,7 +164,8 @@ impl Client {
     /// Submits a text in YAML; with `dedupe`, an equal one that is there already is answered in its place.
     pub(super) async fn submit_yaml(&self, yaml: String, key: Option<&str>, dedupe: bool) -> Result<Value, Failure> {
         let path = if dedupe { "/v1/jobs?dedupe=content" } else { "/v1/jobs" };
-        let mut request = self.request(Method::POST, path).header("content-type", "application/yaml").body(yaml);
+        let request = traced(self.request(Method::POST, path));
+        let mut request = request.header("content-type", "application/yaml").body(yaml);
         if let Some(key) = key {
             request = request.header("idempotency-key", key);
         }
@@ -162,7 +176,7 @@ impl Client {
     pub(super) async fn submit_many(&self, specs: &Value, partial: bool, dedupe: bool) -> Result<Value, Failure> {
         let dedupe = if dedupe { "&dedupe=content" } else { "" };
         let path = format!("/v1/jobs/bulk?partial={partial}{dedupe}");
-        self.json(self.request(Method::POST, &path).json(specs)).await
+        self.json(traced(self.request(Method::POST, &path)).json(specs)).await
     }
 
     /// Does a job again, as a new one.

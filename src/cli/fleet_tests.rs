@@ -142,6 +142,7 @@ fn agent(server: &Server, index: usize, url: &str, slots: u32) -> Running {
         disk: (std::path::PathBuf::new(), ByteSize::new(0)),
         sweep: crate::agent::SweepTimes::default(),
         outside: crate::egress::Outside::default(),
+        traces: crate::telemetry::Traces::default(),
     };
     let journal = Arc::new(MemoryJournal::default());
     let agent =

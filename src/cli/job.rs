@@ -11,9 +11,10 @@ mod secrets;
 mod stay;
 mod submit;
 
-use super::client::Client;
+use super::client::{Client, own_context};
 use super::follow::{self, Sink};
 use super::inputs::{InputArgs, Target};
+use super::telling::Telling;
 use super::{Failure, Global, Output, node, parts, settings, show, terminal};
 use crate::backend::{Backend, Local, Unready, Waited};
 use crate::config::Config;
@@ -318,6 +319,9 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         inventory.map(|inventory| node::hosts(&config, inventory, &owner, &folder.0, stop.clone())).transpose()?;
     let local: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&backend), &config.agent.name))];
     let (logs, metrics) = (backend.logs().clone(), Arc::new(Metrics::new()));
+    let telling = Telling::begin(&config, &owner.to_string(), &metrics);
+    backend.tell_traces(&telling.traces);
+    let tracing = spawn("traces", Arc::clone(&backend).run_traces(stop.clone()));
     let agent = node::agent(
         &config,
         local,
@@ -328,13 +332,17 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         metrics,
         gate,
         artifacts,
+        telling.traces.clone(),
     );
     let mut status = agent.status();
     let (drain, force) = (CancellationToken::new(), CancellationToken::new());
     let agent = spawn("agent", agent.run(drain.clone(), force.clone()));
 
     // Here nobody waits for another try.
-    let submitted = backend.submit(spec.once(), None).await.map_err(|error| Failure::new(error.to_string()))?;
+    let submitted = backend
+        .submit(spec.once().or_traced(own_context()), None)
+        .await
+        .map_err(|error| Failure::new(error.to_string()))?;
     let Submitted::Created(job) = submitted else { return Err(Failure::new("the job was not taken in")) };
     let interrupted = spawn("interrupts", {
         let (backend, force) = (Arc::clone(&backend), force.clone());
@@ -359,6 +367,8 @@ async fn run_here(args: &RunArgs, config: Config, global: &Global) -> Result<u8,
         executor.settled(SETTLE).await;
     }
     stop.cancel();
+    let _ = tracing.await;
+    telling.end().await;
     let job = watched?;
     let ending = job.ending.clone().unwrap_or_else(|| Ending::from(Cause::AgentStopped));
     let shown = serde_json::to_value(&job).map_err(|error| Failure::new(error.to_string()))?;

@@ -40,6 +40,7 @@ mod show;
 mod ssh;
 mod sweep;
 mod systemd;
+mod telling;
 mod terminal;
 mod up;
 

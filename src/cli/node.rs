@@ -25,7 +25,7 @@ use crate::protocol::agent::Announcement;
 use crate::queue::AnyStore;
 use crate::secrets::{Keyring, Providers};
 use crate::server::Connections;
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::{Health, Metrics, Traces};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -353,6 +353,7 @@ pub(crate) fn agent(
     metrics: Arc<Metrics>,
     gate: Gate,
     artifacts: BlobStore,
+    traces: Traces,
 ) -> Agent<Cells> {
     let beside = shape(config, Profiles::built_in(config.docker.seccomp)).beside();
     let capacity = Capacity { slots: config.agent.slots, cpu: config.agent.cpu, memory: config.agent.memory, beside };
@@ -379,6 +380,7 @@ pub(crate) fn agent(
         disk: (config.data_dir.clone(), config.agent.disk_floor),
         sweep: SweepTimes::default(),
         outside: outside(config),
+        traces,
     };
     metrics.slots.set(i64::from(config.agent.slots));
     Agent::new(backends, Arc::new(executor), journal, logs, settings, metrics)

@@ -18,7 +18,7 @@ use crate::job::UnixMillis;
 use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
 use crate::supervise::{self, spawn};
-use crate::telemetry::{Component, Health, Metrics, State};
+use crate::telemetry::{Component, Health, Metrics, State, Traces};
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -92,12 +92,13 @@ pub(super) struct Parts<'a> {
     /// The same that the gate asks.
     pub(super) inventory: Option<LiveInventory>,
     pub(super) artifacts: BlobStore,
+    pub(super) traces: Traces,
 }
 
 /// Runs the agent, with the engine as soon as that answers. Errors: another agent uses the engine.
 pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Drained, Failure> {
-    let Parts { config, audit, home, seccomp, backends, journal, logs, metrics, health, gate, inventory, artifacts } =
-        parts;
+    let Parts { config, audit, home, seccomp, backends, journal, logs, metrics, health, gate, .. } = parts;
+    let Parts { inventory, artifacts, traces, .. } = parts;
     let removals_stop = CancellationToken::new();
     let executor = Arriving::default();
     let containers = config.docker.enabled.then(|| executor.clone());
@@ -114,7 +115,7 @@ pub(super) async fn run_agent(parts: Parts<'_>, signals: &Signals) -> Result<Dra
     let inventory = inventory.map(|inventory| watch_inventory(inventory, health.clone(), audit.clone())).transpose()?;
     let counting = counted.map(|hosts| spawn("ssh metrics", count_connections(hosts, Arc::clone(&metrics))));
     let held = Arc::clone(&journal);
-    let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts);
+    let agent = node::agent(config, backends, logs, &home.owner, cells, journal, metrics, gate, artifacts, traces);
     let watching = spawn("agent health", watch_agent(agent.status(), health.clone()));
     let told = systemd::follow(agent.status(), agent.pulse());
     let status = agent.status();

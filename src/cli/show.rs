@@ -116,6 +116,13 @@ pub(super) fn explanation(told: &Value) -> String {
         let line = format!("{} ({}): {reasons}", text(&agent["name"]), text(&agent["state"]));
         out.push_str(&format!("\n  {}", printable(&line)));
     }
+    // One time alone is what the sentence is about.
+    let tries: Vec<&Value> = told["tries"].as_array().into_iter().flatten().collect();
+    for one in tries.iter().filter(|_| tries.len() > 1) {
+        let agent = one["agent"].as_str().map(|agent| format!(" on {agent}")).unwrap_or_default();
+        let (number, reason, code) = (text(&one["attempt"]), text(&one["reason"]), text(&one["code"]));
+        out.push_str(&format!("\n  {}", printable(&format!("try {number}{agent}: {reason} ({code})"))));
+    }
     out
 }
 
@@ -395,6 +402,19 @@ pub(super) fn job(job: &Value) -> String {
         before = Some(at);
         let reason = printable(&text(&event["reason"]));
         out.push_str(&format!("  {} {:>10}  {:<10} {reason}\n", time(&event["at"]), after, text(&event["phase"])));
+    }
+    let timings: Vec<&Value> = job["timings"].as_array().into_iter().flatten().collect();
+    if !timings.is_empty() {
+        out.push_str("\nthe last try, as its agent measured it\n");
+        for timing in timings {
+            let at = |key: &str| timing[key].as_u64().unwrap_or_default();
+            let took = format!("{} ms", at("ended_at").saturating_sub(at("began_at")));
+            out.push_str(&format!(
+                "  {} {took:>10}  {}\n",
+                time(&timing["began_at"]),
+                printable(&text(&timing["phase"]))
+            ));
+        }
     }
     let receipt: Vec<&Value> = job["receipt"].as_array().into_iter().flatten().collect();
     if !receipt.is_empty() {

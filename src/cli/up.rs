@@ -4,6 +4,7 @@ use super::api::Api;
 use super::home::Home;
 use super::reload::Began;
 use super::service::{Parts, Signals, exit_code, journal, run_agent};
+use super::telling::Telling;
 use super::{Failure, dump, node, reload, systemd};
 use crate::agent::Drained;
 use crate::backend::{Backend, Local};
@@ -19,14 +20,16 @@ pub(super) async fn up(began: Began, quiet: bool) -> Result<u8, Failure> {
     let gate = node::gate(&config, node::policy(&config)?, inventory.as_ref());
     let home = Home::open(&config.data_dir)?;
     let (journal, _) = journal(&home)?;
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::with_counters(&config.telemetry.counters));
     let health = Health::new(&[Component::Queue, Component::Engine, Component::Agent]);
     let signals = Signals::listen()?;
     // The same gate at the door: whom the agent would refuse hears it at once.
     let rules = (node::rules(&config), Some(gate.clone()));
     let greeting = greeting(quiet, "");
     let stopping = signals.drain.clone();
-    let api = Api::start(&config, &home, greeting, rules, stopping, Arc::clone(&metrics), health.clone()).await?;
+    let telling = Telling::begin(&config, &home.owner.to_string(), &metrics);
+    let (counted, told) = (Arc::clone(&metrics), &telling.traces);
+    let api = Api::start(&config, &home, greeting, rules, stopping, counted, health.clone(), told).await?;
     let backends: Vec<Arc<dyn Backend>> = vec![Arc::new(Local::new(Arc::clone(&api.backend), &config.agent.name))];
     let logs = api.backend.logs().clone();
     let Some(artifacts) = api.backend.artifacts().cloned() else { return Err(Failure::new("no store for artifacts")) };
@@ -43,6 +46,7 @@ pub(super) async fn up(began: Began, quiet: bool) -> Result<u8, Failure> {
         gate,
         inventory,
         artifacts,
+        traces: telling.traces.clone(),
     };
     let watching = reload::watch(began, health.clone(), api.held())?;
     let drained = run_agent(parts, &signals).await;
@@ -50,6 +54,7 @@ pub(super) async fn up(began: Began, quiet: bool) -> Result<u8, Failure> {
         watching.abort();
     }
     api.stop(&home).await;
+    telling.end().await;
     Ok(exit_code(drained?))
 }
 
@@ -62,7 +67,10 @@ pub(super) async fn server(began: Began, quiet: bool) -> Result<u8, Failure> {
     let rules = (SpecRules { presets: None }, None);
     let signals = Signals::listen()?;
     let (greeting, stopping) = (greeting(quiet, " (server only)"), signals.drain.clone());
-    let api = Api::start(&config, &home, greeting, rules, stopping, Arc::new(Metrics::new()), health.clone()).await?;
+    let metrics = Arc::new(Metrics::new());
+    let telling = Telling::begin(&config, &home.owner.to_string(), &metrics);
+    let told = &telling.traces;
+    let api = Api::start(&config, &home, greeting, rules, stopping, metrics, health.clone(), told).await?;
     let watching = reload::watch(began, health.clone(), api.held())?;
     let backend = Arc::clone(&api.backend);
     let dump = dump::listen(health, move || {
@@ -76,6 +84,7 @@ pub(super) async fn server(began: Began, quiet: bool) -> Result<u8, Failure> {
     }
     systemd::stopping("stopping");
     api.stop(&home).await;
+    telling.end().await;
     Ok(exit_code(Drained::Clean))
 }
 

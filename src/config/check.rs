@@ -3,7 +3,7 @@
 use super::keys::{Kind, kind};
 use super::maps::{BackendConfig, CheckLevel, PresetConfig, RegistryLogin, SecretConfig};
 use crate::job::{BadUnit, ByteSize, Cpus, ImageName, Millis, Problems, Pull, Seccomp};
-use crate::telemetry::{LogFormat, check_filter};
+use crate::telemetry::{CounterSpec, LogFormat, OtlpSettings, check_filter};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -287,13 +287,19 @@ pub struct ImagesConfig {
     pub remove_others: bool,
 }
 
-/// Log lines.
+/// What the process tells of itself.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
     /// How they look.
     pub log_format: LogFormat,
     /// Which there are.
     pub log_filter: String,
+    /// Where traces of jobs go, if anywhere.
+    pub otlp: Option<OtlpSettings>,
+    /// What of jobs' outputs is added up in metrics.
+    pub counters: Vec<CounterSpec>,
+    /// What of OpenTelemetry's variables is as good as absent, in sentences.
+    pub ignored: Vec<String>,
 }
 
 /// Reads one key after another and notes what is wrong.
@@ -402,7 +408,7 @@ pub(super) fn check(
         },
         logs_share: r.size("logs.output_share"),
         presets: r.presets(),
-        telemetry: TelemetryConfig { log_format: r.log_format(), log_filter: r.filter() },
+        telemetry: r.telemetry(env),
         doctor: r.checks("doctor.checks"),
     };
     if config.docker.seccomp_profile.is_some() && config.docker.seccomp != Seccomp::Default {
@@ -459,6 +465,7 @@ impl Reader<'_> {
                 | "images.registries"
                 | "agent.labels"
                 | "queue.groups"
+                | "telemetry.counters"
                 | "doctor.checks"
         ) {
             return;
@@ -578,6 +585,16 @@ impl Reader<'_> {
         text
     }
 
+    fn telemetry(&mut self, env: &BTreeMap<String, String>) -> TelemetryConfig {
+        let (otlp, ignored) =
+            OtlpSettings::read(&self.text("telemetry.otlp.endpoint"), env).unwrap_or_else(|unusable| {
+                self.bad("telemetry.otlp.endpoint", unusable.reason, unusable.fix);
+                (None, Vec::new())
+            });
+        let (log_format, log_filter, counters) = (self.log_format(), self.filter(), self.counters());
+        TelemetryConfig { log_format, log_filter, otlp, counters, ignored }
+    }
+
     fn flag(&mut self, path: &str) -> bool {
         match self.get(path) {
             Value::Bool(flag) => *flag,
@@ -615,7 +632,7 @@ impl Reader<'_> {
             self.bad(
                 "telemetry.log_format",
                 format!("`{}` is no format", crate::job::shown(&text)),
-                "write auto, json or pretty",
+                "write auto, json, pretty or journal",
             );
             LogFormat::Auto
         })

@@ -52,6 +52,8 @@ pub(super) enum Kind {
     Registries,
     /// Origins of web pages.
     Origins,
+    /// Names to what they count.
+    Counters,
 }
 
 /// What each section is about.
@@ -75,7 +77,8 @@ pub(super) const SECTIONS: [(&str, &str); 17] = [
     ("logs", "The output of jobs."),
     ("blobs", "Contents that jobs are given and give back, by their digests."),
     ("artifacts", "The files that jobs leave to be kept."),
-    ("telemetry", "Log lines of this process."),
+    ("telemetry", "What this process tells of itself: log lines and traces."),
+    ("telemetry.otlp", "Traces of jobs, for a collector that speaks OTLP over HTTP. docs/operations.md tells more."),
     ("doctor", "What `jobcell doctor` checks."),
 ];
 
@@ -679,15 +682,27 @@ pub(super) static KEYS: &[Key] = &[
     ),
     key(
         "telemetry.log_format",
-        Kind::Choice(&["auto", "json", "pretty"]),
+        Kind::Choice(&["auto", "json", "pretty", "journal"]),
         |_| json!("auto"),
-        "auto: pretty on a terminal, else json.",
+        "auto: pretty on a terminal, journal as a service of systemd's, else json. journal: to journald with fields, such as JOB_ID.",
     ),
     key(
         "telemetry.log_filter",
         Kind::Filter,
         |_| json!("info"),
         "As in RUST_LOG, which is read too and wins: info, debug, jobcell::agent=debug,info …",
+    ),
+    key(
+        "telemetry.counters",
+        Kind::Counters,
+        |_| json!({}),
+        "What jobs say in their outputs, added up by the agent: {rows: {output: imported, labels: {team: team}, series: 100, help: \"Rows\"}} is jobcell_custom_rows_total, with the job's label team. What is no number, or one combination of labels more than `series` (100 unless it says), is counted in jobcell_custom_dropped_total.",
+    ),
+    key(
+        "telemetry.otlp.endpoint",
+        Kind::Text,
+        |_| json!(""),
+        "Where a collector takes spans, such as http://127.0.0.1:4318: they are sent to /v1/traces there. Empty: where OTEL_EXPORTER_OTLP_ENDPOINT says, else nowhere. The other OTEL_ variables hold for both.",
     ),
     key(
         "doctor.checks",

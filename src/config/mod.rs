@@ -6,6 +6,7 @@
 //! figment. The environment and facts of the host are passed in, so tests pass their own.
 
 mod check;
+mod counters;
 mod effective;
 mod host;
 mod keys;

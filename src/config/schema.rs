@@ -92,11 +92,30 @@ fn value(kind: Kind, about: &str, default: Value) -> Value {
         }
         Kind::Images => json!({ "type": "array", "items": { "type": "string" } }),
         Kind::Registries => json!({ "type": "object", "additionalProperties": registry() }),
+        Kind::Counters => json!({ "type": "object", "additionalProperties": counter() }),
         Kind::Backends => json!({ "type": "object", "additionalProperties": backend() }),
     };
     rules["description"] = Value::from(text);
     rules["default"] = default;
     rules
+}
+
+fn counter() -> Value {
+    json!({
+        "description": "A counter of what jobs say.",
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["output"],
+        "properties": {
+            "output": { "type": "string", "minLength": 1, "description": "The output of jobs that is added up." },
+            "labels": {
+                "type": "object", "maxProperties": 4, "additionalProperties": { "type": "string", "minLength": 1 },
+                "description": "Its labels, and the labels of jobs that they have their values from.",
+            },
+            "series": { "type": "integer", "minimum": 1, "maximum": 1000, "description": "Combinations of values that are kept." },
+            "help": { "type": "string", "description": "What it is, for people." },
+        },
+    })
 }
 
 fn backend() -> Value {

@@ -31,6 +31,11 @@ fn with_file(text: &str) -> (tempfile::TempDir, LoadInput) {
     (dir, LoadInput { file: Some(file), ..input() })
 }
 
+fn load_text(text: &str) -> Result<Config, crate::job::Problems> {
+    let (_dir, input) = with_file(text);
+    load(&input)
+}
+
 #[test]
 fn the_example_file_says_every_default_and_nothing_else() {
     let example: serde_json::Value = serde_saphyr::from_str(EXAMPLE).expect("is YAML");
@@ -191,4 +196,35 @@ fn a_rate_that_nothing_gets_through_with_is_no_rate() {
         let (_dir, input) = with_file(&format!("egress: {{max_rate: {good}}}"));
         assert!(load(&input).is_ok(), "{good}");
     }
+}
+
+#[test]
+fn counters_have_names_that_prometheus_takes_and_bounds() {
+    let good =
+        "telemetry: {counters: {rows: {output: imported, labels: {team: app/team}, series: 5}, plain: {output: x}}}";
+    let counters = load_text(good).expect("is good").telemetry.counters;
+    assert_eq!((counters[0].name.as_str(), counters[0].series, counters[1].series), ("plain", 100, 5));
+    for (bad, path) in [
+        ("Rows: {output: x}", "telemetry.counters.Rows"),
+        ("rows_total: {output: x}", "telemetry.counters.rows_total"),
+        ("rows: {}", "telemetry.counters.rows.output"),
+        ("rows: {output: x, label: {}}", "telemetry.counters.rows.label"),
+        ("rows: {output: x, labels: {Team: a}}", "telemetry.counters.rows.labels.Team"),
+        ("rows: {output: x, labels: {a: b, c: d, e: f, g: h, i: j}}", "telemetry.counters.rows.labels"),
+        ("rows: {output: x, series: 1001}", "telemetry.counters.rows.series"),
+        ("rows: 5", "telemetry.counters.rows"),
+    ] {
+        let problems = load_text(&format!("telemetry: {{counters: {{{bad}}}}}")).expect_err(bad).to_string();
+        assert!(problems.contains(path), "{bad}: {problems}");
+    }
+}
+
+#[test]
+fn a_collector_has_an_address_without_tls() {
+    let endpoint = |url: &str| load_text(&format!("telemetry: {{otlp: {{endpoint: \"{url}\"}}}}"));
+    let otlp = endpoint("http://127.0.0.1:4318").expect("is good").telemetry.otlp;
+    assert_eq!(otlp.map(|otlp| otlp.url).as_deref(), Some("http://127.0.0.1:4318/v1/traces"));
+    assert!(endpoint("").expect("is good").telemetry.otlp.is_none());
+    let problems = endpoint("https://c:4318").expect_err("no TLS").to_string();
+    assert!(problems.contains("telemetry.otlp.endpoint") && problems.contains("TLS"), "{problems}");
 }

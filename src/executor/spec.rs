@@ -27,6 +27,12 @@ pub(super) fn cell_spec(order: &CellOrder, at: &Places<'_>, given: &[(&str, Stri
     set("JOBCELL_JOB_ID", &order.attempt.job.to_string());
     set("JOBCELL_ATTEMPT", &order.attempt.attempt.to_string());
     set("JOBCELL_WORKSPACE", at.workspace);
+    if let Some(trace) = spec.trace() {
+        set("TRACEPARENT", &trace.traceparent());
+        if !trace.state.is_empty() && !spec.env().contains_key("TRACEPARENT") {
+            set("TRACESTATE", &trace.state);
+        }
+    }
     env.extend(spec.env().iter().map(|(key, value)| (key.clone().into_bytes(), value.clone().into_bytes())));
     CellSpec {
         attempt: order.attempt.to_string(),

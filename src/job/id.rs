@@ -41,6 +41,11 @@ impl JobId {
         Self(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanos)))
     }
 
+    /// Its sixteen bytes.
+    pub fn bytes(&self) -> [u8; 16] {
+        *self.0.as_bytes()
+    }
+
     /// Most of what tells it from others of the same moment.
     pub(super) fn low_bits(&self) -> u64 {
         self.0.as_u64_pair().1

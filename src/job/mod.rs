@@ -18,6 +18,8 @@ mod results;
 mod retry;
 mod secret;
 mod spec;
+mod timing;
+mod trace;
 mod units;
 
 pub use digest::{BadDigest, Digest};
@@ -43,4 +45,6 @@ pub use spec::{
     input_path_fault, parse_json,
 };
 pub(crate) use spec::{check_labels, is_secret_name};
+pub use timing::{MOST_TIMINGS, Timing};
+pub use trace::{SpanId, TraceContext, TraceId, trace_of};
 pub use units::{BadUnit, ByteSize, Cpus, Millis, UnixMillis};

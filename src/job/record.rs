@@ -3,7 +3,7 @@
 use super::egress::EgressUse;
 use super::{
     AttemptId, Cause, Clamp, Ending, JobId, JobSpec, LimitMet, Millis, NextTry, PastTry, Phase, PhaseEvent, PutOff,
-    Results, UnixMillis, UsedImage,
+    Results, Timing, UnixMillis, UsedImage,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -106,6 +106,9 @@ pub struct Report {
     /// What it has given back; empty from agents that do not say.
     #[serde(default, skip_serializing_if = "Results::is_empty")]
     pub results: Results,
+    /// How long its parts took; empty from agents that do not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timings: Vec<Timing>,
 }
 
 /// That a job ended because no try was left.
@@ -208,6 +211,9 @@ pub struct Job {
     /// When its output was removed, of all its tries; the totals stay.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_gone_at: Option<UnixMillis>,
+    /// How long the parts of the last try took, by its agent's clock; empty until it has ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub timings: Vec<Timing>,
     /// What the last try has given back, or says of itself while it runs.
     #[serde(flatten)]
     pub results: Results,

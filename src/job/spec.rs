@@ -17,6 +17,7 @@ mod seccomp;
 mod secrets;
 mod stop;
 mod target;
+mod trace;
 
 pub use artifacts::ArtifactRule;
 pub(crate) use check::labels as check_labels;
@@ -258,6 +259,8 @@ pub struct JobSpec {
     priority: i32,
     #[serde(skip_serializing_if = "Option::is_none")]
     idempotency_key: Option<String>,
+    #[serde(skip_serializing_if = "trace::Origin::is_unknown")]
+    trace: trace::Origin,
 }
 
 /// Writes a program as the fields a user would write.
@@ -435,10 +438,10 @@ impl JobSpec {
         }
         Ok(self)
     }
-    /// The same spec for another job: a key is for one only.
+    /// The same spec for another job: a key is for one only, and so is the place in somebody's trace.
     #[must_use]
     pub fn without_idempotency_key(self) -> Self {
-        Self { idempotency_key: None, ..self }
+        Self { idempotency_key: None, trace: trace::Origin::default(), ..self }
     }
 
     /// The same spec with one try only.
@@ -454,9 +457,11 @@ impl JobSpec {
             let fix = "leave out one of the two";
             return Err(Problems::one("idempotency_key", "is given although the content is to be the key", fix));
         }
+        let origin = std::mem::take(&mut self.trace);
         let canonical = serde_json::to_vec(&self).expect("a spec has only string keys");
         let digest: String = Sha256::digest(canonical).iter().map(|byte| format!("{byte:02x}")).collect();
         self.idempotency_key = Some(format!("sha256:{digest}"));
+        self.trace = origin;
         Ok(self)
     }
 }

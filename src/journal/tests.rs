@@ -24,6 +24,7 @@ pub(super) fn ended(entry: &Entry) -> Entry {
         image: None,
         log: LogTotals::default(),
         results: crate::job::Results::default(),
+        timings: Vec::new(),
     };
     Entry { stage: Stage::Ended(Box::new(report)), ..entry.clone() }
 }

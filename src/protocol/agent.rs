@@ -147,6 +147,9 @@ pub struct Capabilities {
     /// It waits with a job that was given back until later.
     #[serde(default, skip_serializing_if = "is_false")]
     pub later: bool,
+    /// It tells a collector of jobs: spans of tries are beneath the span of the job.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub traces: bool,
 }
 
 /// `POST /v1/agent/claim`

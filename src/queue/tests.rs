@@ -64,6 +64,7 @@ pub(super) fn report(attempt: AttemptId) -> Report {
         image: None,
         log: LogTotals::default(),
         results: crate::job::Results::default(),
+        timings: Vec::new(),
     }
 }
 

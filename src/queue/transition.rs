@@ -9,7 +9,7 @@
 use super::family::{FANNED_OUT, Family, HELD, HELD_BACK, LET_GO};
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
-    AttemptId, Cause, Class, GivenUp, Job, JobId, Later, LeaseToken, LogTotals, Millis, PULL_NOTE, PastTry, Phase,
+    AttemptId, Cause, Class, GivenUp, Job, JobId, Later, LeaseToken, LogTotals, MOST_TIMINGS, Millis, PULL_NOTE, PastTry, Phase,
     PhaseEvent, PutOff, Report, Results, Then, Tried, UnixMillis, then,
 };
 
@@ -105,6 +105,7 @@ impl Row {
             image: None,
             log: LogTotals::default(),
             output_gone_at: None,
+            timings: Vec::new(),
             results: Results::default(),
         };
         Self { job, tries: 0, failures: 0, delayed: held.then_some(HELD), told: None, stopped: false, lease: None }
@@ -298,6 +299,7 @@ impl Row {
         self.job.receipt = Vec::new();
         self.job.clamped = Vec::new();
         self.job.image = None;
+        self.job.timings = Vec::new();
         self.job.log = LogTotals::default();
         self.job.results = Results::default();
         self.enter(Phase::Claimed, now, CLAIMED);
@@ -374,6 +376,7 @@ impl Row {
         self.job.image.clone_from(&report.image);
         self.job.log = report.log.clone();
         self.job.results = report.results.clone();
+        self.job.timings = report.timings.iter().take(MOST_TIMINGS).cloned().collect();
         if self.job.cancel_requested && !mutant!(RetriedWhileCanceled) {
             self.end(report.cause.clone(), now);
         } else {

@@ -27,7 +27,7 @@ const MOST_LISTED: usize = 1000;
 const LISTED: usize = 100;
 
 /// Each route that changes something, with its name in the log. A test holds it to the routes that there are.
-pub(super) const ACTIONS: [(&str, &str, &str); 23] = [
+pub(super) const ACTIONS: [(&str, &str, &str); 24] = [
     ("POST", "/v1/jobs", "job.submit"),
     ("POST", "/v1/jobs/bulk", "job.submit_many"),
     ("POST", "/v1/jobs/bulk-cancel", "job.cancel_many"),
@@ -49,6 +49,7 @@ pub(super) const ACTIONS: [(&str, &str, &str); 23] = [
     ("POST", "/v1/agents/{name}/resume", "agent.resume"),
     ("POST", "/v1/agent-tokens", "token.add"),
     ("DELETE", "/v1/agent-tokens/{id}", "token.remove"),
+    ("POST", "/v1/profile", "process.profile"),
     ("POST", "/v1/agent/register", "agent.register"),
     ("POST", "/v1/agent/enroll", "agent.enroll"),
 ];

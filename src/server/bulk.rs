@@ -86,9 +86,11 @@ pub(super) async fn submit(
     let dedupe = Dedupe::read(asked.dedupe.as_deref(), &headers)?;
     let partial = asked.partial.unwrap_or(false);
     let documents = documents(&headers, &jobs::body(&app, body)?)?;
+    let context = jobs::trace_context(&headers);
     let specs: Vec<Answer<JobSpec>> = documents
         .into_iter()
         .map(|document| document.and_then(|document| JobSpec::check(&document, &app.settings.rules)))
+        .map(|spec| spec.map(|spec| spec.or_traced(context.clone())))
         .map(|spec| spec.map_err(|problems| ProblemDocument::spec(&problems)))
         .collect();
     let mut known: Vec<Answer<JobSpec>> = Vec::with_capacity(specs.len());

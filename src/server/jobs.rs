@@ -9,7 +9,7 @@ use super::keys::Caller;
 use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use crate::backend::{Explanation, Local, Unready, Waited};
-use crate::job::{Cause, Job, JobId, JobSpec, Millis, Problems, parse_json};
+use crate::job::{Cause, Job, JobId, JobSpec, Millis, Problems, TraceContext, parse_json};
 use crate::queue::{Canceled, Submitted, own_key};
 use axum::Json;
 use axum::body::Bytes;
@@ -110,7 +110,9 @@ pub(super) fn body(app: &App, body: Result<Bytes, BytesRejection>) -> Answer<Byt
 #[utoipa::path(post, path = "/v1/jobs", tag = "jobs",
     params(SubmitQuery,
         ("Idempotency-Key" = Option<String>, Header, description = "Two submits with one key are one job"),
-        ("Jobcell-Dedupe" = Option<String>, Header, description = "The same as `dedupe`")),
+        ("Jobcell-Dedupe" = Option<String>, Header, description = "The same as `dedupe`"),
+        ("traceparent" = Option<String>, Header, description = "W3C Trace Context: the job becomes a part of this trace. One that is none is as good as absent"),
+        ("tracestate" = Option<String>, Header, description = "Handed on with it")),
     request_body(content((schema::NewJob = "application/json"), (schema::NewJob = "application/yaml"))),
     responses(
         (status = 201, description = "The job was created", body = schema::Job,
@@ -176,6 +178,14 @@ fn located(status: StatusCode, job: Job) -> Response {
     ([(header::LOCATION, location)], etag::answer(status, job)).into_response()
 }
 
+/// Where a request stands in its sender's trace. Headers that are none are as good as absent: so their standard has it.
+pub(super) fn trace_context(headers: &HeaderMap) -> Option<TraceContext> {
+    let parent = headers.get("traceparent")?.to_str().ok()?;
+    // Several lines are one list.
+    let state: Vec<&str> = headers.get_all("tracestate").iter().filter_map(|line| line.to_str().ok()).collect();
+    TraceContext::parse(parent, Some(&state.join(",")))
+}
+
 fn read_spec(app: &App, headers: &HeaderMap, body: &Bytes) -> Answer<JobSpec> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("\u{1}").to_owned());
     let yaml = text("content-type").is_some_and(|kind| kind.contains("yaml"));
@@ -186,7 +196,8 @@ fn read_spec(app: &App, headers: &HeaderMap, body: &Bytes) -> Answer<JobSpec> {
     } else {
         parse_json(body).and_then(|document| JobSpec::check(&document, rules))
     };
-    spec.and_then(|spec| spec.or_idempotency_key(text("idempotency-key").as_deref()))
+    spec.map(|spec| spec.or_traced(trace_context(headers)))
+        .and_then(|spec| spec.or_idempotency_key(text("idempotency-key").as_deref()))
         .map_err(|problems| ProblemDocument::spec(&problems))
 }
 

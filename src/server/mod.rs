@@ -31,6 +31,7 @@ mod openapi;
 mod pace;
 mod places;
 mod problem;
+mod profile;
 mod report;
 mod retention;
 mod stats;
@@ -120,6 +121,8 @@ pub(crate) struct Shared {
     uploads: places::Shares,
     downloads: places::Shares,
     streams: agents::Streams,
+    /// Taken by who looks at what the process does.
+    profiling: Semaphore,
     /// Ends live streams and waits when the server stops.
     stop: CancellationToken,
 }
@@ -151,6 +154,7 @@ fn for_users() -> OpenApiRouter<App> {
         .routes(routes!(jobs::retry))
         .routes(routes!(report::read))
         .routes(routes!(stats::daily))
+        .routes(routes!(profile::take))
         .routes(routes!(logs::read, logs::remove))
         .routes(routes!(artifacts::list))
         .routes(routes!(artifacts::read))
@@ -207,6 +211,7 @@ pub fn router(
         uploads: places::Shares::new(blobs::UPLOADS),
         downloads: places::Shares::new(content::READS),
         streams: agents::Streams::default(),
+        profiling: Semaphore::new(1),
         stop,
     }));
     let v1 = for_users().route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));

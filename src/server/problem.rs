@@ -10,7 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 /// Every code with its status and what it means; docs/errors.md lists the same, and a test compares them.
-pub const ERROR_CODES: [(&str, u16, &str); 38] = [
+pub const ERROR_CODES: [(&str, u16, &str); 39] = [
     ("bad_spec", 422, "the job spec has problems; `problems` lists all of them"),
     ("policy_refused", 403, "the operator's policy does not allow the job; `problems` says what of it"),
     ("bad_query", 400, "a query parameter cannot be read"),
@@ -20,6 +20,7 @@ pub const ERROR_CODES: [(&str, u16, &str); 38] = [
     ("unauthorized", 401, "the request has no key, or a wrong one"),
     ("forbidden", 403, "the key has not the role that this needs, or the job is another key's"),
     ("foreign_origin", 403, "a web page of another origin tried to open a live stream"),
+    ("profile_running", 409, "somebody looks at the process already"),
     ("job_not_found", 404, "no job has this id"),
     ("gone", 410, "the output was removed; the job says when"),
     ("artifact_not_found", 404, "the job has no such file, or its files are gone"),

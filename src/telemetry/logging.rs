@@ -1,20 +1,25 @@
-//! Log lines on standard error: readable on a terminal, JSON elsewhere.
+//! Log lines: readable on a terminal, in the journal's own form under systemd, JSON elsewhere.
 
+use super::lines::{Form, Journal, journal_is_here};
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::format::JsonFields;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
-    /// Pretty on a terminal, else JSON.
+    /// Pretty on a terminal, for the journal where systemd says that standard error is it, else JSON.
     #[default]
     Auto,
     /// One JSON object a line.
     Json,
     /// For people.
     Pretty,
+    /// Fields of their own in journald.
+    Journal,
 }
 
 impl LogFormat {
@@ -24,6 +29,7 @@ impl LogFormat {
             "auto" => Some(Self::Auto),
             "json" => Some(Self::Json),
             "pretty" => Some(Self::Pretty),
+            "journal" => Some(Self::Journal),
             _ => None,
         }
     }
@@ -38,24 +44,39 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
 /// read, in words. `colour` is what a terminal gets if standard error is one.
 pub fn init(format: LogFormat, filter: &str, colour: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("log filter `{filter}`: {error}"))?;
-    let json = match format {
-        LogFormat::Auto => !std::io::stderr().is_terminal(),
-        LogFormat::Json => true,
-        LogFormat::Pretty => false,
+    let form = match format {
+        LogFormat::Auto if std::io::stderr().is_terminal() => None,
+        LogFormat::Auto if journal_is_here(std::env::var("JOURNAL_STREAM").ok().as_deref()) => Some(Form::Journal),
+        LogFormat::Auto | LogFormat::Json => Some(Form::Json),
+        LogFormat::Journal => Some(Form::Journal),
+        LogFormat::Pretty => None,
     };
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // The error is that logging was started before, as it is in tests.
-    let _ = if json {
-        let lines = lines.json().flatten_event(true).with_current_span(true).with_span_list(false);
-        let lines = lines.with_filter_reloading();
-        let handle = lines.reload_handle();
-        lines.try_init().map(|()| remember(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
-    } else {
-        let lines = lines.with_ansi(std::io::stderr().is_terminal() && colour).with_filter_reloading();
-        let handle = lines.reload_handle();
-        lines.try_init().map(|()| remember(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
+    // The error of starting is that logging was started before, as it is in tests.
+    let _ = match form {
+        Some(form) => {
+            let lines = fmt().with_env_filter(filter).fmt_fields(JsonFields::new()).event_format(form);
+            let lines = lines.with_writer(writer(form)?).with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.try_init().map(|()| remember(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
+        }
+        None => {
+            let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            let lines = lines.with_ansi(std::io::stderr().is_terminal() && colour).with_filter_reloading();
+            let handle = lines.reload_handle();
+            lines.try_init().map(|()| remember(move |filter| handle.reload(filter).map_err(|error| error.to_string())))
+        }
     };
     Ok(())
+}
+
+/// Where lines of this form go. Errors: there is no journal.
+fn writer(form: Form) -> Result<BoxMakeWriter, String> {
+    match form {
+        Form::Json => Ok(BoxMakeWriter::new(std::io::stderr)),
+        Form::Journal => Journal::open().map(BoxMakeWriter::new).map_err(|error| {
+            format!("telemetry.log_format: the journal cannot be reached: {error}; write auto or json")
+        }),
+    }
 }
 
 type SetFilter = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;

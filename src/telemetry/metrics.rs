@@ -1,11 +1,13 @@
 //! Metrics, in base units, with bounded labels. One registry per process part, so that tests do not share one.
 
+use super::counters::{CounterSpec, Counters};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+use std::collections::BTreeMap;
 
 /// Every metric that there is. The names are the product's interface: dashboards depend on them.
 #[derive(Debug)]
@@ -46,8 +48,11 @@ pub struct Metrics {
     pub ssh_plain_hosts: IntGaugeVec,
     pub backend_up: IntGaugeVec,
     pub ends_undelivered: IntGauge,
+    pub spans_exported_total: IntCounter,
+    pub spans_dropped_total: IntCounterVec,
     pub disk_free_bytes: IntGauge,
     pub disk_floor_bytes: IntGauge,
+    custom: Counters,
 }
 
 /// From a millisecond to a minute: cells start in tenths of a second.
@@ -58,6 +63,11 @@ const JOB_BUCKETS: &[f64] = &[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600
 impl Metrics {
     /// All at zero. Panics only if two have one name, which a test sees.
     pub fn new() -> Self {
+        Self::with_counters(&[])
+    }
+
+    /// The same, and what jobs say in their outputs.
+    pub fn with_counters(specs: &[CounterSpec]) -> Self {
         let registry = Registry::new();
         let add = |metric: Box<dyn Collector>| registry.register(metric).expect("every metric has its own name");
         let counter = |name: &str, help: &str| {
@@ -165,13 +175,38 @@ impl Metrics {
                 &["backend"],
             ),
             ends_undelivered: gauge("jobcell_ends_undelivered", "Ends of jobs that their backends have not got yet"),
+            spans_exported_total: counter("jobcell_spans_exported_total", "Spans that the collector has taken"),
+            spans_dropped_total: counters(
+                "jobcell_spans_dropped_total",
+                "Spans that nobody will see, by why",
+                &["reason"],
+            ),
             disk_free_bytes: gauge("jobcell_disk_free_bytes", "Room on the disk of the agent's data directory"),
             disk_floor_bytes: gauge(
                 "jobcell_disk_floor_bytes",
                 "What is to stay free there: with less, no jobs are taken",
             ),
+            custom: Counters::new(
+                specs,
+                counters(
+                    "jobcell_custom_dropped_total",
+                    "Outputs of jobs that a counter has not taken: no number, or one series too many",
+                    &["counter", "reason"],
+                ),
+                &registry,
+            ),
             registry,
         }
+    }
+
+    /// Adds what a try has given back to the counters that are about it.
+    pub fn count_outputs(&self, outputs: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) {
+        self.custom.add(outputs, labels);
+    }
+
+    /// So many spans are gone, for this reason.
+    pub fn spans_dropped(&self, reason: &'static str, spans: usize) {
+        self.spans_dropped_total.with_label_values(&[reason]).inc_by(spans as u64);
     }
 
     /// The text that Prometheus scrapes.

@@ -84,6 +84,9 @@ impl Shell<'_> {
             (r"\d+\.\d s\b", "[run time]"),
             (r"(?m)  (\d+m)?\d+s$", "  [span]"),
             (r#"(waits_ms"?): \d+"#, "$1: [span]"),
+            (r"\(waited [^)]*\)", "(waited [spans])"),
+            (r"had waited [0-9smh]+", "had waited [span]"),
+            (r#""waited": "?[0-9smh]+"?"#, "\"waited\": [span]"),
         ] {
             text = Regex::new(pattern).expect("a pattern").replace_all(&text, name).into_owned();
         }

@@ -59,5 +59,6 @@ mod stops;
 mod sweep;
 mod systemd;
 mod tls;
+mod traces;
 mod verbs;
 mod warden;

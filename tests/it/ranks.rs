@@ -40,7 +40,7 @@ const CONFINED: [(&str, &[&str]); 18] = [
     ("hyper_util", &["src/server/connections"]),
     ("rusqlite", &["src/database", "src/queue", "src/journal", "src/blobs"]),
     ("tokio_tungstenite", &["src/cli", "src/backend/http"]),
-    ("reqwest", &["src/cli", "src/backend/http"]),
+    ("reqwest", &["src/cli", "src/backend/http", "src/telemetry/traces"]),
     ("object_store", &["src/blobs"]),
     ("backon", &["src/net"]),
     ("simple_dns", &["src/egress"]),

@@ -309,6 +309,7 @@ async fn a_running_agent_removes_strays_and_leaves_what_it_runs_and_what_others_
         disk: (dir.path().to_owned(), ByteSize::new(0)),
         sweep: SweepTimes { first: Duration::from_millis(50), every: Duration::from_millis(150) },
         outside: jobcell::egress::Outside::default(),
+        traces: jobcell::telemetry::Traces::default(),
     };
     let (local, metrics) =
         (Arc::new(Local::new(Arc::clone(&backend), "a")) as Arc<dyn Backend>, Arc::new(Metrics::new()));

@@ -403,6 +403,7 @@ impl<'a> Stage<'a> {
             disk: (std::path::PathBuf::new(), ByteSize::new(0)),
             sweep: SWEEP,
             outside: crate::egress::Outside::default(),
+            traces: crate::telemetry::Traces::default(),
         };
         let backend: Arc<dyn Backend> = Arc::new(Flaky::new(&self.server, &node.wire));
         let (drain, force) = (CancellationToken::new(), CancellationToken::new());

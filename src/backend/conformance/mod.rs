@@ -171,6 +171,7 @@ fn report(attempt: AttemptId, log: LogTotals) -> Report {
         image: None,
         log,
         results: crate::job::Results::default(),
+        timings: Vec::new(),
     }
 }
 

@@ -73,6 +73,8 @@ pub struct Orders {
 /// What a conversation tells the runner while it goes on.
 #[derive(Debug)]
 pub enum Progress {
+    /// What the job is given is in its place.
+    InputsGiven,
     /// The job has started.
     Started,
     /// It has ended, and its files are fetched.
@@ -740,6 +742,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
         if let Some(totals) = self.feed.as_ref().and_then(Feed::whole) {
             self.given = Some(totals);
             self.feed = None;
+            progress(Progress::InputsGiven);
             self.on(Input::InputsGiven, progress);
         }
     }

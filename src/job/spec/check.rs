@@ -2,7 +2,7 @@
 
 use super::{
     JobSpec, MAX_SCRIPT_BYTES, MAX_STDIN_BYTES, NetworkMode, Program, Resources, Source, SpecRules, WORKDIR, artifacts,
-    egress, image, inputs, pull, requires, retry, seccomp, secrets, stop, target,
+    egress, image, inputs, pull, requires, retry, seccomp, secrets, stop, target, trace,
 };
 use crate::job::fields::{Fields, shown, suggestion, type_name};
 use crate::job::{ByteSize, Millis, Problems};
@@ -116,6 +116,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
     if let Some(key) = &idempotency_key {
         name_rules("idempotency_key", key, p);
     }
+    let trace = fields.map("trace", p).map(|map| trace::check(map, p)).unwrap_or_default();
     fields.finish(p);
 
     let problems = std::mem::take(p);
@@ -146,6 +147,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
             retry,
             priority,
             idempotency_key,
+            trace,
         }),
         _ => Err(problems),
     }

@@ -237,6 +237,7 @@ pub(super) fn fixture() -> Vec<Entry> {
             complete: true,
         },
         results: crate::job::Results::default(),
+        timings: Vec::new(),
     };
     let third = Entry {
         key: EntryKey { backend: "eu-server".into(), ..first.key.clone() },
@@ -255,6 +256,7 @@ pub(super) fn fixture() -> Vec<Entry> {
         image: None,
         log: LogTotals::default(),
         results: crate::job::Results::default(),
+        timings: Vec::new(),
         ..report
     };
     let fourth = Entry {

@@ -212,6 +212,7 @@ async fn every_old_version_opens_with_all_its_jobs_and_goes_on() {
             image: None,
             log: crate::job::LogTotals::default(),
             results: crate::job::Results::default(),
+            timings: Vec::new(),
         };
         let completion = store.complete(holder, &report, LeaseToken(8), now, 3).await.expect("completes");
         assert!(matches!(completion, Completion::Applied(job) if job.spec.name() == Some("running")));

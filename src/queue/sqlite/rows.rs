@@ -7,7 +7,7 @@
 use super::shapes;
 use crate::job::{
     Cause, Clamp, GivenUp, Job, JobId, JobSpec, LeaseToken, LogTotals, Millis, NextTry, PastTry, Phase, PhaseEvent,
-    PutOff, Results, Submitter, UnixMillis, Usage, UsedImage,
+    PutOff, Results, Submitter, Timing, UnixMillis, Usage, UsedImage,
 };
 use crate::queue::daily::{Day, Ended};
 use crate::queue::held_by;
@@ -60,6 +60,9 @@ struct State {
     /// Absent where there is nothing to say, and in rows of before there were any.
     #[serde(default, skip_serializing_if = "Results::is_empty")]
     results: Results,
+    /// The same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    timings: Vec<Timing>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
@@ -90,6 +93,7 @@ fn state_json(row: &Row) -> rusqlite::Result<String> {
         log: job.log.clone(),
         output_gone_at: job.output_gone_at,
         results: job.results.clone(),
+        timings: job.timings.clone(),
     };
     json(&state)
 }
@@ -155,6 +159,7 @@ fn row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
         image: state.image,
         log: state.log,
         output_gone_at: state.output_gone_at,
+        timings: state.timings,
         results: state.results,
     };
     job.ending = cause.map(|cause| job.ending_by(cause));

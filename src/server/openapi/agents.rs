@@ -2,7 +2,9 @@
 
 #![expect(dead_code, reason = "the types are read by a derive only")]
 
-use super::jobs::{Artifacts, Cause, Cpus, JobStep, LogTotals, Moment, Phase, Progress, Size, Span, Usage, UsedImage};
+use super::jobs::{
+    Artifacts, Cause, Cpus, JobStep, LogTotals, Moment, Phase, Progress, Size, Span, Timing, Usage, UsedImage,
+};
 use std::collections::BTreeMap;
 use utoipa::ToSchema;
 
@@ -183,6 +185,9 @@ pub(crate) struct Registered {
     /// It waits with a job that was given back until later; absent when it does not.
     #[schema(required = false)]
     later: bool,
+    /// It tells a collector of jobs; absent: it does not.
+    #[schema(nullable = false)]
+    traces: Option<bool>,
     /// Longest wait for work.
     max_wait: Span,
     /// Why an operator lets no jobs be handed to the agent; absent when it gets some.
@@ -373,6 +378,9 @@ pub(crate) struct AttemptReport {
     /// What it has given back; absent when that is nothing.
     #[schema(nullable = false)]
     results: Option<Results>,
+    /// How long its parts took; 16 at most are kept.
+    #[schema(nullable = false)]
+    timings: Option<Vec<Timing>>,
 }
 
 /// What an attempt has given back.

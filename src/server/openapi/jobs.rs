@@ -584,7 +584,7 @@ pub(crate) struct GivenUp {
 pub(crate) struct Explanation {
     job: JobId,
     phase: Phase,
-    /// `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, `delayed`, `put_off`; or the code of its cause, or of the last
+    /// `no_agents`, `no_agent_suits`, `agents_away`, `no_room`, `held_back`, `next`, `delayed`, `put_off`, `fanned_out`, `image_pull`; or the code of its cause, or of the last
     /// entry of its history.
     code: String,
     /// A sentence.
@@ -594,6 +594,24 @@ pub(crate) struct Explanation {
     ahead: Option<u64>,
     #[schema(nullable = false)]
     agents: Option<Vec<AgentView>>,
+    /// Each time that an agent had it, the oldest first; absent before the first one.
+    #[schema(nullable = false)]
+    tries: Option<Vec<TryView>>,
+}
+
+/// One time that an agent had a job.
+#[derive(ToSchema)]
+pub(crate) struct TryView {
+    attempt: u32,
+    /// Absent where that is not known any more.
+    #[schema(nullable = false)]
+    agent: Option<String>,
+    /// How long it had waited before.
+    waited: Span,
+    /// Of a cause, or why it went back to the queue; of one that goes on, its phase.
+    code: String,
+    /// A sentence.
+    reason: String,
 }
 
 /// One agent, as a job that waits sees it.
@@ -789,6 +807,9 @@ pub(crate) struct JobSpec {
     priority: i32,
     #[schema(nullable = false)]
     idempotency_key: Option<String>,
+    /// Where whoever asked for it stands in a trace.
+    #[schema(nullable = false)]
+    trace: Option<TraceContext>,
 }
 
 /// Everything that is known of a job.
@@ -849,6 +870,9 @@ pub(crate) struct Job {
     /// When its output was removed, of all its tries; `log` stays as it was.
     #[schema(nullable = false)]
     output_gone_at: Option<Moment>,
+    /// How long the parts of its last try took, by its agent's clock; absent until it has ended.
+    #[schema(nullable = false)]
+    timings: Option<Vec<Timing>>,
     /// Values that it has named, by their names.
     outputs: BTreeMap<String, String>,
     /// What was wrong with what it wrote as outputs.
@@ -860,6 +884,25 @@ pub(crate) struct Job {
     steps: Vec<JobStep>,
     #[schema(required)]
     artifacts: Option<Artifacts>,
+}
+
+/// A part of a try, and when it was.
+#[derive(ToSchema)]
+pub(crate) struct Timing {
+    /// `secrets`, `prepare`, `cell`, `inputs`, `start`, `run` or `collect`.
+    phase: String,
+    began_at: Moment,
+    ended_at: Moment,
+}
+
+/// A place in a trace: W3C Trace Context.
+#[derive(ToSchema)]
+pub(crate) struct TraceContext {
+    /// As the header `traceparent`.
+    parent: String,
+    /// As the header `tracestate`.
+    #[schema(nullable = false)]
+    state: Option<String>,
 }
 
 /// Files that are kept.
@@ -1182,6 +1225,8 @@ pub(crate) struct NewJob {
     priority: Option<i32>,
     /// Two submits with one key are one job.
     idempotency_key: Option<String>,
+    /// The job becomes a part of this trace; the header `traceparent` does the same.
+    trace: Option<TraceContext>,
 }
 
 /// One event of a live stream.
