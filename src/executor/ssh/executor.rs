@@ -424,7 +424,7 @@ impl Executor for SshExecutor {
         let busy = Busy::new(inner, &own);
         let record = Record::new(order.attempt, target, &reached(&route), warden.as_deref());
         // The host hears of it after this process would be remembered to have told it.
-        inner.records.put(&own, &record).map_err(|error| NoCell::Unavailable(format!("ssh records: {error}")))?;
+        inner.records.put(&own, record).await.map_err(|error| NoCell::Unavailable(format!("ssh records: {error}")))?;
         let made = match warden {
             Some(warden) => self.resident(order, target, route, own.clone(), warden).await.map_err(|no| {
                 let heard = matches!(no, NoCell::Failed(_));
@@ -448,7 +448,7 @@ impl Executor for SshExecutor {
     }
 
     async fn present(&self) -> Result<Vec<Present>, String> {
-        let records = self.0.records.all().map_err(|error| format!("ssh records: {error}"))?;
+        let records = self.0.records.all();
         let busy = self.0.busy();
         let present = |(own, record): (String, Record)| Present {
             name: format!("{PREFIX}{own}"),

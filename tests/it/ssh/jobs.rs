@@ -54,8 +54,18 @@ pub(super) async fn stop(mut up: Up) {
 
 /// What it knows to have begun on hosts.
 pub(super) fn records(up: &Up) -> Vec<String> {
-    let Ok(found) = std::fs::read_dir(up.data().join("ssh")) else { return Vec::new() };
-    found.map(|entry| entry.expect("reads").file_name().to_string_lossy().into_owned()).collect()
+    let mut known = std::collections::BTreeSet::new();
+    for line in std::fs::read_to_string(up.data().join("ssh/records")).unwrap_or_default().lines() {
+        // The last one may be on its way.
+        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        let own = line["own"].as_str().expect("a name").to_owned();
+        if line["record"].is_null() {
+            known.remove(&own)
+        } else {
+            known.insert(own)
+        };
+    }
+    known.into_iter().collect()
 }
 
 pub(super) fn on(target: &Value, more: &Value) -> Value {
