@@ -50,7 +50,7 @@ pub(super) async fn return_left(backend: &dyn Backend, journal: &dyn Journal, en
         let attempt = entry.key.attempt;
         let mut pauses = pauses(PAUSES.0, PAUSES.1);
         while let Err(error) = backend.release(attempt, entry.token, "agent_restarted", None).await {
-            pause("what was not begun could not be given back yet", attempt, backend, &error, &mut pauses).await;
+            pause("what was not begun could not be given back yet", backend, &error, &mut pauses).await;
         }
         forget(journal, entry).await;
     };

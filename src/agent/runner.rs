@@ -10,9 +10,7 @@ use crate::backend::Backend;
 use crate::egress::Outside;
 use crate::executor::warden::{Conversation, Finished, Keep, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present};
-use crate::job::{
-    Cause, Ending, Later, LogTotals, PULL_NOTE, Phase, Report, Results, Timing, UnixMillis, UsedImage,
-};
+use crate::job::{Cause, Ending, Later, LogTotals, PULL_NOTE, Phase, Report, Results, Timing, UnixMillis, UsedImage};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
@@ -532,7 +530,11 @@ impl<E: Executor> Runner<E> {
     /// Gives the job back until later. To a backend that would hand it out again at once it goes after a while, and its slot is held
     /// meanwhile: so no more jobs wait like this than there are slots.
     async fn later(&self, later: &Later, orders: &mut Orders) -> Outcome {
-        tracing::warn!(event = "attempt.given_back", reason = later.reason, "its cell cannot be made now; the job goes back");
+        tracing::warn!(
+            event = "attempt.given_back",
+            reason = later.reason,
+            "its cell cannot be made now; the job goes back"
+        );
         if !self.backend.capabilities().later {
             tokio::select! {
                 biased;

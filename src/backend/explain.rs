@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(told_now.code, "image_pull", "a code has no numbers in it");
         let words = "agent a has it (try 1), which took it at 1500 when it had waited 500ms; its image: 3 of 9 MiB";
         assert_eq!(told_now.reason.replace(&at(1500).to_string(), "1500"), words);
-        store.release("a", (first.attempt, first.token), at(2000), "no_cell_yet").await.expect("goes back");
+        store.release("a", (first.attempt, first.token), at(2000), "no_cell_yet", None).await.expect("goes back");
 
         let second = claimed(&store, "b", 3000).await;
         let report = Report {

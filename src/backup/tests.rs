@@ -75,6 +75,7 @@ impl Here {
             image: None,
             log,
             results: Results::default(),
+            timings: Vec::new(),
         };
         self.backend.report(agent, &report, claim.token).await.expect("is taken");
     }

@@ -110,7 +110,13 @@ impl Api {
         tracing::info!(%url, owner = %home.owner, "up");
         let version = concat!("version ", env!("CARGO_PKG_VERSION"));
         audit.record(Event::own("server.start", Outcome::Done, Some(version.to_owned()))).await;
-        Ok(Self { backend, audit, limits, stop, tasks: [server, expiry, keeper, retention, telling].into_iter().chain(watching).collect() })
+        Ok(Self {
+            backend,
+            audit,
+            limits,
+            stop,
+            tasks: [server, expiry, keeper, retention, telling].into_iter().chain(watching).collect(),
+        })
     }
 
     /// What other settings are told to.

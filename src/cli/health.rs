@@ -24,11 +24,11 @@ pub(super) struct HealthArgs {
 
 pub(super) async fn run(args: &HealthArgs, global: &Global) -> Result<u8, Failure> {
     let input = load_input(global, &[])?;
+    // A probe is not to fail because somebody edits the settings: what runs is found by the data directory alone.
+    let (dir, problems) = data_dir(&input);
     let urls = match &global.server {
         Some(url) => vec![super::client::address(url)?],
         None => {
-            // A probe is not to fail because somebody edits the settings: what runs is found by the data directory alone.
-            let (dir, problems) = data_dir(&input);
             for problem in problems.iter() {
                 global.note(&format!("{} {}; asking the process of {}", problem.path, problem.reason, dir.display()));
             }
@@ -38,7 +38,7 @@ pub(super) async fn run(args: &HealthArgs, global: &Global) -> Result<u8, Failur
     let path = if args.live { "/livez" } else { "/healthz" };
     let mut reasons = Vec::new();
     for url in &urls {
-        let tls = super::client::believed(url, global, &config.data_dir)?;
+        let tls = super::client::believed(url, global, &dir)?;
         let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).tls_backend_preconfigured(tls.config()).build();
         let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
         match ask(&http, &format!("{url}{path}")).await {

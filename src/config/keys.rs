@@ -57,7 +57,7 @@ pub(super) enum Kind {
 }
 
 /// What each section is about.
-pub(super) const SECTIONS: [(&str, &str); 17] = [
+pub(super) const SECTIONS: [(&str, &str); 19] = [
     ("server", "The HTTP API."),
     ("server.tls", "TLS of the API. docs/operations.md tells more."),
     ("limits", "How often and how much keys and strangers may ask. The key in admin.key has no limits."),

@@ -68,6 +68,7 @@ fn kind(kind: Kind) -> String {
         Kind::Images => "A list of images' names".to_owned(),
         Kind::Registries => "A map of registries to logins".to_owned(),
         Kind::Origins => "A list of origins".to_owned(),
+        Kind::Counters => "A map of names to outputs of jobs".to_owned(),
     }
 }
 

@@ -9,8 +9,8 @@
 use super::family::{FANNED_OUT, Family, HELD, HELD_BACK, LET_GO};
 use super::{Applied, Canceled, Claim, Completion, Expired, NewJob, Renewal, Replay, Standing, Stuck};
 use crate::job::{
-    AttemptId, Cause, Class, GivenUp, Job, JobId, Later, LeaseToken, LogTotals, MOST_TIMINGS, Millis, PULL_NOTE, PastTry, Phase,
-    PhaseEvent, PutOff, Report, Results, Then, Tried, UnixMillis, then,
+    AttemptId, Cause, Class, GivenUp, Job, JobId, Later, LeaseToken, LogTotals, MOST_TIMINGS, Millis, PULL_NOTE,
+    PastTry, Phase, PhaseEvent, PutOff, Report, Results, Then, Tried, UnixMillis, then,
 };
 
 use serde::{Deserialize, Serialize};

@@ -122,7 +122,7 @@ pub(crate) struct Shared {
     downloads: places::Shares,
     streams: agents::Streams,
     /// Taken by who looks at what the process does.
-    profiling: Semaphore,
+    profiling: tokio::sync::Semaphore,
     /// Ends live streams and waits when the server stops.
     stop: CancellationToken,
 }
@@ -211,7 +211,7 @@ pub fn router(
         uploads: places::Shares::new(blobs::UPLOADS),
         downloads: places::Shares::new(content::READS),
         streams: agents::Streams::default(),
-        profiling: Semaphore::new(1),
+        profiling: tokio::sync::Semaphore::new(1),
         stop,
     }));
     let v1 = for_users().route_layer(middleware::from_fn_with_state(app.clone(), auth::require_key));

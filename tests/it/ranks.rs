@@ -3,7 +3,7 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 23] = [
+const RANKS: [(&str, u8); 24] = [
     ("job", 0),
     ("config", 1),
     ("protocol", 1),

@@ -278,7 +278,14 @@ impl Backend for Flaky {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { lease: Some(self.server.settings.lease), fenced_end: true, log: true, cancel: true, later: true, traces: false }
+        Capabilities {
+            lease: Some(self.server.settings.lease),
+            fenced_end: true,
+            log: true,
+            cancel: true,
+            later: true,
+            traces: false,
+        }
     }
 
     fn announce(&self, who: &Announcement) {

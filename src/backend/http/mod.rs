@@ -169,8 +169,14 @@ impl Http {
             .tls_backend_preconfigured(tls.config())
             .build()
             .map_err(|error| error.to_string())?;
-        let capabilities =
-            Capabilities { lease: Some(UNKNOWN_LEASE), fenced_end: false, log: true, cancel: false, later: false, traces: false };
+        let capabilities = Capabilities {
+            lease: Some(UNKNOWN_LEASE),
+            fenced_end: false,
+            log: true,
+            cancel: false,
+            later: false,
+            traces: false,
+        };
         let shared = Arc::new(Shared {
             rate: RateLimiter::direct(Quota::per_second(settings.rate)),
             settings,

@@ -77,8 +77,14 @@ async fn serve(mut stream: TcpStream, called: tokio::sync::mpsc::Sender<(String,
     };
     let what = head.split(' ').nth(1).unwrap_or_default().trim_start_matches("/v1/agent/").to_owned();
     let renewed = Renewed::Renewed { until: UnixMillis::now(), cancel_requested: false };
-    let capabilities =
-        Capabilities { lease: Some(Millis::from_secs(60)), fenced_end: true, log: false, cancel: false, later: false, traces: false };
+    let capabilities = Capabilities {
+        lease: Some(Millis::from_secs(60)),
+        fenced_end: true,
+        log: false,
+        cancel: false,
+        later: false,
+        traces: false,
+    };
     let answer = match what.as_str() {
         "register" => serde_json::to_vec(&Registered {
             protocol: crate::protocol::agent::VERSION,
