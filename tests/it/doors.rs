@@ -182,6 +182,8 @@ async fn five_hundred_slow_readers_senders_and_viewers_of_one_key_are_in_nobodys
     let stored = up.request(Method::POST, "/v1/blobs").body(content).send().await.expect("answers");
     let digest = stored.json::<Value>().await.expect("JSON")["digest"].as_str().expect("one").to_owned();
     let job = id(&job);
+    // Held against what this machine takes for it while nothing of that is there.
+    let usual = livez(&up).await;
     let key = format!("host: x\r\nauthorization: Bearer {mob}\r\n");
     let kinds = [
         "GET /livez HTTP/1.1\r\nhost: x\r\nx-slow: ".to_owned(),
@@ -205,13 +207,13 @@ async fn five_hundred_slow_readers_senders_and_viewers_of_one_key_are_in_nobodys
     assert!(most <= 520, "{most} connections");
     // Another key has everything that these have too much of.
     let took = livez(&up).await;
-    assert!(took < Duration::from_millis(100), "/livez takes {took:?}");
+    assert!(took < (usual * 10).max(Duration::from_millis(100)), "/livez takes {took:?}, and {usual:?} before");
     let begun = Instant::now();
     for _ in 0..20 {
         assert_eq!(up.call(Method::GET, "/v1/jobs?limit=1", None).await.status().as_u16(), 200);
     }
     let took = begun.elapsed() / 20;
-    assert!(took < Duration::from_millis(200), "a list takes {took:?}");
+    assert!(took < (usual * 20).max(Duration::from_millis(200)), "a list takes {took:?}, and /livez {usual:?} before");
     let uploaded = up.request(Method::POST, "/v1/blobs").body("of another").send().await.expect("answers");
     assert_eq!(uploaded.status().as_u16(), 201, "{}", uploaded.text().await.unwrap_or_default());
     let read = up.call(Method::GET, &format!("/v1/blobs/{digest}"), None).await;
