@@ -110,7 +110,7 @@ pub(super) struct Table<E: Executor> {
     /// Entries of an earlier process that wait until it is known which cells there are; `None` when they are settled.
     pub(super) unsettled: Option<Unsettled>,
     /// At most one.
-    finding: FuturesUnordered<BoxFuture<'static, Result<(Vec<Present>, Away), String>>>,
+    finding: FuturesUnordered<BoxFuture<'static, Found>>,
     /// At most one.
     probing: FuturesUnordered<BoxFuture<'static, Seen>>,
     pub(super) sweeper: Sweeper,
@@ -132,6 +132,9 @@ struct Waiting {
     claim: Grant,
     orders: Orders,
 }
+
+/// Which cells there are, and kinds of which nobody says.
+type Found = Result<(Vec<Present>, Away), String>;
 
 /// What a look at the host came to.
 struct Seen {

@@ -361,40 +361,49 @@ async fn without_cells_jobs_wait_in_the_queue_and_run_later() {
     stage.close().await;
 }
 
-#[tokio::test(start_paused = true)]
+/// With a real clock: what is put off is put off in wall time.
+#[tokio::test]
 async fn a_job_whose_cell_cannot_be_made_yet_keeps_no_other_from_running() {
-    let stage = stage(2);
+    let stage = stage(1);
+    let expiry = crate::supervise::spawn("expiry", Arc::clone(&stage.backend).run_expiry(stage.force.clone()));
     stage.executor.world().crowded = true;
     let crowded = json!({"image": "crowded", "command": ["echo", "1"], "retry": {"infrastructure": 0}});
-    let first = stage.submit_with(crowded.clone()).await;
-    let given_back = async |id| {
-        let job = stage.backend.get(id).await.expect("reads").expect("there");
-        job.history.iter().filter(|event| event.reason == "no_cell_yet").count()
+    let put_off = async |id| {
+        let mut changes = stage.backend.changes();
+        loop {
+            let job = stage.backend.get(id).await.expect("reads").expect("there");
+            match job.put_off.filter(|_| job.phase == Phase::Queued) {
+                Some(put_off) => return put_off,
+                None => drop(changes.recv().await),
+            }
+        }
     };
-    // Far more often than a host may fail in a row.
-    let began = tokio::time::Instant::now();
-    while given_back(first).await < 10 {
+    let first = stage.submit_with(crowded.clone()).await;
+    let told = put_off(first).await;
+    assert_eq!((told.times, told.reason.as_str()), (1, "no network is free"));
+    assert_eq!(stage.backend.explain(first).await.expect("reads").expect("there").code, "put_off");
+    // The only slot is others' meanwhile, and the host is none that fails.
+    for _ in 0..10 {
         let id = stage.submit(&["echo", "1"]).await;
         assert_eq!(stage.ended(id).await.ending.expect("ended").verdict, Verdict::Succeeded);
         assert!(stage.status.borrow().unavailable.is_none(), "it is well");
     }
-    assert!(began.elapsed() >= Duration::from_secs(50), "it is not tried without a pause: {:?}", began.elapsed());
-    stage.phase(first, Phase::Preparing).await;
     stage.executor.world().crowded = false;
     let job = stage.ended(first).await;
     assert_eq!(job.ending.expect("ended").verdict, Verdict::Succeeded);
+    assert!(job.started_at.is_some_and(|at| at >= told.not_before), "not before its time");
+    assert_eq!((job.put_off, job.past_tries.len()), (None, 0));
     assert!(stage.journal.entries().await.expect("reads").is_empty());
 
-    // Who waits hears that it is to end.
+    // Who waits like this can be ended.
     stage.executor.world().crowded = true;
     let canceled = stage.submit_with(crowded).await;
-    stage.phase(canceled, Phase::Preparing).await;
-    // Behind the answer that there is no cell, in the middle of the pause.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let asked = tokio::time::Instant::now();
-    assert!(matches!(stage.backend.cancel(canceled).await, Ok(Canceled::Requested(_))));
-    assert_eq!(stage.ended(canceled).await.ending.expect("ended").cause, Cause::Canceled);
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    put_off(canceled).await;
+    stage.backend.cancel(canceled).await.expect("cancels");
+    let ended = stage.ended(canceled).await;
+    assert_eq!((ended.ending.expect("ended").cause, ended.put_off), (Cause::Canceled, None));
+    stage.force.cancel();
+    expiry.await.expect("ends");
     stage.close().await;
 }
 

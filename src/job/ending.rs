@@ -828,7 +828,7 @@ mod tests {
         ];
         for cause in all {
             let hint = cause.hint_on_host().expect("one");
-            for word in ["image", "/workspace", "cell", "resources.", "seccomp"] {
+            for word in ["image", "/workspace", " cell", "resources.", "seccomp"] {
                 assert!(!hint.contains(word), "{cause:?}: {hint}");
             }
         }

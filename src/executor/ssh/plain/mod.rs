@@ -77,14 +77,15 @@ impl Opened {
     /// Waits for the opener's first word. Errors: why it does not come.
     pub(super) async fn wait(mut exec: Exec) -> Result<Self, NotOpened> {
         let until = Instant::now() + OPEN;
-        let mut heard = Vec::new();
+        let (mut heard, mut printed) = (Vec::new(), Vec::new());
         loop {
             let event = timeout_at(until, exec.output.next()).await;
             let event =
                 event.map_err(|_| NotOpened::Lost(format!("its shell said nothing for {} s", OPEN.as_secs())))?;
             match event {
-                // Whatever a login's own files print.
-                Some(Event::Stdout(_) | Event::Eof) => {}
+                // Whatever a login's own files print, or what is there in place of its shell.
+                Some(Event::Stdout(bytes)) => keep(&mut printed, &bytes),
+                Some(Event::Eof) => {}
                 Some(Event::Stderr(bytes)) => {
                     keep(&mut heard, &bytes);
                     let Some(said) = line(&heard) else { continue };
@@ -101,7 +102,8 @@ impl Opened {
                     }
                 }
                 Some(Event::Exit(code)) => {
-                    let said = crate::job::shown(String::from_utf8_lossy(&heard).trim());
+                    let words = if heard.trim_ascii().is_empty() { &printed } else { &heard };
+                    let said = crate::job::shown(String::from_utf8_lossy(words).trim());
                     return Err(NotOpened::Unfit(format!(
                         "its shell ended with code {code} before the job: a forced command, or no POSIX shell{}",
                         if said.is_empty() { String::new() } else { format!("; it said: {said}") }
