@@ -206,10 +206,12 @@ async fn session(
     let (mut socket, _) = match connected {
         Ok(opened) => opened,
         Err(Error::Http(response)) if response.status().is_client_error() => {
-            return Err(Broken::ForGood(Failure::new(format!(
-                "the API refuses the live stream: {}",
-                response.status()
-            ))));
+            // What the API says of it does not come with an upgrade that was refused: it is asked for what is there.
+            let status = response.status();
+            let why = client.logs(id, "both", *next).await.err();
+            return Err(Broken::ForGood(
+                why.unwrap_or_else(|| Failure::new(format!("the API refuses the live stream: {status}"))),
+            ));
         }
         Err(error) => return Err(link(error)),
     };
