@@ -212,7 +212,7 @@ mod tests {
         let first = Snapshot::take();
         let began = std::time::Instant::now();
         let busy = std::thread::Builder::new().name("is-busy".to_owned());
-        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let (stop, stopped) = std::sync::mpsc::sync_channel::<()>(1);
         let busy = busy.spawn(move || {
             let mut sum = 0u64;
             while matches!(stopped.try_recv(), Err(std::sync::mpsc::TryRecvError::Empty)) {

@@ -68,6 +68,7 @@ impl Shell<'_> {
             (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "[time]"),
             (r"\b1[7-9]\d{11}\b", "[ms]"),
             (r" +\+\d+ ms", " [+ms]"),
+            (r"(?m)^(  \[time\]) +\d+ ms ", "$1  [took] "),
             (r"(?m)^use       .*$", "use       [use]"),
             // The report's page.
             (r"(?m)^(use|isolation) {2,}.*$", "$1  [$1]"),

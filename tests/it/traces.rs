@@ -55,7 +55,7 @@ impl Collector {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("is bound"));
         let app = Router::new().route("/v1/traces", post(take)).with_state(got.clone());
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        drop(jobcell::supervise::spawn("collector", async move { axum::serve(listener, app).await }));
         Self { url, got }
     }
 

@@ -227,9 +227,9 @@ pub fn job_spans(job: &Job) -> Vec<Span> {
         error: error(ending),
     }];
     // From being queued, for whatever reason, until whatever else happens to it.
-    let mut waits = job.history.iter().enumerate().filter(|(_, event)| event.phase == Phase::Queued).peekable();
+    let waits = job.history.iter().enumerate().filter(|(_, event)| event.phase == Phase::Queued);
     let mut until = 0;
-    while let Some((at, queued)) = waits.next() {
+    for (at, queued) in waits {
         if at < until {
             continue;
         }
