@@ -117,9 +117,9 @@ fn route(pool: &Pool, host: &str) -> Outcome<Route> {
     Ok(pool.inventory().current().route(&Destination { host, ..Destination::default() })?)
 }
 
-/// Runs `true` to the channel's end.
+/// Runs `true` to the channel's end, as OpenSSH's client does beside it.
 async fn run(pool: &Pool, route: &Route) -> Outcome<()> {
-    let mut exec = pool.exec(route, "exec true", Lane::Job).await?;
+    let mut exec = pool.exec(route, "true", Lane::Job).await?;
     let mut code = None;
     while let Some(event) = exec.output.next().await {
         match event {

@@ -1,6 +1,6 @@
 //! Jobs from the executor to their end over the warden's wire, with nothing around them.
 
-use super::driver::{self, run_one};
+use super::driver::{self, Driven, run_one};
 use super::fleet::Outcome;
 use super::sshd::{Folder, Sshd};
 use super::{Master, inventory, ms, must, openssh, pool, route, row, run, spans, web};
@@ -50,10 +50,24 @@ async fn many(executor: &SshExecutor, spec: &Arc<JobSpec>, count: usize, at_once
     Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
+/// What the machine itself gives: a program begun and waited for, without anything around it, on both cores; how many in a second.
+fn by_hand(count: usize) -> Outcome<f64> {
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let one = || {
+            for _ in 0..count {
+                must(std::process::Command::new("true").stdin(std::process::Stdio::null())).expect("runs");
+            }
+        };
+        (0..2).for_each(|_| drop(scope.spawn(one)));
+    });
+    Ok((2 * count) as f64 / began.elapsed().as_secs_f64())
+}
+
 /// Ends the warden that stayed, with what it left.
 fn clear(sshd: &Sshd, folder: &Folder, owner: &OwnerId) -> Outcome<()> {
     let clear = format!(
-        "for p in $(pgrep -u \"$(id -u)\" -f -- \"hub --dir .*/{owner} \"); do kill -KILL $p; done; rm -rf ~/.jobcell/{owner}"
+        "for p in $(pgrep -u \"$(id -u)\" -f -- \"[h]ub --dir .*/{owner} \"); do kill -KILL $p; done; rm -rf ~/.jobcell/{owner}"
     );
     must(openssh(folder, sshd, None).arg(clear))
 }
@@ -81,22 +95,35 @@ pub(crate) async fn cells(times: usize, count: usize) -> Outcome<()> {
     spans("cold connection and a job, plain", &mut alone, None, "<= 75 ms");
 
     let master = Master::open(&folder, &sshd)?;
-    let (mut ours, mut by_shell, mut by_plain, mut shared) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut shared = Vec::new();
+    let mut kinds = [
+        (&direct, "warm `true`, resident", "<= 1.0 ms, 0.15"),
+        (&shell, "warm `true` by a shell, resident", "<= 1.5 ms"),
+    ]
+    .map(|(spec, name, goal)| (spec, name, goal, Vec::new(), Vec::new()))
+    .to_vec();
+    kinds.push((&plain, "warm `true`, plain", "", Vec::new(), Vec::new()));
     run_one(&warm.executor, &plain).await?;
     for _ in 0..times {
-        for (spec, spans) in [(&direct, &mut ours), (&shell, &mut by_shell), (&plain, &mut by_plain)] {
+        for (spec, _, _, exits, ends) in &mut kinds {
             let began = Instant::now();
-            run_one(&warm.executor, spec).await?;
-            spans.push(ms(began));
+            let mut driven = Driven::begin(&warm.executor, spec).await?;
+            driven.exit().await?;
+            exits.push(ms(began));
+            driven.close().await?;
+            ends.push(ms(began));
         }
         let began = Instant::now();
         must(openssh(&folder, &sshd, Some(&master.path)).arg("true"))?;
         shared.push(ms(began));
     }
-    spans("warm `true`, resident; ControlMaster", &mut ours, Some(&mut shared.clone()), "<= 1.0 ms, 0.15");
-    spans("warm `true` by a shell, resident; ControlMaster", &mut by_shell, Some(&mut shared.clone()), "<= 1.5 ms");
-    spans("warm `true`, plain; ControlMaster", &mut by_plain, Some(&mut shared), "");
+    for (_, name, goal, exits, ends) in &mut kinds {
+        spans(&format!("{name}, exit known; ControlMaster"), exits, Some(&mut shared.clone()), goal);
+        spans(&format!("{name}, nothing of it left"), ends, None, "");
+    }
 
+    let floor = by_hand(count / 2)?;
+    row("`true`/s started by hand, two at once, no SSH", floor, None, "");
     let web = route(warm.executor.pool(), "web")?;
     for at_once in [1, 16, 64] {
         let channels = count / 4;

@@ -56,6 +56,8 @@ const OPENER: &str = concat!(
 ///
 /// A connection that nobody cuts and nothing comes over does not end: so the lease holds here too, by the host's own clock since its start.
 /// Whatever has left the group is found by the variable that all of it has. When the job itself has ended, what it left gets no grace.
+/// The last thing it does is to end its own group, and so itself and who watches the lease: among thousands of short jobs those who
+/// sleep would be most of what the next guard has to look at.
 const GUARD: &str = concat!(
     r#"trap "" HUP INT TERM; k() { kill -s "$1" -- "-$p" 2>/dev/null; }; p="$1"; d="$2"; w="$3"; own="$4"; cd "$d"; "#,
     r#"[ -f lease ] && ( while sleep 2; [ -d "$d" ]; do t=0; read -r t < "$d/lease"; read -r c r < /proc/uptime || exit; "#,
@@ -65,7 +67,8 @@ const GUARD: &str = concat!(
     r#"kill -s 0 "$p" 2>/dev/null || w=0; "#,
     r#"if k TERM; then k CONT; n=0; while k 0 && [ "$n" -lt "$w"0 ]; do sleep 0.1 || sleep 1; n=$((n+1)); done; k KILL; fi; "#,
     r#"for e in $(grep -lsF -e "JOBCELL_CELL=$own." /proc/[0-9]*/environ); do e="${e#/proc/}"; kill -s KILL "${e%/environ}"; done; "#,
-    r#"cd "${d%/*}" && { rm -rf "$d" || { chmod -R u+rwx "$d"; rm -rf "$d"; }; }; set -- *; [ -e "$1" ] || rmdir "${d%/*}""#
+    r#"cd "${d%/*}" && { rm -rf "$d" || { chmod -R u+rwx "$d"; rm -rf "$d"; }; }; set -- *; [ -e "$1" ] || rmdir "${d%/*}"; "#,
+    r#"kill -s KILL -- "-$$""#
 );
 
 /// $1 the installation's folder, $2 the job's in it. Says `gone`, `folder` when nothing runs and something lies there that cannot be

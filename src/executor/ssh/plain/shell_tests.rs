@@ -182,6 +182,40 @@ fn a_lease_that_nobody_renews_ends_the_job_although_its_connection_stands() {
 }
 
 #[test]
+fn who_watches_the_lease_goes_with_the_job() {
+    use std::os::unix::fs::PermissionsExt;
+    let home = tempfile::tempdir().expect("a folder");
+    let program = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, text).expect("writes");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("sets the mode");
+        path.display().to_string()
+    };
+    // Who sleeps there does not wake up by itself.
+    program("sleep", "#!/bin/sh\nexec /bin/sleep 300\n");
+    let shell = program("login", &format!("#!/bin/sh\nPATH={}:$PATH exec /bin/sh \"$@\"\n", home.path().display()));
+    let place = place("job-w");
+    let mut opened = open(home.path(), &shell, &place, 1);
+    let sleepers = || {
+        let found = Command::new("pgrep").args(["-f", "-x", "/bin/sleep 300"]).output().expect("runs").stdout;
+        let mark = format!("HOME={}", home.path().display());
+        let ours = |pid: &str| {
+            let environ = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+            environ.split(|byte| *byte == 0).any(|one| one == mark.as_bytes())
+        };
+        String::from_utf8_lossy(&found).lines().filter(|pid| ours(pid)).count()
+    };
+    let argv = argv(&["/bin/sh", "-c", "read line < ../go"]);
+    let fifo = Path::new(&opened.dir).join("go");
+    assert!(Command::new("mkfifo").arg(&fifo).status().expect("runs").success());
+    assert_eq!(opened.give(&place, &Job { argv: &argv, lease: 60, ..Job::default() }), Said::Go);
+    until("the lease is watched", || sleepers() == 1);
+    std::fs::write(fifo, "\n").expect("writes");
+    assert!(opened.end().0.success());
+    until("nobody sleeps", || sleepers() == 0);
+}
+
+#[test]
 fn a_job_has_the_logins_umask_and_its_secrets_lie_nowhere() {
     let home = tempfile::tempdir().expect("a folder");
     let work = home.path().join("work");
