@@ -293,7 +293,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
                 global.ca_file.as_ref().filter(|_| backend.as_ref().is_some_and(|url| url.starts_with("https://")));
             let ca_file = ca_file.map(|file| file.display().to_string());
             let flags = [("agent.listen", listen), ("backends.main.url", backend), ("backends.main.ca_file", ca_file)];
-            agent::agent(began(&global, &flags, long_running)?, global.quiet).await
+            Box::pin(agent::agent(began(&global, &flags, long_running)?, global.quiet)).await
         }
         Command::Agents(command) => agents::run(command, &global).await,
         Command::Keys(command) => keys::run(command, &global).await,
@@ -306,7 +306,7 @@ async fn dispatch(cli: Cli) -> Result<u8, Failure> {
             settings(&global, &[], QUIET)?;
             conformance::run(&url, patience, &global).await
         }
-        Command::Job(command) => job::run(command, &global).await,
+        Command::Job(command) => Box::pin(job::run(command, &global)).await,
         Command::Dlq(command) => dlq::run(command, &global).await,
         Command::Image(command) => image::run(command, &global).await,
         Command::Exec(args) => job::exec::run(args, &global).await,
