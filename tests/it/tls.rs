@@ -93,7 +93,7 @@ impl Server {
     }
 
     /// A command as somebody elsewhere gives it.
-    async fn from_elsewhere(&self, url: &str, env: &[(&str, &str)], args: &[&str]) -> (i32, String, String) {
+    async fn at_other_host(&self, url: &str, env: &[(&str, &str)], args: &[&str]) -> (i32, String, String) {
         let other = self.dir.path().join("elsewhere");
         let mut command = Command::new(JOBCELL);
         command.arg("--data-dir").arg(other).args(["--server", url]).args(args).stdin(Stdio::null());
@@ -139,7 +139,7 @@ async fn a_certificate_is_believed_or_the_reason_is_said() {
     };
     let ask = async |url: String, env: &[(&str, &str)], args: &[String]| {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        server.from_elsewhere(&url, env, &args).await
+        server.at_other_host(&url, env, &args).await
     };
     let plain = list.map(str::to_owned);
 
@@ -308,7 +308,7 @@ async fn an_agent_gets_its_jobs_and_brings_their_output_over_tls() {
     let dir = server.dir.path();
     let (url, ca) = (server.at("localhost"), file(dir, "ca.pem", &ours.pem));
     let (code, key, err) =
-        server.from_elsewhere(&url, &[], &["--ca-file", &ca, "--quiet", "agents", "add", "one"]).await;
+        server.at_other_host(&url, &[], &["--ca-file", &ca, "--quiet", "agents", "add", "one"]).await;
     assert_eq!(code, 0, "{err}");
     let agent = |ca: Option<&str>| {
         let log = std::fs::File::create(dir.join("agent.log")).expect("opens");
@@ -329,7 +329,7 @@ async fn an_agent_gets_its_jobs_and_brings_their_output_over_tls() {
     lost.kill().await.expect("ends");
     let mut good = agent(Some(&ca));
     let run = ["--ca-file", &ca, "exec", "--", "sh", "-c", "echo over tls; seq 20000"];
-    let (code, out, err) = server.from_elsewhere(&url, &[], &run).await;
+    let (code, out, err) = server.at_other_host(&url, &[], &run).await;
     assert_eq!(code, 0, "{err}\n{}", log());
     assert!(out.starts_with("over tls\n") && out.ends_with("20000\n"), "{} bytes", out.len());
     let pid = good.id().expect("runs").to_string();
