@@ -17,7 +17,8 @@ mod tests;
 use crate::blobs;
 use crate::database;
 use crate::job::UnixMillis;
-use crate::queue::{self, Counts};
+use crate::logstore::LogStore;
+use crate::queue::{self, Counts, Still};
 use files::{copied, hashed, make_dir, sync_dir, walk, write};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -217,16 +218,33 @@ pub fn restore(backup: &Path, data: &Path) -> Result<Verified, BackupError> {
         &data.join(RESTORING),
         b"a backup was being put back; when no process does that any more, remove this folder and try again\n",
     )?;
-    for name in sums(backup)?.keys().filter(|name| ![ABOUT, OWNER].contains(&name.as_str())) {
-        let missing = || BackupError::Other(format!("{name} went while the backup was put back"));
-        copied(&backup.join(name), &data.join(name))?.ok_or_else(missing)?;
+    let sums = sums(backup)?;
+    let still = Still::open(&backup.join(QUEUE)).map_err(|error| BackupError::Other(error.to_string()))?;
+    for (name, sum) in sums.iter().filter(|(name, _)| ![ABOUT, OWNER].contains(&name.as_str())) {
+        // Output was copied after the queue: that of a try which it does not know would be gone on with by another one of that number.
+        if let Some(of) = Path::new(name).strip_prefix(LOGS).ok().and_then(LogStore::attempt_of)
+            && still.last_try(of.job).map_err(|error| BackupError::Other(error.to_string()))? < Some(of.attempt)
+        {
+            continue;
+        }
+        put_back(backup, data, (name, sum))?;
     }
     queue::fence(&data.join(QUEUE)).map_err(|error| BackupError::Other(error.to_string()))?;
-    copied(&backup.join(OWNER), &data.join(OWNER))?;
+    if let Some(sum) = sums.get(OWNER) {
+        put_back(backup, data, (OWNER, sum))?;
+    }
     sync_dir(data)?;
     std::fs::remove_file(data.join(RESTORING)).map_err(BackupError::file(&data.join(RESTORING)))?;
     sync_dir(data)?;
     Ok(verified)
+}
+
+/// Errors: it is not what was looked at before.
+fn put_back(backup: &Path, data: &Path, (name, sum): (&str, &str)) -> Result<(), BackupError> {
+    match copied(&backup.join(name), &data.join(name))? {
+        Some((_, copied)) if copied == sum => Ok(()),
+        _ => Err(BackupError::Other(format!("{name} changed while the backup was put back"))),
+    }
 }
 
 fn counts(queue: &Path) -> Result<Counts, BackupError> {

@@ -184,15 +184,21 @@ async fn what_ran_is_tried_again_after_its_lease_and_claims_of_later_are_not_bel
     let [running, waiting] = [here.submit("running").await, here.submit("waiting").await];
     let held = here.claim("a", 1).await.remove(0);
     assert_eq!(held.attempt.job, running);
+    here.write(held.attempt, "of then");
+    // Between the copies of queue and output.
+    let late = AttemptId::new(waiting, 1);
+    here.write(late, "of a try that the queue does not know");
     let about = made(&data, &backup).await;
     assert_eq!((about.queued, about.held, about.ended), (1, 1, 0));
     // After the backup.
     let later = here.claim("a", 1).await.remove(0);
-    assert_eq!(later.attempt.job, waiting);
+    assert_eq!(later.attempt, late);
     drop(here);
 
     restore(&backup, &again).expect("is put back");
     let restored = Here::open(&again).await;
+    let frames = |of| restored.backend.logs().reader(of).ok().map(|mut log| log.read(1, 9).expect("reads").len());
+    assert_eq!((frames(held.attempt), frames(late).unwrap_or_default()), (Some(1), 0));
     let stop = CancellationToken::new();
     let expiry = spawn("expiry", Arc::clone(&restored.backend).run_expiry(stop.clone()));
     // Who held a job at the backup still holds it, for a full term; who got one later does not.
@@ -206,7 +212,9 @@ async fn what_ran_is_tried_again_after_its_lease_and_claims_of_later_are_not_bel
     // Nobody renews: the job is tried again, and its history says that a try was lost.
     let again_running = async {
         loop {
-            if let Some(claim) = restored.claim("b", 1).await.pop() {
+            // The other one's lease runs out as well.
+            let claim = restored.claim("b", 1).await.pop();
+            if let Some(claim) = claim.filter(|claim| claim.attempt.job == running) {
                 return claim;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

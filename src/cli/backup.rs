@@ -78,7 +78,7 @@ pub(super) async fn run(command: BackupCommand, global: &Global) -> Result<u8, F
             global.output.print(&document, || format!("{}: as it was at {}", data.display(), about.taken_at))?;
             global.note(&format!(
                 "what happened after that is not in it: {} jobs that waited then wait again, also if they have run since; {} that agents held go \
-                 on there, or are tried again when their leases are over",
+                 on there, or are tried again when their leases are over; keys and quarantines are those of then: look at `jobcell keys list` and `jobcell agents list`",
                 about.queued, about.held
             ));
             Ok(0)

@@ -51,6 +51,12 @@ impl JobId {
         self.0.as_u64_pair().1
     }
 
+    /// By what [`JobId::simple`] gives.
+    pub fn of_simple(text: &str) -> Option<Self> {
+        let id = Uuid::try_parse(text).map(Self).ok()?;
+        (id.simple() == text).then_some(id)
+    }
+
     /// The id without hyphens, for names where they would be noise.
     pub fn simple(&self) -> String {
         self.0.simple().to_string()

@@ -219,6 +219,14 @@ impl LogStore {
         bytes.saturating_sub(mark.offset + INDEXED_EARLIER)
     }
 
+    /// Whose log a file is part of, by its path below the store.
+    pub fn attempt_of(file: &Path) -> Option<AttemptId> {
+        let mut parts = file.iter().map(|part| part.to_str());
+        let (job, of) = (parts.nth(1)??, parts.next()??);
+        let (attempt, part) = of.split_once('-')?;
+        Some(AttemptId { job: JobId::of_simple(job)?, attempt: attempt.parse().ok()?, part: part.parse().ok()? })
+    }
+
     fn job_dir(&self, job: JobId) -> PathBuf {
         let job = job.simple();
         // The last characters of an id are its random ones, so the folders fill evenly.

@@ -21,7 +21,7 @@ pub use list::ListFilter;
 pub use memory::MemoryStore;
 pub use old::{Old, Place as OldPlace, REMOVE_BATCH};
 pub use routing::{CONTAINERS, Groups, HOSTS, Obstacle, Peer, Profile};
-pub use sqlite::{SqliteStore, counts_in, fence};
+pub use sqlite::{SqliteStore, Still, counts_in, fence};
 
 use crate::job::{
     AttemptId, Capacity, Children, Job, JobId, JobSpec, JobSummary, Later, LeaseToken, Millis, Phase, Report,

@@ -30,7 +30,7 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use still::{counts_in, fence};
+pub use still::{Still, counts_in, fence};
 
 type Worker = database::Worker<StoreError>;
 

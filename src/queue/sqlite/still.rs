@@ -2,10 +2,10 @@
 
 use super::rows;
 use crate::database;
-use crate::job::Phase;
+use crate::job::{JobId, Phase};
 use crate::queue::{Counts, StoreError};
 use rusqlite::{Connection, OpenFlags};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// More than any queue gives out between a backup and the loss of what it was made of.
 const FENCE: u64 = 1 << 32;
@@ -26,6 +26,27 @@ pub fn fence(path: &Path) -> Result<(), StoreError> {
     let db =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|error| failed(path, &error))?;
     db.execute("UPDATE tokens SET last = last + ?1", [FENCE]).map(drop).map_err(|error| failed(path, &error))
+}
+
+/// What a queue file of nobody's knows.
+#[derive(Debug)]
+pub struct Still {
+    path: PathBuf,
+    db: Connection,
+}
+
+impl Still {
+    /// Opens it to read. Errors: it cannot be read.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { path: path.to_owned(), db: database::read_only(path)? })
+    }
+
+    /// The number of a job's last try, from 1; 0 when it had none yet. `None`: there is no such job. Errors: it cannot be read.
+    pub fn last_try(&self, job: JobId) -> Result<Option<u32>, StoreError> {
+        let found = self.db.prepare_cached("SELECT attempt FROM jobs WHERE id = ?1");
+        let found = found.and_then(|mut found| rows::optional(found.query_row([job.to_string()], |row| row.get(0))));
+        found.map_err(|error| failed(&self.path, &error))
+    }
 }
 
 fn failed(path: &Path, error: &rusqlite::Error) -> StoreError {
