@@ -76,6 +76,8 @@ impl Client {
         // The API is on this host or named explicitly: a proxy from the environment is not asked.
         let tls = believed(&url, global, &config.data_dir)?;
         let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5));
+        // The key goes nowhere else.
+        let http = http.redirect(reqwest::redirect::Policy::none());
         let http = http.tls_backend_preconfigured(tls.config()).build();
         let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
         Ok(Self { http, tls, url, key, guessed })

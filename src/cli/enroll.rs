@@ -116,7 +116,9 @@ fn hash(key: &str) -> String {
 
 /// Asks until it is answered; gives the name that the agent has there. Errors: it is refused, or nobody answers for a minute.
 async fn enroll(name: &str, url: &str, asked: &Enroll, tls: &ClientTls) -> Result<String, Failure> {
-    let http = reqwest::Client::builder().no_proxy().timeout(LIMIT).tls_backend_preconfigured(tls.config()).build();
+    // The token goes nowhere else.
+    let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).timeout(LIMIT);
+    let http = http.tls_backend_preconfigured(tls.config()).build();
     let http = http.map_err(|error| Failure::new(format!("no HTTP client: {error}")))?;
     let until = Instant::now() + PATIENCE;
     loop {

@@ -14,7 +14,8 @@ use crate::server::kept::Book;
 use crate::server::openapi::{agents as schema, jobs as values};
 use crate::server::problem::ProblemDocument;
 use crate::server::{App, auth, same_hash};
-use axum::extract::{FromRequest, Request, State};
+use crate::supervise::spawn;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -25,6 +26,8 @@ use utoipa::ToSchema;
 
 /// Tokens that are remembered.
 const MOST: usize = 1000;
+/// Bytes of a request by which an agent gets in; it has three hundred.
+const LARGEST: usize = 4096;
 /// Without another word, and at most.
 const USUAL: Millis = Millis::from_secs(3600);
 const LONGEST: Millis = Millis::from_secs(30 * 24 * 3600);
@@ -108,6 +111,17 @@ pub(super) struct Entry {
     used_by: Option<String>,
 }
 
+/// What a token was taken for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Taken {
+    /// The name that its agent is to have.
+    agent: String,
+    /// That is the operator's word.
+    bound: bool,
+    /// It was taken before, by the same agent with the same key.
+    again: bool,
+}
+
 /// All tokens.
 #[derive(Debug)]
 pub struct JoinTokens(Book<Kept>);
@@ -181,8 +195,9 @@ impl JoinTokens {
         .await
     }
 
-    /// Takes a token for the agent that brings it: gives the name that it is to have, and whether that is the operator's word.
-    async fn take(&self, asked: &Enroll, now: UnixMillis) -> Result<(String, bool), TokenError> {
+    /// Takes a token for the agent that brings it. Those that it came with before are gone then: who still has one of them, and the key of then,
+    /// does not come back with it.
+    async fn take(&self, asked: &Enroll, now: UnixMillis) -> Result<Taken, TokenError> {
         let given = hash(&asked.token);
         self.change(|all| {
             let kept = all.values_mut().find(|kept| same_hash(&kept.sha256, &given)).ok_or(TokenError::Unknown)?;
@@ -192,7 +207,7 @@ impl JoinTokens {
             match &kept.used {
                 // It asks again, since it did not hear the answer.
                 Some(used) if used.agent == agent && same_hash(&used.key_sha256, &asked.key_sha256) => {
-                    return Ok((agent, bound));
+                    return Ok(Taken { agent, bound, again: true });
                 }
                 Some(Used { agent, at, .. }) => return Err(TokenError::Used { agent: agent.clone(), at: *at }),
                 None => {}
@@ -200,8 +215,14 @@ impl JoinTokens {
             if kept.expires_at <= now {
                 return Err(TokenError::Expired(kept.expires_at));
             }
-            kept.used = Some(Used { agent: agent.clone(), key_sha256: asked.key_sha256.clone(), at: now });
-            Ok((agent, bound))
+            let of_it = |kept: &Kept| kept.used.as_ref().is_some_and(|used| used.agent == agent);
+            kept.used = None;
+            all.retain(|_, kept| !of_it(kept));
+            let used = Used { agent: agent.clone(), key_sha256: asked.key_sha256.clone(), at: now };
+            all.values_mut()
+                .filter(|kept| same_hash(&kept.sha256, &given))
+                .for_each(|kept| kept.used = Some(used.clone()));
+            Ok(Taken { agent, bound, again: false })
         })
         .await
     }
@@ -222,10 +243,9 @@ impl From<TokenError> for ProblemDocument {
         let code = match error {
             TokenError::Key(error) => return error.into(),
             TokenError::Unknown | TokenError::Expired(_) | TokenError::Used { .. } => "unauthorized",
-            TokenError::Full => "agent_exists",
             TokenError::TooLong => "bad_body",
             TokenError::NotFound(_) => "agent_not_found",
-            TokenError::File { .. } => "unavailable",
+            TokenError::Full | TokenError::File { .. } => "unavailable",
         };
         Self::new(code, error.to_string())
     }
@@ -273,7 +293,7 @@ pub(super) async fn list(State(app): State<App>) -> Json<TokenList> {
 /// Make a join token for a new agent
 #[utoipa::path(post, path = "/v1/agent-tokens", tag = "agents", request_body = NewToken,
     responses((status = 201, description = "The token, shown here and never again", body = Created)),
-    extensions(("x-problems" = json!(["agent_exists", "unavailable"]))))]
+    extensions(("x-problems" = json!(["unavailable"]))))]
 pub(super) async fn create(
     State(app): State<App>,
     Received(body): Received,
@@ -305,6 +325,12 @@ pub(super) async fn remove(State(app): State<App>, Path(id): Path<String>) -> Re
     responses((status = 200, description = "The key opens", body = schema::Enrolled)),
     extensions(("x-problems" = json!(["unauthorized", "rate_limited", "agent_exists", "bad_body", "unavailable"]))))]
 pub(super) async fn enroll(State(app): State<App>, request: Request) -> Response {
+    // Goes on when the caller hangs up: a key that opens from now on is a line of the audit log.
+    let work = spawn("enroll", let_in(app, request));
+    work.await.unwrap_or_else(|_| ProblemDocument::new("unavailable", "it was given up; ask again").into_response())
+}
+
+async fn let_in(app: App, request: Request) -> Response {
     let attempt = Attempt::of(&request);
     match enrolled(&app, request).await {
         Ok(agent) => {
@@ -324,13 +350,16 @@ pub(super) async fn enroll(State(app): State<App>, request: Request) -> Response
 }
 
 async fn enrolled(app: &App, request: Request) -> Result<String, ProblemDocument> {
-    let Received(body) = Received::from_request(request, app).await?;
+    // Whoever comes has no key yet: no more than it takes is held of what they send.
+    let body = axum::body::to_bytes(request.into_body(), LARGEST).await.map_err(|error| {
+        ProblemDocument::new("bad_body", format!("it has more than {LARGEST} bytes, or was cut off: {error}"))
+    })?;
     let asked: Enroll = super::calls::read(&body)?;
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     if asked.key_sha256.len() != 64 || !asked.key_sha256.bytes().all(hex) {
         return Err(ProblemDocument::new("bad_body", "key_sha256: give the SHA-256 of the key, 64 digits"));
     }
-    let (agent, bound) = app.join_tokens.take(&asked, UnixMillis::now()).await?;
+    let Taken { agent, bound, again } = app.join_tokens.take(&asked, UnixMillis::now()).await?;
     // Written after the token: a crash between the two leaves a token that is used, by an agent that asks again and is let in then.
     match app.agent_keys.put(&agent, &asked.key_sha256, bound).await {
         Ok(false) => {}
@@ -340,7 +369,10 @@ async fn enrolled(app: &App, request: Request) -> Result<String, ProblemDocument
             app.sessions.end(&agent);
         }
         Err(error) => {
-            app.join_tokens.give_back(&asked).await?;
+            // One that was taken before stays so: its agent may ask again, and nobody else.
+            if !again {
+                app.join_tokens.give_back(&asked).await?;
+            }
             return Err(error.into());
         }
     }
@@ -369,13 +401,13 @@ mod tests {
         let made = tokens.create(None, USUAL, at(0)).await.expect("is made");
         let text = std::fs::read_to_string(&path).expect("is there");
         assert!(!text.contains(&made.token[4..]), "the token itself is nowhere");
-        assert_eq!(
-            tokens.take(&asked(&made.token, "one", "k"), at(1)).await.expect("is good"),
-            ("one".to_owned(), false)
-        );
+        let taken = |agent: &str, bound, again| Taken { agent: agent.to_owned(), bound, again };
+        let first = tokens.take(&asked(&made.token, "one", "k"), at(1)).await.expect("is good");
+        assert_eq!(first, taken("one", false, false));
         // Also after a restart, and when its time is over: it was used in time.
         let tokens = JoinTokens::open(path).expect("opens again");
-        assert!(tokens.take(&asked(&made.token, "one", "k"), at(2 * HOUR)).await.is_ok());
+        let again = tokens.take(&asked(&made.token, "one", "k"), at(2 * HOUR)).await.expect("is its own");
+        assert_eq!(again, taken("one", false, true));
         for (name, key) in [("one", "another"), ("two", "k")] {
             let said = tokens.take(&asked(&made.token, name, key), at(3)).await.expect_err("is used").to_string();
             assert!(said.contains("was used at 1970-01-01T00:00:00.001Z by the agent `one`"), "{said}");
@@ -393,10 +425,8 @@ mod tests {
         let made = tokens.create(Some("build-1".to_owned()), USUAL, at(0)).await.expect("is made");
         let late = tokens.take(&asked(&made.token, "x", "k"), at(HOUR)).await.expect_err("is over").to_string();
         assert!(late.contains("is over since 1970-01-01T01:00:00"), "{late}");
-        assert_eq!(
-            tokens.take(&asked(&made.token, "x", "k"), at(1)).await.expect("is good"),
-            ("build-1".to_owned(), true)
-        );
+        let taken = tokens.take(&asked(&made.token, "x", "k"), at(1)).await.expect("is good");
+        assert_eq!(taken, Taken { agent: "build-1".to_owned(), bound: true, again: false });
         tokens.give_back(&asked(&made.token, "x", "k")).await.expect("is written");
         assert!(tokens.take(&asked(&made.token, "x", "other"), at(2)).await.is_ok());
         tokens.remove(&made.id).await.expect("was there");
@@ -413,5 +443,17 @@ mod tests {
         }
         tokens.create(None, USUAL, at(30 * HOUR)).await.expect("is made");
         assert_eq!(tokens.list().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn who_has_the_token_and_the_key_of_before_does_not_take_the_name_back() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let tokens = JoinTokens::open(dir.path().join("tokens.json")).expect("opens");
+        let made = async || tokens.create(Some("build-1".to_owned()), USUAL, at(0)).await.expect("is made").token;
+        let (old, new) = (made().await, made().await);
+        tokens.take(&asked(&old, "x", "old"), at(1)).await.expect("is good");
+        tokens.take(&asked(&new, "x", "new"), at(2)).await.expect("is good");
+        assert!(matches!(tokens.take(&asked(&old, "x", "old"), at(3)).await, Err(TokenError::Unknown)));
+        assert!(tokens.take(&asked(&new, "x", "new"), at(3)).await.expect("is its own").again);
     }
 }
