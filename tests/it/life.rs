@@ -103,7 +103,6 @@ async fn a_quarantined_agent_gets_nothing_over_restarts_until_it_is_trusted_agai
     let ended = up.ended(&runs).await;
     assert_eq!(cause(&ended), "agent_lost", "{ended}");
     up.crash().await;
-    up.revive().await;
     let (_, table, _) = said(&up.command(&["agents", "list"]).await);
     assert!(table.contains("quarantined: its key leaked"), "{table}");
     let waits = up.submit(&json!({"preset": "bash", "script": "echo later"})).await;

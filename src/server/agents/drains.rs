@@ -211,7 +211,15 @@ pub(super) async fn quarantine(
     };
     app.agent_drains.change(&app.backend, &name, change).await?;
     // Behind it: nothing is handed out to it any more.
-    let stopped = if stop { Some(app.backend.take_from(&name).await?) } else { None };
+    let stopped = if stop {
+        let (backend, agent) = (Arc::clone(&app.backend), name.clone());
+        // Goes on when the caller hangs up: what is taken from the agent is told to all who wait for it.
+        let work = spawn("quarantine", async move { backend.take_from(&agent).await });
+        let failed = |_| ProblemDocument::new("unavailable", "taking jobs from it was given up; ask again");
+        Some(work.await.map_err(failed)??)
+    } else {
+        None
+    };
     let told = Told { count: stopped, detail: Some(said), ..Told::default() };
     Ok((Extension(told), answer(&app, name, stopped).await?))
 }
@@ -239,6 +247,10 @@ pub(super) async fn resume(
 ) -> Result<Json<DrainAnswer>, ProblemDocument> {
     let ResumeQuery { quarantined } = crate::server::jobs::query(asked)?;
     known(&app, &name)?;
+    // Decided where nobody else changes it.
+    app.agent_drains
+        .change(&app.backend, &name, move |before| before.filter(|drain| drain.quarantined && !quarantined))
+        .await?;
     if let Some(drain) = app.backend.roster().drains().of(&name).filter(|drain| drain.quarantined && !quarantined) {
         let detail = format!(
             "agent {name} is {}; to trust it again, ask with quarantined=true (`jobcell resume {name} --quarantined`)",
@@ -246,7 +258,6 @@ pub(super) async fn resume(
         );
         return Err(ProblemDocument::new("agent_quarantined", detail));
     }
-    app.agent_drains.forget(&app.backend, &name).await?;
     answer(&app, name, None).await
 }
 
