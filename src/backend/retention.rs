@@ -184,7 +184,7 @@ impl Embedded {
             let Some(last) = ids.last() else { return Ok(removed.held == held) };
             before = Some(*last);
             for some in ids.chunks(REMOVE_BATCH) {
-                let mut some = self.as_old(some).await?;
+                let mut some = self.as_old(some, removed).await;
                 self.remove_some(&mut some, told, removed).await?;
             }
             if told.is_dry() {
@@ -198,16 +198,25 @@ impl Embedded {
         }
     }
 
-    async fn as_old(&self, ids: &[JobId]) -> Result<Vec<Old>, StoreError> {
+    async fn as_old(&self, ids: &[JobId], removed: &mut Removed) -> Vec<Old> {
         let mut found = Vec::with_capacity(ids.len());
         for id in ids {
-            let Some(job) = self.store.get(*id).await? else { continue };
+            let job = match self.store.get(*id).await {
+                Ok(Some(job)) => job,
+                Ok(None) => continue,
+                // One that this version cannot read stays, with its parent, and holds up no other family.
+                Err(error) => {
+                    tracing::warn!(job_id = %id, %error, "an old job cannot be read, and stays");
+                    removed.held += 1;
+                    continue;
+                }
+            };
             let kept = job.output_gone_at.is_none();
             let output_bytes = if kept { job.log.stdout.bytes.saturating_add(job.log.stderr.bytes) } else { 0 };
             let place = OldPlace { at: job.ended_at.unwrap_or(job.submitted_at), seq: 0 };
             found.push(Old { id: *id, place, output_bytes });
         }
-        Ok(found)
+        found
     }
 
     /// Removes these jobs with their output, and leaves the list empty.

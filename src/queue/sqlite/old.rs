@@ -46,7 +46,15 @@ pub(super) fn output_bytes(db: &Connection) -> rusqlite::Result<u64> {
 pub(super) fn output_gone(db: &Connection, ids: &[JobId], at: UnixMillis) -> rusqlite::Result<u64> {
     let mut marked = 0;
     for id in ids {
-        marked += u64::from(change_row(db, *id, |row| row.output_gone(at))?.unwrap_or(false));
+        match rows::readable(change_row(db, *id, |row| row.output_gone(at)))? {
+            Ok(changed) => marked += u64::from(changed.unwrap_or(false)),
+            // One that this version cannot read holds nobody up: its output counts no more.
+            Err(reason) => {
+                tracing::warn!(job_id = %id, reason, "an old job cannot be read; its output went all the same");
+                let gone = "UPDATE jobs SET output_bytes = NULL WHERE id = ?1";
+                db.prepare_cached(gone)?.execute([id.to_string()])?;
+            }
+        }
     }
     Ok(marked)
 }
