@@ -19,9 +19,9 @@ use std::collections::HashMap;
 /// Behind it, in the warden's arguments, is whose cell it is.
 pub(super) const OWNER_ARGUMENT: &str = "--owner";
 
-/// What a cell was made of.
 /// The cores that a cell is held to, for a later process.
 pub(super) const CORES_LABEL: &str = "jobcell.cores";
+/// What a cell was made of.
 const IMAGE_LABEL: &str = "jobcell.image";
 const IMAGE_ID_LABEL: &str = "jobcell.image.id";
 const IMAGE_DIGEST_LABEL: &str = "jobcell.image.digest";
@@ -117,7 +117,6 @@ pub(super) fn plan(
     }
     let mut cell_spec = cell_spec(order, shape, uid, limits);
     cell_spec.tripwire = profile == Seccomp::Tripwire;
-    cell_spec.expect.extend(cores.map(|cores| Expect::eq("cpus_allowed", cores)));
     cell_spec.expect.extend(refused_calls());
     cell_spec.expect = runtimes::adapt(cell_spec.expect, &shape.oci_runtime);
     // It was asked for by name, so a kernel that answers calls by itself has to show it too.

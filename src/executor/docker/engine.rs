@@ -250,10 +250,11 @@ impl Engine {
         Ok(self.call("info", self.limit, self.docker.info()).await?.id.filter(|id| !id.is_empty()))
     }
 
-    /// How many cores it has for containers, as far as it says.
+    /// How many cores it has for containers; `None` where it does not say, or cannot hold a container to some of them.
     pub(super) async fn cores(&self) -> Result<Option<u32>, EngineError> {
-        let told = self.call("info", self.limit, self.docker.info()).await?.ncpu;
-        Ok(told.and_then(|count| u32::try_from(count).ok()))
+        let info = self.call("info", self.limit, self.docker.info()).await?;
+        let count = info.ncpu.filter(|_| info.cpu_set != Some(false));
+        Ok(count.and_then(|count| u32::try_from(count).ok()))
     }
 
     /// Whether an image is there.

@@ -17,8 +17,7 @@ enum Kind {
 /// What of the expectations on a cell gVisor has no answer to, or another one. A job's calls are answered by its own kernel and never
 /// pass our filter; its control groups, and the engine's mount options, are not to be seen inside. In their place its kernel has
 /// to be seen, and what it gives and takes by itself.
-const NOT_GVISORS: [&str; 6] =
-    ["cap_amb", "no_new_privs", "memory_limit_bytes", "pids_limit", "cpu_quota_us", "cpus_allowed"];
+const NOT_GVISORS: [&str; 5] = ["cap_amb", "no_new_privs", "memory_limit_bytes", "pids_limit", "cpu_quota_us"];
 
 /// Not EINVAL or EFAULT: these mean that the call got further than it may.
 const REFUSED: &str = "EPERM,ENOSYS,EACCES,EAFNOSUPPORT";
