@@ -52,6 +52,8 @@ const STREAM_AWAY: Duration = Duration::from_secs(180);
 /// Characters of a backend's reason that are kept.
 const MOST_REASON: usize = 500;
 /// A lease as long as this is assumed until the backend has said its own.
+/// Until a job is handed out again that this agent does not understand.
+const NOT_UNDERSTOOD: Millis = Millis::from_secs(60);
 const UNKNOWN_LEASE: Millis = Millis::from_secs(60);
 
 /// Where the backend is.
@@ -163,6 +165,8 @@ impl Http {
         // The backend is named by the operator: a proxy from the environment is not asked.
         let http = reqwest::Client::builder()
             .no_proxy()
+            // Keys go nowhere else.
+            .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(Duration::from_secs(3))
             .pool_idle_timeout(Duration::from_secs(60))
             .tcp_nodelay(true)
@@ -268,7 +272,12 @@ impl Http {
                 Err(problems) => {
                     // A spec that a newer server accepts and this agent does not understand.
                     tracing::error!(attempt = %claim.attempt, %problems, "a claimed job's spec is not understood; it goes back");
-                    if let Err(error) = self.release(claim.attempt, claim.token, "spec_not_understood", None).await {
+                    // Without a pause it would be handed out again at once, to this agent too.
+                    let reason = "an agent that is older than the server does not understand it".to_owned();
+                    let later = Later { after: NOT_UNDERSTOOD, reason };
+                    if let Err(error) =
+                        self.release(claim.attempt, claim.token, "spec_not_understood", Some(&later)).await
+                    {
                         tracing::error!(%error, attempt = %claim.attempt, "it could not be given back; its lease will run out");
                     }
                 }
