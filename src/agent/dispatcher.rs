@@ -310,10 +310,11 @@ impl<E: Executor> Table<E> {
                 }
                 Some(found) = self.finding.next() => match found {
                     Ok((present, away)) => {
-                        self.settle(present, &away);
-                        self.sweeper.in_a(self.agent.settings.sweep.first);
-                        probe_at = Instant::now();
-                        find_at = probe_at + FIND_PAUSE;
+                        if self.settle(present, &away) {
+                            self.sweeper.in_a(self.agent.settings.sweep.first);
+                            probe_at = Instant::now();
+                        }
+                        find_at = Instant::now() + FIND_PAUSE;
                     }
                     Err(reason) => {
                         self.obstacles.cells = Some(reason);

@@ -67,11 +67,16 @@ impl<E: Executor> Table<E> {
     }
 
     /// Settles the rest, now that it is known which cells there are; of kinds that are `away` only when that is known too.
-    pub(super) fn settle(&mut self, present: Vec<Present>, away: &Away) {
+    /// False when nothing is known now that was not known before.
+    pub(super) fn settle(&mut self, present: Vec<Present>, away: &Away) -> bool {
+        let known_of = |kind: &&'static str| !away.contains_key(*kind);
+        let known: BTreeSet<_> = [CONTAINERS, HOSTS].into_iter().filter(known_of).collect();
+        if self.unsettled.as_ref().is_some_and(|left| !away.is_empty() && left.known == known) {
+            return false;
+        }
         let entries = self.unsettled.take().map(|unsettled| unsettled.entries).unwrap_or_default();
         let (later, entries) = entries.into_iter().partition(|entry| away.contains_key(kind(entry)));
         if !away.is_empty() {
-            let known = [CONTAINERS, HOSTS].into_iter().filter(|kind| !away.contains_key(kind)).collect();
             self.unsettled = Some(Unsettled { entries: later, known });
         }
         let Plan { adopt, deliver, give_back, lost: gone, remove } = plan(entries, present);
@@ -105,6 +110,7 @@ impl<E: Executor> Table<E> {
         }
         // Their runners hear now what the last round said.
         self.renew_all();
+        true
     }
 
     /// The backend of an entry. One that is not in the settings any more cannot be told anything.
