@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::supervise::spawn;
 use crate::telemetry::{Metrics, Traces};
+use crate::tls::ClientTls;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -29,7 +30,16 @@ impl Telling {
             ("service.version", env!("CARGO_PKG_VERSION")),
             ("service.instance.id", instance),
         ]);
-        let (traces, exporter) = Traces::new(&settings, metrics);
+        let tls = match ClientTls::for_url(&settings.url, settings.ca_file.as_deref()) {
+            Ok(tls) => tls,
+            // Jobs do not wait for those who watch them.
+            Err(reason) => {
+                tracing::error!(url = %settings.url, %reason, "no spans are sent");
+                return Self { traces: Traces::default(), way: None };
+            }
+        };
+        let http = reqwest::Client::builder().tls_backend_preconfigured(tls.config());
+        let (traces, exporter) = Traces::new(&settings, http, metrics);
         let stop = CancellationToken::new();
         let task = spawn("spans", exporter.run(stop.clone()));
         Self { traces, way: Some((task, stop)) }

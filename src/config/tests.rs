@@ -220,11 +220,12 @@ fn counters_have_names_that_prometheus_takes_and_bounds() {
 }
 
 #[test]
-fn a_collector_has_an_address_without_tls() {
+fn a_collector_has_an_address() {
     let endpoint = |url: &str| load_text(&format!("telemetry: {{otlp: {{endpoint: \"{url}\"}}}}"));
     let otlp = endpoint("http://127.0.0.1:4318").expect("is good").telemetry.otlp;
     assert_eq!(otlp.map(|otlp| otlp.url).as_deref(), Some("http://127.0.0.1:4318/v1/traces"));
     assert!(endpoint("").expect("is good").telemetry.otlp.is_none());
-    let problems = endpoint("https://c:4318").expect_err("no TLS").to_string();
-    assert!(problems.contains("telemetry.otlp.endpoint") && problems.contains("TLS"), "{problems}");
+    assert!(endpoint("https://c:4318").expect("with TLS").telemetry.otlp.is_some());
+    let problems = endpoint("c:4318").expect_err("is none").to_string();
+    assert!(problems.contains("telemetry.otlp.endpoint") && problems.contains("https://host:4318"), "{problems}");
 }

@@ -7,6 +7,7 @@ use reqwest::Client;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -16,15 +17,16 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio_rustls::TlsAcceptor;
 
 /// Somebody who signs certificates.
-struct Authority {
-    pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -34,7 +36,7 @@ impl Authority {
     }
 
     /// A certificate for these names until that year, and its key.
-    fn issue(&self, names: &[&str], until: i32) -> (String, String) {
+    pub(crate) fn issue(&self, names: &[&str], until: i32) -> (String, String) {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).expect("good names");
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
@@ -191,14 +193,38 @@ async fn speaking_plain() -> u16 {
     port
 }
 
-/// Somebody who shows this certificate, whatever it is worth.
-async fn speaking((certificate, key): &(String, String)) -> u16 {
+fn acceptor((certificate, key): &(String, String)) -> TlsAcceptor {
     let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("is one")];
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).expect("is one");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let config = config.expect("versions").with_no_client_auth().with_single_cert(chain, key).expect("is a pair");
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    TlsAcceptor::from(Arc::new(config))
+}
+
+/// Somebody who shows this certificate and passes on what comes to `to`.
+pub(crate) async fn before(pair: &(String, String), to: SocketAddr) -> u16 {
+    let acceptor = acceptor(pair);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let port = listener.local_addr().expect("has one").port();
+    spawn("before", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            spawn("one before", async move {
+                let (Ok(mut outer), Ok(mut inner)) = (acceptor.accept(stream).await, TcpStream::connect(to).await)
+                else {
+                    return;
+                };
+                let _ = tokio::io::copy_bidirectional(&mut outer, &mut inner).await;
+            });
+        }
+    });
+    port
+}
+
+/// Somebody who shows this certificate, whatever it is worth.
+async fn speaking(pair: &(String, String)) -> u16 {
+    let acceptor = acceptor(pair);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let port = listener.local_addr().expect("has one").port();
     spawn("expired", async move {

@@ -1,6 +1,7 @@
 //! Traces of jobs, as a collector gets them: read with the official definitions of OTLP.
 
 use super::stage::{JOBCELL, Up, cause, engine, id, said, until};
+use super::tls::{Authority, before};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -351,4 +352,36 @@ async fn an_operators_counters_profile_and_log_lines_are_there() {
     );
     assert_eq!((&told["tries"][0]["attempt"], &told["tries"][0]["code"]), (&json!(1), &json!("exit_code")));
     up.stop().await;
+}
+
+#[tokio::test]
+async fn a_collector_is_reached_by_tls_where_its_authority_is_believed() {
+    let Some(host) = engine() else { return };
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    for (authority, counted) in
+        [(&ours, "jobcell_spans_exported_total"), (&others, "jobcell_spans_dropped_total{reason=\"unreachable\"}")]
+    {
+        let collector = Collector::start(Manner::Takes).await;
+        let to = collector.url.trim_start_matches("http://").parse().expect("an address");
+        let port = before(&ours.issue(&["localhost"], 2099), to).await;
+        let dir = tempfile::tempdir().expect("a folder");
+        let ca = dir.path().join("ca.pem");
+        std::fs::write(&ca, &authority.pem).expect("writes");
+        let endpoint = format!("https://localhost:{port}");
+        let env = [
+            ("OTEL_BSP_SCHEDULE_DELAY", "1"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", ca.to_str().expect("UTF-8")),
+        ];
+        let up = Up::start_with(dir, &host, "", &env).await;
+        until("readiness", || async { up.plain("/readyz").await.filter(|(status, _)| *status == 200) }).await;
+        assert_eq!(cause(&up.bash("true").await), "exit_code");
+        let is_counted = |metrics: &str| {
+            let values = metrics.lines().filter_map(|line| line.strip_prefix(counted)?.trim().parse::<f64>().ok());
+            values.sum::<f64>() > 0.0
+        };
+        until(counted, || async { is_counted(&up.plain("/metrics").await?.1).then_some(()) }).await;
+        assert_eq!(collector.spans().is_empty(), std::ptr::eq(authority, &others));
+        up.stop().await;
+    }
 }

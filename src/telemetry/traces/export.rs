@@ -43,7 +43,12 @@ enum Sent {
 }
 
 impl Exporter {
-    pub(super) fn new(settings: OtlpSettings, spans: mpsc::Receiver<Span>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        settings: OtlpSettings,
+        http: reqwest::ClientBuilder,
+        spans: mpsc::Receiver<Span>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let mut headers = HeaderMap::new();
         for (name, value) in &settings.headers {
             match (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
@@ -56,7 +61,7 @@ impl Exporter {
                 }
             }
         }
-        let http = reqwest::Client::builder()
+        let http = http
             .no_proxy()
             // A redirect would take the headers somewhere else.
             .redirect(redirect::Policy::none())

@@ -33,11 +33,11 @@ struct Inner {
 }
 
 impl Traces {
-    /// To the collector of these settings, and what has to run for spans to get there.
-    pub fn new(settings: &OtlpSettings, metrics: &Arc<Metrics>) -> (Self, Exporter) {
+    /// To the collector of these settings, by an HTTP client that knows whom to believe, and what has to run for spans to get there.
+    pub fn new(settings: &OtlpSettings, http: reqwest::ClientBuilder, metrics: &Arc<Metrics>) -> (Self, Exporter) {
         let (queue, spans) = mpsc::channel(settings.queue);
         let inner = Inner { queue, sampler: settings.sampler, metrics: Arc::clone(metrics) };
-        (Self(Some(Arc::new(inner))), Exporter::new(settings.clone(), spans, Arc::clone(metrics)))
+        (Self(Some(Arc::new(inner))), Exporter::new(settings.clone(), http, spans, Arc::clone(metrics)))
     }
 
     /// Whether there is anybody to tell.

@@ -3,6 +3,7 @@
 use crate::job::{TraceContext, TraceId};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// What is appended to a collector's address for all signals.
@@ -68,6 +69,8 @@ impl Sampler {
 pub struct OtlpSettings {
     /// The collector's address for traces.
     pub url: String,
+    /// The authorities that are believed at https://; the system's where none are named.
+    pub ca_file: Option<PathBuf>,
     /// What goes with every request; it may have a secret in it.
     pub headers: Vec<(String, String)>,
     /// For a request to be answered.
@@ -101,17 +104,11 @@ pub struct Unusable {
 
 fn address(url: &str) -> Result<String, Unusable> {
     let url = url.trim().trim_end_matches('/');
-    let host = url.strip_prefix("http://").map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
-    if url.starts_with("https://") {
-        let reason = "asks for TLS, which spans are not sent by yet".to_owned();
-        return Err(Unusable {
-            reason,
-            fix: "write http:// and send to a collector on this host, which passes them on",
-        });
-    }
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or_default());
     if host.is_none_or(|host| host.is_empty() || host.contains('@')) || url.contains(char::is_whitespace) {
         let reason = format!("`{}` is not a collector's address", crate::job::shown(url));
-        return Err(Unusable { reason, fix: "write http://host:4318" });
+        return Err(Unusable { reason, fix: "write http://host:4318, or https://host:4318" });
     }
     Ok(url.to_owned())
 }
@@ -232,8 +229,10 @@ impl OtlpSettings {
                 Sampler::default()
             }
         };
+        let ca_file = either("CERTIFICATE").map(|(_, file)| PathBuf::from(file));
         let settings = Self {
             url,
+            ca_file,
             headers,
             timeout: millis(timeout, TIMEOUT),
             delay: millis(delay, DELAY),
@@ -284,11 +283,15 @@ mod tests {
     #[test]
     fn a_bad_setting_is_an_error_and_a_bad_variable_is_told_and_left_alone() {
         let none = BTreeMap::new();
-        for bad in ["https://c:4318", "c:4318", "http://", "http://a:b@c:4318", "ftp://c"] {
+        for bad in ["https://", "c:4318", "http://", "http://a:b@c:4318", "ftp://c"] {
             assert!(OtlpSettings::read(bad, &none).is_err(), "{bad}");
         }
-        let (settings, ignored) = read("", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c:4318")]);
-        assert!(settings.is_none() && ignored.len() == 1 && ignored[0].contains("TLS"), "{ignored:?}");
+        let (settings, ignored) = read("", &[("OTEL_EXPORTER_OTLP_ENDPOINT", "c:4318")]);
+        assert!(settings.is_none() && ignored.len() == 1 && ignored[0].contains("collector"), "{ignored:?}");
+        let authority = ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/etc/ca.pem");
+        let (settings, _) = read("https://c:4318", &[authority]);
+        let settings = settings.expect("TLS is spoken");
+        assert_eq!((settings.url.as_str(), settings.ca_file), ("https://c:4318/v1/traces", Some("/etc/ca.pem".into())));
         let grpc = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
         let (settings, ignored) = read("", &grpc);
         assert!(settings.is_none() && ignored[0].contains("http/protobuf"), "{ignored:?}");
