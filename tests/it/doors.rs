@@ -445,7 +445,8 @@ async fn a_key_has_a_rate_and_a_quota_that_change_at_once() {
         answers.push(get(&ci).await);
     }
     let refused = answers.iter().filter(|answer| answer.status().as_u16() == 429).count();
-    assert!((4..=7).contains(&refused), "{refused} of ten");
+    // One may still be missing from before, and some come back meanwhile.
+    assert!((4..=8).contains(&refused), "{refused} of ten");
     let last = answers.pop().expect("ten");
     assert_eq!(last.status().as_u16(), 429);
     let header = |name: &str| last.headers()[name].to_str().expect("text").to_owned();
