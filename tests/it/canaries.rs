@@ -1,7 +1,7 @@
 //! Values that nobody is to see, searched wherever something of this system can be read: while a job has them, after its agent was killed
 //! and another one goes on with it, and when all is over. 0 hits in every place.
 
-use super::stage::{JOBCELL, PATIENCE, Up, docker, engine, id, until};
+use super::stage::{JOBCELL, PATIENCE, Up, docker, engine, id, until, write_secret};
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -345,7 +345,7 @@ async fn between_a_server_and_its_agent_values_and_keys_are_in_no_file_and_no_lo
     let added = cli(&["agents", "add", "one"]).await;
     assert!(added.status.success(), "{added:?}");
     let key = String::from_utf8(added.stdout).expect("text").trim().to_owned();
-    std::fs::write(at("one.key"), &key).expect("writes");
+    write_secret(&at("one.key"), &key);
     let config = format!(
         "backends: {{main: {{url: '{url}', key_file: {}}}}}\nagent: {{listen: '127.0.0.1:0'}}\nsecrets: {{file: 'file:{}'}}\n",
         at("one.key").display(),

@@ -1,6 +1,6 @@
 //! A server and its agents as processes, in network namespaces of their own, over links that drop, reset and slow down.
 
-use super::stage::{JOBCELL, PATIENCE, engine, root, said, until};
+use super::stage::{JOBCELL, PATIENCE, engine, root, said, until, write_secret};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -142,7 +142,7 @@ impl Fleet {
         for (index, name) in NAMES.into_iter().enumerate() {
             let (code, key, err) = fleet.cli(&["agents", "add", name]).await;
             assert_eq!(code, 0, "{err}");
-            std::fs::write(fleet.dir.path().join(format!("{name}.key")), &key).expect("writes");
+            write_secret(&fleet.dir.path().join(format!("{name}.key")), &key);
             let agent = fleet.agent(index, name);
             fleet.agents.push(agent);
         }

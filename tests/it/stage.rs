@@ -57,6 +57,13 @@ pub(crate) async fn until<T, F: Future<Output = Option<T>>>(what: &str, mut read
     }
 }
 
+/// A file as whoever keeps a secret in one has it: others cannot read it.
+pub(crate) fn write_secret(path: &Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, text).expect("writes");
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).expect("sets");
+}
+
 /// A `jobcell up` of its own.
 pub(crate) struct Up {
     child: Child,

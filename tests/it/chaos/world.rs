@@ -7,7 +7,7 @@ use crate::private::Private;
 use crate::ssh::jobs::marked;
 use crate::ssh::resident::{home, wardens};
 use crate::ssh::sshd::{self, Folder, Sshd};
-use crate::stage::{JOBCELL, PATIENCE, engine, read, root, said, until};
+use crate::stage::{JOBCELL, PATIENCE, engine, read, root, said, until, write_secret};
 use reqwest::{Client, Method, Response};
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
@@ -135,7 +135,7 @@ impl World {
         let (code, key, err) = said(&run.await.expect("runs"));
         assert_eq!(code, 0, "{err}");
         let file = |kind: &str| self.dir.path().join(format!("{name}.{kind}"));
-        std::fs::write(file("key"), key).expect("writes");
+        write_secret(&file("key"), &key);
         let backend = format!("{{url: \"http://{}\", key_file: {}}}", self.proxy.address, file("key").display());
         let inventory = |host: &Host| format!("ssh: {{inventory: {}}}\n", host.folder.shown("inventory.yaml"));
         let hosts = self.host.as_ref().map(inventory).unwrap_or_default();
