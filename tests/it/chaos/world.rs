@@ -4,7 +4,7 @@ use super::checker::Findings;
 use super::proxy::Proxy;
 use super::work::{Submitted, Work};
 use crate::private::Private;
-use crate::ssh::jobs::marked;
+use crate::ssh::jobs::{marked, records_in};
 use crate::ssh::resident::{home, wardens};
 use crate::ssh::sshd::{self, Folder, Sshd};
 use crate::stage::{JOBCELL, PATIENCE, engine, read, root, said, until, write_secret};
@@ -284,8 +284,8 @@ impl World {
             std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
         };
         let folders = self.bases().into_iter().flat_map(|base| entries(&base)).filter(|path| path.is_dir());
-        let records = self.agents.iter().flat_map(|agent| entries(&agent.data.join("ssh")));
-        let mut left: Vec<String> = folders.chain(records).map(|path| path.display().to_string()).collect();
+        let mut left: Vec<String> = folders.map(|path| path.display().to_string()).collect();
+        left.extend(self.agents.iter().flat_map(|agent| records_in(&agent.data)));
         let jobs = self.submitted.iter().map(|one| &one.id).chain(&self.judged);
         left.extend(jobs.flat_map(|id| marked(id)).map(|pid| format!("process {pid} of a job")));
         left

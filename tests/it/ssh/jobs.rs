@@ -4,6 +4,7 @@ use super::super::stage::{Up, cause, fact, id, until};
 use super::sshd::{self, Folder, Sshd};
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// No engine is needed, and none is asked.
 pub(super) const NO_ENGINE: &str = "unix:///nowhere/docker.sock";
@@ -54,8 +55,13 @@ pub(super) async fn stop(mut up: Up) {
 
 /// What it knows to have begun on hosts.
 pub(super) fn records(up: &Up) -> Vec<String> {
+    records_in(&up.data())
+}
+
+/// The same of an agent, by its data directory.
+pub(crate) fn records_in(data: &Path) -> Vec<String> {
     let mut known = std::collections::BTreeSet::new();
-    for line in std::fs::read_to_string(up.data().join("ssh/records")).unwrap_or_default().lines() {
+    for line in std::fs::read_to_string(data.join("ssh/records")).unwrap_or_default().lines() {
         // The last one may be on its way.
         let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
         let own = line["own"].as_str().expect("a name").to_owned();
