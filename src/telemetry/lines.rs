@@ -108,7 +108,7 @@ fn by_one_name(said: &mut Map<String, Value>) {
     }
     let job = said.get("job").and_then(Value::as_str).filter(|text| text.parse::<JobId>().is_ok());
     if let Some(job) = job.map(Value::from) {
-        said.remove("job");
+        said.shift_remove("job");
         said.entry("job_id").or_insert(job);
     }
 }
@@ -118,7 +118,7 @@ fn json(time: &str, level: Level, target: &str, mut said: Map<String, Value>) ->
     line.insert("timestamp".into(), time.into());
     line.insert("level".into(), level.as_str().into());
     line.insert("target".into(), target.into());
-    line.insert("message".into(), said.remove("message").unwrap_or_else(|| "".into()));
+    line.insert("message".into(), said.shift_remove("message").unwrap_or_else(|| "".into()));
     for (name, value) in said {
         line.entry(name).or_insert(value);
     }
@@ -144,7 +144,7 @@ fn journal(level: Level, target: &str, mut said: Map<String, Value>) -> String {
         Level::INFO => "6",
         _ => "7",
     };
-    let message = said.remove("message").map(|message| text(&message)).unwrap_or_default();
+    let message = said.shift_remove("message").map(|message| text(&message)).unwrap_or_default();
     // `journalctl` without options shows the message alone: it has to say which job, and what went wrong.
     let more = said.iter().filter(|(name, _)| !["trace_id", "span_id"].contains(&name.as_str()));
     let more: String = more.map(|(name, value)| format!(" {name}={}", text(value))).collect();
