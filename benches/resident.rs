@@ -4,6 +4,8 @@
 //! `cargo bench --bench resident -- [--short] [NAME…]` with the names one, rate. Both sides share the machine.
 
 mod asked;
+#[path = "../tests/it/programs.rs"]
+mod programs;
 #[allow(dead_code, reason = "shared with the tests")]
 #[path = "../tests/it/resident/rig.rs"]
 mod rig;

@@ -44,6 +44,9 @@ pub mod job;
 pub mod journal;
 pub mod logstore;
 pub mod net;
+#[cfg(test)]
+#[path = "../tests/it/programs.rs"]
+pub(crate) mod programs;
 pub mod protocol;
 pub mod queue;
 pub mod secrets;

@@ -1,9 +1,9 @@
 //! Cells under gVisor's runsc, on an engine of the tests' own: another kernel, other facts, and the same care.
 
 use super::private::Private;
+use super::programs;
 use super::stage::{Up, cause, engine, fact, until};
 use serde_json::json;
-use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 /// Without an own network, which cells do not have, it refuses the namespace of this engine.
@@ -18,8 +18,7 @@ async fn a_cell_under_gvisor_shows_its_kernel_and_one_that_only_claims_a_filter_
     let Some(private) = engine().and_then(|_| Private::prepare()) else { return };
     let dir = tempfile::tempdir().expect("a folder");
     let wrapper = dir.path().join("runsc");
-    std::fs::write(&wrapper, WRAPPER).expect("writes");
-    std::fs::set_permissions(&wrapper, PermissionsExt::from_mode(0o755)).expect("is set");
+    programs::put(&wrapper, WRAPPER, 0o755);
     // The same one under a name that says nothing.
     let options = ["runsc", "other"].map(|name| format!("--add-runtime={name}={}", wrapper.display()));
     private.start_with(&[&options[0], &options[1]], None);

@@ -1,5 +1,6 @@
 //! Images of jobs from a real registry: when they are pulled, with which login, what goes wrong with each name, and what is removed when.
 
+use super::programs;
 use super::registry::{Fault, PASSWORD, Proxy, Registry, USER};
 use super::stage::{Up, cause, docker, engine, id, said, until};
 use reqwest::Method;
@@ -120,8 +121,14 @@ async fn a_private_registry_wants_a_login_which_is_read_each_time_and_seen_nowhe
 
     // By a file of Docker's, and by a helper program that says the same.
     let helper = dir.path().join("docker-credential-jobcelltest");
-    std::fs::write(&helper, format!("#!/bin/sh\nread host; [ \"$host\" = {} ] || exit 1\necho '{{\"Username\": \"{USER}\", \"Secret\": \"{PASSWORD}\"}}'\n", registry.address)).expect("writes");
-    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("is set");
+    programs::put(
+        &helper,
+        format!(
+            "#!/bin/sh\nread host; [ \"$host\" = {} ] || exit 1\necho '{{\"Username\": \"{USER}\", \"Secret\": \"{PASSWORD}\"}}'\n",
+            registry.address
+        ),
+        0o755,
+    );
     let store = dir.path().join("helpers.json");
     std::fs::write(&store, format!("{{\"credHelpers\": {{\"{}\": \"jobcelltest\"}}}}", registry.address))
         .expect("writes");

@@ -44,6 +44,7 @@ mod package;
 mod policy;
 mod private;
 mod profiles;
+mod programs;
 mod ranks;
 mod recovery;
 mod reference;

@@ -1,5 +1,6 @@
 //! A warden of an earlier version is adopted by the agent of today. It runs as process 1 of a namespace of its own, without an engine.
 
+use super::programs;
 use super::stage::root;
 use futures_util::StreamExt;
 use jobcell::executor::warden::{Conversation, Orders, Progress, converse};
@@ -69,8 +70,7 @@ async fn the_agent_of_today_takes_over_a_job_from_a_warden_of_the_first_version(
     let packed = std::fs::File::open(root().join("tests/fixtures/warden/v1.gz")).expect("is there");
     let program = dir.path().join("warden");
     let unpacked = Command::new("gzip").args(["-d", "-c"]).stdin(packed).output().expect("gzip runs");
-    std::fs::write(&program, unpacked.stdout).expect("writes");
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("may");
+    programs::put(&program, unpacked.stdout, 0o755);
     let started = Command::new("unshare")
         .args(["--fork", "--pid", "--kill-child", "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"])
         .arg(&program)

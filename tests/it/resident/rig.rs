@@ -4,6 +4,7 @@
 use super::wire::{
     CellSpec, Decoder, Exit, Fact, FromHub, FromWarden, MUX_VERSION, MuxDecoder, ToHub, ToWarden, VERSION,
 };
+use crate::programs;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -39,10 +40,8 @@ impl Rig {
         let dir = std::env::temp_dir().join(format!("jobcell-resident-{}-{number}", std::process::id()));
         let program = dir.join("warden-test");
         std::fs::create_dir_all(&dir).expect("a folder");
-        std::fs::write(&program, warden).expect("written");
-        for path in [&dir, &program] {
-            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).expect("set");
-        }
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).expect("set");
+        programs::put(&program, warden, 0o700);
         let rig = Self { dir, warden: program, options: Vec::new(), user };
         rig.give(&rig.warden);
         rig.give(&rig.dir);
@@ -88,8 +87,7 @@ impl Rig {
     pub(crate) fn set_uid_program(&self, name: &str) -> Option<String> {
         self.user?;
         let copy = self.dir.join(name);
-        std::fs::copy(Path::new("/usr/bin").join(name), &copy).expect("copied");
-        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o4755)).expect("set");
+        programs::put(&copy, std::fs::read(Path::new("/usr/bin").join(name)).expect("is there"), 0o4755);
         Some(copy.to_string_lossy().into_owned())
     }
 

@@ -1,5 +1,6 @@
 //! A warden on a host, and what goes away around it: connections, agents, the warden itself; and hosts that cannot have one.
 
+use super::super::programs;
 use super::super::stage::{Up, cause, fact, until};
 use super::jobs::{NO_ENGINE, inventory, on, processes, records, stage, stop};
 use super::resident::{base, has_said, hubs, script, wardens};
@@ -167,8 +168,7 @@ fn fakes(folder: &sshd::Folder, programs: &[(&str, &str)]) -> String {
     std::fs::create_dir_all(&path).expect("makes");
     for (name, text) in programs {
         let file = path.join(name);
-        std::fs::write(&file, format!("#!/bin/sh\n{text}\n")).expect("writes");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).expect("sets the mode");
+        programs::put(&file, format!("#!/bin/sh\n{text}\n"), 0o755);
     }
     path.display().to_string()
 }

@@ -1,6 +1,7 @@
 //! The programs of plain mode under this machine's own shells, without a server between.
 
 use super::*;
+use crate::programs;
 use proptest::prelude::*;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -183,12 +184,10 @@ fn a_lease_that_nobody_renews_ends_the_job_although_its_connection_stands() {
 
 #[test]
 fn who_watches_the_lease_goes_with_the_job() {
-    use std::os::unix::fs::PermissionsExt;
     let home = tempfile::tempdir().expect("a folder");
     let program = |name: &str, text: &str| {
         let path = home.path().join(name);
-        std::fs::write(&path, text).expect("writes");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).expect("sets the mode");
+        programs::put(&path, text, 0o700);
         path.display().to_string()
     };
     // Who sleeps there does not wake up by itself.

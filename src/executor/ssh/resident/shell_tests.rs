@@ -1,6 +1,7 @@
 //! The opener under this machine's own shells, without a server between.
 
 use super::*;
+use crate::programs;
 use std::io::{Read, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -187,9 +188,7 @@ fn what_a_host_cannot_have_is_told() {
     let fake = tempfile::tempdir().expect("a folder");
     for (name, text) in [("busctl", "echo b true"), ("id", "case $1 in -u) echo 1000;; *) echo nobody-lingers;; esac")]
     {
-        let path = fake.path().join(name);
-        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("writes");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("sets the mode");
+        put_fake(fake.path(), name, text);
     }
     let with_session = format!("XDG_SESSION_ID=1; export XDG_SESSION_ID; {command}");
     let output = run(home.path(), "/bin/sh", &with_session, STAND_IN, Some(fake.path()));
@@ -200,9 +199,7 @@ fn what_a_host_cannot_have_is_told() {
 
 /// A program of the host's that does something else there.
 fn put_fake(folder: &Path, name: &str, text: &str) {
-    let path = folder.join(name);
-    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("writes");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("sets the mode");
+    programs::put(&folder.join(name), format!("#!/bin/sh\n{text}\n"), 0o755);
 }
 
 #[test]
