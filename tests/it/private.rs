@@ -135,8 +135,11 @@ impl Private {
         // A daemon that is killed forgets a shim that it has just started. No cell runs below one; an agent's start, its sweeper, and
         // `agent sweep` end it.
         let forgot = self.forgot_shims.load(Ordering::Relaxed);
-        let processes = self.processes().into_iter().filter(|one| !(forgot && one.is_idle_shim()));
-        left.extend(processes.map(|one| format!("process {} {}", one.pid, one.command)));
+        let processes = self.processes().into_iter();
+        // containerd may remove the description of one that it cannot reach after its own death, and goes on without it. Nobody can tell
+        // then whose that shim was, and no agent ends what may be another's (docs/failure-modes.md).
+        let processes = processes.filter(|one| !(one.is_idle_shim() && (forgot || !one.has_description())));
+        left.extend(processes.map(|one| format!("process {} {} {}", one.pid, one.command, one.surroundings())));
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("is there");
         let dir = format!("{}/", self.dir.path().display());
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|point| point.starts_with(&dir));
@@ -174,6 +177,19 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// Where it is and what is below it, for whoever has to find out why it is left.
+    fn surroundings(&self) -> String {
+        let place = std::fs::read_link(format!("/proc/{}/cwd", self.pid)).unwrap_or_default();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
+        let below = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("children")).ok());
+        format!("(in {}, below: {:?})", place.display(), below.collect::<String>())
+    }
+
+    /// A shim's bundle says what it was begun for.
+    fn has_description(&self) -> bool {
+        std::fs::metadata(format!("/proc/{}/cwd/config.json", self.pid)).is_ok()
+    }
+
     /// A shim without a process below it.
     fn is_idle_shim(&self) -> bool {
         let mut tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).into_iter().flatten().flatten();
