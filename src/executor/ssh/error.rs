@@ -68,7 +68,8 @@ impl ConnectError {
             Self::Throttled(said) => Self::Throttled(told(said)),
             Self::Unreachable(said) => Self::Unreachable(told(said)),
             Self::Busy(said) => Self::Busy(told(said)),
-            other @ (Self::Refused { .. } | Self::Stopped) => other,
+            Self::Refused { host, wait, last } => Self::Refused { host: format!("jump host {host}"), wait, last },
+            Self::Stopped => Self::Stopped,
         }
     }
 }

@@ -333,6 +333,8 @@ impl Shared {
         let _waiting = Waiting::on(flight);
         let mut result = flight.result.clone();
         tokio::select! {
+            // A flight that has failed is news too, and must not be taken for a reason to try again.
+            biased;
             landed = result.wait_for(Option::is_some) => Ok(match landed {
                 Ok(landed) => landed.clone().unwrap_or(Err(ConnectError::Stopped)),
                 Err(_) => Err(ConnectError::Unreachable(format!("{}: the task that connects ended", group.route))),
