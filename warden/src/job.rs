@@ -353,6 +353,7 @@ impl Job {
                 Reaped::Child { pid, status } if pid == self.main && self.main_ended.is_none() => {
                     // It may have failed, or run and ended, since its report was looked at.
                     found.started |= self.read_report();
+                    self.room.look_once_more(sys::boot_ns());
                     self.main_ended = Some(Ended { status, at: sys::boot_ns(), at_us: sys::unix_us() });
                     self.rest_goes();
                 }
