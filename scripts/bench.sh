@@ -7,9 +7,21 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=scripts/lib.sh
 . "$here/lib.sh"
 
+readonly ASYNCSSH_VERSION=2.24.1
+
 need_build_tools
 DOCKER_HOST=$("$here/engine.sh")
 export DOCKER_HOST
 "$here/images.sh"
 cd "$(project_root)"
+# Beside OpenSSH's client, the bench of jobs on hosts runs commands by this library.
+if [ -z "${JOBCELL_BENCH_PYTHON:-}" ] && have python3; then
+  venv=target/asyncssh-$ASYNCSSH_VERSION
+  if ! "$venv/bin/python" -c 'import asyncssh' 2>/dev/null; then
+    rm -rf "$venv"
+    { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "asyncssh==$ASYNCSSH_VERSION"; } >&2 ||
+      say "asyncssh could not be had: its rows are left out"
+  fi
+  if "$venv/bin/python" -c 'import asyncssh' 2>/dev/null; then export JOBCELL_BENCH_PYTHON=$PWD/$venv/bin/python; fi
+fi
 cargo bench --locked "$@"

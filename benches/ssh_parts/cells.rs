@@ -2,7 +2,7 @@
 
 use super::driver::{self, Driven, run_one};
 use super::fleet::Outcome;
-use super::sshd::{Folder, Sshd};
+use super::sshd::{Folder, Sshd, login};
 use super::{Master, inventory, ms, must, openssh, pool, route, row, run, spans, web};
 use futures_util::StreamExt;
 use jobcell::executor::ssh::SshExecutor;
@@ -64,6 +64,24 @@ fn by_hand(count: usize) -> Outcome<f64> {
     Ok((2 * count) as f64 / began.elapsed().as_secs_f64())
 }
 
+/// `true` by asyncssh, in a Python that has it (`JOBCELL_BENCH_PYTHON`, which scripts/bench.sh makes): the 50th and the 95th percentile in
+/// milliseconds, and how many in a second. `None` without one.
+fn by_asyncssh(folder: &Folder, sshd: &Sshd, count: usize, at_once: usize) -> Outcome<Option<(f64, f64, f64)>> {
+    let Some(python) = std::env::var_os("JOBCELL_BENCH_PYTHON") else { return Ok(None) };
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/ssh_parts/asyncssh_true.py");
+    let said = std::process::Command::new(python)
+        .arg(script)
+        .args([&sshd.address, &sshd.port.to_string(), login()])
+        .args([folder.shown("user"), folder.shown("known_hosts"), count.to_string(), at_once.to_string()])
+        .output()?;
+    let text = String::from_utf8_lossy(&said.stdout);
+    let mut numbers = text.split_whitespace().map(str::parse::<f64>);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(half)), Some(Ok(most)), Some(Ok(rate))) if said.status.success() => Ok(Some((half, most, rate))),
+        _ => Err(format!("asyncssh: {}", String::from_utf8_lossy(&said.stderr)).into()),
+    }
+}
+
 /// Ends the warden that stayed, with what it left.
 fn clear(sshd: &Sshd, folder: &Folder, owner: &OwnerId) -> Outcome<()> {
     let clear = format!(
@@ -122,6 +140,14 @@ pub(crate) async fn cells(times: usize, count: usize) -> Outcome<()> {
         spans(&format!("{name}, nothing of it left"), ends, None, "");
     }
 
+    match by_asyncssh(&folder, &sshd, times, 1)? {
+        Some((half, most, _)) => {
+            row("warm `true`, asyncssh, p50 (ms)", half, None, "");
+            row("warm `true`, asyncssh, p95 (ms)", most, None, "");
+        }
+        None => println!("asyncssh is not here: scripts/bench.sh --bench ssh brings it"),
+    }
+
     let floor = by_hand(count / 2)?;
     row("`true`/s started by hand, two at once, no SSH", floor, None, "");
     let web = route(warm.executor.pool(), "web")?;
@@ -133,6 +159,9 @@ pub(crate) async fn cells(times: usize, count: usize) -> Outcome<()> {
             ran?;
         }
         let reference = channels as f64 / began.elapsed().as_secs_f64();
+        if let Some((_, _, rate)) = by_asyncssh(&folder, &sshd, count / 4, at_once)? {
+            row(&format!("`true`/s, asyncssh, {at_once} at once; a channel each"), rate, Some(reference), "");
+        }
         let resident = many(&warm.executor, &direct, count, at_once).await?;
         row(
             &format!("`true`/s, resident, {at_once} at once; a channel each"),
