@@ -9,7 +9,7 @@ use crate::admission::Permit;
 use crate::backend::Backend;
 use crate::egress::Outside;
 use crate::executor::warden::{Conversation, Finished, Keep, Orders, Progress, Stop, StopReason, converse};
-use crate::executor::{Cell, CellOrder, Executor, Link, NoCell, Prepared, Present};
+use crate::executor::{Cell, CellOrder, Executor, LIMITS_MISSED, Link, NoCell, Prepared, Present};
 use crate::job::{Cause, Ending, Later, LogTotals, PULL_NOTE, Phase, Report, Results, Timing, UnixMillis, UsedImage};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
@@ -365,7 +365,12 @@ impl<E: Executor> Runner<E> {
         let tell = async {
             let Some(at) = noted.recv().await else { return };
             // A job that ends with this process's connection has less than others: its history says so.
-            let how = if self.executor.outlives_us(id) { "started" } else { "started_plain" };
+            let missed = cell.facts().iter().any(|(key, _)| key == LIMITS_MISSED);
+            let how = match (self.executor.outlives_us(id), missed) {
+                (false, _) => "started_plain",
+                (true, true) => "started_unlimited",
+                (true, false) => "started",
+            };
             let advance = || self.backend.advance(id, self.entry.token, Phase::Running, at, how);
             let Err(error) = advance().await else { return };
             tracing::warn!(%error, "the backend does not take that the job runs");

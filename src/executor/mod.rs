@@ -88,6 +88,9 @@ pub struct Present {
     pub image: Option<UsedImage>,
 }
 
+/// The fact of a cell that names limits which a job asks for and nobody there can hold it to.
+pub const LIMITS_MISSED: &str = "limits_not_in_force";
+
 /// What others have taken may be free again after so long.
 pub(crate) const TAKEN: Duration = Duration::from_secs(5);
 

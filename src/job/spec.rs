@@ -112,14 +112,18 @@ impl NetworkMode {
     }
 }
 
-/// Limits that bind the job; every field has its own default, so setting one keeps the others.
+/// Limits that bind the job; every field has its own default, so setting one keeps the others. On another host they are zero unless the job
+/// asks: there are no cells, so whoever does not ask is not bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Resources {
     /// Processor share.
+    #[serde(skip_serializing_if = "Cpus::is_none")]
     pub cpu: Cpus,
     /// Memory of the job itself; the cell's tmpfs and warden come on top. No swap beyond it.
+    #[serde(skip_serializing_if = "ByteSize::is_none")]
     pub memory: ByteSize,
     /// Processes and threads of the job.
+    #[serde(skip_serializing_if = "is_none")]
     pub pids: u32,
     /// Size of its workspace, which is memory of the cell on top of the job's. Without it, the agent's own.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,12 +153,27 @@ impl Default for Resources {
     }
 }
 
+fn is_none(pids: &u32) -> bool {
+    *pids == 0
+}
+
 /// Files for each KiB of a workspace whose size is the job's.
 const BYTES_PER_INODE: u64 = 1024;
 /// A small one has room for these all the same.
 const LEAST_INODES: u64 = 1024;
 
 impl Resources {
+    /// Of a job on another host that asks for nothing.
+    pub(crate) const NONE: Self = Self {
+        cpu: Cpus::from_milli(0),
+        memory: ByteSize::new(0),
+        pids: 0,
+        disk: None,
+        inodes: None,
+        output: None,
+        nofile: None,
+    };
+
     /// Files and folders in its workspace, where the agent's own number is `default`.
     pub fn inodes_or(&self, default: u64) -> u64 {
         let derived = self.disk.map(|disk| (disk.as_u64() / BYTES_PER_INODE).max(LEAST_INODES));

@@ -157,6 +157,9 @@ impl ByteSize {
     pub const fn as_u64(self) -> u64 {
         self.0
     }
+    pub(crate) fn is_none(&self) -> bool {
+        self.0 == 0
+    }
 }
 
 const SIZE_UNITS: [(&str, u64); 8] = [
@@ -208,6 +211,9 @@ impl Cpus {
     /// Thousandths of a core.
     pub const fn as_milli(self) -> u32 {
         self.0
+    }
+    pub(crate) fn is_none(&self) -> bool {
+        self.0 == 0
     }
 }
 

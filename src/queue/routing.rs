@@ -18,15 +18,7 @@ const RESERVE_AFTER: Millis = Millis::from_secs(30);
 pub(super) const MOST_SHAPES: usize = 128;
 
 /// What a job takes of an agent that runs it on another host, beside a slot.
-const NOTHING: Resources = Resources {
-    cpu: Cpus::from_milli(0),
-    memory: ByteSize::new(0),
-    pids: 0,
-    disk: None,
-    inodes: None,
-    output: None,
-    nofile: None,
-};
+const NOTHING: Resources = Resources::NONE;
 
 /// Labels of jobs with the most jobs that may run at the same time with one value of it.
 pub type Groups = BTreeMap<String, u32>;

@@ -229,12 +229,12 @@ pub(crate) fn run_hub(options: Options) -> Result<(), String> {
             files: host::more_files(),
             title: host::Title::find(),
             facts: Vec::new(),
+            groups: None,
             start_deadline_ms: options.start_deadline_ms,
             linger_ns: options.linger_ms.saturating_mul(1_000_000),
             idle_ns: options.idle_ms.saturating_mul(1_000_000),
         };
         setup.look_around();
-        crate::place::remove_lost_secrets(&setup.owner, &setup.dir);
         Ok(Hub::new(setup, listener, signals))
     };
     begin().map_err(said)?.run();

@@ -13,6 +13,7 @@ mod conn;
 mod keeper;
 mod lost;
 
+use crate::groups::Groups;
 use crate::place::Host;
 use crate::receipt::Receipt;
 use crate::sys::{self, POLLIN, POLLOUT, PollFd, Reaped, Status, host};
@@ -26,6 +27,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// Jobs at a time.
 const MOST_KEEPERS: usize = 1000;
@@ -64,6 +66,8 @@ pub(crate) struct Setup {
     pub(crate) title: Option<host::Title>,
     /// What is in force for every job.
     pub(crate) facts: Vec<Fact>,
+    /// Where jobs that ask for limits have control groups of their own, if there is such a place.
+    pub(crate) groups: Option<Arc<Groups>>,
     pub(crate) start_deadline_ms: u64,
     pub(crate) linger_ns: u64,
     pub(crate) idle_ns: u64,
@@ -82,12 +86,19 @@ impl Setup {
             helper: self.helper.clone(),
             umask: self.umask,
             linger_ns: self.linger_ns,
+            groups: self.groups.clone(),
         }
     }
 
-    /// Reads what is in force.
+    /// Reads what is in force, and removes what is left of jobs that are not there any more.
     pub(crate) fn look_around(&mut self) {
-        self.facts = Receipt::of_a_host().facts().to_vec();
+        let groups = Groups::find(&self.owner);
+        self.facts = Receipt::of_a_host(groups.as_ref().map_err(String::as_str)).facts().to_vec();
+        self.groups = groups.ok().map(Arc::new);
+        if let Some(groups) = &self.groups {
+            groups.remove_lost(|name| self.dir.join(name).symlink_metadata().is_ok());
+        }
+        crate::place::remove_lost_secrets(&self.owner, &self.dir);
     }
 }
 

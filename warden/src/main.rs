@@ -11,7 +11,8 @@
 //! - `tripwire` calls that end the job · `egress` the proxy of a job that may go out
 //! - `collect` the files that a job leaves to be kept · `progress` what it says of itself · `helper` a command for jobs
 //! - `receipt` the isolation in force · `intake` the spec's sections · `unpack` what the job is given · `source` the job's pipes
-//! - `job` its processes · `place` where it is and how far signals reach · `tree` what descends from a process
+//! - `job` its processes · `place` where it is and how far signals reach · `groups` its own control group on a host
+//! - `tree` what descends from a process
 //! - `connect` what an SSH channel runs · `hub` many jobs
 //! - `serve` the loop · `sys` system calls, the only place with `unsafe`
 
@@ -22,6 +23,7 @@ mod cgroup;
 mod collect;
 mod connect;
 mod egress;
+mod groups;
 mod helper;
 mod hub;
 mod inbox;

@@ -6,9 +6,10 @@
 //!
 //! Owns what differs between the two. Must never reach out of a job's own folder, nor to a process that does not descend from its keeper.
 
+use crate::groups::{Groups, Own};
 use crate::sys::{self, host};
 use crate::tree::{self, Found};
-use crate::wire::{CellSpec, OUTPUT_FILE, PROGRESS_PIPE, SECRETS_DIR};
+use crate::wire::{CellSpec, GroupLimits, OUTPUT_FILE, PROGRESS_PIPE, SECRETS_DIR};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -45,6 +46,8 @@ pub(crate) struct Host {
     pub(crate) umask: u32,
     /// How long somebody may still come for a job that has ended, after its lease.
     pub(crate) linger_ns: u64,
+    /// Where it has a control group of its own when it asks for limits.
+    pub(crate) groups: Option<Arc<Groups>>,
 }
 
 impl Place {
@@ -100,6 +103,13 @@ impl Place {
         Ok(folder)
     }
 
+    /// A control group with these limits, where the job asks for any and there can be one. Error: the step, and the kernel's number.
+    pub(crate) fn group(&self, limits: &GroupLimits) -> Result<Option<Own>, (String, i32)> {
+        let groups = self.host().and_then(|host| Some((host.groups.as_ref()?, &host.name)));
+        let Some((groups, name)) = groups.filter(|_| limits.asked().next().is_some()) else { return Ok(None) };
+        groups.make(name, limits).map(Some)
+    }
+
     /// Adds to a spec what a job finds by its place.
     pub(crate) fn complete(&self, spec: &mut CellSpec) {
         let Some(host) = self.host() else { return };
@@ -147,6 +157,9 @@ impl Host {
 
     /// Removes all that was put there for the job. What is not there is no error.
     pub(crate) fn remove(&self) -> io::Result<()> {
+        if let Some(groups) = &self.groups {
+            groups.remove(&self.name);
+        }
         for base in bases() {
             let folder = base.join(self.secrets_name());
             if is_ours(&folder) {
@@ -276,6 +289,7 @@ mod tests {
             helper: "/x/warden".to_owned(),
             umask: 0o027,
             linger_ns: 0,
+            groups: None,
         };
         (Place::Host(Arc::new(host)), dir)
     }
@@ -334,6 +348,7 @@ mod tests {
             name: "gone".to_owned(),
             owner: host.owner.clone(),
             helper: String::new(),
+            groups: None,
             ..*host
         };
         let base = dir.join("memory");
@@ -361,6 +376,7 @@ mod tests {
             name: name.to_owned(),
             owner: String::new(),
             helper: String::new(),
+            groups: None,
             ..*host
         };
         std::fs::write(dir.join("file"), "x").expect("written");

@@ -7,6 +7,7 @@ use crate::wire::{CellSpec, Rlimit};
 use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 /// Stands for the script's path in an argv.
 const SCRIPT: &str = "{script}";
@@ -28,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) envp: Vec<CString>,
     pub(crate) cwd: CString,
     pub(crate) rlimits: Vec<Rlimit>,
+    /// Its control group, if it has one of its own: see [`Own`](crate::groups::Own).
+    pub(crate) doors: Arc<Vec<OwnedFd>>,
 }
 
 impl Plan {
@@ -46,6 +49,7 @@ impl Plan {
             envp: &self.envp,
             cwd: &self.cwd,
             rlimits: &self.rlimits,
+            doors: self.doors.iter().map(AsRawFd::as_raw_fd).collect(),
             stdio: stdio.map(AsRawFd::as_raw_fd),
             umask: ways.umask,
             borrows: ways.borrows,
@@ -81,7 +85,8 @@ pub(crate) fn plan(spec: &CellSpec, own_env: &[Variable]) -> Result<Plan, String
     let programs = candidates(&program, path).into_iter().map(|path| text(path, "argv")).collect::<Result<_, _>>()?;
     let envp = env.into_iter().map(|(key, value)| text([key, value].join(&b'='), "env")).collect::<Result<_, _>>()?;
     let cwd = text(if spec.cwd.is_empty() { "/" } else { spec.cwd.as_str() }, "cwd")?;
-    Ok(Plan { programs, argv, envp, cwd, rlimits: spec.rlimits.iter().map(within_ours).collect() })
+    let rlimits = spec.rlimits.iter().map(within_ours).collect();
+    Ok(Plan { programs, argv, envp, cwd, rlimits, doors: Arc::default() })
 }
 
 fn text(bytes: impl Into<Vec<u8>>, field: &str) -> Result<CString, String> {

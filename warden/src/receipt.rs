@@ -4,6 +4,7 @@
 //! read is left out, and so meets no expectation.
 
 use crate::cgroup::{Group, Limits};
+use crate::groups::Groups;
 use crate::procfs::{self, Mount};
 use crate::sys::{self, tries};
 use crate::wire::Fact;
@@ -71,8 +72,9 @@ impl Receipt {
         Self { facts, group }
     }
 
-    /// What is in force for all jobs of a host's login, and what is not. Nothing is tried: there are no walls to try.
-    pub(crate) fn of_a_host() -> Self {
+    /// What is in force for all jobs of a host's login, and what is not. Nothing is tried: there are no walls to try. `groups`: where jobs can have
+    /// control groups of their own, or why not.
+    pub(crate) fn of_a_host(groups: Result<&Groups, &str>) -> Self {
         let began = sys::boot_ns();
         let mut facts = vec![
             fact("executor", "ssh"),
@@ -80,8 +82,15 @@ impl Receipt {
             // A job can do whatever else this login can do there.
             fact("isolation", "none: shared login"),
             // What its group says of limits and peaks is said of others too.
-            fact("cgroup", "none of its own"),
+            match groups {
+                Ok(_) => fact("cgroup", "none of its own without limits"),
+                Err(why) => fact("cgroup", format!("none of its own: {why}")),
+            },
         ];
+        if let Ok(groups) = groups {
+            facts.push(fact("cgroup_version", groups.version().to_string()));
+            facts.push(fact("cgroup_limits", groups.controllers().join(",")));
+        }
         facts.extend(ids(read("/proc/self/status").as_deref().unwrap_or_default()));
         facts.extend(host_facts());
         facts.push(fact("receipt_us", ((sys::boot_ns() - began) / 1000).to_string()));
@@ -93,6 +102,14 @@ impl Receipt {
         let mut facts = vec![fact("pid", std::process::id().to_string())];
         facts.extend_from_slice(all);
         Self { facts, group: None }
+    }
+
+    /// A job on a host has a control group of its own.
+    pub(crate) fn holds(&mut self, group: Group) {
+        self.facts.retain(|(key, _)| key != "cgroup");
+        self.facts.push(fact("cgroup", "its own"));
+        self.group = Some(group);
+        self.refresh();
     }
 
     /// Reads the limits again: they can be changed from outside while a cell waits for its job.
@@ -271,13 +288,13 @@ mod tests {
 
     #[test]
     fn on_a_host_no_walls_are_claimed() {
-        let receipt = Receipt::of_one(Receipt::of_a_host().facts());
+        let receipt = Receipt::of_one(Receipt::of_a_host(Err("it may not make any")).facts());
         let facts = receipt.facts();
         for key in ["pid", "uid", "gid", "cap_eff", "no_new_privs", "seccomp", "kernel", "hostname", "lsm"] {
             assert!(get(facts, key).is_some(), "{key}");
         }
         assert_eq!(get(facts, "isolation"), Some("none: shared login"));
-        assert_eq!(get(facts, "cgroup"), Some("none of its own"));
+        assert_eq!(get(facts, "cgroup"), Some("none of its own: it may not make any"));
         let claimed =
             facts.iter().any(|(key, _)| key.starts_with("try.") || key.contains("limit") || key.starts_with("mount"));
         assert!(!claimed && receipt.group.is_none());

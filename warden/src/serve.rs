@@ -459,10 +459,19 @@ impl Warden {
         let own_env = plan::own_env();
         let plans =
             plan::plan(&complete.spec, &own_env).and_then(|plan| Ok((plan, plan::clean_up(&complete.spec, &own_env)?)));
-        let (plan, clean_up) = match plans {
+        let (mut plan, mut clean_up) = match plans {
             Ok(plans) => plans,
             Err(text) => return self.refuse_spec(&self.secrets.text(text)),
         };
+        match self.place.group(&complete.spec.limits) {
+            Ok(None) => {}
+            Ok(Some(own)) => {
+                clean_up.iter_mut().for_each(|clean_up| clean_up.doors = Arc::clone(&own.doors));
+                plan.doors = own.doors;
+                self.receipt.holds(own.group);
+            }
+            Err((step, error)) => return self.ended(job::never_started(&step, error)),
+        }
         let room = Room::new(self.receipt.facts(), sys::space);
         let tripwire = match complete.spec.tripwire.then(|| sys::tripwire(&tripwire::program(tripwire::TRIPS))) {
             None => None,

@@ -566,6 +566,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) envp: &'a [CString],
     pub(crate) cwd: &'a CStr,
     pub(crate) rlimits: &'a [Rlimit],
+    /// Who writes to them goes into a control group.
+    pub(crate) doors: Vec<RawFd>,
     /// Become 0, 1 and 2. None of them is one of these numbers already.
     pub(crate) stdio: [RawFd; 3],
     /// Its mask for new files.
@@ -576,7 +578,7 @@ pub(crate) struct Launch<'a> {
 }
 
 /// Where a start can fail, by the number that the child reports.
-pub(crate) const START_STEPS: [&str; 5] = ["session", "stdio", "limits", "workdir", "interpreter"];
+pub(crate) const START_STEPS: [&str; 6] = ["session", "stdio", "limits", "workdir", "interpreter", "cgroup"];
 
 /// Starts the job. The answer is its process id, and a pipe that ends when the program runs, or tells step and error
 /// number in five bytes when it does not.
@@ -661,6 +663,12 @@ unsafe fn become_job(launch: &Launch<'_>, argv: &[*const c_char], envp: &[*const
     unsafe {
         if setsid() < 0 {
             return (0, errno());
+        }
+        // Before it has memory of its own to be counted. Zero stands for whoever writes.
+        for door in &launch.doors {
+            if write(*door, c"0".as_ptr().cast(), 1) < 0 {
+                return (5, errno());
+            }
         }
         for (fd, place) in launch.stdio.iter().zip(0..) {
             if dup2(*fd, place) < 0 {

@@ -37,7 +37,7 @@ mod results;
 #[path = "wire/secrets.rs"]
 mod secrets;
 
-pub use cell::{CellSpec, Expect, Fact, Mismatch, Op, Rlimit, unmet};
+pub use cell::{CellSpec, Expect, Fact, GroupLimits, Mismatch, Op, Rlimit, unmet};
 pub use crc::{crc32c, crc32c_append};
 pub use egress::{ALL_STREAMS, EGRESS_CONNECTIONS, EGRESS_PIECE, EGRESS_WINDOW, Egress, EgressFault};
 pub use fields::BadPayload;

@@ -158,6 +158,7 @@ fn the_spec_round_trips() {
         collect: None,
         egress_connections: 0,
         inputs: Some(InputTotals { entries: 3, bytes: 1 << 40, sum: 7 }),
+        limits: GroupLimits::default(),
     };
     let mut bytes = Vec::new();
     spec.encode(&mut bytes);
@@ -189,6 +190,21 @@ fn the_spec_round_trips() {
     // The first of them.
     let collect = Some(Collect { root: "/workspace".into(), rules: vec!["**/*.xml".into()] });
     let spec = CellSpec { collect, ..CellSpec::decode(&bytes).expect("reads back") };
+    bytes.clear();
+    spec.encode(&mut bytes);
+    assert_eq!(CellSpec::decode(&bytes).as_ref(), Ok(&spec));
+    // The last of them.
+    let plain = bytes.len();
+    let limits = GroupLimits { memory_bytes: 1 << 40, pids: 3, cpu_milli: 1500 };
+    let spec = CellSpec { limits, ..spec };
+    assert!(
+        limits.asked().eq(["memory", "pids", "cpu"]) && GroupLimits { pids: 0, ..limits }.asked().eq(["memory", "cpu"])
+    );
+    bytes.clear();
+    spec.encode(&mut bytes);
+    for cut in plain + 1..bytes.len() {
+        assert!(CellSpec::decode(&bytes[..cut]).is_err());
+    }
     bytes.clear();
     spec.encode(&mut bytes);
     assert_eq!(CellSpec::decode(&bytes), Ok(spec));

@@ -8,9 +8,9 @@ use super::executor::{Busy, Inner};
 use super::plain::{StandIn, Standing, WORK};
 use super::resident::{End, Failed, Joint};
 use crate::executor::spec::{self, Places};
-use crate::executor::{Cell, CellOrder, Link, Seen};
-use crate::job::{AttemptId, ByteSize, Target};
-use crate::protocol::wire::{CellSpec, Fact, Rlimit};
+use crate::executor::{Cell, CellOrder, LIMITS_MISSED, Link, Seen};
+use crate::job::{AttemptId, ByteSize, Target, shown};
+use crate::protocol::wire::{CellSpec, Fact, GroupLimits, Rlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +38,30 @@ fn rlimits(order: &CellOrder) -> Vec<Rlimit> {
     nofile.map(|most| Rlimit { resource: RLIMIT_NOFILE, soft: most, hard: most }).into_iter().collect()
 }
 
+/// What a warden can hold a job to by a control group, as it asks.
+pub(super) fn group_limits(order: &CellOrder) -> GroupLimits {
+    let asked = order.spec.resources();
+    GroupLimits { memory_bytes: asked.memory.as_u64(), pids: u64::from(asked.pids), cpu_milli: asked.cpu.as_milli() }
+}
+
+/// What of it is held to where a warden has said this of its host, and what is not. `why`: there is no warden.
+pub(super) fn limit_facts(order: &CellOrder, said: &[Fact], why: Option<&str>) -> Vec<Fact> {
+    let said = |name: &str| said.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str());
+    let (there, resources) = (said("cgroup_limits"), order.spec.resources());
+    let text = |name: &str| match name {
+        "memory" => format!("memory {}", resources.memory),
+        "pids" => format!("pids {}", resources.pids),
+        _ => format!("cpu {}", resources.cpu),
+    };
+    let asked = group_limits(order);
+    let (held, not): (Vec<_>, Vec<_>) = asked.asked().partition(|name| there.split(',').any(|one| one == *name));
+    let why = why.or(said("cgroup").strip_prefix("none of its own: ")).unwrap_or("its login has no such control group");
+    let list = |names: Vec<&str>| names.into_iter().map(text).collect::<Vec<_>>().join(", ");
+    let held = (!held.is_empty()).then(|| ("limits".to_owned(), list(held)));
+    let not = (!not.is_empty()).then(|| (LIMITS_MISSED.to_owned(), format!("{}: {}", list(not), shown(why))));
+    held.into_iter().chain(not).collect()
+}
+
 /// What the stand-in for a warden is told of a job in `dir`.
 pub(super) fn plain_spec(order: &CellOrder, dir: &str, output: ByteSize) -> CellSpec {
     let (workspace, script) = (format!("{dir}/{WORK}"), format!("{dir}/script"));
@@ -57,6 +81,7 @@ pub(super) fn resident_spec(order: &CellOrder, dir: &str, output: ByteSize) -> C
         inherit_env: vec!["*".to_owned(), "HOME".to_owned()],
         rlimits: rlimits(order),
         output_pipe_bytes: OUTPUT_PIPE_BYTES,
+        limits: group_limits(order),
         ..spec::cell_spec(order, &places(&workspace, &workspace, &script), &[], bound(order, output))
     }
 }

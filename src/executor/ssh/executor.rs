@@ -3,7 +3,7 @@
 //! Owns what is known of such jobs and the order of things: the record before the host hears of a job, and the record's removal when
 //! nothing of the job is left there. Must never decide what the end of a job means.
 
-use super::cell::{SshCell, Way, plain_spec, resident_spec};
+use super::cell::{SshCell, Way, limit_facts, plain_spec, resident_spec};
 use super::inventory::{Destination, LiveInventory};
 use super::plain::{NotOpened, Opened, Place, Swept, swept};
 use super::records::{Record, Records};
@@ -323,7 +323,13 @@ impl Inner {
     }
 
     /// A new job at the hub there. Errors: why not.
-    async fn open(&self, host: &str, route: &Route, own: &str) -> Result<(Arc<Joint>, Vec<Fact>), NoCell> {
+    async fn open(
+        &self,
+        order: &CellOrder,
+        host: &str,
+        route: &Route,
+        own: &str,
+    ) -> Result<(Arc<Joint>, Vec<Fact>), NoCell> {
         let mut tries = TRIES;
         loop {
             let hub = self.hubs.get(route, &Hubs::program()).await;
@@ -335,7 +341,11 @@ impl Inner {
                 opened => opened,
             };
             let reason = match opened {
-                Ok(joint) => return Ok((joint, resident_facts(&route.name, &route.login))),
+                Ok(joint) => {
+                    let mut facts = resident_facts(&route.name, &route.login);
+                    facts.extend(limit_facts(order, hub.facts(), None));
+                    return Ok((joint, facts));
+                }
                 Err(Failed::Said { errno: EAGAIN, step }) => {
                     return Err(NoCell::later(TAKEN, format!("{host}: {step}")));
                 }
@@ -518,7 +528,7 @@ impl SshExecutor {
         warden: String,
     ) -> Result<(SshCell, Link), NoCell> {
         let inner = &self.0;
-        let (joint, facts) = inner.open(&target.host, &route, &own).await?;
+        let (joint, facts) = inner.open(order, &target.host, &route, &own).await?;
         let spec = resident_spec(order, joint.dir(), inner.output);
         let link = joint.link();
         let way = Way::Known(route);
@@ -545,7 +555,7 @@ impl SshExecutor {
             NotOpened::Lost(reason) => (NoCell::Failed(Cause::HostUnreachable { host: host(), reason }), true),
         })?;
         let spec = plain_spec(order, opened.dir(), inner.output);
-        let standing_in = opened.stand_in(order.attempt.to_string(), place, plain_facts(&route, why));
+        let standing_in = opened.stand_in(order.attempt.to_string(), place, plain_facts(order, &route, why));
         let link = standing_in.link().await.map_err(|reason| (NoCell::Unavailable(reason), true))?;
         Ok((SshCell::plain(Arc::clone(inner), order.attempt, own, (route, spec, standing_in)), link))
     }
@@ -557,7 +567,7 @@ fn resident_facts(host: &str, login: &str) -> Vec<Fact> {
 }
 
 /// What is in force for a job in plain mode, and what is not; and why it is in that, if nobody asked for it.
-fn plain_facts(route: &Route, why: &str) -> Vec<Fact> {
+fn plain_facts(order: &CellOrder, route: &Route, why: &str) -> Vec<Fact> {
     let fact = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let mut facts = vec![
         fact("executor", "ssh"),
@@ -570,6 +580,7 @@ fn plain_facts(route: &Route, why: &str) -> Vec<Fact> {
     if !why.is_empty() {
         facts.push(fact("plain_because", why));
     }
+    facts.extend(limit_facts(order, &[], Some("plain mode makes no control groups")));
     facts
 }
 

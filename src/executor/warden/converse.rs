@@ -238,7 +238,8 @@ pub async fn converse<C: Cell + Sync>(
         order.grace.as_u64(),
         order.spec.timeout().as_u64(),
     );
-    session = session.starved(order.spec.resources().cpu.as_milli() < FAIR_SHARE);
+    // On another host nobody shares what this one has.
+    session = session.starved(order.spec.takes().is_some_and(|takes| takes.cpu.as_milli() < FAIR_SHARE));
     if door.is_some() {
         session = session.sharing(EGRESS_WINDOW);
     }

@@ -102,7 +102,8 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
             format!("choose between {} and {}", LOST_AFTERS.start(), LOST_AFTERS.end()),
         );
     }
-    let resources = fields.map("resources", p).map(|map| resources(map, p)).unwrap_or_default();
+    let bound = if elsewhere { Resources::NONE } else { Resources::default() };
+    let resources = fields.map("resources", p).map_or(bound, |map| resources(map, bound, p));
     let network = network(&mut fields, p);
     let seccomp = seccomp::check(&mut fields, p);
     let egress = fields.map("egress", p).map(|map| egress::check(map, p)).unwrap_or_default();
@@ -381,9 +382,8 @@ fn env(map: &Map<String, Value>, p: &mut Problems) -> BTreeMap<String, String> {
     env
 }
 
-fn resources(map: &Map<String, Value>, p: &mut Problems) -> Resources {
+fn resources(map: &Map<String, Value>, default: Resources, p: &mut Problems) -> Resources {
     let mut fields = Fields::new("resources", map);
-    let default = Resources::default();
     let cpu = fields.parsed("cpu", "0.5 or 2", p).unwrap_or(default.cpu);
     let memory = size(&mut fields, "memory", "512MiB", &MEMORIES, p).unwrap_or(default.memory);
     let pids = number(&mut fields, "pids", "number of processes", &PIDS, p).and_then(|pids| u32::try_from(pids).ok());

@@ -31,9 +31,9 @@ enum Kind {
 /// Every limit there is. A job without one has its default; `None` is for a job that it has no meaning for, or that takes what the
 /// agent's own settings give.
 pub static LIMITS: [Limit; 10] = [
-    limit("resources.cpu", Kind::Cores, |spec| Some(u64::from(spec.resources.cpu.as_milli()))),
-    limit("resources.memory", Kind::Size, |spec| Some(spec.resources.memory.as_u64())),
-    limit("resources.pids", Kind::Count, |spec| Some(u64::from(spec.resources.pids))),
+    limit("resources.cpu", Kind::Cores, |spec| asked(spec.resources.cpu.as_milli().into())),
+    limit("resources.memory", Kind::Size, |spec| asked(spec.resources.memory.as_u64())),
+    limit("resources.pids", Kind::Count, |spec| asked(spec.resources.pids.into())),
     limit("resources.disk", Kind::Size, |spec| spec.resources.disk.map(ByteSize::as_u64)),
     limit("resources.inodes", Kind::Count, |spec| spec.resources.inodes),
     limit("resources.output", Kind::Size, |spec| spec.resources.output.map(ByteSize::as_u64)),
@@ -42,6 +42,11 @@ pub static LIMITS: [Limit; 10] = [
     limit("silence_timeout", Kind::Span, |spec| Some(spec.silence_timeout.map_or(UNBOUNDED, Millis::as_u64))),
     limit("on_cancel.timeout", Kind::Span, |spec| spec.on_cancel.as_ref().map(|after| after.timeout.as_u64())),
 ];
+
+/// Zero is none: a job on another host is held to what it asks for.
+fn asked(value: u64) -> Option<u64> {
+    Some(value).filter(|value| *value > 0)
+}
 
 const fn limit(path: &'static str, kind: Kind, of: fn(&JobSpec) -> Option<u64>) -> Limit {
     Limit { path, kind, of }
@@ -118,14 +123,8 @@ impl Limit {
 impl JobSpec {
     /// All its limits, by path, as people write them.
     pub fn limits(&self) -> BTreeMap<String, String> {
-        // On another host there is nobody to hold the others.
-        let holds = |limit: &&Limit| {
-            self.takes().is_some()
-                || matches!(limit.path, "resources.nofile" | "resources.output")
-                || !limit.path.starts_with("resources.")
-        };
         let one = |limit: &Limit| Some((limit.path.to_owned(), limit.show(limit.of(self)?)));
-        LIMITS.iter().filter(holds).filter_map(one).collect()
+        LIMITS.iter().filter_map(one).collect()
     }
 
     /// What was given of it where that differs from what it asks for. Limits that are not known here are passed over: whoever gave

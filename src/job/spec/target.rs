@@ -362,6 +362,24 @@ mod tests {
     }
 
     #[test]
+    fn only_limits_that_are_asked_for_bind_a_job_elsewhere() {
+        let asks = |resources: &Value| {
+            let spec = checked(&json!({"target": {"host": "a"}, "command": ["pwd"], "resources": resources}));
+            let spec = spec.expect("valid");
+            let document = serde_json::to_value(&spec).expect("serialises");
+            assert_eq!(checked(&document), Ok(spec.clone()));
+            assert_eq!(document["resources"], *resources);
+            spec.limits().into_keys().filter(|path| path.starts_with("resources.")).collect::<Vec<_>>()
+        };
+        assert!(asks(&json!({})).is_empty());
+        let all = json!({"cpu": "0.5", "memory": "64MiB", "pids": 20});
+        assert_eq!(asks(&all), ["resources.cpu", "resources.memory", "resources.pids"]);
+        assert_eq!(asks(&json!({"memory": "1GiB", "nofile": 64})), ["resources.memory", "resources.nofile"]);
+        let cell = checked(&json!({"preset": "bash", "script": "x"})).expect("valid");
+        assert!(cell.limits().contains_key("resources.pids"));
+    }
+
+    #[test]
     fn a_list_of_hosts_is_a_job_for_each() {
         let target = json!({"hosts": ["web1", "web2"], "at_once": 1, "fail_fast": true, "login": "deploy"});
         let document =

@@ -428,12 +428,15 @@ pub(crate) struct PhaseEvent {
     reason: String,
 }
 
-/// Limits that bind a job.
+/// Limits that bind a job. One with a target has the first three only if it asks for them.
 #[derive(ToSchema)]
 pub(crate) struct Resources {
-    cpu: Cpus,
-    memory: Size,
-    pids: u32,
+    #[schema(nullable = false)]
+    cpu: Option<Cpus>,
+    #[schema(nullable = false)]
+    memory: Option<Size>,
+    #[schema(nullable = false)]
+    pids: Option<u32>,
     /// Of /workspace; without it the agent's own.
     #[schema(nullable = false)]
     disk: Option<Size>,
@@ -1100,7 +1103,7 @@ pub(crate) struct Egress {
 
 #[derive(ToSchema)]
 pub(crate) struct NewResources {
-    /// Default `1`.
+    /// Default `1`; none with a target, as of the next two.
     cpu: Option<TextOrNumber>,
     /// 4MiB to 4TiB, default `256MiB`.
     memory: Option<TextOrNumber>,

@@ -5,6 +5,7 @@ mod down;
 mod driver;
 mod full;
 pub(crate) mod jobs;
+mod limits;
 mod logins;
 mod loss;
 mod network;

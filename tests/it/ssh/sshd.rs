@@ -245,6 +245,11 @@ impl Sshd {
         }
     }
 
+    /// Of the process that listens.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// As known_hosts has it.
     pub(crate) fn known_name(&self) -> String {
         if self.port == 22 { self.address.clone() } else { format!("[{}]:{}", self.address, self.port) }

@@ -115,6 +115,25 @@ pub struct Rlimit {
     pub hard: u64,
 }
 
+/// Limits of a job that is in no container. Zero: no such limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GroupLimits {
+    /// Memory, swap included.
+    pub memory_bytes: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    /// Share of the processor, in thousandths of a core.
+    pub cpu_milli: u32,
+}
+
+impl GroupLimits {
+    /// Each that is asked for, by the name of what the kernel counts it with.
+    pub fn asked(&self) -> impl Iterator<Item = &'static str> {
+        let all = [("memory", self.memory_bytes > 0), ("pids", self.pids > 0), ("cpu", self.cpu_milli > 0)];
+        all.into_iter().filter_map(|(name, is)| is.then_some(name))
+    }
+}
+
 /// What a cell runs, and what must be in force before: section 0 of a spec.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CellSpec {
@@ -165,6 +184,8 @@ pub struct CellSpec {
     pub egress_connections: u16,
     /// What the job was given before the commit; without it, nothing may have been.
     pub inputs: Option<InputTotals>,
+    /// What the warden holds the job to by a control group of its own, on a host. It leaves out what its login cannot make groups for, as it has said.
+    pub limits: GroupLimits,
 }
 
 /// Number of the part with [`CellSpec::inputs`].
@@ -175,6 +196,8 @@ const COLLECT: u8 = 2;
 const SECRETS: u8 = 3;
 /// Number of the part with [`CellSpec::egress_connections`].
 const EGRESS: u8 = 4;
+/// Number of the part with [`CellSpec::limits`].
+const LIMITS: u8 = 5;
 
 impl CellSpec {
     /// Appends the encoded form.
@@ -204,6 +227,10 @@ impl CellSpec {
         let writer = parts::write(writer, SECRETS, secrets.as_ref(), |all, w| Secret::write_all(all, w));
         let egress = Some(self.egress_connections).filter(|most| *most > 0);
         let writer = parts::write(writer, EGRESS, egress.as_ref(), |most, w| w.u32(u32::from(*most)));
+        let limits = Some(self.limits).filter(|limits| *limits != GroupLimits::default());
+        let writer = parts::write(writer, LIMITS, limits.as_ref(), |limits, w| {
+            w.u64(limits.memory_bytes).u64(limits.pids).u32(limits.cpu_milli)
+        });
         out.extend_from_slice(&writer.0);
     }
 
@@ -238,19 +265,25 @@ impl CellSpec {
             secrets: Vec::new(),
             egress_connections: 0,
             inputs: None,
+            limits: GroupLimits::default(),
         };
         let bits = r.u8()?;
         (spec.drop_output, spec.tripwire, spec.cut_output) = (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0);
         spec.output_limit = r.u64()?;
-        let (mut secrets, mut egress) = (None, None);
+        let (mut secrets, mut egress, mut limits) = (None, None, None);
         parts::read(&mut r, |tag, r| match tag {
             INPUTS => parts::once(&mut spec.inputs, InputTotals::read(r)?),
             COLLECT => parts::once(&mut spec.collect, Collect::read(r)?),
             SECRETS => parts::once(&mut secrets, Secret::read_all(r)?),
             EGRESS => parts::once(&mut egress, r.u32()?),
+            LIMITS => {
+                let read = GroupLimits { memory_bytes: r.u64()?, pids: r.u64()?, cpu_milli: r.u32()? };
+                parts::once(&mut limits, read)
+            }
             _ => Err(parts::UNKNOWN),
         })?;
         spec.secrets = secrets.unwrap_or_default();
+        spec.limits = limits.unwrap_or_default();
         let most = u16::try_from(egress.unwrap_or_default());
         spec.egress_connections = most.map_err(|_| BadPayload("too many connections"))?;
         Ok(spec)

@@ -7,7 +7,7 @@ mod kill;
 
 use super::link::{Failed, Joint, Line};
 use crate::executor::{Link, LinkInput, LinkOutput};
-use crate::protocol::wire::{FromHub, MUX_VERSION, MuxDecoder, ToHub};
+use crate::protocol::wire::{Fact, FromHub, MUX_VERSION, MuxDecoder, ToHub};
 use crate::supervise;
 use futures_util::StreamExt;
 use std::collections::HashMap;
@@ -34,6 +34,8 @@ pub(super) struct Greeting {
     pub(super) build: String,
     /// Its process.
     pub(super) pid: u32,
+    /// What is in force for every job there.
+    pub(super) facts: Vec<Fact>,
 }
 
 /// When an unused connection to a hub ends.
@@ -59,6 +61,7 @@ pub(super) struct Shared {
     named: watch::Sender<()>,
     born: Instant,
     ages: Ages,
+    facts: Vec<Fact>,
 }
 
 #[derive(Default)]
@@ -105,7 +108,7 @@ pub(super) async fn greet(link: &mut Link, decoder: &mut MuxDecoder) -> Result<G
     loop {
         if let Some(envelope) = decoder.next().map_err(|error| error.to_string())? {
             return match FromHub::decode(&envelope).map_err(|error| error.to_string())? {
-                FromHub::Hello { version: MUX_VERSION, build, pid, .. } => Ok(Greeting { build, pid }),
+                FromHub::Hello { version: MUX_VERSION, build, pid, facts, .. } => Ok(Greeting { build, pid, facts }),
                 FromHub::Hello { version, .. } => Err(format!("it speaks version {version} of the envelope")),
                 FromHub::Fault { text } => Err(crate::job::shown(&text)),
                 _ => Err("its first word is no hello".to_owned()),
@@ -121,7 +124,7 @@ pub(super) async fn greet(link: &mut Link, decoder: &mut MuxDecoder) -> Result<G
 
 impl Hub {
     /// Begins to talk over a link on which a hub has said hello.
-    pub(super) fn begin(link: Link, decoder: MuxDecoder, ages: Ages) -> Self {
+    pub(super) fn begin(link: Link, decoder: MuxDecoder, facts: Vec<Fact>, ages: Ages) -> Self {
         let (ended, named) = (watch::Sender::new(None), watch::Sender::new(()));
         let state = State { idle: Some(Instant::now()), ..State::default() };
         let shared = Arc::new(Shared {
@@ -131,6 +134,7 @@ impl Hub {
             named,
             born: Instant::now(),
             ages,
+            facts,
         });
         let own = Arc::clone(&shared);
         drop(supervise::spawn("ssh hub", async move {
@@ -138,6 +142,11 @@ impl Hub {
             own.end(&reason);
         }));
         Self(shared)
+    }
+
+    /// What is in force for every job there.
+    pub(in crate::executor::ssh) fn facts(&self) -> &[Fact] {
+        &self.0.facts
     }
 
     /// It takes new jobs.

@@ -75,7 +75,7 @@ fn stage() -> (Link, Scripted) {
 
 fn begin(ages: Ages) -> (Hub, Scripted) {
     let (link, scripted) = stage();
-    (Hub::begin(link, MuxDecoder::new(), ages), scripted)
+    (Hub::begin(link, MuxDecoder::new(), Vec::new(), ages), scripted)
 }
 
 async fn opened(hub: &Hub, scripted: &mut Scripted, name: &str) -> (Arc<Joint>, u16) {
@@ -102,7 +102,7 @@ async fn a_hub_is_greeted_and_what_is_none_is_told() {
         };
         scripted.say(hello).await;
     });
-    assert_eq!(greeted, Ok(Greeting { build: "1".into(), pid: 5 }));
+    assert_eq!(greeted, Ok(Greeting { build: "1".into(), pid: 5, facts }));
     for (said, wanted) in [
         (FromHub::Fault { text: "no\x1b room".into() }, "no\\u{1b} room"),
         (FromHub::Gone { name: "x".into() }, "no hello"),

@@ -136,7 +136,7 @@ impl Hubs {
         match opened {
             Ok((link, decoder, greeting)) => {
                 tracing::debug!(host = %route, pid = greeting.pid, build = greeting.build, "the warden there answers");
-                let hub = Hub::begin(link, decoder, ages);
+                let hub = Hub::begin(link, decoder, greeting.facts, ages);
                 (last.failed, last.denied) = (None, None);
                 *lock(&way.hub) = Some(hub.clone());
                 Ok(hub)

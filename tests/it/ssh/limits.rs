@@ -1,0 +1,168 @@
+//! Limits of jobs on hosts: held by a control group of the job's own where the login may make some, and said to be missed where it may not.
+
+use super::super::stage::{Up, cause, fact, until};
+use super::jobs::{on, stage, stop};
+use super::resident::{base, has_said, hubs, wardens};
+use super::sshd::{self, Sshd, must};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
+
+/// Groups of version 1 that are the login's, with a server in them; gone with the value, and with them whoever is there.
+struct Given(Vec<PathBuf>);
+
+impl Given {
+    /// `None` where there are none to give: another version, or nobody who could give them.
+    fn to(sshd: &Sshd) -> Option<Self> {
+        let own = std::fs::read_to_string("/proc/self/cgroup").expect("reads");
+        let folder = |controller: &str| {
+            let has =
+                |line: &&str| line.split(':').nth(1).is_some_and(|all| all.split(',').any(|one| one == controller));
+            let below = own.lines().find(has)?.splitn(3, ':').nth(2)?.trim_matches('/');
+            Some(PathBuf::from("/sys/fs/cgroup").join(controller).join(below)).filter(|folder| folder.is_dir())
+        };
+        let all: Option<Vec<PathBuf>> = CONTROLLERS.iter().map(|name| folder(name)).collect();
+        let Some(all) = all.filter(|_| rustix::process::geteuid().is_root()) else {
+            eprintln!("SKIPPED: only root can give control groups away, and only those of version 1");
+            return None;
+        };
+        let name = format!("jobcell-test-{}", sshd.pid());
+        let given = Self(all.into_iter().map(|folder| folder.join(&name)).collect());
+        for folder in &given.0 {
+            std::fs::create_dir(folder).expect("makes");
+            let door = folder.join("cgroup.procs");
+            std::fs::write(&door, sshd.pid().to_string()).expect("goes in");
+            must("chown", &[sshd::login(), &folder.display().to_string(), &door.display().to_string()]);
+        }
+        Some(given)
+    }
+
+    /// Groups of jobs.
+    fn jobs(&self) -> Vec<PathBuf> {
+        let below = |folder: &PathBuf| std::fs::read_dir(folder).expect("reads").flatten().collect::<Vec<_>>();
+        let folders = self.0.iter().flat_map(below).filter(|entry| entry.path().is_dir());
+        folders.map(|entry| entry.path()).collect()
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        for folder in self.jobs().iter().chain(&self.0) {
+            let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
+            while std::fs::remove_dir(folder).is_err() && std::time::Instant::now() < end {
+                for pid in std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
+                    let _ = std::process::Command::new("kill").args(["-KILL", pid]).status();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        }
+    }
+}
+
+fn job(command: &[&str], resources: &Value) -> Value {
+    on(&json!({"host": "web1"}), &json!({"command": command, "resources": resources}))
+}
+
+const OWN_LIMITS: &str = r#"
+own() { sed -nE "s/^[0-9]+:(.*,)?$1(,.*)?:(.*)/\3/p" /proc/self/cgroup; }
+cat "/sys/fs/cgroup/memory$(own memory)/memory.limit_in_bytes" "/sys/fs/cgroup/pids$(own pids)/pids.max" \
+  "/sys/fs/cgroup/cpu$(own cpu)/cpu.cfs_quota_us"
+"#;
+
+fn reasons(job: &Value) -> Vec<&str> {
+    job["history"].as_array().expect("one").iter().filter_map(|event| event["reason"].as_str()).collect()
+}
+
+#[tokio::test]
+async fn a_job_is_held_to_what_it_asks_for() {
+    let Some((_folder, sshd, up)) = stage("", "agent: {slots: 2}\n").await else { return };
+    let Some(given) = Given::to(&sshd) else { return stop(up).await };
+    let all = json!({"memory": "64MiB", "pids": 20, "cpu": 0.5});
+    let held = up.run(&job(&["sh", "-c", OWN_LIMITS], &all)).await;
+    assert_eq!(up.text(&held, "stdout").await, "67108864\n20\n50000\n", "{held}\n{}", up.log());
+    assert_eq!(fact(&held, "limits"), "memory 64MiB, pids 20, cpu 0.5");
+    assert_eq!(
+        (fact(&held, "cgroup_limits"), reasons(&held).contains(&"started")),
+        ("memory,pids,cpu", true),
+        "{held}"
+    );
+    assert!(given.jobs().is_empty(), "its end is told when nothing is left of it");
+
+    // Whoever asks for nothing is bound by nothing, and costs no group.
+    let free = up.run(&job(&["sh", "-c", OWN_LIMITS], &json!({}))).await;
+    let told = up.text(&free, "stdout").await;
+    assert!(told.lines().eq([told.lines().next().expect("a line"), "max", "-1"]), "{told}");
+    assert_eq!(free["spec"]["resources"], json!({}), "{free}");
+
+    let eats = up.run(&job(&["tail", "/dev/zero"], &json!({"memory": "64MiB"}))).await;
+    assert_eq!(cause(&eats), "out_of_memory", "{eats}");
+    assert_eq!(eats["ending"]["cause"]["limit"], "64MiB", "{eats}");
+    let forks = "for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait; exit 0";
+    let forks = up.run(&job(&["bash", "-c", forks], &json!({"pids": 6}))).await;
+    let met = forks["usage"]["limits_met"].as_array().expect("some").clone();
+    assert!(met.len() == 1 && met[0]["name"] == "pids", "{forks}");
+    assert!(given.jobs().is_empty());
+    stop(up).await;
+    drop(sshd);
+}
+
+#[tokio::test]
+async fn groups_go_with_their_jobs_whoever_is_killed() {
+    let Some((_folder, sshd, up)) = stage("", "").await else { return };
+    let Some(given) = Given::to(&sshd) else { return stop(up).await };
+    let stays = |up: &Up| {
+        let folder = base(up);
+        move |name: &str| wardens(&folder, name)
+    };
+    let mut spec = job(&["sh", "-c", "echo here; setsid sleep 300 & sleep 300"], &json!({"pids": 50}));
+    spec["retry"] = json!({"infrastructure": 0});
+    let lost = up.submit(&spec).await;
+    has_said(&up, &lost, "here").await;
+    assert_eq!(given.jobs().len(), CONTROLLERS.len());
+    for pid in stays(&up)("jobcell-keeper") {
+        must("kill", &["-KILL", &pid.to_string()]);
+    }
+    assert_eq!(cause(&up.ended(&lost).await), "cell_lost");
+    assert!(given.jobs().is_empty(), "the hub has removed it");
+
+    // Hub and keeper at the same moment: what is left is found by the next hub's agent.
+    let lost = up.submit(&spec).await;
+    has_said(&up, &lost, "here").await;
+    let both: Vec<u32> = [stays(&up)("jobcell-keeper"), hubs(&up)].concat();
+    assert_eq!(both.len(), 2);
+    must(
+        "kill",
+        &[&["-KILL".to_owned()][..], &both.iter().map(u32::to_string).collect::<Vec<_>>()]
+            .concat()
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>(),
+    );
+    assert_eq!(cause(&up.ended(&lost).await), "cell_lost");
+    let next = up.run(&job(&["true"], &json!({"pids": 50}))).await;
+    assert_eq!(cause(&next), "exit_code", "{next}\n{}", up.log());
+    until("its group is gone", || async { given.jobs().is_empty().then_some(()) }).await;
+    stop(up).await;
+    drop(sshd);
+}
+
+#[tokio::test]
+async fn limits_that_nobody_can_hold_a_job_to_are_named() {
+    let Some((_folder, _sshd, up)) = stage("", "").await else { return };
+    let asks = |mode: &str| {
+        on(
+            &json!({"host": "web1", "mode": mode}),
+            &json!({"command": ["true"], "resources": {"memory": "64MiB", "cpu": 0.5}}),
+        )
+    };
+    let free = up.run(&asks("auto")).await;
+    assert_eq!((cause(&free), fact(&free, "mode")), ("exit_code", "resident"), "{free}\n{}", up.log());
+    let missed = fact(&free, "limits_not_in_force");
+    assert!(missed.starts_with("memory 64MiB, cpu 0.5: ") && missed.contains("control group"), "{missed}");
+    assert!(reasons(&free).contains(&"started_unlimited"), "{free}");
+    let plain = up.run(&asks("plain")).await;
+    assert!(fact(&plain, "limits_not_in_force").contains("plain mode"), "{plain}");
+    assert!(reasons(&plain).contains(&"started_plain"), "{plain}");
+    stop(up).await;
+}
