@@ -35,7 +35,8 @@ fn what_is_in_force_is_said_as_it_is() {
     let fact = |key: &str| facts.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str());
     assert_eq!(fact("mode"), Some("resident"));
     assert_eq!(fact("isolation"), Some("none: shared login"));
-    assert_eq!(fact("cgroup"), Some("none of its own"));
+    // Whoever runs the tests as root can make groups, and gets none without asking for limits.
+    assert!(fact("cgroup").is_some_and(|said| said.starts_with("none of its own")));
     assert!(fact("uid").is_some() && fact("no_new_privs").is_some());
     assert!(!facts.iter().any(|(key, _)| key.starts_with("try.") || key.ends_with("limit_bytes")));
     assert!(agent.facts.iter().all(|fact| facts.contains(fact)), "the hub says the same of all");
