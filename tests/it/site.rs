@@ -44,6 +44,10 @@ fn every_page_is_in_the_navigation_once() {
     pages(&root().join("docs"), "", &mut wanted);
     wanted.extend(MADE.map(str::to_owned));
     assert_eq!(once, wanted);
+    let decisions = text("docs/decisions/README.md");
+    for page in wanted.iter().filter_map(|page| page.strip_prefix("decisions/0")) {
+        assert!(decisions.contains(&format!("(0{page})")), "docs/decisions/README.md does not have 0{page}");
+    }
     let hooks = text("scripts/site/hooks.py");
     for page in MADE {
         assert!(hooks.contains(page), "{page} is made by nobody");
@@ -74,8 +78,8 @@ fn command_lines_in_the_documents_are_understood() {
             }
         }
     }
-    assert!(whole > 60 && named > 100, "only {whole} command lines and {named} mentions were found");
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), whole + named, wrong.join("\n"));
+    assert!(whole > 40 && named > 100, "only {whole} command lines and {named} mentions were found");
 }
 
 #[test]
@@ -209,24 +213,34 @@ fn variable(word: &str) -> bool {
     })
 }
 
-/// Command lines within the text, between backticks: `jobcell job list [--state STATE]`. What may be left out is there; of several words
-/// with `|` between them the first one is taken.
+/// Command lines within the text, between backticks: `jobcell job list [--state STATE]`, and at the heads of lines of blocks that are marked
+/// as nothing, behind a prompt (`host$`) or without one, up to two spaces. What may be left out is there; of several words with `|` between
+/// them the first one is taken.
 fn mentions(page: &str) -> Vec<Vec<String>> {
-    let mut fenced = false;
-    let prose = page.lines().filter(|line| {
-        let edge = line.trim_start().starts_with("```");
-        fenced ^= edge;
-        !fenced && !edge && !line.starts_with("    ")
-    });
-    prose
-        .flat_map(|line| line.split('`').skip(1).step_by(2))
-        .filter(|code| code.starts_with("jobcell "))
-        .flat_map(|code| {
-            let plain = code.replace(['[', ']'], "").replace("\\|", "|");
-            let first = |word: &str| word.split('|').next().unwrap_or_default().to_owned();
-            ours(&plain.split_whitespace().map(first).collect::<Vec<_>>())
-        })
-        .collect()
+    let (mut fence, mut found) = (None, Vec::new());
+    for line in page.lines() {
+        if let Some(kind) = line.trim_start().strip_prefix("```") {
+            fence = if fence.is_some() { None } else { Some(kind.trim()) };
+            continue;
+        }
+        match fence {
+            Some("") => {
+                let line = line.trim_start();
+                let line =
+                    line.split_once("$ ").filter(|(prompt, _)| !prompt.contains(' ')).map_or(line, |(_, line)| line);
+                found.extend(line.trim_start().split("  ").next());
+            }
+            Some(_) => {}
+            None if line.starts_with("    ") => {}
+            None => found.extend(line.split('`').skip(1).step_by(2)),
+        }
+    }
+    let words = |code: &str| {
+        let plain = code.replace(['[', ']'], "");
+        let first = |word: &str| word.split('|').next().unwrap_or_default().to_owned();
+        ours(&plain.split_whitespace().map(first).collect::<Vec<_>>())
+    };
+    found.into_iter().filter_map(words).collect()
 }
 
 /// What the program says to a command line that it does not understand. A placeholder (capitals, or with `…`) may stand for any value.
