@@ -22,7 +22,7 @@ wanted=scripts/site/requirements.txt
 venv=target/site-tool-$(sha256sum "$wanted" | cut -c 1-12)
 python_tool "$venv" mkdocs --requirement "$wanted"
 
-# The theme's own announcements are for its users, not for who builds this site.
+# Not --quiet: --strict counts the warnings that are shown. The theme's own announcements are for its users, not for who builds this site.
 export NO_MKDOCS_2_WARNING=true PYTHONDONTWRITEBYTECODE=1
-"$venv/bin/mkdocs" "${order[@]}" --strict --quiet
+"$venv/bin/mkdocs" "${order[@]}" --strict
 if [ "${order[0]}" = build ]; then say "target/site: $(find target/site -name '*.html' | wc -l) pages"; fi
