@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench seccomp toolchains engine images deb ci clean
+.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench seccomp toolchains engine images deb docs ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,6 +50,9 @@ images: ## Make the job images
 
 deb: ## Make the Debian package
 	@scripts/deb.sh
+
+docs: ## Build the documents' site into target/site; links and anchors are checked
+	@scripts/site.sh
 
 ci: ## What CI runs
 	@.ci/run

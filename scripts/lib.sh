@@ -94,6 +94,25 @@ apt_install() {
   return 1
 }
 
+# skip MESSAGE...: out without a failure, unless everything is required, as in CI.
+skip() {
+  if [ "${JOBCELL_TEST_ENGINE:-}" = required ]; then fail $EX_UNAVAILABLE "$*"; fi
+  say "SKIPPED: $*"
+  exit 0
+}
+
+# python_tool DIR COMMAND PIP_ARGUMENT...: a venv in DIR with what pip is told to install, made once. What is there stays when
+# COMMAND in it answers to --version; name the versions in DIR, so that others get a folder of their own.
+python_tool() {
+  local dir=$1 command=$2
+  shift 2
+  if "$dir/bin/$command" --version >/dev/null 2>&1; then return 0; fi
+  have python3 || skip "python3 is not installed. On Debian: apt-get install python3 python3-venv."
+  rm -rf "$dir"
+  python3 -m venv "$dir" >&2 || skip "python3 has no venv. On Debian: apt-get install python3-venv."
+  "$dir/bin/pip" install --quiet --disable-pip-version-check "$@" >&2 || skip "$command cannot be had from PyPI."
+}
+
 # get_promtool FILE: Prometheus's tool for rules, out of Debian's package of the server.
 get_promtool() {
   local work

@@ -23,23 +23,10 @@ esac
 examples=${SCHEMATHESIS_EXAMPLES:-$examples}
 seed=${SCHEMATHESIS_SEED:-1}
 
-# skip MESSAGE...: out without a failure, unless everything is required.
-skip() {
-  if [ "${JOBCELL_TEST_ENGINE:-}" = required ]; then fail $EX_UNAVAILABLE "$*"; fi
-  say "SKIPPED: $*"
-  exit 0
-}
-
 cd "$(project_root)"
 venv=target/schemathesis-$VERSION
 tool=$PWD/$venv/bin/schemathesis
-if ! "$tool" --version >/dev/null 2>&1; then
-  have python3 || skip "python3 is not installed. On Debian: apt-get install python3 python3-venv."
-  rm -rf "$venv"
-  python3 -m venv "$venv" >&2 || skip "python3 has no venv. On Debian: apt-get install python3-venv."
-  "$venv/bin/pip" install --quiet --disable-pip-version-check "schemathesis==$VERSION" >&2 ||
-    skip "schemathesis $VERSION cannot be had from PyPI."
-fi
+python_tool "$venv" schemathesis "schemathesis==$VERSION"
 
 find_cargo
 cargo build --locked --bin jobcell

@@ -49,7 +49,7 @@ mod fleet_tests;
 
 pub use exit::EXIT_CODES;
 
-pub use reference::reference;
+pub use reference::{reads, reference};
 
 use crate::config::{Config, HostFacts, LoadInput, load};
 use crate::job::{Millis, Problems};

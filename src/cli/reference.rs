@@ -27,6 +27,12 @@ pub fn reference() -> String {
     out
 }
 
+/// Reads a command line, the program's name first, as the program does, and runs nothing: the documents are held to it. Errors: what the
+/// program would say to it.
+pub fn reads(words: &[String]) -> Result<(), clap::Error> {
+    Cli::command().try_get_matches_from(words).map(drop)
+}
+
 fn shown(command: &Command) -> impl Iterator<Item = &Command> {
     command.get_subcommands().filter(|one| !one.is_hide_set())
 }

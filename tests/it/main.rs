@@ -54,6 +54,7 @@ mod resident;
 mod retries;
 mod seccomp;
 mod secrets;
+mod site;
 mod ssh;
 mod stage;
 mod stops;
