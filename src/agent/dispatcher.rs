@@ -17,7 +17,7 @@ use super::sweeper::Sweeper;
 use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, Stop, StopReason};
-use crate::executor::{Away, CellOrder, Executor, Present};
+use crate::executor::{Away, CellOrder, Executor, Present, STARTING};
 use crate::job::{AttemptId, ByteSize, Cause, Cpus, JobId, LeaseToken, Millis, UnixMillis};
 use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
@@ -445,6 +445,8 @@ impl<E: Executor> Table<E> {
                 Status { held, free, undelivered, starting, no_cells, away, unavailable, draining, drained, backends };
             if status.away != now.away {
                 match now.away.iter().next() {
+                    // As every start begins.
+                    Some((_, reason)) if reason == STARTING => {}
                     Some((kind, reason)) => {
                         tracing::error!(kind, %reason, "no jobs of this kind are claimed until they can be run")
                     }
@@ -453,6 +455,7 @@ impl<E: Executor> Table<E> {
             }
             if status.unavailable != now.unavailable {
                 match &now.unavailable {
+                    Some(reason) if reason == STARTING => {}
                     Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),
                     None => tracing::info!("jobs can be run"),
                 }

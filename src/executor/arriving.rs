@@ -4,6 +4,9 @@ use super::{CellOrder, Executor, Link, NoCell, Prepared, Present, Tell};
 use crate::job::AttemptId;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+/// The reason at first, when nothing is wrong.
+pub const STARTING: &str = "starting";
+
 /// Says why there are no cells until there is an executor, and is that executor from then on. Clones are the same one.
 pub struct Arriving<E>(Arc<(OnceLock<Arc<E>>, Mutex<String>)>);
 
@@ -15,7 +18,7 @@ impl<E> Clone for Arriving<E> {
 
 impl<E> Default for Arriving<E> {
     fn default() -> Self {
-        Self(Arc::new((OnceLock::new(), Mutex::new("starting".to_owned()))))
+        Self(Arc::new((OnceLock::new(), Mutex::new(STARTING.to_owned()))))
     }
 }
 

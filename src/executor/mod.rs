@@ -13,7 +13,7 @@ mod spec;
 pub mod ssh;
 pub mod warden;
 
-pub use arriving::Arriving;
+pub use arriving::{Arriving, STARTING};
 pub use both::{Both, EitherCell};
 pub use inputs::{InputPiece, Inputs, PIECES};
 
