@@ -10,6 +10,8 @@ pub(crate) struct Private {
     dir: tempfile::TempDir,
     /// A daemon was killed: shims that it was about to start are nobody's, until an agent looks for them.
     forgot_shims: AtomicBool,
+    /// containerd was killed: it may have removed what says whose a shim is.
+    forgot_bundles: AtomicBool,
     /// A daemon was killed: control groups that it was about to fill stay, and are empty.
     forgot_groups: AtomicBool,
 }
@@ -24,7 +26,7 @@ impl Private {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("jce").tempdir().expect("a folder");
-        Some(Self { dir, forgot_shims: false.into(), forgot_groups: false.into() })
+        Some(Self { dir, forgot_shims: false.into(), forgot_bundles: false.into(), forgot_groups: false.into() })
     }
 
     pub(crate) fn script(&self, verb: &str) {
@@ -36,6 +38,7 @@ impl Private {
         if verb == "kill9" {
             self.forgot_shims.store(true, Ordering::Relaxed);
             self.forgot_groups.store(true, Ordering::Relaxed);
+            self.forgot_bundles.fetch_or(daemon == "containerd", Ordering::Relaxed);
         }
         self.run(verb, &[daemon], None);
     }
@@ -138,7 +141,9 @@ impl Private {
         let processes = self.processes().into_iter();
         // containerd may remove the description of one that it cannot reach after its own death, and goes on without it. Nobody can tell
         // then whose that shim was, and no agent ends what may be another's (docs/failure-modes.md).
-        let processes = processes.filter(|one| !(one.is_idle_shim() && (forgot || !one.has_description())));
+        let bundles = self.forgot_bundles.load(Ordering::Relaxed);
+        let nobodys = |one: &Process| forgot || (bundles && !one.has_description());
+        let processes = processes.filter(|one| !(one.is_idle_shim() && nobodys(one)));
         left.extend(processes.map(|one| format!("process {} {} {}", one.pid, one.command, one.surroundings())));
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("is there");
         let dir = format!("{}/", self.dir.path().display());

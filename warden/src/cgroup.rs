@@ -29,6 +29,13 @@ pub(crate) struct Limits {
     pub(crate) cpu_period_us: Option<String>,
 }
 
+impl Limits {
+    /// There is one of memory.
+    pub(crate) fn bounds_memory(&self) -> bool {
+        self.memory_bytes.as_deref().is_some_and(|most| most != NO_LIMIT)
+    }
+}
+
 /// What was used, and which limits were met; 0 where the kernel does not tell.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Peaks {

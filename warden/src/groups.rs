@@ -5,17 +5,17 @@
 //!  version 2   <a group that the hub has to itself>/jobcell-hub          the hub, and keepers
 //!                                                 /jobcell-OWNER-JOB    a job, and nobody else
 //! ```
-//! Version 2 lets a group have limits for those below it only when no process is in itself. So there the hub needs one to itself: the one that it
-//! was begun in, or a scope that systemd makes for it. Owns groups with these names. Must never touch another one.
+//! Version 2 lets a group have limits for those below it only when no process is in itself. So there the hub needs one to itself, which is a scope
+//! that systemd makes for it; only the kernel's first group may have both. Owns groups with these names. Must never touch another one.
 
 use crate::cgroup::Group;
 use crate::procfs;
 use crate::receipt::read;
 use crate::sys::{self, host};
-use crate::wire::GroupLimits;
+use crate::wire::{GroupLimits, crc32c};
 use std::ffi::CString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -32,6 +32,10 @@ const LEAST_QUOTA_US: u64 = 1_000;
 /// For systemd's answer, and for it to have done what it said.
 const SCOPE_NS: u64 = 3_000_000_000;
 const PAUSE_NS: u64 = 10_000_000;
+/// Groups in groups that a job can leave us to remove.
+const MOST_DEPTH: u32 = 16;
+/// What is told of systemd's own words.
+const MOST_TOLD: usize = 200;
 /// How often a group is tried to be removed that the kernel still calls busy.
 const REMOVALS: u32 = 10;
 
@@ -42,7 +46,8 @@ pub(crate) struct Groups {
     base: Group,
     /// What they can hold a job to.
     controllers: Vec<&'static str>,
-    owner: String,
+    /// How groups begin whose jobs have their folders in this one.
+    prefix: String,
 }
 
 /// A job's own group.
@@ -54,10 +59,13 @@ pub(crate) struct Own {
 
 impl Groups {
     /// Finds where they can be made, and makes what is needed above them. Error: why there can be none.
-    pub(crate) fn find(owner: &str) -> Result<Self, String> {
+    pub(crate) fn find(owner: &str, jobs: &Path) -> Result<Self, String> {
         let (base, controllers) = match own().ok_or("no control groups can be seen there")? {
             Group::V1 { memory, pids, cpu } => {
-                let usable = |folder: String| if may_make(&folder) { folder } else { String::new() };
+                // One that we are in: a mount may show another part of the hierarchy.
+                let is_ours =
+                    |folder: &str| may_make(folder) && members(folder).contains(&std::process::id().to_string());
+                let usable = |folder: String| if is_ours(&folder) { folder } else { String::new() };
                 let [memory, pids, cpu] = [memory, pids, cpu].map(usable);
                 let there = [&memory, &pids, &cpu].map(|folder| !folder.is_empty());
                 let found = CONTROLLERS.iter().zip(there).filter(|(_, there)| *there).map(|(name, _)| *name).collect();
@@ -72,7 +80,9 @@ impl Groups {
         if controllers.is_empty() {
             return Err("this login may not make control groups".to_owned());
         }
-        Ok(Self { base, controllers, owner: owner.to_owned() })
+        // Homes can share a login's groups.
+        let prefix = format!("jobcell-{owner}-{:08x}-", crc32c(jobs.as_os_str().as_encoded_bytes()));
+        Ok(Self { base, controllers, prefix })
     }
 
     pub(crate) fn version(&self) -> u8 {
@@ -87,18 +97,12 @@ impl Groups {
     fn of(&self, name: &str) -> Group {
         let below = |folder: &String| match folder.is_empty() {
             true => String::new(),
-            false => format!("{folder}/{}{name}", self.prefix()),
+            false => format!("{folder}/{}{name}", self.prefix),
         };
         match &self.base {
-            Group::V1 { memory, pids, cpu } => {
-                Group::V1 { memory: below(memory), pids: below(pids), cpu: below(cpu) }
-            }
+            Group::V1 { memory, pids, cpu } => Group::V1 { memory: below(memory), pids: below(pids), cpu: below(cpu) },
             Group::V2 { folder } => Group::V2 { folder: below(folder) },
         }
-    }
-
-    fn prefix(&self) -> String {
-        format!("jobcell-{}-", self.owner)
     }
 
     /// Makes a job's group, with these limits in force as far as there are controllers for them. Error: the step, and the kernel's number.
@@ -121,7 +125,11 @@ impl Groups {
                 if !Path::new(&file).exists() && name.contains("sw") {
                     continue;
                 }
-                write(&file, &value).map_err(failed(name))?;
+                match write(&file, &value) {
+                    // Version 1 takes no larger share than the group above has, which binds the job as well.
+                    Err(error) if name == "cpu.cfs_quota_us" && error.raw_os_error() == Some(sys::EINVAL) => {}
+                    written => written.map_err(failed(name))?,
+                }
             }
             Ok(Arc::new(doors))
         };
@@ -138,7 +146,7 @@ impl Groups {
     pub(crate) fn remove(&self, name: &str) {
         for folder in folders(&self.of(name)) {
             for _ in 0..REMOVALS {
-                match std::fs::remove_dir(folder) {
+                match remove_tree(Path::new(folder), MOST_DEPTH) {
                     Err(error) if error.raw_os_error() == Some(host::EBUSY) => sys::poll(&mut [], Some(PAUSE_NS)),
                     _ => break,
                 }
@@ -148,26 +156,50 @@ impl Groups {
 
     /// Removes groups of jobs that are not there any more: of a hub and keepers that were killed together.
     pub(crate) fn remove_lost(&self, is_there: impl Fn(&str) -> bool) {
-        let prefix = self.prefix();
         for entry in folders(&self.base).into_iter().filter_map(|base| std::fs::read_dir(base).ok()).flatten().flatten()
         {
             let name = entry.file_name();
-            let Some(name) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
+            let Some(name) = name.to_str().and_then(|name| name.strip_prefix(&self.prefix)) else { continue };
             if !is_there(name) {
-                // Only an empty one goes.
-                let _ = std::fs::remove_dir(entry.path());
+                let _ = remove_tree(&entry.path(), MOST_DEPTH);
             }
         }
     }
 }
 
-/// The folders of a group.
+/// Removes a group and those that a job has made in it. Only where nobody is goes anything.
+fn remove_tree(folder: &Path, depth: u32) -> io::Result<()> {
+    match std::fs::remove_dir(folder) {
+        Err(error) if error.raw_os_error() == Some(host::EBUSY) && depth > 0 => {
+            let inside =
+                std::fs::read_dir(folder)?.flatten().filter(|one| one.file_type().is_ok_and(|kind| kind.is_dir()));
+            for one in inside {
+                remove_tree(&one.path(), depth - 1)?;
+            }
+            std::fs::remove_dir(folder)
+        }
+        done => done,
+    }
+}
+
+/// The folders of a group, each once: controllers can share a hierarchy.
 fn folders(group: &Group) -> Vec<&str> {
     let all = match group {
         Group::V1 { memory, pids, cpu } => vec![memory, pids, cpu],
         Group::V2 { folder } => vec![folder],
     };
-    all.into_iter().map(String::as_str).filter(|folder| !folder.is_empty()).collect()
+    let mut found: Vec<&str> = Vec::new();
+    for folder in all {
+        if !folder.is_empty() && !found.contains(&folder.as_str()) {
+            found.push(folder);
+        }
+    }
+    found
+}
+
+/// The processes in a group.
+fn members(folder: &str) -> Vec<String> {
+    read(&format!("{folder}/cgroup.procs")).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// What is written where for these limits. Pure.
@@ -215,12 +247,12 @@ fn write(file: &str, value: &str) -> io::Result<()> {
 
 /// A group of version 2 that has no process in itself, and the hub in one below it. Error: why there is none.
 fn alone(folder: String) -> Result<String, String> {
-    let us = std::process::id().to_string();
+    let us = [std::process::id().to_string()];
     // The kernel's first group may have both.
     let is_first = |folder: &str| !Path::new(&format!("{folder}/cgroup.type")).exists();
     let is_ours = |folder: &str| {
-        let members = read(&format!("{folder}/cgroup.procs")).unwrap_or_default();
-        may_make(folder) && (is_first(folder) || members.lines().eq([us.as_str()]))
+        let members = members(folder);
+        may_make(folder) && (members == us || (is_first(folder) && members.contains(&us[0])))
     };
     let folder = match is_ours(&folder) {
         true => folder,
@@ -234,7 +266,11 @@ fn alone(folder: String) -> Result<String, String> {
     };
     if !is_first(&folder) {
         let leaf = format!("{folder}/{HUB}");
-        let moved = std::fs::create_dir(&leaf).and_then(|()| write(&format!("{leaf}/cgroup.procs"), "0"));
+        let made = match std::fs::create_dir(&leaf) {
+            Err(error) if error.raw_os_error() == Some(host::EEXIST) => Ok(()),
+            made => made,
+        };
+        let moved = made.and_then(|()| write(&format!("{leaf}/cgroup.procs"), "0"));
         moved.map_err(|error| format!("it cannot go to {leaf}: {error}"))?;
     }
     Ok(folder)
@@ -253,11 +289,13 @@ fn enabled(folder: &str) -> Vec<&'static str> {
 
 /// Has systemd move this process to a scope that is left to it. Error: why it does not.
 fn scope() -> Result<(), String> {
-    if !Path::new("/run/systemd/system").is_dir() {
+    // One that is process 1 where we are: any other would take our number for that of a process of its own place.
+    let is_systemd = read("/proc/1/comm").is_some_and(|name| name.trim_end() == "systemd");
+    if !is_systemd || !Path::new("/run/systemd/system").is_dir() {
         return Err("there is no systemd to give it one".to_owned());
     }
     let pid = std::process::id().to_string();
-    let name = format!("jobcell-hub-{pid}.scope");
+    let name = format!("jobcell-hub-{pid}-{:x}.scope", sys::boot_ns());
     let mut ask = Command::new("busctl");
     if host::user() == 0 {
         ask.arg("--system");
@@ -273,9 +311,11 @@ fn scope() -> Result<(), String> {
         }
     }
     ask.args(["--timeout=2", "--quiet", "call", "org.freedesktop.systemd1", "/org/freedesktop/systemd1"]);
-    ask.args(["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", &name, "fail", "3"]);
-    ask.args(["PIDs", "au", "1", &pid, "Delegate", "b", "true", "CollectMode", "s", "inactive-or-failed", "0"]);
-    let ask = ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    ask.args(["org.freedesktop.systemd1.Manager", "StartTransientUnit", "ssa(sv)a(sa(sv))", &name, "fail", "4"]);
+    ask.args(["PIDs", "au", "1", &pid, "Delegate", "b", "true", "CollectMode", "s", "inactive-or-failed"]);
+    // A unit has a bound of tasks by default; a session, where the hub comes from, has none.
+    ask.args(["TasksMax", "t", &u64::MAX.to_string(), "0"]);
+    let ask = ask.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = ask.spawn().map_err(|error| format!("busctl cannot be begun: {error}"))?;
     let until = sys::boot_ns().saturating_add(SCOPE_NS);
     let mut asked = None;
@@ -284,7 +324,12 @@ fn scope() -> Result<(), String> {
             asked = child.try_wait().map_err(|error| format!("busctl cannot be waited for: {error}"))?;
         }
         match asked {
-            Some(status) if !status.success() => return Err("systemd does not give it one".to_owned()),
+            Some(status) if !status.success() => {
+                // A sentence, which fits the pipe.
+                let mut told = String::new();
+                let _ = child.stderr.take().map(|said| said.take(MOST_TOLD as u64).read_to_string(&mut told));
+                return Err(format!("systemd does not give it one: {}", told.lines().next().unwrap_or_default()));
+            }
             // It has begun to.
             Some(_) if read("/proc/self/cgroup").is_some_and(|own| own.contains(&name)) => return Ok(()),
             _ => {}
@@ -332,8 +377,10 @@ mod tests {
     #[test]
     fn a_job_has_a_group_of_each_controller_that_there_is() {
         let base = Group::V1 { memory: String::new(), pids: "/p".into(), cpu: "/c/x".into() };
-        let groups = Groups { base, controllers: vec!["pids", "cpu"], owner: "0a1b".into() };
+        let groups = Groups { base, controllers: vec!["pids", "cpu"], prefix: "jobcell-0a1b-".into() };
         assert_eq!(folders(&groups.of("job-1")), ["/p/jobcell-0a1b-job-1", "/c/x/jobcell-0a1b-job-1"]);
+        let together = Group::V1 { memory: "/a".into(), pids: String::new(), cpu: "/a".into() };
+        assert_eq!(folders(&together), ["/a"]);
         assert_eq!(groups.make("job-1", &LIMITS).map(|_| ()).expect_err("no such folder").0, "cgroup: make");
     }
 
@@ -341,15 +388,24 @@ mod tests {
     #[test]
     fn a_real_group_holds_who_goes_in_and_goes_when_it_is_empty() {
         // In version 2 it would take this process elsewhere.
-        let Some(Group::V1 { .. }) = own() else { return };
-        let Ok(groups) = Groups::find(&format!("test{}", std::process::id())) else { return };
+        let found = match own() {
+            Some(Group::V1 { .. }) => Groups::find("test", Path::new(&format!("/test/{}", std::process::id()))),
+            _ => Err("its groups are not of version 1".to_owned()),
+        };
+        let groups = match found {
+            Ok(groups) => groups,
+            Err(why) => return eprintln!("SKIPPED: {why}"),
+        };
         let name = "unit".to_owned();
         let own = groups.make(&name, &LIMITS).unwrap_or_else(|failed| panic!("{failed:?}"));
         let limits = own.group.limits(read);
         assert_eq!(limits.pids.as_deref(), groups.controllers.contains(&"pids").then_some("20"));
-        let doors: String = folders(&own.group).iter().map(|folder| format!("echo $$ > {folder}/cgroup.procs; ")).collect();
+        let doors: String =
+            folders(&own.group).iter().map(|folder| format!("echo $$ > {folder}/cgroup.procs; ")).collect();
         let status = Command::new("sh").args(["-c", &format!("{doors} exec true")]).status().expect("runs");
         assert!(status.success());
+        // What a job has made in it goes with it.
+        std::fs::create_dir_all(Path::new(folders(&own.group)[0]).join("of/the/job")).expect("made");
         // One that is there stays, and one that is not goes.
         groups.remove_lost(|one| one == name);
         assert!(Path::new(folders(&own.group)[0]).is_dir());

@@ -92,7 +92,7 @@ impl Setup {
 
     /// Reads what is in force, and removes what is left of jobs that are not there any more.
     pub(crate) fn look_around(&mut self) {
-        let groups = Groups::find(&self.owner);
+        let groups = Groups::find(&self.owner, &self.dir);
         self.facts = Receipt::of_a_host(groups.as_ref().map_err(String::as_str)).facts().to_vec();
         self.groups = groups.ok().map(Arc::new);
         if let Some(groups) = &self.groups {

@@ -25,6 +25,8 @@ const SCRIPT: &str = "script";
 /// In a job's folder: the pipe for its progress.
 const PROGRESS: &str = "progress";
 const CELL_UMASK: u32 = 0o022;
+/// Everybody's folder in memory.
+const SHARED_MEMORY: &str = "/dev/shm";
 
 /// A job's place.
 #[derive(Clone)]
@@ -232,12 +234,13 @@ fn is_ours(folder: &Path) -> bool {
 /// Where files may be that are in memory only.
 fn bases() -> impl Iterator<Item = PathBuf> {
     let own = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_absolute());
-    own.into_iter().chain([PathBuf::from("/dev/shm")])
+    own.into_iter().chain([PathBuf::from(SHARED_MEMORY)])
 }
 
-/// Where files are in memory only. The login's own folder, if there is one.
+/// Where files are in memory only. The login's own folder, if there is one that stays: root's goes with its last session, and jobs do not.
 fn memory() -> Option<PathBuf> {
-    bases().find(|base| base.is_dir() && host::is_tmpfs(base))
+    let stays = |base: &PathBuf| host::user() != 0 || base == Path::new(SHARED_MEMORY);
+    bases().filter(stays).find(|base| base.is_dir() && host::is_tmpfs(base))
 }
 
 fn text(path: &Path) -> String {

@@ -83,7 +83,7 @@ impl Receipt {
             fact("isolation", "none: shared login"),
             // What its group says of limits and peaks is said of others too.
             match groups {
-                Ok(_) => fact("cgroup", "none of its own without limits"),
+                Ok(_) => fact("cgroup", "its own where it asks for limits"),
                 Err(why) => fact("cgroup", format!("none of its own: {why}")),
             },
         ];
@@ -104,12 +104,9 @@ impl Receipt {
         Self { facts, group: None }
     }
 
-    /// A job on a host has a control group of its own.
+    /// A job on a host has a control group of its own. The facts stay as they are: they may have been told before.
     pub(crate) fn holds(&mut self, group: Group) {
-        self.facts.retain(|(key, _)| key != "cgroup");
-        self.facts.push(fact("cgroup", "its own"));
         self.group = Some(group);
-        self.refresh();
     }
 
     /// Reads the limits again: they can be changed from outside while a cell waits for its job.

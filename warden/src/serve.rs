@@ -595,7 +595,11 @@ impl Warden {
             self.reap_again = false;
             let group = self.receipt.group.as_ref();
             let told = group.map(|group| (group.limits(receipt::read), group.peaks(receipt::read)));
-            let (limits, peaks) = told.unwrap_or_default();
+            let (limits, mut peaks) = told.unwrap_or_default();
+            if !limits.bounds_memory() {
+                // Its host ran short, and not the job.
+                peaks.oom_kills = 0;
+            }
             let mut exit = job.exit(self.ring.next_seq() - 1, &limits, peaks);
             if let Some((collect, mut progress)) = self.results.take()
                 && exit.kind != ExitKind::StartFailed

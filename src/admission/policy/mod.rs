@@ -28,8 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use target::{HostPattern, Reachable};
 
 /// Limits of containers: what has none takes nothing of them.
-const OF_CELLS: [&str; 5] =
-    ["resources.cpu", "resources.memory", "resources.pids", "resources.disk", "resources.inodes"];
+const OF_CELLS: [&str; 2] = ["resources.disk", "resources.inodes"];
 
 /// What a job that no rule matches is judged by.
 const NO_RULE: &str = "default";

@@ -9,7 +9,7 @@ use super::plain::{StandIn, Standing, WORK};
 use super::resident::{End, Failed, Joint};
 use crate::executor::spec::{self, Places};
 use crate::executor::{Cell, CellOrder, LIMITS_MISSED, Link, Seen};
-use crate::job::{AttemptId, ByteSize, Target, shown};
+use crate::job::{AttemptId, ByteSize, Target, one_line};
 use crate::protocol::wire::{CellSpec, Fact, GroupLimits, Rlimit};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,6 +22,8 @@ const ENOENT: i32 = 2;
 const CLEAN: i32 = 0;
 /// For what looked after a job to end, when it has taken its leave.
 const LEAVE: Duration = Duration::from_secs(2);
+/// Of a host's own words on what it cannot do.
+const MOST_WHY: usize = 300;
 /// The job's pipes. All pipes of a login have one bound together, which many jobs must not use up.
 const OUTPUT_PIPE_BYTES: u32 = 128 * 1024;
 
@@ -58,7 +60,8 @@ pub(super) fn limit_facts(order: &CellOrder, said: &[Fact], why: Option<&str>) -
     let why = why.or(said("cgroup").strip_prefix("none of its own: ")).unwrap_or("its login has no such control group");
     let list = |names: Vec<&str>| names.into_iter().map(text).collect::<Vec<_>>().join(", ");
     let held = (!held.is_empty()).then(|| ("limits".to_owned(), list(held)));
-    let not = (!not.is_empty()).then(|| (LIMITS_MISSED.to_owned(), format!("{}: {}", list(not), shown(why))));
+    let not =
+        (!not.is_empty()).then(|| (LIMITS_MISSED.to_owned(), format!("{}: {}", list(not), one_line(why, MOST_WHY))));
     held.into_iter().chain(not).collect()
 }
 

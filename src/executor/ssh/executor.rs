@@ -166,8 +166,8 @@ fn unsupported(order: &CellOrder, host: &str, mode: &Mode) -> Option<Cause> {
 
 /// How a job is looked after on its host.
 enum Mode {
-    /// By a warden that stays there.
-    Resident,
+    /// By a warden that stays there, which has said this of its host.
+    Resident(Vec<Fact>),
     /// Over a channel of its own.
     Plain {
         /// Why, if it was not asked for.
@@ -299,7 +299,7 @@ impl Inner {
             return Ok(Mode::Plain { why: String::new(), lasting: true });
         }
         match self.hubs.get(route, &Hubs::program()).await {
-            Ok(_) => Ok(Mode::Resident),
+            Ok(hub) => Ok(Mode::Resident(hub.facts().to_vec())),
             Err(NoHub::Unfit(why)) => Ok(Mode::Plain { why, lasting: true }),
             Err(NoHub::NotNow(why)) => Ok(Mode::Plain { why, lasting: false }),
             Err(error) => Err(self.no_hub(&target.host, route, &error)),
@@ -323,13 +323,7 @@ impl Inner {
     }
 
     /// A new job at the hub there. Errors: why not.
-    async fn open(
-        &self,
-        order: &CellOrder,
-        host: &str,
-        route: &Route,
-        own: &str,
-    ) -> Result<(Arc<Joint>, Vec<Fact>), NoCell> {
+    async fn open(&self, host: &str, route: &Route, own: &str) -> Result<(Arc<Joint>, Vec<Fact>), NoCell> {
         let mut tries = TRIES;
         loop {
             let hub = self.hubs.get(route, &Hubs::program()).await;
@@ -341,11 +335,7 @@ impl Inner {
                 opened => opened,
             };
             let reason = match opened {
-                Ok(joint) => {
-                    let mut facts = resident_facts(&route.name, &route.login);
-                    facts.extend(limit_facts(order, hub.facts(), None));
-                    return Ok((joint, facts));
-                }
+                Ok(joint) => return Ok((joint, resident_facts(&route.name, &route.login))),
                 Err(Failed::Said { errno: EAGAIN, step }) => {
                     return Err(NoCell::later(TAKEN, format!("{host}: {step}")));
                 }
@@ -407,7 +397,7 @@ impl Executor for SshExecutor {
         let (inner, target) = (&self.0, target_of(order)?);
         let refused = |reason| NoCell::Failed(Cause::HostRefused { host: target.host.clone(), reason });
         // No warden is brought for what no host gives.
-        if let Some(cause) = unsupported(order, &target.host, &Mode::Resident) {
+        if let Some(cause) = unsupported(order, &target.host, &Mode::Resident(Vec::new())) {
             return Err(NoCell::Failed(cause));
         }
         let route = inner.route(target).map_err(refused)?;
@@ -427,16 +417,16 @@ impl Executor for SshExecutor {
         if let Some(cause) = unsupported(order, &target.host, &mode) {
             return Err(NoCell::Failed(cause));
         }
-        let (warden, why) = match mode {
-            Mode::Resident => (Some(Hubs::program()), String::new()),
-            Mode::Plain { why, .. } => (None, why),
+        let (warden, why, limits) = match mode {
+            Mode::Resident(said) => (Some(Hubs::program()), String::new(), limit_facts(order, &said, None)),
+            Mode::Plain { why, .. } => (None, why, Vec::new()),
         };
         let busy = Busy::new(inner, &own);
-        let record = Record::new(order.attempt, target, &reached(&route), warden.as_deref());
+        let record = Record::new(order.attempt, target, &reached(&route), warden.as_deref()).held(limits.clone());
         // The host hears of it after this process would be remembered to have told it.
         inner.records.put(&own, record).await.map_err(|error| NoCell::Unavailable(format!("ssh records: {error}")))?;
         let made = match warden {
-            Some(warden) => self.resident(order, target, route, own.clone(), warden).await.map_err(|no| {
+            Some(warden) => self.resident(order, target, route, own.clone(), (warden, limits)).await.map_err(|no| {
                 let heard = matches!(no, NoCell::Failed(_));
                 (no, heard)
             }),
@@ -481,10 +471,11 @@ impl Executor for SshExecutor {
         let route = inner.route_of_record(target, record.as_ref());
         if let Some((record, warden)) = record.as_ref().and_then(|record| Some((record, record.warden()?))) {
             let login = record.reached().rsplit_once('@').map_or("", |(login, _)| login);
-            let facts = match &route {
+            let mut facts = match &route {
                 Ok(route) => resident_facts(&route.name, &route.login),
                 Err(_) => resident_facts(&target.host, login),
             };
+            facts.extend_from_slice(record.limits());
             let way = match route {
                 Ok(route) => Way::Known(route),
                 Err(reason) => {
@@ -525,10 +516,11 @@ impl SshExecutor {
         target: &Target,
         route: Route,
         own: String,
-        warden: String,
+        (warden, limits): (String, Vec<Fact>),
     ) -> Result<(SshCell, Link), NoCell> {
         let inner = &self.0;
-        let (joint, facts) = inner.open(order, &target.host, &route, &own).await?;
+        let (joint, mut facts) = inner.open(&target.host, &route, &own).await?;
+        facts.extend(limits);
         let spec = resident_spec(order, joint.dir(), inner.output);
         let link = joint.link();
         let way = Way::Known(route);

@@ -6,6 +6,7 @@
 
 use super::resident::is_program;
 use crate::job::{AttemptId, JobSpec, Source, SpecRules, Target};
+use crate::protocol::wire::Fact;
 use crate::supervise;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -28,13 +29,27 @@ pub(super) struct Record {
     /// The program of the warden that it was given to; none in plain mode.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     warden: Option<String>,
+    /// What it is held to there, and what not, for whoever takes it over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    limits: Vec<Fact>,
 }
 
 impl Record {
     /// That of a try of a job with this target.
     pub(super) fn new(attempt: AttemptId, target: &Target, reached: &str, warden: Option<&str>) -> Self {
         let warden = warden.map(str::to_owned);
-        Self { attempt: attempt.to_string(), target: json!(target), reached: reached.to_owned(), warden }
+        let (attempt, target, reached) = (attempt.to_string(), json!(target), reached.to_owned());
+        Self { attempt, target, reached, warden, limits: Vec::new() }
+    }
+
+    /// The same of a job with these limits.
+    pub(super) fn held(self, limits: Vec<Fact>) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// What it is held to there, and what not.
+    pub(super) fn limits(&self) -> &[Fact] {
+        &self.limits
     }
 
     /// The program of the warden that it was given to; none in plain mode.
@@ -287,6 +302,7 @@ mod tests {
             target: json!({"host": "web"}),
             reached: "a@b:22".to_owned(),
             warden: None,
+            limits: Vec::new(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Limits of jobs on hosts: held by a control group of the job's own where the login may make some, and said to be missed where it may not.
 
-use super::super::stage::{Up, cause, fact, until};
+use super::super::stage::{Up, cause, fact, id, until};
 use super::jobs::{on, stage, stop};
 use super::resident::{base, has_said, hubs, wardens};
 use super::sshd::{self, Sshd, must};
@@ -82,6 +82,7 @@ async fn a_job_is_held_to_what_it_asks_for() {
     let held = up.run(&job(&["sh", "-c", OWN_LIMITS], &all)).await;
     assert_eq!(up.text(&held, "stdout").await, "67108864\n20\n50000\n", "{held}\n{}", up.log());
     assert_eq!(fact(&held, "limits"), "memory 64MiB, pids 20, cpu 0.5");
+    assert_eq!(fact(&held, "cgroup"), "its own where it asks for limits");
     assert_eq!(
         (fact(&held, "cgroup_limits"), reasons(&held).contains(&"started")),
         ("memory,pids,cpu", true),
@@ -127,19 +128,20 @@ async fn groups_go_with_their_jobs_whoever_is_killed() {
     assert_eq!(cause(&up.ended(&lost).await), "cell_lost");
     until("no groups", || async { given.jobs().is_empty().then_some(()) }).await;
 
-    // Hub and keeper at the same moment: what is left is found by the next hub's agent.
+    // Hub and keeper at the same moment. And one of a job that no agent asks for any more: the next hub removes it.
     let lost = up.submit(&spec).await;
     has_said(&up, &lost, "here").await;
+    for group in given.jobs() {
+        let name = group.file_name().expect("a name").to_string_lossy().into_owned();
+        let (prefix, _) = name.rsplit_once(&id(&lost).replace('-', "")).expect("named by its job");
+        let before = group.with_file_name(format!("{prefix}of-before"));
+        std::fs::create_dir_all(before.join("below")).expect("makes");
+        must("chown", &["-R", sshd::login(), &before.display().to_string()]);
+    }
     let both: Vec<u32> = [stays(&up)("jobcell-keeper"), hubs(&up)].concat();
     assert_eq!(both.len(), 2);
-    must(
-        "kill",
-        &[&["-KILL".to_owned()][..], &both.iter().map(u32::to_string).collect::<Vec<_>>()]
-            .concat()
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>(),
-    );
+    let pids: Vec<String> = both.iter().map(u32::to_string).collect();
+    must("kill", &["-KILL", &pids[0], &pids[1]]);
     assert_eq!(cause(&up.ended(&lost).await), "cell_lost");
     let next = up.run(&job(&["true"], &json!({"pids": 50}))).await;
     assert_eq!(cause(&next), "exit_code", "{next}\n{}", up.log());

@@ -67,10 +67,8 @@ async fn a_warden_stays_and_its_jobs_leave_nothing() {
     assert_eq!((up.text(&job, "stderr").await.as_str(), &job["log"]["complete"]), ("err\n", &json!(true)), "{job}");
     assert_eq!((fact(&job, "executor"), fact(&job, "mode")), ("ssh", "resident"));
     assert_eq!((fact(&job, "host"), fact(&job, "login")), ("web1", sshd::login()));
-    assert_eq!(
-        (fact(&job, "isolation"), fact(&job, "cgroup")),
-        ("none: shared login", "none of its own: this login may not make control groups")
-    );
+    assert_eq!(fact(&job, "isolation"), "none: shared login");
+    assert!(fact(&job, "cgroup").starts_with("none of its own: "), "{job}");
     assert!(processes(&job).is_empty(), "its end is told when nothing of it runs");
     // Its folder goes when its end is safe.
     until("no folder", || async { (!std::path::Path::new(folder).exists()).then_some(()) }).await;
