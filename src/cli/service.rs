@@ -19,8 +19,10 @@ use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
 use crate::supervise::{self, spawn};
 use crate::telemetry::{Component, Health, Metrics, State, Traces};
-use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::fs::{File, Permissions, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -234,7 +236,7 @@ fn lock_engine(id: &str) -> Result<File, Failure> {
     let mut reasons = Vec::new();
     for folder in folders.into_iter().flatten() {
         let path = folder.join(format!("jobcell-engine-{name}.lock"));
-        match File::options().create(true).append(true).open(&path) {
+        match lock_file(&path) {
             Ok(file) => match file.try_lock() {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::WouldBlock) => {
@@ -253,6 +255,24 @@ fn lock_engine(id: &str) -> Result<File, Failure> {
         "the engine cannot be locked ({}); set docker.shared: true if no other agent uses it",
         reasons.join("; ")
     )))
+}
+
+/// A file that agents of any user can lock: one that is there is only read, whoever made it, as the kernel lets nobody write to, or open
+/// for making, a file of somebody else's in such a folder. Errors: it is not there and cannot be made; it cannot be read.
+fn lock_file(path: &Path) -> std::io::Result<File> {
+    // A pipe would be waited for at the opening, and a link leads where somebody else wants.
+    let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed();
+    let there = || File::options().read(true).custom_flags(flags).open(path);
+    match there() {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        found => return found,
+    }
+    match File::options().write(true).create_new(true).open(path) {
+        // Whatever mask a service has.
+        Ok(file) => file.set_permissions(Permissions::from_mode(0o644)).map(|()| file),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => there(),
+        Err(error) => Err(error),
+    }
 }
 
 /// Keeps the policy as its file is, and says in health when the file does not hold. A look is made every few seconds, and at once on
