@@ -2,9 +2,9 @@
 
 use super::debian::{Container, DEBIAN, debian};
 use super::stage::{JOBCELL, docker, engine, root};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::OnceLock;
 
 /// Answers in place of systemd, of which there is none in a container: what is asked of it is noted, and units are active or enabled as
 /// two files say.
@@ -27,43 +27,31 @@ exit 0
 const EVERYTHING: &str = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /test -o -path /var/lib/dpkg -o -path /var/log \
     -o -path /run/lock -o -path /run/adduser -o -path /tmp -o -name 'passwd*' -o -name 'group*' -o -name '*shadow*' -o -name 'sub[ug]id*' \\) -prune -o -print | sort";
 
-/// The package, gone with the last test that has it: it takes a while to make, and two that are made at once are in each other's way.
-pub(crate) struct Package {
-    pub(crate) path: PathBuf,
-    _dir: tempfile::TempDir,
+/// The package of the program under test, that all tests of this process share, as it takes a while to make; `None` after saying loudly
+/// that the test is skipped.
+pub(crate) fn package() -> Option<&'static Path> {
+    static MADE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(build).as_deref()
 }
 
-impl Package {
-    /// The one of the program under test, that all tests of this process share; `None` after saying loudly that the test is skipped.
-    pub(crate) fn shared() -> Option<Arc<Self>> {
-        static CURRENT: Mutex<Weak<Package>> = Mutex::new(Weak::new());
-        // One that panicked while it built has left nothing there.
-        let mut current = CURRENT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Some(package) = current.upgrade() {
-            return Some(package);
-        }
-        let package = Arc::new(Self::build()?);
-        *current = Arc::downgrade(&package);
-        Some(package)
+fn build() -> Option<PathBuf> {
+    let script = root().join("scripts/deb.sh");
+    let required = std::env::var("JOBCELL_TEST_ENGINE").as_deref() == Ok("required");
+    let tool = root().join("target/tools/bin/cargo-deb").exists()
+        || Command::new("cargo-deb").arg("--version").output().is_ok();
+    if !tool && !required {
+        eprintln!("SKIPPED: cargo-deb is not installed; scripts/deb.sh --tool does it");
+        return None;
     }
-
-    fn build() -> Option<Self> {
-        let script = root().join("scripts/deb.sh");
-        let required = std::env::var("JOBCELL_TEST_ENGINE").as_deref() == Ok("required");
-        let tool = root().join("target/tools/bin/cargo-deb").exists()
-            || Command::new("cargo-deb").arg("--version").output().is_ok();
-        if !tool && !required {
-            eprintln!("SKIPPED: cargo-deb is not installed; scripts/deb.sh --tool does it");
-            return None;
-        }
-        let dir = tempfile::tempdir().expect("a folder");
-        let output = Command::new(script).args(["--binary", JOBCELL, "--out"]).arg(dir.path()).output().expect("runs");
-        assert!(output.status.success(), "deb.sh: {}", String::from_utf8_lossy(&output.stderr));
-        let found = std::fs::read_dir(dir.path()).expect("reads").map(|entry| entry.expect("an entry").path());
-        let packages: Vec<_> = found.filter(|path| path.extension().is_some_and(|kind| kind == "deb")).collect();
-        let [package] = &packages[..] else { panic!("{packages:?}") };
-        Some(Self { path: package.clone(), _dir: dir })
-    }
+    // The next run's takes its place.
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package-under-test");
+    let _ = std::fs::remove_dir_all(&dir);
+    let output = Command::new(script).args(["--fast", "--binary", JOBCELL, "--out"]).arg(&dir).output().expect("runs");
+    assert!(output.status.success(), "deb.sh: {}", String::from_utf8_lossy(&output.stderr));
+    let found = std::fs::read_dir(&dir).expect("reads").map(|entry| entry.expect("an entry").path());
+    let packages: Vec<_> = found.filter(|path| path.extension().is_some_and(|kind| kind == "deb")).collect();
+    let [package] = &packages[..] else { panic!("{packages:?}") };
+    Some(package.clone())
 }
 
 /// Installs it anew, as an upgrade does: exit code and all that is said.
@@ -84,13 +72,13 @@ fn the_package_is_installed_upgraded_and_purged_without_a_rest() {
         return;
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let Some(package) = Package::shared() else { return };
+    let Some(package) = package() else { return };
     let there = Container::run(&host, &["--network=none", DEBIAN, "sleep", "3600"]);
     there.sh("mkdir -p /test /run/systemd/system; touch /test/is-active /test/is-enabled");
     std::fs::write(dir.path().join("systemctl"), SYSTEMCTL).expect("writes");
     let from = dir.path().join("systemctl").display().to_string();
     docker(&host, &["cp", &from, &format!("{}:/usr/bin/systemctl", there.id)]);
-    docker(&host, &["cp", &package.path.display().to_string(), &format!("{}:/test/jobcell.deb", there.id)]);
+    docker(&host, &["cp", &package.display().to_string(), &format!("{}:/test/jobcell.deb", there.id)]);
     there.sh("chmod 755 /usr/bin/systemctl");
     let before = there.sh(EVERYTHING);
     let users = there.sh("cut -d: -f1 /etc/passwd /etc/group");
