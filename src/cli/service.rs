@@ -1,5 +1,6 @@
 //! What every long-running command does: signals, the wait for the engine, the agent with its health.
 
+use super::engine_lock::lock_engine;
 use super::exit::TEMPORARY;
 use super::home::Home;
 use super::{Failure, doctor, dump, node, systemd};
@@ -19,10 +20,7 @@ use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
 use crate::supervise::{self, spawn};
 use crate::telemetry::{Component, Health, Metrics, State, Traces};
-use std::fs::{File, Permissions, TryLockError};
-use std::io::ErrorKind;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -227,52 +225,6 @@ async fn engine_with_id(config: &Config) -> Result<(Engine, Option<String>), Eng
     let engine = node::connect(config).await?;
     let id = if config.docker.shared { None } else { engine.id().await? };
     Ok((engine, id))
-}
-
-/// One agent on an engine: two would each give out all of the host's memory and cores. Errors: another one holds it.
-fn lock_engine(id: &str) -> Result<File, Failure> {
-    let name: String = id.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
-    let folders = [Some(PathBuf::from("/run/lock")), std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)];
-    let mut reasons = Vec::new();
-    for folder in folders.into_iter().flatten() {
-        let path = folder.join(format!("jobcell-engine-{name}.lock"));
-        match lock_file(&path) {
-            Ok(file) => match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) => {
-                    return Err(Failure::unavailable(format!(
-                        "another jobcell agent uses this engine ({} is locked); stop it, or set docker.shared: true for both \
-                         and divide agent.slots, agent.cpu and agent.memory between them",
-                        path.display()
-                    )));
-                }
-                Err(TryLockError::Error(error)) => reasons.push(format!("{}: {error}", path.display())),
-            },
-            Err(error) => reasons.push(format!("{}: {error}", path.display())),
-        }
-    }
-    Err(Failure::unavailable(format!(
-        "the engine cannot be locked ({}); set docker.shared: true if no other agent uses it",
-        reasons.join("; ")
-    )))
-}
-
-/// A file that agents of any user can lock: one that is there is only read, whoever made it, as the kernel lets nobody write to, or open
-/// for making, a file of somebody else's in such a folder. Errors: it is not there and cannot be made; it cannot be read.
-fn lock_file(path: &Path) -> std::io::Result<File> {
-    // A pipe would be waited for at the opening, and a link leads where somebody else wants.
-    let flags = (rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW).bits().cast_signed();
-    let there = || File::options().read(true).custom_flags(flags).open(path);
-    match there() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        found => return found,
-    }
-    match File::options().write(true).create_new(true).open(path) {
-        // Whatever mask a service has.
-        Ok(file) => file.set_permissions(Permissions::from_mode(0o644)).map(|()| file),
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => there(),
-        Err(error) => Err(error),
-    }
 }
 
 /// Keeps the policy as its file is, and says in health when the file does not hold. A look is made every few seconds, and at once on
