@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes the Debian package, as [package.metadata.deb] of Cargo.toml says, with cargo-deb.
 #
-#   scripts/deb.sh [--binary FILE] [--out DIR]
+#   scripts/deb.sh [--fast] [--binary FILE] [--out DIR]
 #   scripts/deb.sh --tool            only sees to cargo-deb
 #
-# Without --binary the program is built for release first. DIR is target/debian unless given; the package's path is printed.
+# --fast makes a larger one sooner, for tests. Without --binary the program is built for release first. DIR is target/debian unless given; the package's path is printed.
 # cargo-deb is taken from PATH or from target/tools, where it is installed if it is not there yet.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,11 +12,12 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/lib.sh"
 
 cd "$(project_root)"
-binary='' out=target/debian tool_only=no
+binary='' out=target/debian tool_only=no fast=()
 while [ $# -gt 0 ]; do
   case "$1" in
     --binary) binary=${2:?--binary needs a file} && shift 2 ;;
     --out) out=${2:?--out needs a folder} && shift 2 ;;
+    --fast) fast=(--fast) && shift ;;
     --tool) tool_only=yes && shift ;;
     *) fail $EX_USAGE "unknown option $1; see the head of this script." ;;
   esac
@@ -49,4 +50,4 @@ chmod 755 "$stage/jobcell"
 "$stage/jobcell" completions zsh >"$stage/completions/_jobcell"
 "$stage/jobcell" completions fish >"$stage/completions/jobcell.fish"
 
-cargo deb --quiet --locked --offline --no-build --no-strip --output "$out"
+cargo deb --quiet --locked --offline --no-build --no-strip ${fast[@]+"${fast[@]}"} --output "$out"

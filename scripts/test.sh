@@ -25,6 +25,7 @@ if ! have docker-compose && ! docker compose version >/dev/null 2>&1 && have apt
 fi
 "$here/deb.sh" --tool || say "cargo-deb could not be installed"
 "$here/debian-image.sh" || say "jobcell/debian could not be made"
+"$here/systemd-image.sh" || say "jobcell/systemd could not be made"
 cd "$(project_root)"
 # And the tool that reads alert rules: out of its package, whose service nobody needs here.
 if ! have promtool && have apt-get && have dpkg-deb; then

@@ -15,6 +15,7 @@ mod dlq;
 mod doctor;
 mod drain;
 mod dump;
+mod engine_lock;
 mod enroll;
 mod exit;
 mod explain;

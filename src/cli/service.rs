@@ -1,5 +1,6 @@
 //! What every long-running command does: signals, the wait for the engine, the agent with its health.
 
+use super::engine_lock::lock_engine;
 use super::exit::TEMPORARY;
 use super::home::Home;
 use super::{Failure, doctor, dump, node, systemd};
@@ -19,8 +20,7 @@ use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
 use crate::supervise::{self, spawn};
 use crate::telemetry::{Component, Health, Metrics, State, Traces};
-use std::fs::{File, TryLockError};
-use std::path::PathBuf;
+use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -225,34 +225,6 @@ async fn engine_with_id(config: &Config) -> Result<(Engine, Option<String>), Eng
     let engine = node::connect(config).await?;
     let id = if config.docker.shared { None } else { engine.id().await? };
     Ok((engine, id))
-}
-
-/// One agent on an engine: two would each give out all of the host's memory and cores. Errors: another one holds it.
-fn lock_engine(id: &str) -> Result<File, Failure> {
-    let name: String = id.chars().filter(char::is_ascii_alphanumeric).take(64).collect();
-    let folders = [Some(PathBuf::from("/run/lock")), std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)];
-    let mut reasons = Vec::new();
-    for folder in folders.into_iter().flatten() {
-        let path = folder.join(format!("jobcell-engine-{name}.lock"));
-        match File::options().create(true).append(true).open(&path) {
-            Ok(file) => match file.try_lock() {
-                Ok(()) => return Ok(file),
-                Err(TryLockError::WouldBlock) => {
-                    return Err(Failure::unavailable(format!(
-                        "another jobcell agent uses this engine ({} is locked); stop it, or set docker.shared: true for both \
-                         and divide agent.slots, agent.cpu and agent.memory between them",
-                        path.display()
-                    )));
-                }
-                Err(TryLockError::Error(error)) => reasons.push(format!("{}: {error}", path.display())),
-            },
-            Err(error) => reasons.push(format!("{}: {error}", path.display())),
-        }
-    }
-    Err(Failure::unavailable(format!(
-        "the engine cannot be locked ({}); set docker.shared: true if no other agent uses it",
-        reasons.join("; ")
-    )))
 }
 
 /// Keeps the policy as its file is, and says in health when the file does not hold. A look is made every few seconds, and at once on

@@ -85,11 +85,12 @@ fn sentence(status: &Status) -> String {
     if status.draining {
         return format!("draining: {jobs} left, {} ends to tell", status.undelivered);
     }
-    if status.starting {
-        return format!("starting; {slots}");
-    }
+    // An engine that is away keeps it from having started, too, and is what somebody wants to know.
     if let Some(reason) = &status.unavailable {
         return format!("takes no jobs: {reason}; {slots}");
+    }
+    if status.starting {
+        return format!("starting; {slots}");
     }
     let drained = status.drained.iter().map(|(name, reason)| format!("{name} hands out none: {reason}"));
     let failing = status.backends.iter().filter_map(|(name, state)| match state {
@@ -117,6 +118,8 @@ mod tests {
         assert_eq!(sentence(&starting), "starting; 1 job, 3 slots free");
         let no_engine = Status { unavailable: Some("no engine".into()), ..well.clone() };
         assert_eq!(sentence(&no_engine), "takes no jobs: no engine; 1 job, 3 slots free");
+        let not_yet = Status { starting: true, ..no_engine };
+        assert_eq!(sentence(&not_yet), "takes no jobs: no engine; 1 job, 3 slots free");
         let away = Status { backends: vec![("main".into(), BackendState::Failing("refused".into()))], ..well.clone() };
         assert_eq!(sentence(&away), "1 job, 3 slots free; main away: refused");
         let drained = Status { drained: vec![("main".into(), "upgrade".into())], ..well.clone() };

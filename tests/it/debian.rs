@@ -10,15 +10,27 @@ use std::sync::{Arc, Mutex, Weak};
 /// The image that stands for `debian:bookworm-slim`, and has haproxy.
 pub(crate) const DEBIAN: &str = "jobcell/debian:1";
 
+/// The same with systemd, which boots (scripts/systemd-image.sh).
+pub(crate) const SYSTEMD: &str = "jobcell/systemd:1";
+
 /// Sees to it that [`DEBIAN`] is there; false after saying loudly that the test is skipped.
 pub(crate) fn debian(host: &str) -> bool {
-    let made = Command::new(root().join("scripts/debian-image.sh")).env("DOCKER_HOST", host).status().expect("runs");
+    made(host, DEBIAN, "scripts/debian-image.sh")
+}
+
+/// The same for [`SYSTEMD`].
+pub(crate) fn systemd(host: &str) -> bool {
+    made(host, SYSTEMD, "scripts/systemd-image.sh")
+}
+
+fn made(host: &str, image: &str, script: &str) -> bool {
+    let made = Command::new(root().join(script)).env("DOCKER_HOST", host).status().expect("runs").success();
     let required = std::env::var("JOBCELL_TEST_ENGINE").as_deref() == Ok("required");
-    assert!(made.success() || !required, "{DEBIAN} cannot be made");
-    if !made.success() {
-        eprintln!("SKIPPED: {DEBIAN} cannot be made");
+    assert!(made || !required, "{image} cannot be made");
+    if !made {
+        eprintln!("SKIPPED: {image} cannot be made");
     }
-    made.success()
+    made
 }
 
 /// The program under test without what only a debugger reads.

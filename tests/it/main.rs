@@ -7,6 +7,7 @@ mod artifacts;
 mod artifacts_elsewhere;
 mod audit;
 mod bad_input;
+mod booted;
 mod bridge;
 mod canaries;
 mod causes;

@@ -2,8 +2,9 @@
 
 use super::debian::{Container, DEBIAN, debian};
 use super::stage::{JOBCELL, docker, engine, root};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 /// Answers in place of systemd, of which there is none in a container: what is asked of it is noted, and units are active or enabled as
 /// two files say.
@@ -26,8 +27,14 @@ exit 0
 const EVERYTHING: &str = "find / -xdev \\( -path /proc -o -path /sys -o -path /dev -o -path /test -o -path /var/lib/dpkg -o -path /var/log \
     -o -path /run/lock -o -path /run/adduser -o -path /tmp -o -name 'passwd*' -o -name 'group*' -o -name '*shadow*' -o -name 'sub[ug]id*' \\) -prune -o -print | sort";
 
-/// Builds it; `None` after saying loudly that the test is skipped.
-fn built(dir: &tempfile::TempDir) -> Option<PathBuf> {
+/// The package of the program under test, that all tests of this process share, as it takes a while to make; `None` after saying loudly
+/// that the test is skipped.
+pub(crate) fn package() -> Option<&'static Path> {
+    static MADE: OnceLock<Option<PathBuf>> = OnceLock::new();
+    MADE.get_or_init(build).as_deref()
+}
+
+fn build() -> Option<PathBuf> {
     let script = root().join("scripts/deb.sh");
     let required = std::env::var("JOBCELL_TEST_ENGINE").as_deref() == Ok("required");
     let tool = root().join("target/tools/bin/cargo-deb").exists()
@@ -36,9 +43,12 @@ fn built(dir: &tempfile::TempDir) -> Option<PathBuf> {
         eprintln!("SKIPPED: cargo-deb is not installed; scripts/deb.sh --tool does it");
         return None;
     }
-    let output = Command::new(script).args(["--binary", JOBCELL, "--out"]).arg(dir.path()).output().expect("runs");
+    // The next run's takes its place.
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package-under-test");
+    let _ = std::fs::remove_dir_all(&dir);
+    let output = Command::new(script).args(["--fast", "--binary", JOBCELL, "--out"]).arg(&dir).output().expect("runs");
     assert!(output.status.success(), "deb.sh: {}", String::from_utf8_lossy(&output.stderr));
-    let found = std::fs::read_dir(dir.path()).expect("reads").map(|entry| entry.expect("an entry").path());
+    let found = std::fs::read_dir(&dir).expect("reads").map(|entry| entry.expect("an entry").path());
     let packages: Vec<_> = found.filter(|path| path.extension().is_some_and(|kind| kind == "deb")).collect();
     let [package] = &packages[..] else { panic!("{packages:?}") };
     Some(package.clone())
@@ -62,7 +72,7 @@ fn the_package_is_installed_upgraded_and_purged_without_a_rest() {
         return;
     }
     let dir = tempfile::tempdir().expect("a folder");
-    let Some(package) = built(&dir) else { return };
+    let Some(package) = package() else { return };
     let there = Container::run(&host, &["--network=none", DEBIAN, "sleep", "3600"]);
     there.sh("mkdir -p /test /run/systemd/system; touch /test/is-active /test/is-enabled");
     std::fs::write(dir.path().join("systemctl"), SYSTEMCTL).expect("writes");

@@ -110,7 +110,7 @@ fn the_units_are_what_systemd_reads() {
     let dir = tempfile::tempdir().expect("a folder");
     for unit in units() {
         let text = std::fs::read_to_string(&unit).expect("reads");
-        assert!(text.contains("Type=notify") && text.contains("ExecStartPre=/usr/bin/jobcell config check"), "{text}");
+        assert!(text.contains("Type=notify") && text.contains("ExecReload=/usr/bin/jobcell config check"), "{text}");
         let text = text.replace("/usr/bin/jobcell", super::stage::JOBCELL);
         let path = dir.path().join(unit.file_name().expect("a name"));
         std::fs::write(&path, text).expect("writes");

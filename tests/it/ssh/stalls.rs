@@ -74,7 +74,9 @@ async fn a_stalled_consumer_holds_up_nobody_else() {
     let ran = finish(loud.output).await;
     assert!(ran.out.len() <= BOUNDS.most, "{}", ran.out.len());
     let ends = [Event::Overrun, Event::Signal { name: "TERM".to_owned(), core_dumped: false }];
-    assert_eq!(ran.events[..2], ends, "{:?}", ran.events);
+    // The end of its output may be told before its own.
+    let events: Vec<_> = ran.events.iter().filter(|event| **event != Event::Eof).cloned().collect();
+    assert_eq!(events[..2], ends, "{:?}", ran.events);
 }
 
 #[tokio::test]
