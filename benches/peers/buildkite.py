@@ -75,13 +75,13 @@ class Service(Mock):
 
     def document(self, job, state):
         number = f"00000000-0000-4000-8000-{job.number:012d}"
-        command = ["docker", "run", "-i", "--rm", "--init", "--volume", "$PWD:/workdir", "--workdir", "/workdir",
+        command = ["docker", "run", "-t", "-i", "--rm", "--init", "--volume", "$PWD:/workdir", "--workdir", "/workdir",
                    "--label", f"com.buildkite.job-id={number}", "--label", "comparison=buildkite", IMAGE, "/bin/sh", "-e", "-c"]
         line = " ".join(p if p.startswith("$") else shlex.quote(p) for p in command)
         env = {"BUILDKITE": "true", "CI": "true", "BUILDKITE_JOB_ID": number, "BUILDKITE_BUILD_ID": number,
                "BUILDKITE_BUILD_NUMBER": "1", "BUILDKITE_ORGANIZATION_SLUG": "comparison", "BUILDKITE_PIPELINE_SLUG": "empty",
                "BUILDKITE_PIPELINE_PROVIDER": "git", "BUILDKITE_BRANCH": "main", "BUILDKITE_COMMIT": "HEAD",
-               "BUILDKITE_REPO": "none", "BUILDKITE_LABEL": "job", "BUILDKITE_SKIP_CHECKOUT": "true",
+               "BUILDKITE_REPO": "none", "BUILDKITE_LABEL": "job", "BUILDKITE_AGENT_NAME": "comparison",
                "BUILDKITE_COMMAND": f"{line} {shlex.quote(job.script)}", "BUILDKITE_SCRIPT_PATH": ""}
         return {"id": number, "endpoint": f"http://127.0.0.1:{self.port}/v3", "state": state, "env": env,
                 "step": {"command": env["BUILDKITE_COMMAND"]}, "chunks_max_size_bytes": CHUNK_BYTES,
@@ -99,7 +99,7 @@ class Buildkite(System):
 
     def version(self):
         said = subprocess.run([self.program(), "--version"], capture_output=True, text=True).stdout
-        return "Buildkite agent " + re.search(r"version (\S+?),?\s", said + " ").group(1)
+        return "Buildkite agent " + re.search(r"version ([0-9.]+)", said + " ").group(1)
 
     def settings(self):
         return ("--spawn 4, --skip-checkout; a command that calls `docker run` as its docker plugin does by default; "
