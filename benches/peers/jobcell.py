@@ -80,6 +80,8 @@ class Jobcell(System):
             if not self.answers():
                 return False
             self.read_key()
+            if not self.apart:
+                return call(self.port, "GET", "/readyz", timeout=5)[0] == 200
             status, body = call(self.port, "GET", "/v1/agents", None, self.auth(), timeout=5)
             return status == 200 and any(a["state"] == "online" for a in json.loads(body)["agents"])
         except (OSError, FileNotFoundError):
@@ -125,7 +127,7 @@ class Jobcell(System):
                 ending = job.document["ending"]
                 offset = job.document["ended_at"] - job.document["submitted_at"]
                 claimed = [e["at"] for e in job.document["history"] if e["phase"] == "claimed"]
-                job.finish(ending["verdict"], ending.get("cause", ""))
+                job.finish(ending["verdict"], ending["cause"]["code"])
                 if claimed:
                     job.handed_out = len(claimed)
                     job.picked = job.ended - (offset - (claimed[0] - job.document["submitted_at"])) / 1000
