@@ -216,14 +216,26 @@ def kill(systems, _):
         job = system.offer(TICKS)
         wait_for_container(system, before)
         time.sleep(6)
+        of_job = system.containers() - before
         system.kill9()
         died = time.monotonic()
+        fate = {"there": died, "running": died}
+
+        def watch():
+            while time.monotonic() < died + 80:
+                for state, option in (("there", "-aq"), ("running", "-q")):
+                    if of_job & set(docker("ps", option, "--no-trunc", "--filter", system.container_filter)):
+                        fate[state] = time.monotonic()
+                time.sleep(0.5)
+
+        threading.Thread(target=watch, daemon=True).start()
         time.sleep(2)
         system.start()
         back = time.monotonic()
         known = job.over.wait(60)
         # What goes on without its agent has the time to end.
         time.sleep(5 if known else max(0.0, died + 75 - time.monotonic()))
+        lasted = {"container_ran_for": fate["running"] - died, "container_there_for": fate["there"] - died}
         if known and job.status != "refused":
             system.collect(job)
         seen, left = ticks(job), system.containers()
@@ -232,7 +244,7 @@ def kill(systems, _):
             "started_again_after": back - died, "status": job.status, "reason": job.reason,
             "known_after": job.ended - died if known else None, "times_run": job.handed_out,
             "ticks": len(seen), "last_tick": max(seen, default=0), "in_order": seen == list(range(1, len(seen) + 1)),
-            "containers_left": len(left), "running_left": len(set(running)),
+            "containers_left": len(left), "running_left": len(set(running)), **lasted,
             "takes_next_job": system.offer("true").over.wait(60),
         }
 

@@ -17,6 +17,9 @@ class Server(ThreadingHTTPServer):
     allow_reuse_address = True
     request_queue_size = 128
 
+    def handle_error(self, request, client_address):
+        """An agent that was killed leaves connections behind; that is no fault."""
+
 
 class Mock:
     """Jobs that wait, jobs that are out, and the server that tells of them."""

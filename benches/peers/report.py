@@ -49,9 +49,9 @@ def output(systems):
 
 
 def kill(systems):
-    return table(["system", "final status", "known after", "times handed out", "ticks stored of 25", "containers left, running", "takes the next job"],
+    return table(["system", "final status", "known after", "times handed out", "ticks stored of 25", "its container ran on for", "containers left, running", "takes the next job"],
                  [[name, f"{s['status']} {s['reason']}".strip(), number(s["known_after"], "s"), s["times_run"],
-                   f"{s['ticks']} (last {s['last_tick']})", f"{s['containers_left']}, {s['running_left']}",
+                   f"{s['ticks']} (last {s['last_tick']})", number(s["container_ran_for"], "s", 0), f"{s['containers_left']}, {s['running_left']}",
                    "yes" if s["takes_next_job"] else "no"] for name, s in systems.items()])
 
 
