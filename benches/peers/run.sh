@@ -3,7 +3,7 @@
 #
 #   benches/peers/run.sh [MEASURE...]     latency, throughput, output, kill, outage, holds; none means all of them
 #
-# Needs Go, Python 3, an engine and a quiet machine; about 25 minutes behind the builds. A peer that cannot be built is left
+# Needs Go, Python 3, an engine that no other jobcell uses and a quiet machine; about 25 minutes behind the builds. A peer that cannot be built is left
 # out and named. What the peers leave in the engine is removed.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

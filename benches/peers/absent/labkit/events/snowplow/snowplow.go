@@ -40,9 +40,9 @@ type BillingEventRequiredInput struct {
 
 // BillingEventOptionalInput is what it may say.
 type BillingEventOptionalInput struct {
-	Subject, DeploymentType, InstanceID, UniqueInstanceID string
+	Subject, DeploymentType, InstanceID, UniqueInstanceID   string
 	ProjectID, NamespaceID, RootNamespaceID, OrganizationID int64
-	Metadata                                              map[string]any
+	Metadata                                                map[string]any
 }
 
 // WithCallback changes nothing.
