@@ -88,9 +88,13 @@ class Running:
         self.systems = systems
 
     def __enter__(self):
-        for system in self.systems:
-            say(f"starting {system.name}")
-            system.start()
+        try:
+            for system in self.systems:
+                say(f"starting {system.name}")
+                system.start()
+        except BaseException:
+            self.__exit__()
+            raise
         return self.systems
 
     def __exit__(self, *_):
@@ -98,7 +102,10 @@ class Running:
             try:
                 system.stop()
             finally:
-                left = system.sweep()
+                try:
+                    left = system.sweep()
+                except FileNotFoundError:  # It never came so far as to have a name in the engine.
+                    left = 0
                 if left:
                     say(f"{system.name} left {left} containers; removed")
 
@@ -196,9 +203,12 @@ def side_by_side(systems, one):
     results = {}
 
     def run(system):
-        with Running([system]):
-            results[system.name] = one(system)
-        say(f"{system.name}: {json.dumps(results[system.name])}")
+        try:
+            with Running([system]):
+                results[system.name] = one(system)
+            say(f"{system.name}: {json.dumps(results[system.name])}")
+        except (OSError, TimeoutError, AssertionError) as error:
+            say(f"{system.name} could not be measured: {error}")
 
     threads = [threading.Thread(target=run, args=(s,)) for s in systems if not isinstance(s, Plain)]
     for thread in threads:
