@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench seccomp toolchains engine images deb docs ci clean
+.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench peers seccomp toolchains engine images deb docs ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -34,6 +34,9 @@ fuzz: ## Fuzz targets, a minute each: SECONDS_EACH=3600 for longer
 
 bench: ## Benchmarks, against a reference in the same run
 	@scripts/bench.sh
+
+peers: ## The comparison with peers; builds them from Go modules: make peers MEASURES="latency kill"
+	@benches/peers/run.sh $(MEASURES)
 
 seccomp: ## Prove the seccomp profiles from inside a cell
 	@scripts/engine.sh >/dev/null && scripts/images.sh bash && scripts/seccomp-check.sh
