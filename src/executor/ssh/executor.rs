@@ -31,8 +31,8 @@ const REMOVAL_PAUSES: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 /// In front of a cell's name, where cells of all kinds are told together.
 const PREFIX: &str = "ssh:";
-/// A hub that has just ended is asked for once more.
-const TRIES: usize = 2;
+/// A hub that has just ended, or whose connection went, is asked for again.
+const TRIES: usize = 4;
 /// The kernel's number for too many at once.
 const EAGAIN: i32 = 11;
 /// The kernel's number for what is there already.

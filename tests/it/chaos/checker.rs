@@ -116,6 +116,11 @@ impl Findings {
                         && tried["cause"]["code"] == "agent_lost"
                         && events("preparing", attempt) == 0
                         && found.written.iter().all(Vec::is_empty) => {}
+                // The way to its host went each time that it was to be begun.
+                Some(tried)
+                    if tried["cause"]["code"] == "host_unreachable"
+                        && events("running", attempt) == 0
+                        && found.written.iter().all(Vec::is_empty) => {}
                 Some(tried) => self.tried(&found, tried, allowed),
                 None if found.written.iter().any(|bytes| !bytes.is_empty()) => {
                     self.doubled.push(format!("{id}: attempt {attempt} was given back, and has written: {history:?}"));

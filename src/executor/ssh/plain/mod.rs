@@ -32,6 +32,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The opener's first word, after the channel is there.
 const OPEN: Duration = Duration::from_secs(15);
+/// For what a shell that has ended said before: a server may tell the code of a program first, and its output when it has read it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What is kept of what a login says before it.
 const MOST_BANNER: usize = 4096;
 /// Bytes for the agent at a time. Full: nothing more is said until it has read.
@@ -66,6 +68,15 @@ pub(super) enum NotOpened {
     Lost(String),
 }
 
+/// The opener's shell has ended with this code, and has said none of its words.
+fn before_the_job(code: u32, words: &[u8]) -> NotOpened {
+    let said = crate::job::shown(String::from_utf8_lossy(words).trim());
+    NotOpened::Unfit(format!(
+        "its shell ended with code {code} before the job: a forced command, or no POSIX shell{}",
+        if said.is_empty() { String::new() } else { format!("; it said: {said}") }
+    ))
+}
+
 /// A job that waits to be told what it is.
 pub(super) struct Opened {
     exec: Exec,
@@ -76,12 +87,18 @@ pub(super) struct Opened {
 impl Opened {
     /// Waits for the opener's first word. Errors: why it does not come.
     pub(super) async fn wait(mut exec: Exec) -> Result<Self, NotOpened> {
-        let until = Instant::now() + OPEN;
-        let (mut heard, mut printed) = (Vec::new(), Vec::new());
+        let mut until = Instant::now() + OPEN;
+        let (mut heard, mut printed, mut ended) = (Vec::new(), Vec::new(), None);
         loop {
-            let event = timeout_at(until, exec.output.next()).await;
-            let event =
-                event.map_err(|_| NotOpened::Lost(format!("its shell said nothing for {} s", OPEN.as_secs())))?;
+            let event = match (timeout_at(until, exec.output.next()).await, ended) {
+                (Ok(None | Some(Event::Closed)) | Err(_), Some(code)) => {
+                    let words = if heard.trim_ascii().is_empty() { &printed } else { &heard };
+                    return Err(before_the_job(code, words));
+                }
+                (event, _) => {
+                    event.map_err(|_| NotOpened::Lost(format!("its shell said nothing for {} s", OPEN.as_secs())))?
+                }
+            };
             match event {
                 // Whatever a login's own files print, or what is there in place of its shell.
                 Some(Event::Stdout(bytes)) => keep(&mut printed, &bytes),
@@ -101,14 +118,8 @@ impl Opened {
                         }
                     }
                 }
-                Some(Event::Exit(code)) => {
-                    let words = if heard.trim_ascii().is_empty() { &printed } else { &heard };
-                    let said = crate::job::shown(String::from_utf8_lossy(words).trim());
-                    return Err(NotOpened::Unfit(format!(
-                        "its shell ended with code {code} before the job: a forced command, or no POSIX shell{}",
-                        if said.is_empty() { String::new() } else { format!("; it said: {said}") }
-                    )));
-                }
+                // What it said last may come behind its code, but not for long.
+                Some(Event::Exit(code)) => (ended, until) = (Some(code), until.min(Instant::now() + LAST_WORDS)),
                 Some(Event::Signal { name, .. }) => {
                     return Err(NotOpened::Lost(format!("its shell was ended by {name} before the job")));
                 }

@@ -18,6 +18,8 @@ use tokio::time::{Instant, timeout_at};
 
 /// For the opener's next word, and for the hub's hello.
 const WORD: Duration = Duration::from_secs(15);
+/// For what a shell that has ended said before: a server may tell the code of a program first, and its output when it has read it.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// For the program to be brought: a megabyte over whatever there is.
 const BRING: Duration = Duration::from_secs(120);
 /// What is kept of what a login or a connector says beside.
@@ -76,6 +78,7 @@ async fn until_connected(exec: &mut Exec) -> Result<Bytes, NoHub> {
     let mut until = Instant::now() + WORD;
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let mut bring: &[u8] = &[];
+    let mut ended = None;
     loop {
         let event = tokio::select! {
             event = timeout_at(until, exec.output.next()) => event,
@@ -88,7 +91,11 @@ async fn until_connected(exec: &mut Exec) -> Result<Bytes, NoHub> {
                 continue;
             }
         };
-        match event.map_err(|_| NoHub::Lost("its shell does not answer".to_owned()))? {
+        let event = match (event, ended) {
+            (Ok(None | Some(Event::Closed)) | Err(_), Some(code)) => return Err(before_the_warden(code)),
+            (event, _) => event.map_err(|_| NoHub::Lost("its shell does not answer".to_owned()))?,
+        };
+        match event {
             Some(Event::Stdout(bytes)) => {
                 out.extend_from_slice(&bytes);
                 if let Some(at) = out.windows(MUX.len()).position(|window| window == MUX) {
@@ -111,13 +118,8 @@ async fn until_connected(exec: &mut Exec) -> Result<Bytes, NoHub> {
                 let beyond = err.len().saturating_sub(MOST_SAID);
                 err.drain(..read.max(beyond).min(err.len()));
             }
-            Some(Event::Exit(code)) => {
-                let why = "a forced command, no POSIX shell, or too many processes";
-                let reason = format!("its shell ended with code {code} before the warden: {why}");
-                // Shells that cannot begin a process end with codes of their own.
-                let lasting = NO_EXEC.contains(&code);
-                return Err(if lasting { NoHub::Unfit(reason) } else { NoHub::NotNow(reason) });
-            }
+            // What it said last may come behind its code, but not for long.
+            Some(Event::Exit(code)) => (ended, until) = (Some(code), until.min(Instant::now() + LAST_WORDS)),
             Some(Event::Signal { name, .. }) => return Err(NoHub::Lost(format!("its shell was ended by {name}"))),
             Some(Event::Refused) => return Err(NoHub::Unfit("its server runs no commands".to_owned())),
             Some(Event::Overrun) => return Err(NoHub::Unfit("its login prints without an end".to_owned())),
@@ -126,6 +128,14 @@ async fn until_connected(exec: &mut Exec) -> Result<Bytes, NoHub> {
             Some(Event::Eof) => {}
         }
     }
+}
+
+/// The opener's shell has ended with this code, and has not said why.
+fn before_the_warden(code: u32) -> NoHub {
+    let why = "a forced command, no POSIX shell, or too many processes";
+    let reason = format!("its shell ended with code {code} before the warden: {why}");
+    // Shells that cannot begin a process end with codes of their own.
+    if NO_EXEC.contains(&code) { NoHub::Unfit(reason) } else { NoHub::NotNow(reason) }
 }
 
 /// How a connector's channel ended, for who has only the stream.
