@@ -17,11 +17,12 @@ cd "$(project_root)"
 # Beside OpenSSH's client, the bench of jobs on hosts runs commands by this library.
 if [ -z "${JOBCELL_BENCH_PYTHON:-}" ] && have python3; then
   venv=target/asyncssh-$ASYNCSSH_VERSION
-  if ! "$venv/bin/python" -c 'import asyncssh' 2>/dev/null; then
+  # In a shell of its own: without it the bench goes on.
+  if (python_tool "$venv" python "asyncssh==$ASYNCSSH_VERSION") && "$venv/bin/python" -c 'import asyncssh' 2>/dev/null; then
+    export JOBCELL_BENCH_PYTHON=$PWD/$venv/bin/python
+  else
     rm -rf "$venv"
-    { python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check "asyncssh==$ASYNCSSH_VERSION"; } >&2 ||
-      say "asyncssh could not be had: its rows are left out"
+    say "asyncssh could not be had: its rows are left out"
   fi
-  if "$venv/bin/python" -c 'import asyncssh' 2>/dev/null; then export JOBCELL_BENCH_PYTHON=$PWD/$venv/bin/python; fi
 fi
 cargo bench --locked "$@"

@@ -1,9 +1,9 @@
 //! Control groups of jobs on a host, where its login may make some: each job that asks for limits gets one of its own.
 //!
 //! ```text
-//!  version 1   <the login's own group of each controller>/jobcell-OWNER-JOB
-//!  version 2   <a group that the hub has to itself>/jobcell-hub          the hub, and keepers
-//!                                                 /jobcell-OWNER-JOB    a job, and nobody else
+//!  version 1   <the login's own group of each controller>/jobcell-OWNER-FOLDER-JOB
+//!  version 2   <a group that the hub has to itself>/jobcell-hub                 the hub, and keepers
+//!                                                 /jobcell-OWNER-FOLDER-JOB    a job, and nobody else
 //! ```
 //! Version 2 lets a group have limits for those below it only when no process is in itself. So there the hub needs one to itself, which is a scope
 //! that systemd makes for it; only the kernel's first group may have both. Owns groups with these names. Must never touch another one.

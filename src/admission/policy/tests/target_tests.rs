@@ -48,6 +48,21 @@ fn without_a_list_hosts_are_reached_as_the_inventory_has_them_and_in_no_other_wa
     }
 }
 
+#[test]
+fn limits_bound_what_a_job_on_a_host_asks_for() {
+    let most = "{version: 1, allow: {limits: {resources.memory: 1GiB, resources.pids: 100}}}";
+    let asks = |resources: Value| {
+        let mut job = to(&json!({"host": "web1"}));
+        job["resources"] = resources;
+        codes(most, &job)
+    };
+    // It is not held to what it does not ask for, there or anywhere.
+    assert_eq!(asks(json!({})), NONE);
+    assert_eq!(asks(json!({"memory": "1GiB", "pids": 100, "cpu": 64})), NONE);
+    assert_eq!(asks(json!({"memory": "2GiB"})), ["above_maximum"]);
+    assert_eq!(asks(json!({"pids": 101})), ["above_maximum"]);
+}
+
 const TARGETS: &str = "
 version: 1
 allow:
