@@ -1,9 +1,10 @@
 //! The figures of the spine, each beside a reference of the same minute. A report, not a test: it exits with an error only
 //! when something is wrong (a job failed, bytes are missing), never because a number is.
 //!
-//! `cargo bench --bench spine -- [--short] [NAME…]` with the names cold, flood, queue, idle.
+//! `cargo bench --bench spine -- [--short] [NAME…]` with the names cold, flood, queue, retention, idle.
 
 mod asked;
+mod kept;
 mod raw;
 
 use asked::Asked;
@@ -32,6 +33,9 @@ async fn main() -> Outcome<()> {
     println!("{:<44} {:>12} {:>12} {:>8}   goal", "figure", "jobcell", "reference", "ratio");
     if wanted("queue") {
         queue(short).await?;
+    }
+    if wanted("retention") {
+        kept::retention(short).await?;
     }
     if wanted("idle") || wanted("cold") || wanted("flood") {
         let up = Up::start().await?;

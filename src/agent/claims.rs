@@ -20,6 +20,9 @@ const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// First and longest pause after a claim that failed.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
+/// Between two lines about a backend that goes on to fail.
+const SAID_AGAIN: Duration = Duration::from_secs(600);
+
 type Answered = (usize, Result<Vec<Grant>, BackendError>);
 
 struct One {
@@ -29,6 +32,8 @@ struct One {
     not_before: Option<Instant>,
     pauses: Box<dyn Iterator<Item = Duration> + Send>,
     state: BackendState,
+    /// When the log heard of its trouble last.
+    said: Option<Instant>,
 }
 
 /// How claims at a backend go.
@@ -39,8 +44,30 @@ pub enum BackendState {
     Unknown,
     /// The last one was answered.
     Well,
-    /// The last one failed, and why.
+    /// The last one brought no answer, or one that passes; and why.
     Failing(String),
+    /// The last one was refused, as the next ones will be until somebody does something; and why.
+    Refusing(String),
+}
+
+impl BackendState {
+    /// After a claim that failed.
+    fn after(&self, error: &BackendError) -> Self {
+        match (error.retry, self) {
+            (Retry::Never, _) => Self::Refusing(error.to_string()),
+            // Whoever is refused often is asked to wait; what is wrong is still what was said before.
+            (Retry::Throttled(_), Self::Refusing(_)) => self.clone(),
+            (Retry::Transient | Retry::Throttled(_), _) => Self::Failing(error.to_string()),
+        }
+    }
+
+    /// Why claims bring nothing, if so.
+    pub fn trouble(&self) -> Option<&str> {
+        match self {
+            Self::Unknown | Self::Well => None,
+            Self::Failing(reason) | Self::Refusing(reason) => Some(reason),
+        }
+    }
 }
 
 /// The claims. Never to be dropped while one is in flight: what it claimed would be lost with it.
@@ -61,6 +88,7 @@ impl Claims {
             not_before: None,
             pauses: Box::new(pauses(PAUSES.0, PAUSES.1)),
             state: BackendState::Unknown,
+            said: None,
         };
         let all = backends.iter().map(one).collect();
         Self { all, turn: 0, flying: FuturesUnordered::new(), recall: CancellationToken::new() }
@@ -102,7 +130,8 @@ impl Claims {
         self.turn = (index + 1) % count;
         match answer {
             Ok(grants) => {
-                if matches!(std::mem::replace(&mut one.state, BackendState::Well), BackendState::Failing(_)) {
+                one.said = None;
+                if std::mem::replace(&mut one.state, BackendState::Well).trouble().is_some() {
                     tracing::info!(backend = one.backend.name(), "claims work again");
                 }
                 one.not_before = None;
@@ -114,12 +143,22 @@ impl Claims {
                     Retry::Throttled(wait) => wait,
                     Retry::Transient | Retry::Never => one.pauses.next().unwrap_or(PAUSES.1),
                 };
-                one.not_before = Some(Instant::now() + pause);
-                let failing = BackendState::Failing(error.to_string());
-                // Said once, until it works again.
-                if !matches!(std::mem::replace(&mut one.state, failing), BackendState::Failing(_)) {
-                    tracing::error!(backend = one.backend.name(), %error, "claim failed; tried again until it works");
+                let now = Instant::now();
+                one.not_before = Some(now + pause);
+                let state = one.state.after(&error);
+                if is_news(one.said, &one.state, &state, now) {
+                    one.said = Some(now);
+                    let backend = one.backend.name();
+                    match state {
+                        BackendState::Refusing(_) => tracing::error!(
+                            backend,
+                            %error,
+                            "the backend refuses this agent, which gets no jobs until that is mended; asked again until it works"
+                        ),
+                        _ => tracing::error!(backend, %error, "claim failed; tried again until it works"),
+                    }
                 }
+                one.state = state;
                 (index, Vec::new())
             }
         }
@@ -142,6 +181,13 @@ impl Claims {
     pub(super) fn is_empty(&self) -> bool {
         self.flying.is_empty()
     }
+}
+
+/// Whether a claim that failed is to be told of: the first one, one of another kind (a backend that was away and now refuses), and else one
+/// every while, so that the newest lines of a log say what is wrong.
+fn is_news(said: Option<Instant>, before: &BackendState, after: &BackendState, now: Instant) -> bool {
+    let another = std::mem::discriminant(before) != std::mem::discriminant(after);
+    another || said.is_none_or(|said| now.duration_since(said) >= SAID_AGAIN)
 }
 
 /// How long a claim waits for jobs. One that is elsewhere and not known to be well is only asked, so that this is known at once and not when
@@ -191,6 +237,22 @@ mod tests {
         assert!(claims.pause_over() > now + SHORT_WAIT, "it would be ready at once, for ever");
         claims.all[0].not_before = Some(now + SHORT_WAIT);
         assert_eq!(claims.pause_over(), now + SHORT_WAIT);
+    }
+
+    #[test]
+    fn trouble_is_told_when_it_begins_when_it_is_another_one_and_every_while() {
+        let error = |retry| BackendError { retry, message: "x".to_owned() };
+        let away = BackendState::Unknown.after(&error(Retry::Transient));
+        let refuses = BackendState::Well.after(&error(Retry::Never));
+        assert_eq!((&away, &refuses), (&BackendState::Failing("x".into()), &BackendState::Refusing("x".into())));
+        let throttled = BackendError { retry: Retry::Throttled(SHORT_WAIT), message: "later".to_owned() };
+        assert_eq!(away.after(&throttled), BackendState::Failing("later".into()), "it passes");
+        assert_eq!(refuses.after(&throttled), refuses, "it would still be refused");
+        let began = Instant::now();
+        assert!(is_news(None, &BackendState::Unknown, &refuses, began));
+        assert!(!is_news(Some(began), &refuses, &refuses, began + SAID_AGAIN - SHORT_WAIT));
+        assert!(is_news(Some(began), &refuses, &refuses, began + SAID_AGAIN));
+        assert!(is_news(Some(began), &away, &refuses, began + SHORT_WAIT), "it is back, and does not know us");
     }
 
     #[test]

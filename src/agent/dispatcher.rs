@@ -429,12 +429,11 @@ impl<E: Executor> Table<E> {
         let backends = self.claims.states();
         self.agent.metrics.ends_undelivered.set(i64::try_from(undelivered).unwrap_or(i64::MAX));
         for (name, state) in &backends {
-            let up = match state {
-                BackendState::Unknown => continue,
-                BackendState::Well => 1,
-                BackendState::Failing(_) => 0,
-            };
-            self.agent.metrics.backend_up.with_label_values(&[name.as_str()]).set(up);
+            if *state != BackendState::Unknown {
+                let (up, refuses) = (state.trouble().is_none(), matches!(state, BackendState::Refusing(_)));
+                self.agent.metrics.backend_up.with_label_values(&[name.as_str()]).set(i64::from(up));
+                self.agent.metrics.backend_refuses.with_label_values(&[name.as_str()]).set(i64::from(refuses));
+            }
         }
         self.agent.status.send_if_modified(|status| {
             let starting = self.unsettled.as_ref().is_some_and(|left| left.known.is_empty());

@@ -122,6 +122,7 @@ pub(super) async fn agent(began: Began, quiet: bool) -> Result<u8, Failure> {
     let _ = admin.await;
     let _ = sweeping.await;
     audit.close().await;
+    home.fold_logs(&["journal.db", "blobs/index.db"]).await;
     telling.end().await;
     home.unpublish("health");
     Ok(exit_code(drained?))

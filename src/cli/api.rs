@@ -134,6 +134,7 @@ impl Api {
         }
         self.audit.record(Event::own("server.stop", Outcome::Done, None)).await;
         self.audit.close().await;
+        home.fold_logs(&["queue.db", "blobs/index.db"]).await;
     }
 }
 

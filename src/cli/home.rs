@@ -3,6 +3,7 @@
 use super::Failure;
 use crate::backup::RESTORING;
 use crate::job::OwnerId;
+use crate::{database, supervise};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -32,7 +33,8 @@ impl Home {
             .map_err(|error| failed("cannot be made", error))?;
         let held = || {
             format!(
-                "data directory {} is held by another jobcell process; stop it, or choose another with --data-dir",
+                "data directory {} is held by another jobcell process; stop it, or choose another with --data-dir (server and agent of one \
+                 host are one process: `jobcell up`)",
                 dir.display()
             )
         };
@@ -90,6 +92,19 @@ impl Home {
     /// Says in a file what certificate is shown there. Errors: cannot be written.
     pub(crate) fn publish_certificate(&self, pem: &str) -> std::io::Result<()> {
         self.publish(super::client::OWN_CERTIFICATE, pem.trim_end())
+    }
+
+    /// Brings what the write-ahead logs of these files have into the files: after an orderly end a file is whole without its log.
+    pub(crate) async fn fold_logs(&self, names: &'static [&'static str]) {
+        let files: Vec<PathBuf> = names.iter().map(|name| self.path(name)).filter(|file| file.exists()).collect();
+        supervise::blocking(move || {
+            for file in files {
+                if let Err(error) = database::fold_log(&file) {
+                    tracing::warn!(%error, "a write-ahead log is left; the next start reads it");
+                }
+            }
+        })
+        .await;
     }
 
     /// Nobody is there any more.

@@ -242,6 +242,13 @@ enum Command {
     Version,
 }
 
+impl Command {
+    /// Whether it is a service's: one that runs until a signal.
+    fn stays(&self) -> bool {
+        matches!(self, Self::Up { .. } | Self::Server { .. } | Self::Agent { command: None, .. })
+    }
+}
+
 /// Runs the command that the process was started with.
 pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -261,13 +268,18 @@ pub fn run() -> ExitCode {
             return ExitCode::from(exit::UNAVAILABLE);
         }
     };
+    let stays = cli.command.stays();
     let result = runtime.block_on(dispatch(cli));
     // What still blocks a thread (a read of a terminal) must not hold up the end.
     runtime.shutdown_background();
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("jobcell: {}", terminal::lines(&failure.to_string()));
+            let reason = terminal::lines(&failure.to_string()).to_string();
+            eprintln!("jobcell: {reason}");
+            if stays {
+                systemd::failed(&reason);
+            }
             ExitCode::from(failure.code)
         }
     }
@@ -356,6 +368,7 @@ fn settings(global: &Global, given: Given<'_>, filter: Option<&str>) -> Result<C
 
 /// The same for a process that stays, with what it takes to look after them. From here on no signal ends it that asks for something else.
 fn began(global: &Global, given: Given<'_>, filter: Option<&str>) -> Result<reload::Began, Failure> {
+    reload::expect_state_signal()?;
     let began = reload::Began::read(load_input(global, given)?).map_err(|problems| bad_settings(&problems))?;
     began.expect_signals()?;
     start_logging(global, &began.config(), filter)?;

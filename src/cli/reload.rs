@@ -77,16 +77,21 @@ impl Began {
         !self.loaded.files.is_empty() || systemd::is_here()
     }
 
-    /// Keeps signals that come before somebody listens from ending the process. Errors: they cannot be listened to.
+    /// Keeps a SIGHUP that comes before somebody listens from ending the process. Errors: it cannot be listened to.
     pub(super) fn expect_signals(&self) -> Result<(), Failure> {
-        let failed = |error: std::io::Error| Failure::unavailable(format!("signals: {error}"));
-        // Who listens once has the process live through them, for good.
-        drop(signal(SignalKind::user_defined1()).map_err(failed)?);
-        if self.is_watched() {
-            drop(signal(SignalKind::hangup()).map_err(failed)?);
-        }
-        Ok(())
+        if self.is_watched() { expect(SignalKind::hangup()) } else { Ok(()) }
     }
+}
+
+/// Keeps a SIGUSR1 from ending the process, from before the settings are read: who asks how it stands may be early. Errors: it cannot be
+/// listened to.
+pub(super) fn expect_state_signal() -> Result<(), Failure> {
+    expect(SignalKind::user_defined1())
+}
+
+/// Who listens once has the process live through the signal, for good.
+fn expect(kind: SignalKind) -> Result<(), Failure> {
+    signal(kind).map(drop).map_err(|error| Failure::unavailable(format!("signals: {error}")))
 }
 
 /// Looks after the settings that the process began with, for as long as it runs. Errors: the signal cannot be listened to.

@@ -352,6 +352,7 @@ fn backends(all: &[(String, BackendState)]) -> State {
     }
     let told = all.iter().map(|(name, state)| match state {
         BackendState::Failing(reason) => format!("{name}: {reason}"),
+        BackendState::Refusing(reason) => format!("{name} refuses this agent: {reason}"),
         BackendState::Unknown | BackendState::Well => format!("{name}: no answer yet"),
     });
     State::Down(told.collect::<Vec<_>>().join("; "))

@@ -54,6 +54,7 @@ pub(super) async fn up(began: Began, quiet: bool) -> Result<u8, Failure> {
         watching.abort();
     }
     api.stop(&home).await;
+    home.fold_logs(&["journal.db"]).await;
     telling.end().await;
     Ok(exit_code(drained?))
 }

@@ -131,7 +131,10 @@ fn read_file(file: &Path, problems: &mut Problems) -> Option<Layer> {
             drop_nulls(&mut document);
             Some(Layer { name, document })
         }
-        // Nothing but comments.
+        // One that says nothing: it was read, and is looked at again. An empty one may be about to be written.
+        Ok(Value::Null) if !text.trim().is_empty() => {
+            Some(Layer { name, document: Value::Object(serde_json::Map::new()) })
+        }
         Ok(Value::Null) => None,
         Ok(_) => {
             problems.add(name, "is not a map", "write `key: value` lines");

@@ -76,6 +76,16 @@ fn the_example_file_describes_each_key_as_the_table_does() {
 }
 
 #[test]
+fn a_file_of_comments_was_read_and_an_empty_one_says_nothing() {
+    let (dir, input) = with_file("# server: {max_body: 2MiB}\n");
+    let loaded = inspect(&input).expect("loads");
+    assert_eq!(loaded.files, [dir.path().join("config.yaml")]);
+    assert!(loaded.settings.iter().all(|one| one.from == "built-in"));
+    let (_dir, input) = with_file(" \n");
+    assert!(inspect(&input).expect("loads").files.is_empty(), "it may be about to be written");
+}
+
+#[test]
 fn what_holds_is_told_with_where_it_came_from() {
     let (dir, mut input) = with_file("server: {max_body: 2MiB}\npresets: {'py3.12': {image: x, interpreter: [sh]}}\n");
     std::fs::create_dir(dir.path().join("conf.d")).expect("makes");

@@ -101,7 +101,7 @@ fn newer(path: &Path, found: usize, known: usize) -> Error {
     let fix = match backup {
         Some(kept) => format!(
             "run the newer program again; or go back, without what happened since: move {file} and the files {file}-wal \
-             and {file}-shm away, and copy {} to {file}",
+             and {file}-shm away, and `cp --preserve {} {file}`, which keeps owner and mode",
             kept.display(),
             file = path.display()
         ),

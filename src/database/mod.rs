@@ -11,7 +11,7 @@ mod open;
 mod worker;
 
 pub use aside::move_aside;
-pub use copy::{check, copy, read_only};
+pub use copy::{check, copy, fold_log, read_only};
 pub use log::lost_end;
 pub use migrate::Step;
 pub use open::{Kind, Thoroughness, open, refused};

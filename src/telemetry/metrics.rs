@@ -47,6 +47,8 @@ pub struct Metrics {
     pub ssh_hosts: IntGaugeVec,
     pub ssh_plain_hosts: IntGaugeVec,
     pub backend_up: IntGaugeVec,
+    /// Whether a backend refuses this agent, by its name.
+    pub backend_refuses: IntGaugeVec,
     pub ends_undelivered: IntGauge,
     pub spans_exported_total: IntCounter,
     pub spans_dropped_total: IntCounterVec,
@@ -172,6 +174,11 @@ impl Metrics {
             backend_up: gauges(
                 "jobcell_backend_up",
                 "1 while a backend answers claims, 0 after one that failed",
+                &["backend"],
+            ),
+            backend_refuses: gauges(
+                "jobcell_backend_refuses",
+                "1 while a backend answers claims with a refusal that time does not mend: the agent's key, its name, its version",
                 &["backend"],
             ),
             ends_undelivered: gauge("jobcell_ends_undelivered", "Ends of jobs that their backends have not got yet"),

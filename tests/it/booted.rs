@@ -7,6 +7,7 @@ use super::debian::{Container, SYSTEMD, socket, systemd};
 use super::package::package;
 use super::stage::{docker, engine, until};
 use serde_json::Value;
+use std::path::Path;
 
 /// What process 1 does before it is systemd: mounts are shared, as they are on a host (credentials come by that), and where control groups
 /// are those of version 1, the tree that systemd keeps its units in is there and can be written.
@@ -20,21 +21,26 @@ else
 fi
 exec /lib/systemd/systemd --show-status=0";
 
-const UNIT: &str = "jobcell-up";
+const UP: &str = "jobcell-up";
 
 /// What an operator adds to the unit; the watchdog's time is a tenth, so that it is seen to bite.
 const DROP_IN: &str = "[Service]\nWatchdogSec=6s\nLoadCredential=greeting:/etc/jobcell/greeting\n";
 
 const SETTINGS: &str = "secrets: {greeting: \"credential:greeting\"}\n";
 
-/// A host that was booted.
+/// Of an agent for a server elsewhere: handing over and being impatient make the test short.
+const AGENT_SETTINGS: &str =
+    "agent: {drain_mode: handover, grace: 1s}\nbackends: {main: {url: \"http://127.0.0.1:7807\"}}\n";
+
+/// A host that was booted, and the unit that it is for.
 struct Host {
     there: Container,
+    unit: &'static str,
 }
 
 impl Host {
     /// `None` after saying loudly that the test is skipped.
-    async fn boot(engine: &str) -> Option<Self> {
+    async fn boot(engine: &str, unit: &'static str, network: &str) -> Option<Self> {
         let (path, group) = socket(engine)?;
         if !systemd(engine) {
             return None;
@@ -47,14 +53,15 @@ impl Host {
             "--security-opt=seccomp=unconfined",
             "--security-opt=apparmor=unconfined",
             "--cgroupns=private",
-            "--network=none",
+            "--network",
+            network,
             "--tmpfs=/run",
             "--tmpfs=/tmp:exec",
             "--volume",
             &mount,
         ];
         let there = Container::run(engine, &[&options[..], &[SYSTEMD, "/bin/sh", "-euc", BEFORE]].concat());
-        let host = Self { there };
+        let host = Self { there, unit };
         until("systemd", || async {
             assert_eq!(host.there.inspect("{{.State.Running}}"), "true", "systemd did not boot: {}", host.there.logs());
             let (_, state, _) = host.there.exec(&["systemctl", "is-system-running"]);
@@ -82,19 +89,28 @@ impl Host {
         self.sh(&format!("mkdir -p $(dirname {path}); cat >{path}.new <<'END'\n{text}END\nmv {path}.new {path}"));
     }
 
+    fn bring(&self, engine: &str, package: &Path) {
+        docker(engine, &["cp", &package.display().to_string(), &format!("{}:/root/jobcell.deb", self.there.id)]);
+    }
+
     fn install(&self) -> String {
         self.sh("dpkg --install /root/jobcell.deb 2>&1")
     }
 
     /// A property of the unit.
     fn is(&self, property: &str) -> String {
-        self.sh(&format!("systemctl show {UNIT} --property={property} --value"))
+        self.sh(&format!("systemctl show {} --property={property} --value", self.unit))
+    }
+
+    /// What an operator sees of the unit first.
+    fn status(&self) -> String {
+        self.sh(&format!("systemctl status --no-pager --lines=0 {} 2>&1 || true", self.unit))
     }
 
     /// Waits for a state and a sentence of the unit.
     async fn shows(&self, sentence: &str) {
         until(sentence, || async {
-            let told = self.sh(&format!("systemctl status --no-pager --lines=0 {UNIT} 2>&1 || true"));
+            let told = self.status();
             (told.contains("Active: active (running)") && told.contains(sentence)).then_some(())
         })
         .await;
@@ -102,13 +118,15 @@ impl Host {
 
     /// What the journal has of the unit, by more matches.
     fn journal(&self, matches: &str) -> Vec<Value> {
-        let lines = self.sh(&format!("journalctl --no-pager --output=json _SYSTEMD_UNIT={UNIT}.service {matches}"));
+        let lines =
+            self.sh(&format!("journalctl --no-pager --output=json _SYSTEMD_UNIT={}.service {matches}", self.unit));
         lines.lines().map(|line| serde_json::from_str(line).expect("is JSON")).collect()
     }
 
     /// Submits a script's job: its id.
     fn submit(&self, script: &str) -> String {
-        let spec = format!("preset: bash\nsecrets: {{GREETING: greeting}}\nscript: |\n  {script}\n");
+        let secrets = if self.unit == UP { "secrets: {GREETING: greeting}\n" } else { "" };
+        let spec = format!("preset: bash\n{secrets}script: |\n  {script}\n");
         self.write("/root/job.yaml", &spec);
         let job: Value = serde_json::from_str(&self.sh("jobcell job submit /root/job.yaml -o json")).expect("is JSON");
         job["id"].as_str().expect("an id").to_owned()
@@ -121,6 +139,11 @@ impl Host {
     /// Waits until it has written this.
     async fn wrote(&self, id: &str, text: &str) {
         until(text, || async { (self.sh(&format!("jobcell job logs {id}")) == text).then_some(()) }).await;
+    }
+
+    /// Properties of another unit there.
+    fn shows_of<'a>(&'a self, unit: &'a str) -> impl Fn(&str) -> String + 'a {
+        move |property| self.sh(&format!("systemctl show {unit} --property={property} --value"))
     }
 
     async fn another_process(&self, than: &str) -> String {
@@ -144,16 +167,16 @@ impl Drop for Host {
 #[tokio::test]
 async fn the_package_does_under_systemd_what_its_pages_say() {
     let Some(engine) = engine() else { return };
-    let Some(host) = Host::boot(&engine).await else { return };
+    let Some(host) = Host::boot(&engine, UP, "none").await else { return };
     let Some(package) = package() else { return };
-    docker(&engine, &["cp", &package.display().to_string(), &format!("{}:/root/jobcell.deb", host.there.id)]);
+    host.bring(&engine, package);
 
     // A fresh host: what is installed does nothing until somebody says what it is to be.
     let told = host.install();
     assert!(told.contains("systemctl enable --now jobcell-up"), "{told}");
     assert_eq!(host.is("ActiveState"), "inactive");
     host.sh("install -m 600 /dev/null /etc/jobcell/greeting; echo 'for jobs only' >/etc/jobcell/greeting");
-    host.write(&format!("/etc/systemd/system/{UNIT}.service.d/local.conf"), DROP_IN);
+    host.write(&format!("/etc/systemd/system/{UP}.service.d/local.conf"), DROP_IN);
     host.write("/etc/jobcell/conf.d/local.yaml", SETTINGS);
     host.sh("systemctl daemon-reload; systemctl enable --now jobcell-up");
     host.shows("Status: \"0 jobs, ").await;
@@ -205,7 +228,7 @@ async fn the_package_does_under_systemd_what_its_pages_say() {
 
     // And nothing of it is left.
     host.sh("systemctl start jobcell-up; dpkg --purge jobcell 2>&1");
-    let left = host.sh(&format!("systemctl show {UNIT} --property=LoadState,ActiveState | xargs"));
+    let left = host.sh(&format!("systemctl show {UP} --property=LoadState,ActiveState | xargs"));
     assert_eq!(left, "LoadState=not-found ActiveState=inactive");
     host.sh(
         "! [ -e /var/lib/jobcell ] && ! [ -e /run/jobcell ] && ! getent passwd jobcell && ! ls /run/lock/jobcell-*",
@@ -263,4 +286,123 @@ async fn a_job_outlives_its_agent(host: &Host) {
     assert_eq!(host.journal(&format!("EVENT=attempt.adopted JOB_ID={job}")).len(), 2);
     assert_eq!(host.journal(&format!("EVENT=attempt.ended JOB_ID={job}")).len(), 1);
     host.sh("rm /etc/jobcell/conf.d/more.yaml; systemctl restart jobcell-up");
+}
+
+/// Gives an agent's unit a join token, as docs/operations.md says.
+fn give(agent: &Host, token: &str) {
+    agent.sh(&format!(
+        "install -d -m 700 /etc/credstore; echo {token} | install -m 600 /dev/stdin /etc/credstore/jobcell-join-token"
+    ));
+}
+
+#[tokio::test]
+async fn a_server_and_an_agent_are_joined_by_a_token_and_outlive_each_others_restarts() {
+    let Some(engine) = engine() else { return };
+    let Some(server) = Host::boot(&engine, "jobcell-server", "none").await else { return };
+    // Its loopback is the server's.
+    let beside = format!("container:{}", server.there.id);
+    let Some(agent) = Host::boot(&engine, "jobcell-agent", &beside).await else { return };
+    let Some(package) = package() else { return };
+    for host in [&server, &agent] {
+        host.bring(&engine, package);
+        host.install();
+    }
+    server.sh("systemctl enable --now jobcell-server");
+    server.shows("Status: \"serving\"").await;
+    agent.write("/etc/jobcell/conf.d/local.yaml", AGENT_SETTINGS);
+    // Without a token it says what to do, and is not started again and again.
+    agent.fails("systemctl enable --now jobcell-agent");
+    let told = agent.status();
+    assert!(told.contains("Status: \"backends.main: no key: give a join token"), "{told}");
+    assert_eq!((agent.is("ExecMainStatus"), agent.is("NRestarts")), ("78".to_owned(), "0".to_owned()));
+    let token = server.sh("jobcell --quiet agents token create build-1");
+    give(&agent, &token);
+    agent.sh("systemctl start jobcell-agent");
+    agent.shows("slots free, backend ok").await;
+    assert_eq!(server.sh("jobcell exec -- uname -s"), "Linux");
+
+    restarts_lose_nothing(&server, &agent).await;
+    a_key_and_a_token_are_refused_clearly(&server, &agent, &token).await;
+    a_unit_that_cannot_start_yet_is_tried_again(&server).await;
+
+    // A stop that has to end jobs is not a unit that failed.
+    agent.write("/etc/jobcell/conf.d/local.yaml", &AGENT_SETTINGS.replace("handover", "wait, drain_timeout: 1s"));
+    agent.sh("systemctl restart jobcell-agent");
+    let job = server.submit("echo begun; read -r x < <(sleep 600)");
+    server.wrote(&job, "begun").await;
+    agent.sh("systemctl stop jobcell-agent");
+    let told = ["ExecMainStatus", "Result", "ActiveState"].map(|property| agent.is(property));
+    assert_eq!(told, ["75", "success", "inactive"]);
+    for host in [&agent, &server] {
+        host.sh("dpkg --purge jobcell 2>&1; ! [ -e /var/lib/jobcell ]");
+    }
+}
+
+/// Each is started again while a job runs: the agent keeps what the server is not there to hear, and takes over what it ran itself. The
+/// token is needed no more.
+async fn restarts_lose_nothing(server: &Host, agent: &Host) {
+    let job = server.submit("echo begun; sleep 2; echo done");
+    server.wrote(&job, "begun").await;
+    server.sh("systemctl stop jobcell-server");
+    until("its end", || async {
+        (!agent.journal(&format!("EVENT=attempt.ended JOB_ID={job}")).is_empty()).then_some(())
+    })
+    .await;
+    agent.shows("main away: ").await;
+    // Nothing is left in the log of a file whose process came to its end in order.
+    server.sh("for log in /var/lib/jobcell/queue.db-wal /var/lib/jobcell/blobs/index.db-wal; do ! [ -s $log ]; done");
+    server.sh("systemctl start jobcell-server");
+    server.sh(&format!("jobcell job wait {job} >/dev/null"));
+    let told = server.job(&job);
+    assert_eq!((&told["attempt"], &told["ending"]["verdict"]), (&1.into(), &"succeeded".into()), "{told}");
+    assert_eq!(server.sh(&format!("jobcell job logs {job}")), "begun\ndone");
+    agent.shows("slots free, backend ok").await;
+
+    agent.sh("rm /etc/credstore/jobcell-join-token");
+    let job = server.submit("echo begun; read -r x < <(sleep 600)");
+    server.wrote(&job, "begun").await;
+    agent.sh("systemctl restart jobcell-agent");
+    agent.shows("Status: \"1 job, ").await;
+    server.sh(&format!("jobcell job cancel --yes {job}"));
+    server.there.exec(&["jobcell", "job", "wait", &job]);
+    let told = server.job(&job);
+    assert_eq!((&told["attempt"], &told["ending"]["cause"]["code"]), (&1.into(), &"canceled".into()), "{told}");
+    assert_eq!(agent.journal(&format!("EVENT=attempt.adopted JOB_ID={job}")).len(), 1);
+}
+
+/// A token that was used, and a key that the server does not know any more.
+async fn a_key_and_a_token_are_refused_clearly(server: &Host, agent: &Host, used: &str) {
+    agent.sh("systemctl stop jobcell-agent; mv /var/lib/jobcell/agent-main.key /root/");
+    give(agent, used);
+    agent.fails("systemctl start jobcell-agent");
+    let told = agent.status();
+    assert!(told.contains("Status: \"backends.main: ") && told.contains("the join token was used at"), "{told}");
+    assert!(told.contains("by the agent `build-1`"), "{told}");
+    assert_eq!((agent.is("ExecMainStatus"), agent.is("NRestarts")), ("78".to_owned(), "0".to_owned()));
+
+    // The key comes first, whatever the token.
+    agent.sh("mv /root/agent-main.key /var/lib/jobcell/");
+    server.sh("jobcell agents remove build-1");
+    agent.sh("systemctl start jobcell-agent");
+    agent.shows("main refuses this agent: register: the backend answered 401").await;
+    let told = agent.fails("jobcell health");
+    assert!(told.contains("main refuses this agent: "), "{told}");
+    assert!(!agent.journal("PRIORITY=3").is_empty());
+
+    // As docs/operations.md mends it.
+    give(agent, &server.sh("jobcell --quiet agents token create build-1"));
+    agent.sh("systemctl stop jobcell-agent; rm /var/lib/jobcell/agent-main.key; systemctl start jobcell-agent");
+    agent.shows("slots free, backend ok").await;
+    assert_eq!(server.sh("jobcell exec -- uname -s"), "Linux");
+}
+
+/// Server and agent of one host would share a data directory: the second one says so, and is there when the first one is gone.
+async fn a_unit_that_cannot_start_yet_is_tried_again(server: &Host) {
+    let second = server.shows_of(UP);
+    server.sh("systemctl start --no-block jobcell-up");
+    until("its reason", || async { second("StatusText").contains("is held by another jobcell process").then_some(()) })
+        .await;
+    until("another try", || async { (second("NRestarts") != "0").then_some(()) }).await;
+    assert_eq!(second("ExecMainStatus"), "69");
+    server.sh("systemctl stop jobcell-up");
 }

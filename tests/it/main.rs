@@ -63,5 +63,6 @@ mod sweep;
 mod systemd;
 mod tls;
 mod traces;
+mod traces_apart;
 mod verbs;
 mod warden;

@@ -1,6 +1,6 @@
 //! What an operator can do with a process that runs: change its settings, and ask how it stands.
 
-use super::stage::{Up, engine, id, until};
+use super::stage::{Up, engine, id, said, until};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -53,6 +53,19 @@ async fn settings_are_read_again_and_what_is_different_is_told_by_key() {
     settings_are(&up, "degraded", "agent.slots").await;
     settings_are(&up, "degraded", "what was read before holds").await;
     assert_eq!(up.plain("/readyz").await.map(|(status, _)| status), Some(200));
+    // A probe that is given the same file hears how the process is; another process would not start with it.
+    let file = up.dir.path().join("config.yaml").display().to_string();
+    let (code, told, err) = said(&up.command(&["--config", &file, "health"]).await);
+    assert!(
+        code == 0 && told.contains("is well; settings is degraded (") && told.contains("agent.slots"),
+        "{told}{err}"
+    );
+    let (code, _, err) = said(&up.command(&["--config", &file, "config", "check"]).await);
+    assert!(code == 78 && err.contains("agent.slots"), "{code} {err}");
+    let none = up.dir.path().join("none.yaml").display().to_string();
+    std::fs::write(&none, "# agent: {slots: 3}\n").expect("writes");
+    let (code, told, err) = said(&up.command(&["--config", &none, "config", "check"]).await);
+    assert!(code == 0 && told.trim() == format!("the settings are good; read: {none}"), "{told}{err}");
 
     write(&up, "agent: {slots: 2}\ntelemetry: {log_filter: 'warn,jobcell=info'}");
     settings_are(&up, "ok", "").await;
@@ -80,4 +93,30 @@ async fn a_signal_has_the_state_told() {
     assert!(first["attempt"].as_str().is_some_and(|attempt| attempt.contains(id(&job))), "{told}");
     assert!(told["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{told}");
     stop(up, &job).await;
+}
+
+#[tokio::test]
+async fn a_signal_that_comes_before_the_settings_are_read_ends_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pipe = dir.path().join("config.yaml");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
+    let mut server = tokio::process::Command::new(super::stage::JOBCELL);
+    server.args(["server", "--listen", "127.0.0.1:0", "--config"]).arg(&pipe);
+    server.arg("--data-dir").arg(dir.path().join("data")).kill_on_drop(true);
+    let mut server = server.stdin(std::process::Stdio::null()).spawn().expect("starts");
+    // Opened when somebody reads: the settings are waited for.
+    let opening = tokio::task::spawn_blocking(move || std::fs::File::options().write(true).open(pipe));
+    let mut settings =
+        tokio::time::timeout(super::stage::PATIENCE, opening).await.expect("reads").expect("joins").expect("opens");
+    let pid = server.id().expect("runs").to_string();
+    let signal = |name: &str| {
+        assert!(std::process::Command::new("kill").args([name, &pid]).status().expect("runs").success());
+    };
+    signal("-USR1");
+    std::io::Write::write_all(&mut settings, b"# nothing but a word\n").expect("is read");
+    drop(settings);
+    until("the endpoint file", || async { super::stage::read(&dir.path().join("data/endpoint")) }).await;
+    signal("-TERM");
+    let ended = tokio::time::timeout(super::stage::PATIENCE, server.wait()).await.expect("ends in time");
+    assert_eq!(ended.expect("is waited for").code(), Some(0));
 }

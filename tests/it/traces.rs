@@ -17,12 +17,12 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
-const CALLER: &str = "00f067aa0ba902b7";
+pub(super) const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+pub(super) const CALLER: &str = "00f067aa0ba902b7";
 
 /// How a collector answers.
 #[derive(Clone, Copy)]
-enum Manner {
+pub(super) enum Manner {
     Takes,
     Hangs,
     Says(u16),
@@ -35,8 +35,8 @@ struct Got {
 }
 
 /// A collector: its address, and what it got.
-struct Collector {
-    url: String,
+pub(super) struct Collector {
+    pub(super) url: String,
     got: Got,
 }
 
@@ -51,7 +51,7 @@ async fn take(State(got): State<Got>, headers: HeaderMap, body: Bytes) -> Status
 }
 
 impl Collector {
-    async fn start(manner: Manner) -> Self {
+    pub(super) async fn start(manner: Manner) -> Self {
         let got = Got { manner, requests: Arc::default() };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
         let url = format!("http://{}", listener.local_addr().expect("is bound"));
@@ -64,21 +64,21 @@ impl Collector {
         format!("telemetry: {{otlp: {{endpoint: \"{}\"}}}}", self.url)
     }
 
-    fn requests(&self) -> Vec<(HeaderMap, ExportTraceServiceRequest)> {
+    pub(super) fn requests(&self) -> Vec<(HeaderMap, ExportTraceServiceRequest)> {
         self.got.requests.lock().expect("lives").clone()
     }
 
-    fn spans(&self) -> Vec<Span> {
+    pub(super) fn spans(&self) -> Vec<Span> {
         let all = self.requests().into_iter().flat_map(|(_, request)| request.resource_spans);
         all.flat_map(|of| of.scope_spans).flat_map(|of| of.spans).collect()
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn says(span: &Span, name: &str) -> Option<String> {
+pub(super) fn says(span: &Span, name: &str) -> Option<String> {
     let value = span.attributes.iter().find(|pair| pair.key == name)?.value.clone()?.value?;
     Some(match value {
         Said::StringValue(text) => text,
@@ -89,7 +89,7 @@ fn says(span: &Span, name: &str) -> Option<String> {
 }
 
 /// Spans of one trace, by how far they are from what nobody here tells of: `name < parent`.
-fn tree(spans: &[Span], trace: &str) -> Vec<String> {
+pub(super) fn tree(spans: &[Span], trace: &str) -> Vec<String> {
     let name_of =
         |id: &[u8]| spans.iter().find(|span| span.span_id == id).map_or_else(|| hex(id), |span| span.name.clone());
     let mut all: Vec<&Span> = spans.iter().filter(|span| hex(&span.trace_id) == trace).collect();
@@ -97,7 +97,7 @@ fn tree(spans: &[Span], trace: &str) -> Vec<String> {
     all.iter().map(|span| format!("{} < {}", span.name, name_of(&span.parent_span_id))).collect()
 }
 
-fn find<'a>(spans: &'a [Span], trace: &str, name: &str) -> &'a Span {
+pub(super) fn find<'a>(spans: &'a [Span], trace: &str, name: &str) -> &'a Span {
     let found = spans.iter().find(|span| hex(&span.trace_id) == trace && span.name == name);
     found.unwrap_or_else(|| panic!("no {name} in {:?}", tree(spans, trace)))
 }
