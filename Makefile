@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench peers seccomp toolchains engine images deb docs ci clean
+.PHONY: help fuzz demo test chaos vm sim schemathesis lint fmt bench peers seccomp toolchains engine images deb docs ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -16,6 +16,9 @@ test: ## All tests, the real engine included
 
 chaos: ## Faults on purpose, for an hour or more: make chaos ROUNDS=1000
 	@JOBCELL_CHAOS_ROUNDS=$(or $(ROUNDS),1000) scripts/chaos.sh
+
+vm: ## A Debian with systemd in a virtual machine: limits, the package, power cuts: make vm PARTS="limits"
+	@scripts/vm.sh $(PARTS)
 
 schemathesis: ## Hold a running server to docs/openapi.json with generated requests
 	@scripts/schemathesis.sh

@@ -5,16 +5,28 @@ use super::jobs::{on, stage, stop};
 use super::resident::{base, has_said, hubs, wardens};
 use super::sshd::{self, Sshd, must};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 
-/// Groups of version 1 that are the login's, with a server in them; gone with the value, and with them whoever is there.
-struct Given(Vec<PathBuf>);
+/// Where the login may make control groups while a test runs.
+enum Given {
+    /// Version 1: groups that are the login's, with a server in them; gone with the value, and with them whoever is there.
+    Own(Vec<PathBuf>),
+    /// Version 2: the login lingers, and its own systemd gives its hubs scopes below this folder.
+    Scopes(PathBuf),
+}
 
 impl Given {
-    /// `None` where there are none to give: another version, or nobody who could give them.
+    /// `None` where there are none to give.
     fn to(sshd: &Sshd) -> Option<Self> {
+        match std::fs::exists("/sys/fs/cgroup/cgroup.controllers").expect("looks") {
+            true => Self::scopes(),
+            false => Self::own(sshd),
+        }
+    }
+
+    fn own(sshd: &Sshd) -> Option<Self> {
         let own = std::fs::read_to_string("/proc/self/cgroup").expect("reads");
         let folder = |controller: &str| {
             let has =
@@ -24,33 +36,85 @@ impl Given {
         };
         let all: Option<Vec<PathBuf>> = CONTROLLERS.iter().map(|name| folder(name)).collect();
         let Some(all) = all.filter(|_| rustix::process::geteuid().is_root()) else {
-            eprintln!("SKIPPED: only root can give control groups away, and only those of version 1");
+            eprintln!("SKIPPED: only root can give control groups of version 1 away");
             return None;
         };
         let name = format!("jobcell-test-{}", sshd.pid());
-        let given = Self(all.into_iter().map(|folder| folder.join(&name)).collect());
-        for folder in &given.0 {
+        let folders: Vec<PathBuf> = all.into_iter().map(|folder| folder.join(&name)).collect();
+        for folder in &folders {
             std::fs::create_dir(folder).expect("makes");
             let door = folder.join("cgroup.procs");
             std::fs::write(&door, sshd.pid().to_string()).expect("goes in");
             must("chown", &[sshd::login(), &folder.display().to_string(), &door.display().to_string()]);
         }
-        Some(given)
+        Some(Self::Own(folders))
+    }
+
+    /// Only where somebody has made the login linger: to do so here would change what other tests see of it.
+    fn scopes() -> Option<Self> {
+        let uid = must("id", &["-u", sshd::login()]);
+        let uid = uid.trim();
+        let folder = PathBuf::from(format!("/sys/fs/cgroup/user.slice/user-{uid}.slice/user@{uid}.service"));
+        let given = std::fs::read_to_string(folder.join("cgroup.controllers")).unwrap_or_default();
+        let lingers = PathBuf::from("/var/lib/systemd/linger").join(sshd::login()).exists();
+        if lingers && CONTROLLERS.iter().all(|name| given.split_ascii_whitespace().any(|one| one == *name)) {
+            return Some(Self::Scopes(folder));
+        }
+        eprintln!("SKIPPED: with version 2 the login has to linger, and its user@.service has to have cpu, memory and pids");
+        None
     }
 
     /// Groups of jobs.
     fn jobs(&self) -> Vec<PathBuf> {
-        let below = |folder: &PathBuf| std::fs::read_dir(folder).expect("reads").flatten().collect::<Vec<_>>();
-        let folders = self.0.iter().flat_map(below).filter(|entry| entry.path().is_dir());
-        folders.map(|entry| entry.path()).collect()
+        match self {
+            Self::Own(folders) => folders.iter().flat_map(|folder| below(folder)).collect(),
+            Self::Scopes(folder) => in_scopes(folder),
+        }
     }
+
+    /// How many of them one job has.
+    fn of_one(&self) -> usize {
+        match self {
+            Self::Own(folders) => folders.len(),
+            Self::Scopes(_) => 1,
+        }
+    }
+
+    /// A script that prints its own limits of memory, processes and the processor; what it prints with those of the test, and what stands there
+    /// where nothing binds it.
+    fn limits(&self) -> (&'static str, &'static str, [&'static str; 2]) {
+        match self {
+            Self::Own(_) => (OWN_LIMITS, "67108864\n20\n50000\n", ["max", "-1"]),
+            Self::Scopes(_) => (OWN_LIMITS_V2, "67108864\n20\n50000 100000\n", ["max", "max 100000"]),
+        }
+    }
+}
+
+/// Folders in a folder; none where it has gone meanwhile.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let all = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    all.filter(|path| path.is_dir()).collect()
+}
+
+/// Groups of jobs in scopes somewhere below.
+fn in_scopes(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for one in below(folder) {
+        let name = one.file_name().expect("a name").to_string_lossy().into_owned();
+        match name.starts_with("jobcell-") && !name.ends_with(".scope") && name != "jobcell-hub" {
+            true => found.push(one),
+            false => found.extend(in_scopes(&one)),
+        }
+    }
+    found
 }
 
 impl Drop for Given {
     fn drop(&mut self) {
-        for folder in self.jobs().iter().chain(&self.0) {
+        let Self::Own(folders) = self else { return };
+        for folder in folders.iter().flat_map(|folder| below(folder)).chain(folders.iter().cloned()) {
             let end = std::time::Instant::now() + std::time::Duration::from_secs(10);
-            while std::fs::remove_dir(folder).is_err() && std::time::Instant::now() < end {
+            while std::fs::remove_dir(&folder).is_err() && std::time::Instant::now() < end {
                 for pid in std::fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default().lines() {
                     let _ = std::process::Command::new("kill").args(["-KILL", pid]).status();
                 }
@@ -69,6 +133,8 @@ own() { sed -nE "s/^[0-9]+:(.*,)?$1(,.*)?:(.*)/\3/p" /proc/self/cgroup; }
 cat "/sys/fs/cgroup/memory$(own memory)/memory.limit_in_bytes" "/sys/fs/cgroup/pids$(own pids)/pids.max" \
   "/sys/fs/cgroup/cpu$(own cpu)/cpu.cfs_quota_us"
 "#;
+const OWN_LIMITS_V2: &str =
+    "own=$(sed -n 's/^0:://p' /proc/self/cgroup); cd \"/sys/fs/cgroup$own\" && cat memory.max pids.max cpu.max";
 
 fn reasons(job: &Value) -> Vec<&str> {
     job["history"].as_array().expect("one").iter().filter_map(|event| event["reason"].as_str()).collect()
@@ -79,8 +145,9 @@ async fn a_job_is_held_to_what_it_asks_for() {
     let Some((_folder, sshd, up)) = stage("", "agent: {slots: 2}\n").await else { return };
     let Some(given) = Given::to(&sshd) else { return stop(up).await };
     let all = json!({"memory": "64MiB", "pids": 20, "cpu": 0.5});
-    let held = up.run(&job(&["sh", "-c", OWN_LIMITS], &all)).await;
-    assert_eq!(up.text(&held, "stdout").await, "67108864\n20\n50000\n", "{held}\n{}", up.log());
+    let (own, bound, unbound) = given.limits();
+    let held = up.run(&job(&["sh", "-c", own], &all)).await;
+    assert_eq!(up.text(&held, "stdout").await, bound, "{held}\n{}", up.log());
     assert_eq!(fact(&held, "limits"), "memory 64MiB, pids 20, cpu 0.5");
     assert_eq!(fact(&held, "cgroup"), "its own where it asks for limits");
     assert_eq!(
@@ -92,9 +159,9 @@ async fn a_job_is_held_to_what_it_asks_for() {
     none().await;
 
     // Whoever asks for nothing is bound by nothing, and costs no group.
-    let free = up.run(&job(&["sh", "-c", OWN_LIMITS], &json!({}))).await;
+    let free = up.run(&job(&["sh", "-c", own], &json!({}))).await;
     let told = up.text(&free, "stdout").await;
-    assert!(told.lines().eq([told.lines().next().expect("a line"), "max", "-1"]), "{told}");
+    assert!(told.lines().skip(1).eq(unbound), "{told}");
     assert_eq!(free["spec"]["resources"], json!({}), "{free}");
 
     let eats = up.run(&job(&["tail", "/dev/zero"], &json!({"memory": "64MiB"}))).await;
@@ -121,7 +188,7 @@ async fn groups_go_with_their_jobs_whoever_is_killed() {
     spec["retry"] = json!({"infrastructure": 0});
     let lost = up.submit(&spec).await;
     has_said(&up, &lost, "here").await;
-    assert_eq!(given.jobs().len(), CONTROLLERS.len());
+    assert_eq!(given.jobs().len(), given.of_one());
     for pid in stays(&up)("jobcell-keeper") {
         must("kill", &["-KILL", &pid.to_string()]);
     }
