@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help fuzz demo test chaos vm sim schemathesis lint fmt bench peers seccomp toolchains engine images deb docs ci clean
+.PHONY: help fuzz demo test chaos vm sim schemathesis lint fmt bench peers seccomp toolchains engine images deb docs read ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -59,6 +59,9 @@ deb: ## Make the Debian package
 
 docs: ## Build the documents' site into target/site; links and anchors are checked
 	@scripts/site.sh
+
+read: ## Build the documents' site and read every page in Chromium
+	@scripts/site.sh read
 
 ci: ## What CI runs
 	@.ci/run

@@ -31,6 +31,7 @@ FENCE = re.compile(r"^\s*(```|~~~)")
 def on_files(files, config):
     for source, place in PAGES.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
+    files.append(File.generated(config, "site.css", abs_src_path=str(ROOT / "scripts/site/site.css")))
     files.append(File.generated(config, ROUTES, content=routes(ROOT / "docs/openapi.json")))
     return files
 
