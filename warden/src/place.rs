@@ -176,11 +176,15 @@ impl Host {
             Ok(_) => {}
             Err(error) => return Err(error),
         }
-        // Most jobs leave nothing: four calls instead of a walk.
-        for file in [SCRIPT, PROGRESS] {
-            let _ = std::fs::remove_file(self.dir.join(file));
-        }
-        let quick = std::fs::remove_dir(self.work()).and_then(|()| std::fs::remove_dir(&self.dir));
+        // Most jobs leave nothing: two calls instead of a walk, and two more with files of ours.
+        let quick = std::fs::remove_dir(self.work()).and_then(|()| {
+            std::fs::remove_dir(&self.dir).or_else(|_| {
+                for file in [SCRIPT, PROGRESS] {
+                    let _ = std::fs::remove_file(self.dir.join(file));
+                }
+                std::fs::remove_dir(&self.dir)
+            })
+        });
         match quick.or_else(|_| std::fs::remove_dir_all(&self.dir)) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 open_up(&self.dir);

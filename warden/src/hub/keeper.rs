@@ -10,6 +10,7 @@ use crate::serve::Warden;
 use crate::sys::{self, Reaped, host};
 use crate::wire::{MUX_CLOSED, MUX_THINGS_LEFT};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -149,7 +150,9 @@ fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
         Ok(signals) => {
             let receipt = Receipt::of_one(&setup.facts);
             let place = Place::Host(Arc::clone(host));
-            i32::from(Warden::new(receipt, signals, setup.start_deadline_ms, place).run())
+            // Not taken apart: all of it goes at once with the process.
+            let mut warden = ManuallyDrop::new(Warden::new(receipt, signals, setup.start_deadline_ms, place));
+            i32::from(warden.run())
         }
         Err(_) => EXIT_NO_START,
     };
@@ -163,5 +166,5 @@ fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
         }
     };
     let removed = host.remove().is_ok();
-    std::process::exit(if alone && removed { code } else { MUX_THINGS_LEFT })
+    host::end(if alone && removed { code } else { MUX_THINGS_LEFT })
 }

@@ -2,8 +2,8 @@
 //! says why it is sound, and nothing is decided here.
 
 use super::{
-    ALL_SIGNALS, O_CLOEXEC, O_NONBLOCK, ONLY_SIGCHLD, SIG_SETMASK, Sigset, Statfs, c_string, checked, errno, fork,
-    getrlimit, kill, prctl, read_some, setrlimit, setsid, signalfd, sigprocmask, statfs, syscall, umask, waitpid,
+    _exit, ALL_SIGNALS, O_CLOEXEC, O_NONBLOCK, ONLY_SIGCHLD, SIG_SETMASK, Sigset, Statfs, c_string, checked, errno,
+    fork, getrlimit, kill, prctl, read_some, setrlimit, setsid, signalfd, sigprocmask, statfs, syscall, umask, waitpid,
 };
 use std::ffi::{CStr, c_int, c_long, c_uint, c_ulong, c_void};
 use std::io;
@@ -86,6 +86,12 @@ pub(crate) fn copy_of_us() -> io::Result<Option<i32>> {
     // SAFETY: this program has one thread, so nothing is locked or half done in the copy.
     let pid = checked(unsafe { fork() })?;
     Ok((pid > 0).then_some(pid))
+}
+
+/// Ends this process at once: for a copy that has nothing to put in order.
+pub(crate) fn end(code: i32) -> ! {
+    // SAFETY: takes an integer only, and never comes back.
+    unsafe { _exit(code) }
 }
 
 /// A session and a process group of its own.
