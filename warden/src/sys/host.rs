@@ -156,6 +156,17 @@ pub(crate) fn copy_of(fd: RawFd) -> io::Result<OwnedFd> {
     unsafe { Ok(OwnedFd::from_raw_fd(checked(dup(fd))?)) }
 }
 
+/// Gives a file or folder another name, where nothing has that yet.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    const RENAMEAT2: c_long = 316;
+    const AT_FDCWD: c_int = -100;
+    const NO_REPLACE: c_uint = 1;
+    let (from, to) = (c_string(from.as_os_str().as_encoded_bytes())?, c_string(to.as_os_str().as_encoded_bytes())?);
+    // SAFETY: both are C strings that live through the call; the rest are integers.
+    let done = unsafe { syscall(RENAMEAT2, AT_FDCWD, from.as_ptr(), AT_FDCWD, to.as_ptr(), NO_REPLACE) };
+    checked(done as c_int).map(drop)
+}
+
 /// Closes every descriptor from 3 on. For a child that never uses, and never drops, what it has copied of its parent.
 pub(crate) fn close_others() {
     /// As many as a hub may have open, for kernels before 5.9.
