@@ -220,6 +220,7 @@ pub(crate) fn run_hub(options: Options) -> Result<(), String> {
         std::env::set_current_dir("/")?;
         host::set_umask(0o077);
         let mut setup = Setup {
+            spares: format!("{}.spare-", build()),
             socket: options.dir.join(socket_name()),
             lock: options.dir.join(lock_name()),
             dir: options.dir,

@@ -17,7 +17,7 @@ use crate::groups::Groups;
 use crate::place::Host;
 use crate::receipt::Receipt;
 use crate::sys::{self, POLLIN, POLLOUT, PollFd, Reaped, Status, host};
-use crate::wire::{Fact, FromHub, MUX_NAMES, MUX_PAYLOAD, MUX_VERSION, ToHub, is_clean_end};
+use crate::wire::{Fact, FromHub, MUX_CLOSED, MUX_NAMES, MUX_PAYLOAD, MUX_VERSION, ToHub, is_clean_end};
 use conn::Conn;
 use keeper::Keeper;
 use lost::{Alive, Losses, Lost};
@@ -71,6 +71,8 @@ pub(crate) struct Setup {
     pub(crate) start_deadline_ms: u64,
     pub(crate) linger_ns: u64,
     pub(crate) idle_ns: u64,
+    /// How folders begin that are set aside for jobs to come: they are one hub's, as its socket is.
+    pub(crate) spares: String,
     /// Where it is found.
     pub(crate) socket: PathBuf,
     /// Held by whoever looks for a hub, or begins one.
@@ -90,6 +92,11 @@ impl Setup {
         }
     }
 
+    /// Where the keeper of this number sets its job's folder aside.
+    fn spare(&self, keeper: u32) -> PathBuf {
+        self.dir.join(format!("{}{keeper}", self.spares))
+    }
+
     /// Reads what is in force, and removes what is left of jobs that are not there any more.
     pub(crate) fn look_around(&mut self) {
         let groups = Groups::find(&self.owner, &self.dir);
@@ -99,6 +106,11 @@ impl Setup {
             groups.remove_lost(|name| self.dir.join(name).symlink_metadata().is_ok());
         }
         crate::place::remove_lost_secrets(&self.owner, &self.dir);
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            if entry.file_name().as_encoded_bytes().starts_with(self.spares.as_bytes()) {
+                crate::place::remove_spare(&entry.path());
+            }
+        }
     }
 }
 
@@ -116,6 +128,8 @@ pub(crate) struct Hub {
     /// Jobs whose keeper has not ended.
     names: BTreeMap<String, u64>,
     losses: Losses,
+    /// Folders of jobs that left them as they were. No more than there were jobs at a time: another one is made only when there is none.
+    spares: Vec<PathBuf>,
     /// Who asked for the end of what, and what could not be done.
     answers: Vec<(u32, String, Option<&'static str>)>,
     /// What all keepers have not taken together.
@@ -160,6 +174,7 @@ impl Hub {
             pids: BTreeMap::new(),
             names: BTreeMap::new(),
             losses: Losses::default(),
+            spares: Vec::new(),
             answers: Vec::new(),
             pending: 0,
             turn: 0,
@@ -174,6 +189,14 @@ impl Hub {
 
     /// Serves until nobody needs it any more, or it is asked to end. Then keepers see that it is gone, and end what they keep.
     pub(crate) fn run(mut self) {
+        self.serve_all();
+        let spares = std::mem::take(&mut self.spares);
+        // Keepers need not wait for that.
+        drop(self);
+        spares.iter().for_each(|spare| crate::place::remove_spare(spare));
+    }
+
+    fn serve_all(&mut self) {
         loop {
             let entries = self.wait();
             let told = if self.polled[0].ready() { host::told(&self.signals) } else { host::Told::default() };
@@ -411,7 +434,7 @@ impl Hub {
         } else if self.keepers.len() >= self.most_keepers {
             failed(host::EAGAIN, "there are too many jobs")
         } else {
-            match keeper::start(&self.setup, name) {
+            match keeper::start(&self.setup, name, &mut self.spares) {
                 Err((step, errno)) => failed(errno, step),
                 Ok((mut keeper, place)) => {
                     let (pid, serial) = (keeper.pid, self.next_keeper);
@@ -504,6 +527,11 @@ impl Hub {
                 Status::Exited(code) => code,
                 Status::Signaled(signal) => -signal,
             };
+            let set_aside = code == keeper::EXIT_SET_ASIDE && self.pids.contains_key(&pid);
+            let code = if set_aside { MUX_CLOSED } else { code };
+            if set_aside {
+                self.spares.push(self.setup.spare(pid.unsigned_abs()));
+            }
             let known = self.pids.remove(&pid).and_then(|serial| Some((serial, self.keepers.get_mut(&serial)?)));
             let Some((serial, keeper)) = known else {
                 self.losses.ended(pid, code);

@@ -341,7 +341,7 @@ impl Job {
     pub(crate) fn look(&mut self) -> Found {
         // Before what it leaves is ended, and removes what it has written.
         self.room.look(sys::boot_ns());
-        let mut found = Found { started: self.read_report(), again: true };
+        let mut found = Found { started: self.has_started(), again: true };
         for _ in 0..REAPS_PER_TURN {
             let reaped = sys::reap();
             if let Reaped::Child { status, .. } = reaped {
@@ -352,7 +352,7 @@ impl Job {
             match reaped {
                 Reaped::Child { pid, status } if pid == self.main && self.main_ended.is_none() => {
                     // It may have failed, or run and ended, since its report was looked at.
-                    found.started |= self.read_report();
+                    found.started |= self.has_started();
                     self.room.look_once_more(sys::boot_ns());
                     self.main_ended = Some(Ended { status, at: sys::boot_ns(), at_us: sys::unix_us() });
                     self.rest_goes();
@@ -383,8 +383,8 @@ impl Job {
         found
     }
 
-    /// Says whether the program runs since now.
-    fn read_report(&mut self) -> bool {
+    /// Says whether the program runs since now: once.
+    pub(crate) fn has_started(&mut self) -> bool {
         let Some(report) = &self.report else { return false };
         let mut bytes = [0; 5];
         match sys::read_some(report.as_raw_fd(), &mut bytes) {

@@ -56,6 +56,12 @@ impl Outbox {
             || self.taken.is_some()
     }
 
+    /// Whether there is nothing to say but that a session and a job have begun.
+    pub(crate) fn is_beginning(&self) -> bool {
+        let more = self.fault.is_some() || self.refused || self.pong.is_some() || self.advance || self.taken.is_some();
+        !more && !self.exit && self.line.is_empty()
+    }
+
     /// The next thing to say, which then counts as said. The exit only when `output_sent`.
     pub(crate) fn take(&mut self, output_sent: bool) -> Option<Say> {
         let once = |flag: &mut bool| std::mem::take(flag);
@@ -116,12 +122,32 @@ mod tests {
         outbox.begin(1, &[]);
         (outbox.exit, outbox.started, outbox.pong) = (true, true, Some(1));
         outbox.pong = Some(2);
-        assert!(outbox.urgent());
+        assert!(outbox.urgent() && !outbox.is_beginning());
         assert_eq!(outbox.take(false), Some(Say::Hello));
         assert_eq!(outbox.take(false), Some(Say::Started));
         assert_eq!(outbox.take(false), Some(Say::Pong(2)));
         assert_eq!((outbox.take(false), outbox.urgent()), (None, false));
         assert_eq!((outbox.take(true), outbox.take(true)), (Some(Say::Exit), None));
+    }
+
+    #[test]
+    fn a_beginning_is_a_hello_and_a_start_alone() {
+        let mut outbox = Outbox::default();
+        outbox.begin(1, &[]);
+        outbox.started = true;
+        assert!(outbox.is_beginning());
+        let more: [fn(&mut Outbox); 4] = [
+            |outbox| outbox.exit = true,
+            |outbox| outbox.pong = Some(1),
+            |outbox| outbox.refused = true,
+            |outbox| outbox.say(&FromWarden::Pong { nonce: 1, stalled: 0 }),
+        ];
+        for more in more {
+            let mut outbox = Outbox::default();
+            outbox.begin(1, &[]);
+            more(&mut outbox);
+            assert!(!outbox.is_beginning());
+        }
     }
 
     #[test]

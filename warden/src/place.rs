@@ -157,8 +157,31 @@ impl Host {
         false
     }
 
-    /// Removes all that was put there for the job. What is not there is no error.
-    pub(crate) fn remove(&self) -> io::Result<()> {
+    /// Its folder before the job, which must be new.
+    pub(crate) fn untouched(&self) -> Option<Untouched> {
+        Untouched::of(&self.dir, &self.work())
+    }
+
+    /// Removes all that was put there for the job but its folder, which becomes `spare`: another job's, later. Only if that finds nothing of this one
+    /// there. Says whether it is so; otherwise all of it is still to be removed.
+    ///
+    /// To remove a folder can take longer than a short job does: where a file system tells its disk at once of what is free, each waits for the disk.
+    pub(crate) fn set_aside(&self, before: &Untouched, spare: &Path) -> bool {
+        self.remove_beside();
+        for entry in std::fs::read_dir(&self.dir).into_iter().flatten() {
+            let Ok(entry) = entry else { return false };
+            let name = entry.file_name();
+            let gone = name == SCRIPT || name == PROGRESS;
+            if (gone && std::fs::remove_file(entry.path()).is_err()) || (!gone && name != WORK) {
+                return false;
+            }
+        }
+        let empty = std::fs::read_dir(self.work()).is_ok_and(|mut entries| entries.next().is_none());
+        empty && self.untouched().as_ref() == Some(before) && host::rename_new(&self.dir, spare).is_ok()
+    }
+
+    /// Removes what was put elsewhere for the job.
+    fn remove_beside(&self) {
         if let Some(groups) = &self.groups {
             groups.remove(&self.name);
         }
@@ -169,6 +192,11 @@ impl Host {
                 let _ = std::fs::remove_dir_all(folder);
             }
         }
+    }
+
+    /// Removes all that was put there for the job. What is not there is no error.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        self.remove_beside();
         match self.dir.symlink_metadata() {
             // Nobody's job; a link leads who knows where.
             Ok(about) if !about.is_dir() => return Ok(()),
@@ -176,11 +204,15 @@ impl Host {
             Ok(_) => {}
             Err(error) => return Err(error),
         }
-        // Most jobs leave nothing: four calls instead of a walk.
-        for file in [SCRIPT, PROGRESS] {
-            let _ = std::fs::remove_file(self.dir.join(file));
-        }
-        let quick = std::fs::remove_dir(self.work()).and_then(|()| std::fs::remove_dir(&self.dir));
+        // Most jobs leave nothing: two calls instead of a walk, and two more with files of ours.
+        let quick = std::fs::remove_dir(self.work()).and_then(|()| {
+            std::fs::remove_dir(&self.dir).or_else(|_| {
+                for file in [SCRIPT, PROGRESS] {
+                    let _ = std::fs::remove_file(self.dir.join(file));
+                }
+                std::fs::remove_dir(&self.dir)
+            })
+        });
         match quick.or_else(|_| std::fs::remove_dir_all(&self.dir)) {
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 open_up(&self.dir);
@@ -190,6 +222,31 @@ impl Host {
             other => other,
         }
     }
+}
+
+/// How a job finds its folders, and what changes with whatever is done to them but a look: nobody forges when a folder was changed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Untouched {
+    modes: [u32; 2],
+    owners: [u32; 2],
+    work_changed: (i64, i64),
+}
+
+impl Untouched {
+    fn of(dir: &Path, work: &Path) -> Option<Self> {
+        let [dir, work] = [dir.symlink_metadata().ok()?, work.symlink_metadata().ok()?];
+        let ours = dir.is_dir() && work.is_dir();
+        ours.then(|| Self {
+            modes: [dir.mode(), work.mode()],
+            owners: [dir.uid(), work.uid()],
+            work_changed: (work.ctime(), work.ctime_nsec()),
+        })
+    }
+}
+
+/// Removes a folder that was set aside.
+pub(crate) fn remove_spare(spare: &Path) {
+    let _ = std::fs::remove_dir(spare.join(WORK)).and_then(|()| std::fs::remove_dir(spare));
 }
 
 /// How folders with secrets begin whose jobs have theirs in `jobs`. What is in memory is one machine's or container's, and may be that of more than one home.
@@ -340,6 +397,42 @@ mod tests {
         host.remove().expect("goes");
         assert!(!dir.exists() && Path::new("/proc").exists());
         host.remove().expect("is gone, which is what was wanted");
+    }
+
+    #[test]
+    fn a_folder_that_a_job_left_as_it_was_becomes_anothers_and_no_other_does() {
+        let (place, dir) = place("spare");
+        let (host, spare) = (place.host().expect("is one"), dir.with_extension("spare"));
+        let before = host.untouched().expect("is there");
+        std::fs::write(dir.join(SCRIPT), "x").expect("written");
+        assert!(host.set_aside(&before, &spare) && !dir.exists() && spare.join(WORK).exists());
+        assert!(!spare.join(SCRIPT).exists());
+        let touches: [(&str, fn(&Path)); 6] = [
+            ("a file", |dir| std::fs::write(dir.join(WORK).join("file"), "x").expect("written")),
+            ("a file that has gone", |dir| {
+                // A clock may not have moved since the folder was made.
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::fs::create_dir(dir.join(WORK).join("x")).expect("made");
+                std::fs::remove_dir(dir.join(WORK).join("x")).expect("removed");
+            }),
+            ("a mode", |dir| {
+                std::fs::set_permissions(dir.join(WORK), std::fs::Permissions::from_mode(0o755)).expect("set");
+            }),
+            ("a file beside", |dir| std::fs::write(dir.join("file"), "x").expect("written")),
+            ("no folder", |dir| std::fs::remove_dir(dir.join(WORK)).expect("removed")),
+            ("another name", |dir| std::fs::create_dir(dir.with_extension("spare")).expect("made")),
+        ];
+        for (what, touch) in touches {
+            remove_spare(&spare);
+            let _ = std::fs::remove_dir(&spare);
+            std::fs::create_dir_all(host.work()).expect("made");
+            let before = host.untouched().expect("is there");
+            touch(&dir);
+            assert!(!host.set_aside(&before, &spare), "{what}");
+            host.remove().expect("goes");
+            assert!(!dir.exists(), "{what}");
+        }
+        std::fs::remove_dir(spare).expect("is empty");
     }
 
     #[test]

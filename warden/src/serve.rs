@@ -71,6 +71,9 @@ const MISMATCHES_MAX: usize = 64;
 const TEXT_MAX: usize = 200;
 /// For what a job has sent before its end.
 const LINGER_NS: u64 = 2_000_000_000;
+/// For how long a job's beginning may wait for what follows, to be told with it: most of the short ones have ended by then, and each word of its own
+/// costs every hop on its way to the agent as much as all of them together. Output and answers wait for nothing.
+const HUSH_NS: u64 = 20_000_000;
 /// What is waited for beside the clients of the proxy.
 const OWN_ENTRIES: usize = 8;
 
@@ -119,6 +122,8 @@ pub(crate) struct Warden {
     egress_next: bool,
     /// The job is over, and what it has sent is still being carried.
     linger_until: Option<u64>,
+    /// That a job has begun is not told before, unless there is more to tell.
+    hush_until: u64,
     /// What is waited for; kept, since the proxy has many.
     polled: Vec<PollFd>,
 }
@@ -153,12 +158,13 @@ impl Warden {
             egress: None,
             egress_next: false,
             linger_until: None,
+            hush_until: 0,
             polled: Vec::new(),
         }
     }
 
     /// Serves until there is nothing left to do; the answer is the exit code.
-    pub(crate) fn run(mut self) -> u8 {
+    pub(crate) fn run(&mut self) -> u8 {
         let mut buffer = memory(READ_BYTES, self.place.reserves());
         loop {
             let ready = self.wait();
@@ -198,7 +204,7 @@ impl Warden {
             entry(self.input_open.then_some(STDIN), POLLIN),
             entry((self.blocked && self.output_open).then_some(STDOUT), POLLOUT),
             entry(Some(self.signals.as_raw_fd()), POLLIN),
-            entry(job.and_then(|job| job.report_fd()), POLLIN),
+            entry(job.filter(|_| !self.is_hushed(now)).and_then(|job| job.report_fd()), POLLIN),
             entry(source(0), POLLIN),
             entry(source(1), POLLIN),
             entry(job.and_then(|job| job.tripwire_fd()), POLLIN),
@@ -239,7 +245,17 @@ impl Warden {
         let progress = self.results.as_ref().and_then(|(_, progress)| progress.wake_at(now, heard));
         let egress = self.egress.as_ref().and_then(Egress::wake_at);
         let linger = self.linger_until.filter(|_| self.egress.is_some());
-        [phase, rescue, progress, egress, linger].into_iter().flatten().min()
+        let hush = Some(self.hush_until).filter(|_| self.is_hushed(now));
+        [phase, rescue, progress, egress, linger, hush].into_iter().flatten().min()
+    }
+
+    /// Whether there is nothing to tell but that a job has begun, which has just been.
+    fn is_hushed(&self, now: u64) -> bool {
+        now < self.hush_until
+            && matches!(self.phase, Phase::Running(_))
+            && self.outbox.is_beginning()
+            && self.ring.all_sent()
+            && !self.egress_has_frame()
     }
 
     fn read_input(&mut self, buffer: &mut [u8]) -> Option<u8> {
@@ -489,7 +505,12 @@ impl Warden {
         secrets::forget(&mut complete.spec);
         plan.forget();
         match started {
-            Ok(job) => self.phase = Phase::Running(Box::new(job)),
+            Ok(job) => {
+                if self.place.host().is_some() {
+                    self.hush_until = sys::boot_ns().saturating_add(HUSH_NS);
+                }
+                self.phase = Phase::Running(Box::new(job));
+            }
             Err((step, error)) => self.ended(job::never_started(step, error)),
         }
     }
@@ -706,12 +727,24 @@ impl Warden {
     }
 
     fn write_output(&mut self) {
+        if self.hush_until > 0 {
+            if self.is_hushed(sys::boot_ns()) {
+                return;
+            }
+            self.hush_until = 0;
+            if let Phase::Running(job) = &mut self.phase {
+                self.outbox.started |= job.has_started();
+            }
+        }
         while self.output_open && !self.blocked && self.epoch > 0 {
             let (control, bytes) = self.next_bytes();
             if bytes.is_empty() {
-                if let Some(say) = self.outbox.take(self.ring.all_sent()) {
+                // All of it in one write.
+                while let Some(say) = self.outbox.take(self.ring.all_sent()) {
                     let message = self.message(say);
                     self.outbox.say(&message);
+                }
+                if !self.outbox.line().is_empty() {
                     continue;
                 }
                 // Only as much as was asked for: nothing waits behind more of it than the agent has chosen.

@@ -95,7 +95,9 @@ impl Source {
         patterns: Option<&Arc<Patterns>>,
         reserved: bool,
     ) -> Self {
-        let (waste, carry) = (memory(MAX_OUTPUT, reserved), Vec::with_capacity(MAX_OUTPUT));
+        // Most jobs need neither; where it is not there for certain, it is not asked for before.
+        let (waste, carry) =
+            if reserved { (memory(MAX_OUTPUT, true), Vec::with_capacity(MAX_OUTPUT)) } else { Default::default() };
         Self {
             pipe: Some(pipe),
             stream,
@@ -270,6 +272,7 @@ impl Source {
     fn drop_all(&mut self, mut allowance: Option<&mut Allowance>) -> Turn {
         self.dropped += (self.carry.len() - self.taken) as u64;
         self.keep(&[]);
+        self.waste.resize(MAX_OUTPUT, 0);
         for _ in 0..READS_PER_TURN {
             let held = self.masker.as_ref().map_or(0, |masker| masker.begin(&mut self.waste));
             match self.pipe.as_ref().map(|pipe| sys::read_some(pipe.as_raw_fd(), &mut self.waste[held..])) {

@@ -120,7 +120,9 @@ impl Rig {
     pub(crate) fn folders(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        // What is set aside for jobs to come is no job's, and called as none can be.
+        names.filter(|name| !name.starts_with('.')).collect()
     }
 }
 

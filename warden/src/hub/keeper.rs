@@ -8,8 +8,9 @@ use crate::place::{Host, Place, WORK};
 use crate::receipt::Receipt;
 use crate::serve::Warden;
 use crate::sys::{self, Reaped, host};
-use crate::wire::{MUX_CLOSED, MUX_THINGS_LEFT};
+use crate::wire::{MUX_CLOSED, MUX_THINGS_LEFT, is_clean_end};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -17,6 +18,9 @@ use std::sync::Arc;
 
 /// It was not even begun.
 const EXIT_NO_START: i32 = 5;
+/// As a clean end, and the job's folder was set aside. For the hub alone.
+pub(super) const EXIT_SET_ASIDE: i32 = 64;
+const _: () = assert!(!is_clean_end(EXIT_SET_ASIDE));
 
 /// A keeper, or what is left of it.
 pub(super) struct Keeper {
@@ -86,8 +90,19 @@ impl Keeper {
     }
 }
 
-/// Makes a job's folder. Error: the kernel's.
-fn make(dir: &PathBuf) -> io::Result<()> {
+/// Makes a job's folder, of one that was set aside if there is any. Error: the kernel's.
+fn make(dir: &PathBuf, spares: &mut Vec<PathBuf>) -> io::Result<()> {
+    while let Some(spare) = spares.pop() {
+        match host::rename_new(&spare, dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.raw_os_error() == Some(host::EEXIST) => {
+                spares.push(spare);
+                return Err(error);
+            }
+            // Somebody has removed it.
+            Err(_) => {}
+        }
+    }
     // The mask is that of a hub: nobody else may look into it.
     std::fs::create_dir(dir)?;
     std::fs::create_dir(dir.join(WORK)).inspect_err(|_| {
@@ -96,10 +111,14 @@ fn make(dir: &PathBuf) -> io::Result<()> {
 }
 
 /// Begins one. The answer is the keeper, and where its job is. Error: the step, and the kernel's number.
-pub(super) fn start(setup: &Setup, name: &str) -> Result<(Keeper, Arc<Host>), (&'static str, i32)> {
+pub(super) fn start(
+    setup: &Setup,
+    name: &str,
+    spares: &mut Vec<PathBuf>,
+) -> Result<(Keeper, Arc<Host>), (&'static str, i32)> {
     let step = |step| move |error: io::Error| (step, error.raw_os_error().unwrap_or(sys::EIO));
     let host = Arc::new(setup.place(name));
-    make(&host.dir).map_err(step("folder"))?;
+    make(&host.dir, spares).map_err(step("folder"))?;
     let begun = || -> io::Result<_> {
         let (ours, theirs) = UnixStream::pair()?;
         // What becomes the copy's standard input and output is shared, and closed by nobody on an exec: a job has its own in their places.
@@ -145,11 +164,14 @@ fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
         }
         host::signals_of_a_child()
     };
+    let untouched = host.untouched();
     let code = match prepare() {
         Ok(signals) => {
             let receipt = Receipt::of_one(&setup.facts);
             let place = Place::Host(Arc::clone(host));
-            i32::from(Warden::new(receipt, signals, setup.start_deadline_ms, place).run())
+            // Not taken apart: all of it goes at once with the process.
+            let mut warden = ManuallyDrop::new(Warden::new(receipt, signals, setup.start_deadline_ms, place));
+            i32::from(warden.run())
         }
         Err(_) => EXIT_NO_START,
     };
@@ -162,6 +184,10 @@ fn be(setup: &Setup, host: &Arc<Host>, socket: &UnixStream) -> ! {
             Reaped::NoChildren => break true,
         }
     };
+    let spare = setup.spare(std::process::id());
+    if alone && code == MUX_CLOSED && untouched.is_some_and(|before| host.set_aside(&before, &spare)) {
+        host::end(EXIT_SET_ASIDE);
+    }
     let removed = host.remove().is_ok();
-    std::process::exit(if alone && removed { code } else { MUX_THINGS_LEFT })
+    host::end(if alone && removed { code } else { MUX_THINGS_LEFT })
 }

@@ -2,8 +2,8 @@
 //! says why it is sound, and nothing is decided here.
 
 use super::{
-    ALL_SIGNALS, O_CLOEXEC, O_NONBLOCK, ONLY_SIGCHLD, SIG_SETMASK, Sigset, Statfs, c_string, checked, errno, fork,
-    getrlimit, kill, prctl, read_some, setrlimit, setsid, signalfd, sigprocmask, statfs, syscall, umask, waitpid,
+    _exit, ALL_SIGNALS, O_CLOEXEC, O_NONBLOCK, ONLY_SIGCHLD, SIG_SETMASK, Sigset, Statfs, c_string, checked, errno,
+    fork, getrlimit, kill, prctl, read_some, setrlimit, setsid, signalfd, sigprocmask, statfs, syscall, umask, waitpid,
 };
 use std::ffi::{CStr, c_int, c_long, c_uint, c_ulong, c_void};
 use std::io;
@@ -88,6 +88,12 @@ pub(crate) fn copy_of_us() -> io::Result<Option<i32>> {
     Ok((pid > 0).then_some(pid))
 }
 
+/// Ends this process at once: for a copy that has nothing to put in order.
+pub(crate) fn end(code: i32) -> ! {
+    // SAFETY: takes an integer only, and never comes back.
+    unsafe { _exit(code) }
+}
+
 /// A session and a process group of its own.
 pub(crate) fn own_session() -> io::Result<()> {
     // SAFETY: takes nothing.
@@ -148,6 +154,17 @@ pub(crate) fn put(fd: RawFd, place: RawFd) -> io::Result<()> {
 pub(crate) fn copy_of(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: takes an integer only; the descriptor is new, and so ours alone.
     unsafe { Ok(OwnedFd::from_raw_fd(checked(dup(fd))?)) }
+}
+
+/// Gives a file or folder another name, where nothing has that yet.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    const RENAMEAT2: c_long = 316;
+    const AT_FDCWD: c_int = -100;
+    const NO_REPLACE: c_uint = 1;
+    let (from, to) = (c_string(from.as_os_str().as_encoded_bytes())?, c_string(to.as_os_str().as_encoded_bytes())?);
+    // SAFETY: both are C strings that live through the call; the rest are integers.
+    let done = unsafe { syscall(RENAMEAT2, AT_FDCWD, from.as_ptr(), AT_FDCWD, to.as_ptr(), NO_REPLACE) };
+    checked(done as c_int).map(drop)
 }
 
 /// Closes every descriptor from 3 on. For a child that never uses, and never drops, what it has copied of its parent.
