@@ -28,17 +28,17 @@ fn a_folder_that_was_left_as_it_was_is_the_next_jobs_and_no_other_is() {
     use std::os::unix::fs::MetadataExt;
     let rig = new_rig();
     let mut agent = rig.agent();
-    let inode = |path: &std::path::Path| std::fs::metadata(path).expect("is there").ino();
+    let inode = |name: &str| std::fs::metadata(rig.job(name)).map(|about| about.ino()).ok();
     assert_eq!(agent.run(1, "first", &program(&["true"])).0.code, 0);
     let [spare] = &rig.spares()[..] else { panic!("one is set aside: {:?}", rig.spares()) };
-    let folder = inode(&rig.job(spare));
+    let folder = inode(spare).expect("is there");
     // Two at once: one finds it, the other one's is made.
-    agent.begin(1, "second", &shell("sleep 300"));
-    agent.started(1);
-    assert_eq!((inode(&rig.job("second")), rig.spares().len()), (folder, 0));
+    agent.begin(3, "second", &shell("sleep 300"));
+    agent.started(3);
+    assert_eq!((inode("second"), rig.spares().len()), (Some(folder), 0));
     assert_eq!(agent.run(2, "third", &program(&["true"])).0.code, 0);
     agent.kill("second");
-    assert_eq!(agent.ended(1), -9);
+    assert_eq!(agent.ended(3), -9);
     // What was killed leaves none, nor does what has changed anything.
     assert_eq!((rig.folders(), rig.spares().len()), (vec![], 1));
     for touched in
