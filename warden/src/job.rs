@@ -27,6 +27,11 @@ use std::sync::Arc;
 /// At a high rate the pipes are read this often at most, so that reads are large: the same bytes in a tenth of the frames
 /// and wake-ups. Output that comes after a silence is read at once.
 const READ_PAUSE_NS: u64 = 500_000;
+/// A pipe of so many bytes is not full before that, whoever writes. Of a smaller one that was half full the next read comes as much sooner: its writer
+/// would stand still for the rest of the pause.
+const WIDE_PIPE_BYTES: u64 = 1 << 20;
+/// What a pipe holds that nobody asks for more.
+const USUAL_PIPE_BYTES: u64 = 64 << 10;
 /// Ended processes taken before the loop looks at its other work.
 const REAPS_PER_TURN: usize = 256;
 const MS: u64 = 1_000_000;
@@ -49,6 +54,8 @@ pub(crate) struct Job {
     /// What is beyond the allowance is dropped, and the job goes on; otherwise it is ended.
     cuts: bool,
     room: Room,
+    /// What a pipe holds, as far as it could be had.
+    pipe_bytes: u64,
     /// No read before this; nanoseconds since boot, like every time here but `_us`.
     read_at: u64,
     ladder: Ladder,
@@ -153,6 +160,7 @@ impl Job {
             allowance: Allowance::new(spec.output_limit),
             cuts: spec.cut_output,
             room,
+            pipe_bytes: u64::from(spec.output_pipe_bytes).clamp(USUAL_PIPE_BYTES, WIDE_PIPE_BYTES),
             read_at: 0,
             ladder: Ladder::default(),
             grace_ms: spec.grace_ms,
@@ -420,7 +428,7 @@ impl Job {
             }
         }
         if pause && self.seen() > seen {
-            self.read_at = now + READ_PAUSE_NS;
+            self.read_at = now + pause_after(self.seen() - seen, self.pipe_bytes);
         }
         self.stalled = stalled;
         if self.wrote_too_much() && self.main_ended.is_none() {
@@ -598,6 +606,11 @@ pub(crate) fn never_started(step: &str, error: i32) -> Exit {
     }
 }
 
+/// When the pipes are read next that have just given so much.
+fn pause_after(bytes: u64, pipe_bytes: u64) -> u64 {
+    if bytes < pipe_bytes / 2 { READ_PAUSE_NS } else { READ_PAUSE_NS * pipe_bytes / WIDE_PIPE_BYTES }
+}
+
 fn send(reach: Reach, push: Option<Push>) {
     match push {
         Some(Push::Ask) => {
@@ -607,5 +620,18 @@ fn send(reach: Reach, push: Option<Push>) {
         }
         Some(Push::Kill) => drop(reach.signal(sys::SIGKILL)),
         None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_pipe_that_was_half_full_is_read_again_before_it_is_full() {
+        let small = 128 << 10;
+        assert_eq!(pause_after(100, small), READ_PAUSE_NS, "a log is read in large pieces");
+        assert_eq!(pause_after(small / 2, small), READ_PAUSE_NS / 8);
+        assert_eq!(pause_after(WIDE_PIPE_BYTES, WIDE_PIPE_BYTES), READ_PAUSE_NS, "cells have wide ones");
     }
 }

@@ -24,6 +24,47 @@ fn a_job_runs_in_its_own_folder_and_leaves_nothing() {
 }
 
 #[test]
+fn a_folder_that_was_left_as_it_was_is_the_next_jobs_and_no_other_is() {
+    use std::os::unix::fs::MetadataExt;
+    let rig = new_rig();
+    let mut agent = rig.agent();
+    let inode = |name: &str| std::fs::metadata(rig.job(name)).map(|about| about.ino()).ok();
+    assert_eq!(agent.run(1, "first", &program(&["true"])).0.code, 0);
+    let [spare] = &rig.spares()[..] else { panic!("one is set aside: {:?}", rig.spares()) };
+    let folder = inode(spare).expect("is there");
+    // Two at once: one finds it, the other one's is made.
+    agent.begin(3, "second", &shell("sleep 300"));
+    agent.started(3);
+    assert_eq!((inode("second"), rig.spares().len()), (Some(folder), 0));
+    assert_eq!(agent.run(2, "third", &program(&["true"])).0.code, 0);
+    agent.kill("second");
+    assert_eq!(agent.ended(3), -9);
+    // What was killed leaves none, nor does what has changed anything.
+    assert_eq!((rig.folders(), rig.spares().len()), (vec![], 1));
+    for touched in
+        ["touch file", "touch file; rm file", "chmod 755 .", "touch ../file", "mkdir -p ../work/x; chmod 500 x"]
+    {
+        assert_eq!(agent.run(1, "touched", &shell(touched)).0.code, 0, "{touched}");
+        assert_eq!((rig.folders(), rig.spares()), (vec![], vec![]), "{touched}");
+        let (exit, found) = agent.run(1, "next", &shell("ls -A . ..; stat -c %a . .."));
+        assert_eq!((exit.code, found.as_str()), (0, ".:\n\n..:\nwork\n700\n700\n"), "{touched}");
+        assert_eq!(rig.spares().len(), 1, "to look is no change");
+    }
+    // They go with the hub, or when the next one begins.
+    end(agent.hub);
+    agent.find(|said| (*said == Said::Closed).then_some(()));
+    assert_eq!(rig.spares().len(), 1);
+    let next = rig.agent();
+    assert_eq!(rig.spares(), [""; 0]);
+    drop(next);
+    let mut next = rig.agent();
+    assert_eq!(next.run(1, "last", &program(&["true"])).0.code, 0);
+    assert_eq!(rig.spares().len(), 1);
+    super::rig::signal("-TERM", next.hub);
+    until("all of it is gone", || rig.spares().is_empty() && rig.folders().is_empty());
+}
+
+#[test]
 fn what_is_in_force_is_said_as_it_is() {
     let rig = new_rig();
     let mut agent = rig.agent();

@@ -118,11 +118,19 @@ impl Rig {
 
     /// Names of jobs that have a folder.
     pub(crate) fn folders(&self) -> Vec<String> {
+        // What is set aside for jobs to come is no job's, and called as none can be.
+        self.all_folders().into_iter().filter(|name| !name.starts_with('.')).collect()
+    }
+
+    /// Folders that wait for a job.
+    pub(crate) fn spares(&self) -> Vec<String> {
+        self.all_folders().into_iter().filter(|name| name.starts_with('.')).collect()
+    }
+
+    fn all_folders(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
-        // What is set aside for jobs to come is no job's, and called as none can be.
-        names.filter(|name| !name.starts_with('.')).collect()
+        folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
     }
 }
 

@@ -46,7 +46,8 @@ const OPENER: &str = concat!(
     r#"if [ -d "$w" ] || [ -L "$w" ]; then rm -rf "$w"; fi; mv -f "$t" "$w" || f disk; t=; fi; [ -x "$w" ] || f noexec; "#,
     r#"for o in "$b"/warden-*; do [ "$o" = "$w" ] && continue; [ -f "$o" ] && [ -x "$o" ] || continue; "#,
     r#"x="${o##*/}"; grep -qsF "@$x.sock" /proc/net/unix; [ "$?" = 1 ] || continue; "#,
-    r#"l=$(find "$b" -name ".*@$x.sock" -mtime -30) && [ -z "$l" ] || continue; rm -f "$o" "$b"/.*@"$x".sock "$b"/.*@"$x".lock; done; "#,
+    r#"l=$(find "$b" -name ".*@$x.sock" -mtime -30) && [ -z "$l" ] || continue; rm -f "$o" "$b"/.*@"$x".sock "$b"/.*@"$x".lock; "#,
+    r#"rm -rf "$b"/.*@"$x".spare-*; done; "#,
     r#"cd "$b" || f folder "$b"; printf "\036jobcell mux\n"; exec "$w" connect --dir "$b" --owner "$i" --umask "$u""#
 );
 
