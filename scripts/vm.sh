@@ -134,7 +134,7 @@ cut_power() {
 there() {
   local seconds=$1
   shift
-  bounded "$seconds" ssh -q -F none -i "$dir/key" -p "$port" -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=15 -o HostKeyAlias=vm \
+  bounded "$seconds" ssh -q -F none -i "$dir/key" -p "$port" -o IdentitiesOnly=yes -o BatchMode=yes -o ConnectTimeout=60 -o HostKeyAlias=vm \
     -o UserKnownHostsFile="$dir/known_hosts" -o ServerAliveInterval=20 -o ServerAliveCountMax=6 root@127.0.0.1 "$*"
 }
 
