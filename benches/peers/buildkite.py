@@ -11,11 +11,10 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import uuid
 
-from mock import Mock
-from system import IMAGE, SLOTS, System
+from mock import Mock, Mocked
+from system import IMAGE, SLOTS
 
 PING_SECONDS = 1
 CHUNK_BYTES = 102400
@@ -25,7 +24,6 @@ class Service(Mock):
     def __init__(self):
         super().__init__()
         self.agents = 0
-        self.pings = 0
         self.by_uuid = {}
         self.held = {}  # by access token
 
@@ -42,7 +40,6 @@ class Service(Mock):
         if path == "/heartbeat":
             return 200, json.loads(body or b"{}"), {}
         if path == "/ping":
-            self.pings += 1
             job = self.hand_out()
             if not job:
                 return 200, {"action": "idle"}, {}
@@ -88,18 +85,15 @@ class Service(Mock):
                 "token": "job-token", "runnable_at": "2026-01-01T00:00:00Z"}
 
 
-class Buildkite(System):
+class Buildkite(Mocked):
     name = "buildkite-agent"
+    title = "Buildkite agent"
     binary = "buildkite-agent"
+    version_is = r"version ([0-9.]+)"
+    backend_kind = Service
     container_filter = "label=comparison=buildkite"
-
-    def __init__(self, folder, programs):
-        super().__init__(folder, programs)
-        self.backend = Service()
-
-    def version(self):
-        said = subprocess.run([self.program(), "--version"], capture_output=True, text=True).stdout
-        return "Buildkite agent " + re.search(r"version ([0-9.]+)", said + " ").group(1)
+    # Each of its workers pings by itself.
+    asks_first = SLOTS
 
     def settings(self):
         return ("--spawn 4, --skip-checkout; a command that calls `docker run` as its docker plugin does by default; "
@@ -112,19 +106,3 @@ class Buildkite(System):
                 "--name", "comparison-%spawn", "--spawn", str(SLOTS), "--skip-checkout",
                 "--build-path", os.path.join(self.folder, "builds"), "--hooks-path", os.path.join(self.folder, "hooks"),
                 "--plugins-path", os.path.join(self.folder, "plugins")]
-
-    def start(self):
-        if not self.backend.server:
-            self.backend.up()
-        self.before = self.backend.pings
-        super().start()
-
-    def ready(self):
-        return self.backend.pings >= self.before + SLOTS
-
-    def offer(self, script, **_):
-        return self.backend.offer(script)
-
-    def stop(self):
-        super().stop()
-        self.backend.down()

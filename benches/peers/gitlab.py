@@ -6,10 +6,9 @@ The mock holds a job request until there is a job, for up to 50 seconds, as GitL
 import json
 import os
 import re
-import subprocess
 
-from mock import Mock
-from system import IMAGE, SLOTS, System, docker
+from mock import Mock, Mocked
+from system import IMAGE, SLOTS, docker
 
 HOLD = 50.0
 HELPER_IMAGE = "jobcell-peers/gitlab-helper:19.4.0"
@@ -63,20 +62,15 @@ class Coordinator(Mock):
         }
 
 
-class GitLab(System):
+class GitLab(Mocked):
     name = "gitlab-runner"
+    title = "GitLab Runner"
     binary = "gitlab-runner"
+    version_is = r"Version:\s*(\S+)"
+    backend_kind = Coordinator
     container_filter = "label=com.gitlab.gitlab-runner.managed=true"
     # In kilobytes; None leaves the default of 4096.
     output_limit = None
-
-    def __init__(self, folder, programs):
-        super().__init__(folder, programs)
-        self.backend = Coordinator()
-
-    def version(self):
-        said = subprocess.run([self.program(), "--version"], capture_output=True, text=True).stdout
-        return "GitLab Runner " + re.search(r"Version:\s*(\S+)", said).group(1)
 
     def settings(self):
         return ("docker executor, concurrent 4, request_concurrency 4, pull_policy if-not-present (the default pulls each "
@@ -90,22 +84,6 @@ class GitLab(System):
                     f'  token = "{TOKEN}"\n  executor = "docker"\n  request_concurrency = {SLOTS}\n{limit}  [runners.docker]\n'
                     f'    image = "{IMAGE}"\n    pull_policy = ["if-not-present"]\n    helper_image = "{HELPER_IMAGE}"\n')
         return [self.program(), "run", "--config", config, "--working-directory", self.folder]
-
-    def start(self):
-        if not self.backend.server:
-            self.backend.up()
-        self.before = self.backend.requests
-        super().start()
-
-    def ready(self):
-        return self.backend.requests > self.before
-
-    def offer(self, script, **_):
-        return self.backend.offer(script)
-
-    def stop(self):
-        super().stop()
-        self.backend.down()
 
     def sweep(self):
         left = super().sweep()

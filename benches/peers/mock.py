@@ -1,15 +1,18 @@
-"""The part that the mock backends share: an HTTP server on loopback that can go away and come back, and a queue of jobs.
+"""What the peers with mock backends share: an HTTP server on loopback that can go away and come back, a queue of jobs, and a
+peer that is started and offered jobs through them.
 
 A mock backend answers as its model's public protocol says and keeps what it is told. It decides nothing by itself: a job
 has the status that the agent gave it, or none.
 """
 
 import json
+import re
+import subprocess
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from system import Job, free_port
+from system import Job, System, free_port
 
 
 class Server(ThreadingHTTPServer):
@@ -30,7 +33,9 @@ class Mock:
         self.waiting = []
         self.out = {}
         self.last_id = 100
+        # Requests in all, and those for a job.
         self.requests = 0
+        self.asked = 0
         self.server = None
 
     def offer(self, script):
@@ -47,6 +52,7 @@ class Mock:
         """The next job that waits, or None after `hold` seconds."""
         deadline = time.monotonic() + hold
         with self.lock:
+            self.asked += 1
             while not self.waiting:
                 left = deadline - time.monotonic()
                 if left <= 0 or self.server is None:
@@ -112,3 +118,38 @@ class Mock:
     def answer(self, method, path, headers, body):
         """(status, document or None, headers)"""
         raise NotImplementedError
+
+
+class Mocked(System):
+    """A peer whose backend is a mock. It is ready when it has asked for jobs as often as it does once it is up."""
+
+    title = ""
+    # What `--version` of its program says the version behind.
+    version_is = r""
+    asks_first = 1
+    backend_kind = Mock
+
+    def __init__(self, folder, programs):
+        super().__init__(folder, programs)
+        self.backend = self.backend_kind()
+
+    def version(self):
+        said = subprocess.run([self.program(), "--version"], capture_output=True, text=True).stdout
+        found = re.search(self.version_is, said)
+        return f"{self.title} {found.group(1) if found else said.strip()}"
+
+    def start(self):
+        if not self.backend.server:
+            self.backend.up()
+        self.before = self.backend.asked
+        super().start()
+
+    def ready(self):
+        return self.backend.asked >= self.before + self.asks_first
+
+    def offer(self, script, **_):
+        return self.backend.offer(script)
+
+    def stop(self):
+        super().stop()
+        self.backend.down()

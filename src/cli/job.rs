@@ -218,6 +218,10 @@ async fn logs(client: &Client, id: &str, follow: bool, stream: Option<StreamName
     loop {
         let piece = client.logs(id, name, next).await?;
         let written = sink.write(Stream::Stdout, &piece.bytes);
+        // A reader that left (`| head`) wants no more.
+        if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+            return Ok(0);
+        }
         written.map_err(|error| Failure::new(format!("output cannot be written: {error}")))?;
         dropped += piece.dropped;
         if piece.end || piece.next == next {

@@ -77,6 +77,10 @@ pub(super) async fn print(client: &Client, parent: &str, stream: &str) -> Result
         loop {
             let piece = client.logs(id, stream, next).await?;
             let written = sink.write(Stream::Stdout, &piece.bytes);
+            // A reader that left (`| head`) wants no more.
+            if written.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe) {
+                return Ok(());
+            }
             written.map_err(|error| Failure::new(format!("output cannot be written: {error}")))?;
             if piece.end || piece.next == next {
                 break;

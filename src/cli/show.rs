@@ -297,6 +297,18 @@ pub(super) fn job(job: &Value) -> String {
         out.push_str(&format!("{key:<10}{value}\n"));
     };
     line("name", text(&job["spec"]["name"]));
+    let target = &job["spec"]["target"];
+    if let Some(host) = target["host"].as_str() {
+        line("host", host.to_owned());
+    }
+    if let Some(parent) = job["parent"].as_str() {
+        line("parent", parent.to_owned());
+    }
+    if let Some(children) = job["children"].as_object() {
+        let count = |what: &str| children.get(what).map(text).unwrap_or_default();
+        let (all, ended, succeeded) = (count("all"), count("ended"), count("succeeded"));
+        line("hosts", format!("{all}: {ended} ended, {succeeded} of them well"));
+    }
     line("phase", text(&job["phase"]));
     if !job["ending"].is_null() {
         line("outcome", format!("{}: {}", text(&job["ending"]["verdict"]), text(&job["ending"]["message"])));
@@ -383,14 +395,16 @@ pub(super) fn job(job: &Value) -> String {
     if let Some(usage) = job["usage"].as_object() {
         let seconds = |key: &str| usage.get(key).and_then(Value::as_f64).unwrap_or_default() / 1e6;
         let peak = usage.get("peak_memory_bytes").and_then(Value::as_f64).unwrap_or_default() / f64::from(1 << 20);
+        let wall = text(&job["usage"]["wall"]);
+        let (user, system) = (seconds("cpu_user_us"), seconds("cpu_system_us"));
+        let plain = job["receipt"].as_array().into_iter().flatten().any(|fact| fact[0] == "mode" && fact[1] == "plain");
         line(
             "use",
-            format!(
-                "{} wall, {:.3} s user, {:.3} s system, {peak:.1} MiB peak",
-                text(&job["usage"]["wall"]),
-                seconds("cpu_user_us"),
-                seconds("cpu_system_us")
-            ),
+            if plain {
+                format!("{wall} wall; in plain mode nobody measures processor time and memory")
+            } else {
+                format!("{wall} wall, {user:.3} s user, {system:.3} s system, {peak:.1} MiB peak")
+            },
         );
     }
     given_back(job, &mut line);
@@ -434,6 +448,16 @@ mod tests {
     fn text_from_outside_cannot_steer_a_terminal() {
         let shown = jobs(&serde_json::json!({"jobs": [{"id": "x", "name": "a\u{1b}[2Jb\n", "phase": "queued"}]}));
         assert!(!shown.contains('\u{1b}') && shown.contains("a\\u{1b}[2Jb\\n"), "{shown}");
+    }
+
+    #[test]
+    fn what_nobody_measured_is_not_shown_as_nothing() {
+        let mut document = serde_json::json!({"id": "x", "spec": {"target": {"host": "web1"}}, "usage": {"wall": "2s"},
+            "receipt": [["mode", "plain"]]});
+        assert!(job(&document).contains("use       2s wall; in plain mode nobody measures"), "{}", job(&document));
+        document["receipt"] = serde_json::json!([["mode", "resident"]]);
+        assert!(job(&document).contains("0.000 s user"), "{}", job(&document));
+        assert!(job(&document).contains("host      web1\n"), "{}", job(&document));
     }
 
     #[test]

@@ -135,30 +135,46 @@ async fn check_all(
         async move {
             let to = Destination { host, login, credential, ..Destination::default() };
             match current.route(&to) {
-                Err(error) => ("no_route", error.to_string()),
-                Ok(route) => {
-                    let is_in = || format!("{} is in, with credential `{}`", route.login, route.credential);
-                    match pool.try_out(&route, owner).await {
-                        Ok(Mode::Resident) => ("ok", format!("{}; jobs get a warden that stays", is_in())),
-                        Ok(Mode::Plain(why)) => ("ok", format!("{}; jobs run in plain mode: {why}", is_in())),
-                        Err(error) => (error.class(), error.to_string()),
+                Err(error) => ("no_route", None, error.to_string()),
+                Ok(route) => match pool.try_out(&route, owner).await {
+                    Ok(mode) => {
+                        let (mode, told) = told(&mode);
+                        let is_in = format!("{} is in, with credential `{}`", route.login, route.credential);
+                        ("ok", Some(mode), format!("{is_in}; {told}"))
                     }
-                }
+                    Err(error) => (error.class(), None, error.to_string()),
+                },
             }
         }
     });
-    let results: Vec<(&str, String)> = futures_util::stream::iter(checks).buffered(AT_ONCE).collect().await;
+    let results: Vec<(&str, Option<&str>, String)> =
+        futures_util::stream::iter(checks).buffered(AT_ONCE).collect().await;
     stop.cancel();
-    let good = results.iter().all(|(result, _)| *result == "ok");
+    let good = results.iter().all(|(result, ..)| *result == "ok");
     let document: Vec<Value> = hosts
         .iter()
         .zip(&results)
-        .map(|(host, (result, why))| json!({"host": host, "result": result, "why": why}))
+        .map(|(host, (result, mode, why))| json!({"host": host, "result": result, "mode": mode, "why": why}))
         .collect();
     global.output.print(&Value::Array(document), || {
-        let row =
-            |(host, (result, why)): (&String, &(&str, String))| vec![host.clone(), (*result).to_owned(), why.clone()];
+        let row = |(host, (result, _, why)): (&String, &(&str, Option<&str>, String))| {
+            vec![host.clone(), (*result).to_owned(), why.clone()]
+        };
         show::table(&["HOST", "RESULT", "WHY"], hosts.iter().zip(&results).map(row).collect())
     })?;
     Ok(u8::from(!good))
+}
+
+/// How jobs would run, as a word for programs and in a sentence.
+fn told(mode: &Mode) -> (&'static str, String) {
+    match mode {
+        Mode::Resident => ("resident", "jobs get a warden that stays".to_owned()),
+        Mode::Plain(why) => ("plain", format!("jobs run in plain mode: {why}")),
+        Mode::PlainForNow(why) => ("plain_for_now", format!("jobs run in plain mode until this has passed: {why}")),
+        Mode::Untried => (
+            "untried",
+            "jobs can run there; whether a warden can stay is known when an agent has run with this data directory"
+                .to_owned(),
+        ),
+    }
 }

@@ -34,15 +34,24 @@ pub fn reference() -> String {
         let (name, about) = at.copied().unwrap_or(("", ""));
         if name != section {
             section = name;
-            let _ = write!(out, "\n## {name}\n\n{about}\n");
+            let _ = write!(out, "\n## {name}\n\n{}\n", coded(about));
         }
         let default = match (key.default)(&host()) {
             Value::String(text) if text.is_empty() => "empty".to_owned(),
             other => format!("`{}`", other.to_string().trim_matches('"')),
         };
-        let _ = write!(out, "\n### {}\n\n{}\n\n{}. Default: {default}.\n", key.path, key.about, kind(key.kind));
+        let _ = write!(out, "\n### {}\n\n{}\n\n{}. Default: {default}.\n", key.path, coded(key.about), kind(key.kind));
     }
     out
+}
+
+/// Places such as `<data_dir>/endpoint` as code: otherwise a page in a browser takes what is in the brackets for an element, and shows nothing.
+fn coded(about: &str) -> String {
+    let word = |word: &str| {
+        let place = word.trim_end_matches(['.', ',', ';', ':']);
+        if place.contains('<') { format!("`{place}`{}", &word[place.len()..]) } else { word.to_owned() }
+    };
+    about.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// What a value may be, in words.

@@ -265,7 +265,9 @@ pub struct JobSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     lost_after: Option<Millis>,
     resources: Resources,
-    network: NetworkMode,
+    /// None of a job on a host, which has the host's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    network: Option<NetworkMode>,
     #[serde(skip_serializing_if = "Egress::is_none")]
     egress: Egress,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -414,9 +416,9 @@ impl JobSpec {
     pub fn resources(&self) -> Resources {
         self.resources
     }
-    /// What the cell may reach.
+    /// What the cell may reach; a job on a host asks for nothing, and has the host's own network.
     pub fn network(&self) -> NetworkMode {
-        self.network
+        self.network.unwrap_or(NetworkMode::None)
     }
     /// What it may reach by its proxy.
     pub fn egress(&self) -> &Egress {

@@ -11,9 +11,11 @@ use super::openapi::jobs as schema;
 use super::problem::ProblemDocument;
 use super::tail::{self, Line};
 use crate::job::{
-    AttemptId, Ending, Job, JobId, LogTotals, Millis, Phase, Program, Resources, Source, UnixMillis, Usage,
+    AttemptId, Ending, Job, JobId, JobSummary, LogTotals, MOST_HOSTS, Millis, Phase, Program, Resources, Source,
+    UnixMillis, Usage,
 };
 use crate::logstore::LogError;
+use crate::queue::ListFilter;
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -24,8 +26,23 @@ use std::fmt::Write;
 use utoipa::{IntoParams, ToSchema};
 
 /// Facts of a receipt that a report shows; the job has all of them.
-const FACTS: [&str; 8] =
-    ["uid", "cap_eff", "no_new_privs", "seccomp", "root_readonly", "interfaces", "memory_limit_bytes", "pids_limit"];
+const FACTS: [&str; 14] = [
+    "uid",
+    "cap_eff",
+    "no_new_privs",
+    "seccomp",
+    "root_readonly",
+    "interfaces",
+    "memory_limit_bytes",
+    "pids_limit",
+    // Of a job on a host.
+    "host",
+    "login",
+    "mode",
+    "isolation",
+    "limits",
+    "limits_not_in_force",
+];
 
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -62,6 +79,19 @@ struct ReceiptSummary {
     allowed_calls: Vec<String>,
 }
 
+/// One host of a job for several.
+#[derive(Debug, Serialize, ToSchema)]
+struct HostPart {
+    host: String,
+    #[schema(value_type = schema::JobId)]
+    id: JobId,
+    /// Its verdict, or the phase it is in.
+    state: String,
+    /// How it ended; null while it has not.
+    #[schema(required)]
+    message: Option<String>,
+}
+
 /// A job for people to read.
 #[derive(Debug, Serialize, ToSchema)]
 struct Report {
@@ -71,6 +101,8 @@ struct Report {
     name: Option<String>,
     #[schema(value_type = Option<schema::JobId>, required)]
     retry_of: Option<JobId>,
+    #[schema(value_type = Option<schema::JobId>, required)]
+    parent: Option<JobId>,
     #[schema(required)]
     submitter: Option<String>,
     what: String,
@@ -93,6 +125,8 @@ struct Report {
     #[schema(value_type = Option<schema::Usage>, required)]
     usage: Option<Usage>,
     receipt: ReceiptSummary,
+    /// The jobs for its hosts, in their order; empty for a job that is for one.
+    hosts: Vec<HostPart>,
     #[schema(value_type = schema::LogTotals)]
     log: LogTotals,
     last_lines: Vec<Line>,
@@ -116,6 +150,10 @@ pub(super) async fn read(
     };
     let id = job_id(&id)?;
     let job = app.backend.get(id).await?.ok_or_else(|| not_found(id))?;
+    let hosts = match job.children {
+        Some(_) => parts(&app, id).await?,
+        None => Vec::new(),
+    };
     let logs = app.backend.logs().clone();
     let made = tokio::task::spawn_blocking(move || {
         let lines = match logs.reader(AttemptId::new(job.id, job.attempt)) {
@@ -124,7 +162,7 @@ pub(super) async fn read(
             Err(LogError::Missing(_)) => Vec::new(),
             Err(error) => return Err(error),
         };
-        let report = Report::new(job, lines);
+        let report = Report::new(job, hosts, lines);
         Ok(if text { Made::Text(report.text()) } else { Made::Json(Json(report).into_response()) })
     });
     match made.await.expect("making a report does not panic").map_err(|error| log_problem(&error))? {
@@ -133,13 +171,27 @@ pub(super) async fn read(
     }
 }
 
+/// The jobs for the hosts of one for several.
+async fn parts(app: &App, parent: JobId) -> Answer<Vec<HostPart>> {
+    let limit = u32::try_from(MOST_HOSTS).unwrap_or(u32::MAX);
+    let parts = app.backend.list(ListFilter { parent: Some(parent), limit, ..ListFilter::default() }).await?;
+    let part = |part: JobSummary| HostPart {
+        host: part.host.unwrap_or_default(),
+        id: part.id,
+        state: part.ending.as_ref().map_or(part.phase.name(), |ending| ending.verdict.name()).to_owned(),
+        message: part.ending.map(|ending| ending.message),
+    };
+    // The newest stand first in a list.
+    Ok(parts.into_iter().rev().map(part).collect())
+}
+
 enum Made {
     Text(String),
     Json(Response),
 }
 
 impl Report {
-    fn new(job: Job, last_lines: Vec<Line>) -> Self {
+    fn new(job: Job, hosts: Vec<HostPart>, last_lines: Vec<Line>) -> Self {
         let next = job.history.iter().skip(1).map(|event| Some(event.at)).chain([None]);
         let stay = |(event, next): (&crate::job::PhaseEvent, Option<UnixMillis>)| Stay {
             attempt: event.attempt,
@@ -152,6 +204,7 @@ impl Report {
             id: job.id,
             name: job.spec.name().map(str::to_owned),
             retry_of: job.retry_of,
+            parent: job.parent,
             submitter: job.submitter.as_ref().map(|submitter| submitter.name.clone()),
             what: what(&job),
             limits: match job.spec.takes() {
@@ -171,6 +224,7 @@ impl Report {
             receipt: ReceiptSummary::of(&job.receipt),
             agent: job.agent,
             ending: job.ending,
+            hosts,
             log: job.log,
             last_lines,
         }
@@ -185,6 +239,7 @@ impl Report {
         line("job", self.id.to_string());
         self.name.iter().for_each(|name| line("name", name.clone()));
         self.retry_of.iter().for_each(|old| line("retry of", old.to_string()));
+        self.parent.iter().for_each(|parent| line("part of", parent.to_string()));
         self.submitter.iter().for_each(|name| line("submitter", name.clone()));
         line("what", self.what.clone());
         line("limits", self.limits.clone());
@@ -208,7 +263,14 @@ impl Report {
             let seconds = |micros: u64| format!("{}.{:03} s", micros / 1_000_000, micros / 1000 % 1000);
             let (user, system) = (seconds(usage.cpu_user_us), seconds(usage.cpu_system_us));
             let peak = usage.peak_memory_bytes >> 20;
-            line("use", format!("{} wall, {user} user, {system} system, {peak} MiB peak", usage.wall));
+            let known = self.receipt.shown.get("mode").is_none_or(|mode| mode != "plain");
+            line(
+                "use",
+                match known {
+                    true => format!("{} wall, {user} user, {system} system, {peak} MiB peak", usage.wall),
+                    false => format!("{} wall; in plain mode nobody measures processor time and memory", usage.wall),
+                },
+            );
             if let Some(out) = &usage.egress {
                 let (made, came, went, refused) = (out.connections, out.bytes_in, out.bytes_out, out.refused);
                 line("egress", format!("{made} connections, {came} bytes in, {went} bytes out, {refused} refused"));
@@ -221,18 +283,41 @@ impl Report {
             (_, true) => "complete",
             (_, false) => "incomplete",
         };
-        line("output", format!("{} bytes stdout, {} bytes stderr, {complete}", log.stdout.bytes, log.stderr.bytes));
+        match self.hosts.is_empty() {
+            true => {
+                line(
+                    "output",
+                    format!("{} bytes stdout, {} bytes stderr, {complete}", log.stdout.bytes, log.stderr.bytes),
+                );
+            }
+            false => line("output", format!("each host's job has its own (`jobcell job logs {}` shows all)", self.id)),
+        }
         let receipt = &self.receipt;
         if receipt.facts > 0 {
             let shown: Vec<_> = receipt.shown.iter().map(|(key, value)| format!("{key} {value}")).collect();
             line("isolation", format!("{} facts; {}", receipt.facts, shown.join(", ")));
-            line("", format!("{} calls refused; allowed: {}", receipt.refused_calls, none_or(&receipt.allowed_calls)));
+            // On a host none is tried.
+            if receipt.refused_calls + receipt.allowed_calls.len() > 0 {
+                line(
+                    "",
+                    format!("{} calls refused; allowed: {}", receipt.refused_calls, none_or(&receipt.allowed_calls)),
+                );
+            }
         }
         out.push_str("\nphases\n");
         for stay in &self.phases {
             let span = stay.for_ms.map_or_else(String::new, |span| Millis::new(span).to_string());
             let (at, phase, reason) = (stay.at, stay.phase.name(), tail::printable(&stay.reason));
             let _ = writeln!(out, "  {at}  {:>3}  {phase:<10} {span:>12}  {reason}", stay.attempt);
+        }
+        if !self.hosts.is_empty() {
+            out.push_str("\nhosts\n");
+            let width = self.hosts.iter().map(|part| part.host.chars().count()).max().unwrap_or(0);
+            for part in &self.hosts {
+                let (host, message) = (tail::printable(&part.host), part.message.as_deref().unwrap_or_default());
+                let line = format!("  {host:<width$}  {}  {:<11} {}", part.id, part.state, tail::printable(message));
+                let _ = writeln!(out, "{}", line.trim_end());
+            }
         }
         if !self.last_lines.is_empty() {
             let _ = writeln!(out, "\nlast {} lines of output", self.last_lines.len());

@@ -13,8 +13,12 @@ use crate::job::{AttemptId, JobId, OwnerId, UnixMillis};
 pub enum Mode {
     /// A warden stays there.
     Resident,
-    /// In plain mode, for this reason.
+    /// In plain mode, for this reason, until the host is changed.
     Plain(String),
+    /// In plain mode, for this reason, which may pass.
+    PlainForNow(String),
+    /// They can run there; whether a warden can stay was not tried.
+    Untried,
 }
 
 /// Why none could.
@@ -47,13 +51,14 @@ impl Pool {
     /// Errors: no job could run.
     pub async fn try_out(&self, route: &Route, owner: Option<&OwnerId>) -> Result<Mode, NoJobs> {
         self.check(route).await.map_err(NoJobs::Connect)?;
-        let because = match owner {
-            None => "no agent has run with this data directory, so no warden was brought".to_owned(),
+        let mode = match owner {
+            None => Mode::Untried,
             Some(owner) => match Hubs::new(self.clone(), owner.clone()).get(route, &Hubs::program()).await {
                 Ok(_) => return Ok(Mode::Resident),
-                Err(NoHub::Unfit(why) | NoHub::NotNow(why)) => why,
+                Err(NoHub::Unfit(why)) => Mode::Plain(why),
+                Err(NoHub::NotNow(why)) => Mode::PlainForNow(why),
                 Err(NoHub::Connect(error)) => return Err(NoJobs::Connect(error)),
-                Err(NoHub::Missing) => NoHub::Missing.to_string(),
+                Err(NoHub::Missing) => Mode::PlainForNow(NoHub::Missing.to_string()),
                 Err(NoHub::Lost(why)) => return Err(NoJobs::Lost(why)),
             },
         };
@@ -62,7 +67,7 @@ impl Pool {
         let exec = self.exec(route, &place.opener(1), Lane::Job).await.map_err(NoJobs::Connect)?;
         match Opened::wait(exec).await {
             // Its input ends with it, and then the opener removes what it has made.
-            Ok(_) => Ok(Mode::Plain(because)),
+            Ok(_) => Ok(mode),
             Err(NotOpened::Unfit(why)) => Err(NoJobs::Unfit(why)),
             // The login is well and its folder cannot be made: as for a job, that is no connection that was lost.
             Err(NotOpened::Lost(why)) => Err(NoJobs::Unfit(why)),

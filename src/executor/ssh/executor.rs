@@ -358,7 +358,8 @@ impl Inner {
         match swept(&said) {
             Some(Swept::Gone) => Ok(()),
             Some(Swept::Folder) => {
-                tracing::warn!(cell = own, host = %route, "nothing of the job runs, and its folder cannot be removed");
+                let folder = format!("~/.jobcell/{}/{own}", self.owner);
+                tracing::warn!(cell = own, host = %route, folder, "nothing of the job runs, and its folder cannot be removed: look whose its files are, and remove it by hand");
                 Ok(())
             }
             Some(Swept::Left(left)) => Err(format!("something of it runs that this login cannot end: {left}")),

@@ -140,7 +140,7 @@ pub(super) fn read(document: &Value, rules: &SpecRules, stored: bool) -> Result<
             artifacts,
             lost_after,
             resources,
-            network,
+            network: (!elsewhere).then_some(network),
             egress,
             seccomp,
             labels,

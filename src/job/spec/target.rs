@@ -455,7 +455,9 @@ mod tests {
             assert!(told.starts_with(&format!("{key}: is given together with `target`")), "{told}");
         }
         let fine = checked(&json!({"target": {"host": "a"}, "command": ["x"], "network": "none"}));
-        assert!(fine.is_ok(), "it asks for nothing: {fine:?}");
+        let fine = fine.expect("it asks for nothing");
+        let written = serde_json::to_value(&fine).expect("JSON");
+        assert!(written.get("network").is_none(), "it has the host's own: {written}");
         for other in ["image", "preset"] {
             let told = checked(&json!({"target": {"host": "a"}, other: "bash", "command": ["x"]})).expect_err("two");
             assert!(told.contains("target: is given together with"), "{told}");

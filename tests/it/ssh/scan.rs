@@ -125,17 +125,23 @@ fn check_says_how_jobs_would_run_and_fails_where_none_could() {
         };
         (checked.status.code(), said.as_array().expect("rows").iter().map(row).collect::<Vec<_>>())
     };
+    let mode = |host: &str| {
+        let said = jobcell(&["--config", &config, "-o", "json", "ssh", "check", host]).stdout;
+        serde_json::from_slice::<Value>(&said).expect("JSON")[0]["mode"].clone()
+    };
     // No agent has run yet, so there is no warden whose it would be.
     let (code, rows) = check(&["well"]);
     assert_eq!((code, rows[0].0.as_str()), (Some(0), "ok"), "{rows:?}");
-    assert!(rows[0].1.contains("plain mode") && rows[0].1.contains("no agent has run"), "{rows:?}");
+    assert!(rows[0].1.contains("whether a warden can stay is known when an agent has run"), "{rows:?}");
 
+    assert_eq!(mode("well"), "untried");
     std::fs::create_dir(folder.path("data")).expect("makes");
     let owner = jobcell::job::OwnerId::random().to_string();
     folder.write("data/owner", &owner);
     let (code, rows) = check(&["well"]);
     assert_eq!((code, rows[0].0.as_str()), (Some(0), "ok"), "{rows:?}");
     assert!(rows[0].1.contains("a warden that stays"), "{rows:?}");
+    assert_eq!((mode("well"), mode("forced")), (Value::from("resident"), Value::Null));
     for host in ["forced", "nologin", "homeless", "files"] {
         let (code, rows) = check(&[host]);
         assert_eq!((code, rows[0].0.as_str()), (Some(1), "no_jobs"), "{host}: {rows:?}");

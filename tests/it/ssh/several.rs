@@ -36,6 +36,19 @@ async fn each_host_has_a_job_of_its_own_and_the_whole_says_how_many_succeeded() 
 
     let (code, out, err) = said(&up.command(&["job", "logs", id(&job)]).await);
     assert_eq!((code, out.as_str()), (0, "web1 | here\nweb1 | there\nweb2 | here\nweb2 | there\n"), "{err}");
+    // Who asks for the whole sees every host.
+    let (code, out, err) = said(&up.command(&["job", "report", id(&job)]).await);
+    assert!(code == 0 && out.contains("hosts\n  web1  "), "{out}{err}");
+    for (host, end) in [("web1", "succeeded"), ("gone", "cell_error"), ("web2", "succeeded")] {
+        let line = out.lines().find(|line| line.starts_with(&format!("  {host}"))).unwrap_or_default();
+        assert!(line.contains(end), "{host}: {out}");
+    }
+    let report = up.get(&format!("/v1/jobs/{}/report?format=json", id(&part))).await;
+    assert_eq!((&report["parent"], &report["hosts"]), (&job["id"], &json!([])), "{report}");
+    let (_, out, _) = said(&up.command(&["job", "get", id(&part)]).await);
+    assert!(out.contains("host      gone\n") && out.contains(&format!("parent    {}\n", id(&job))), "{out}");
+    let (_, out, _) = said(&up.command(&["job", "get", id(&job)]).await);
+    assert!(out.contains("hosts     3: 3 ended, 2 of them well\n"), "{out}");
     let (code, out, err) = said(&up.command(&["job", "exec", "--on", "web1,web2", "--", "echo", "hello"]).await);
     let mut lines: Vec<&str> = out.lines().collect();
     lines.sort_unstable();

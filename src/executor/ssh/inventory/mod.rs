@@ -14,6 +14,8 @@ use russh::keys::ssh_key::Fingerprint;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Hosts of a group that a sentence names.
+const SHOWN_MEMBERS: usize = 20;
 /// Jump hosts one after another, those of jump hosts included.
 pub(super) const MOST_JUMPS: usize = 8;
 
@@ -156,6 +158,14 @@ impl Inventory {
     fn found(&self, to: &Destination<'_>) -> Result<(String, Host), NoRoute> {
         if let Some(host) = self.hosts.get(to.host) {
             return Ok((to.host.to_owned(), host.clone()));
+        }
+        if let Some(members) = self.groups.get(to.host) {
+            let (name, shown_ones) = (shown(to.host), members.iter().take(SHOWN_MEMBERS).map(String::as_str));
+            let (list, more) = (shown_ones.collect::<Vec<_>>().join(","), members.len().saturating_sub(SHOWN_MEMBERS));
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            return Err(NoRoute(format!(
+                "`{name}` is a group of the inventory, and no host; name its hosts: {list}{more}"
+            )));
         }
         if !self.direct {
             let known: Vec<&str> = self.hosts.keys().map(String::as_str).collect();

@@ -51,6 +51,7 @@ fn a_destination_comes_to_a_route() {
 
     for (to, wanted) in [
         (to("web3"), "the inventory has no host `web3`; did you mean `web1`?"),
+        (to("web"), "`web` is a group of the inventory, and no host; name its hosts: web1,web2"),
         (to("bare"), "nothing says who logs in at bare"),
         (Destination { host: "bare", login: Some("x"), ..Destination::default() }, "nothing says what opens bare"),
         (

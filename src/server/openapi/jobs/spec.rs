@@ -209,7 +209,9 @@ pub(crate) struct JobSpec {
     #[schema(nullable = false)]
     lost_after: Option<Span>,
     resources: Resources,
-    network: Network,
+    /// Absent for a job on a host, which has the host's own.
+    #[schema(nullable = false)]
+    network: Option<Network>,
     #[schema(nullable = false)]
     egress: Option<Egress>,
     #[schema(nullable = false)]
