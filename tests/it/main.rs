@@ -59,6 +59,7 @@ mod site;
 mod ssh;
 mod stage;
 mod stops;
+mod supply_chain;
 mod sweep;
 mod systemd;
 mod tls;
