@@ -39,6 +39,7 @@ mod life;
 mod listing;
 mod old_warden;
 mod openapi;
+mod openmetrics;
 mod output;
 mod outside;
 mod package;
