@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench peers seccomp toolchains engine images deb sbom deny docs ci clean
+.PHONY: help fuzz demo test chaos sim schemathesis lint fmt bench peers seccomp toolchains engine images deb sbom deny helm docs ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -59,6 +59,9 @@ sbom: ## What is in the program: target/sbom/jobcell.cdx.json (CycloneDX) and TH
 
 deny: ## Licences, bans and sources of the crates, by cargo-deny, which is built first (minutes); advisories need GitHub: make deny CHECKS=all
 	@scripts/deny.sh $(CHECKS)
+
+helm: ## Check the Kubernetes chart with helm, which is built first (Go, minutes), and render deploy/helm/rendered anew
+	@scripts/helm.sh
 
 docs: ## Build the documents' site into target/site; links and anchors are checked
 	@scripts/site.sh

@@ -35,6 +35,7 @@ mod hostile;
 mod images;
 mod inputs;
 mod keys;
+mod kubernetes;
 mod life;
 mod listing;
 mod old_warden;
