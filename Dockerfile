@@ -2,9 +2,10 @@
 # it is run. tests/it/container.rs builds the last stage as it stands here, on a tree of the same Debian packages.
 
 FROM rust:1.95-slim-bookworm AS build
-# gcc and the static C library (bundled SQLite, the static warden) come with libc6-dev.
+# gcc and the static C library (bundled SQLite, the static warden) come with libc6-dev. Python says
+# what the program is made of.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends gcc libc6-dev pkg-config make \
+ && apt-get install -y --no-install-recommends gcc libc6-dev pkg-config make python3 \
  && rm -rf /var/lib/apt/lists/*
 WORKDIR /source
 COPY Cargo.toml Cargo.lock build.rs ./
@@ -18,12 +19,16 @@ COPY src src
 COPY benches benches
 COPY tests tests
 RUN cargo build --release --locked --bin jobcell
+COPY LICENSE LICENSE
+COPY scripts/sbom.py scripts/sbom.py
+ARG SOURCE_DATE_EPOCH
+RUN scripts/sbom.py --fetch target/sbom
 
 FROM debian:bookworm-slim
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="jobcell" \
-      org.opencontainers.image.description="A job executor agent that runs each job in its own sealed, single-use container cell" \
+      org.opencontainers.image.description="Job executor agent that runs each job in its own sealed, single-use container cell" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
@@ -33,6 +38,8 @@ RUN groupadd --gid 7807 jobcell \
  && useradd --uid 7807 --gid 7807 --home-dir /var/lib/jobcell --no-create-home --shell /usr/sbin/nologin jobcell \
  && install -d -o jobcell -g jobcell -m 0700 /var/lib/jobcell
 COPY --from=build /source/target/release/jobcell /usr/local/bin/jobcell
+# What is in it (CycloneDX), and the licences of others that come with it.
+COPY --from=build /source/target/sbom /usr/share/doc/jobcell
 # Also for commands that are run in the container, and for the probe below.
 ENV JOBCELL_DATA_DIR=/var/lib/jobcell
 USER 7807:7807

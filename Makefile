@@ -3,7 +3,7 @@
 .DEFAULT_GOAL := help
 # Recipes use bash because the shared script does.
 SHELL := bash
-.PHONY: help fuzz demo test chaos vm sim schemathesis lint fmt bench peers seccomp toolchains engine images deb docs read ci clean
+.PHONY: help fuzz demo test chaos vm sim schemathesis lint fmt bench peers seccomp toolchains engine images deb sbom deny helm docs read ci clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -56,6 +56,15 @@ images: ## Make the job images
 
 deb: ## Make the Debian package
 	@scripts/deb.sh
+
+sbom: ## What is in the program: target/sbom/jobcell.cdx.json (CycloneDX) and THIRD-PARTY, the licences of others
+	@. scripts/lib.sh && find_cargo && scripts/sbom.py --fetch target/sbom
+
+deny: ## Licences, bans and sources of the crates, by cargo-deny, which is built first (minutes); advisories need GitHub: make deny CHECKS=all
+	@scripts/deny.sh $(CHECKS)
+
+helm: ## Check the Kubernetes chart with helm, which is built first (Go, minutes), and render deploy/helm/rendered anew
+	@scripts/helm.sh
 
 docs: ## Build the documents' site into target/site; links and anchors are checked
 	@scripts/site.sh

@@ -25,6 +25,7 @@ done
 
 find_cargo
 have dpkg-deb || fail $EX_UNAVAILABLE "dpkg-deb is not installed: packages are made on Debian and its children."
+have python3 || fail $EX_UNAVAILABLE "python3 is not installed: it makes the list of what is in the program. On Debian: apt-get install python3."
 have strip || fail $EX_UNAVAILABLE "strip is not installed. On Debian: apt-get install binutils."
 PATH=$PWD/target/tools/bin:$PATH
 if ! have cargo-deb; then
@@ -43,8 +44,22 @@ fi
 stage=target/deb
 rm -rf "$stage"
 mkdir -p "$stage/man" "$stage/completions" "$out"
-strip -o "$stage/jobcell" "$binary"
+strip --remove-section=.comment --remove-section=.note -o "$stage/jobcell" "$binary"
 chmod 755 "$stage/jobcell"
+# What it is made of, and whose licences that brings.
+scripts/sbom.py "$stage"
+# The package's own changelog is not that of the program, which is beside it as changelog.gz.
+gzip -9nc CHANGELOG.md >"$stage/changelog.gz"
+version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+maintainer=$(sed -n 's/^maintainer = "\(.*\)"/\1/p' Cargo.toml)
+made=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || echo 0)}
+cat >"$stage/changelog" <<END
+jobcell ($version-1) unstable; urgency=medium
+
+  * Version $version; /usr/share/doc/jobcell/changelog.gz says what is in it.
+
+ -- $maintainer  $(LC_ALL=C date -u -R -d "@$made")
+END
 "$stage/jobcell" man --dir "$stage/man"
 "$stage/jobcell" completions bash >"$stage/completions/jobcell"
 "$stage/jobcell" completions zsh >"$stage/completions/_jobcell"

@@ -23,6 +23,8 @@ if ! [ -x /usr/sbin/sshd ] && have apt-get && is_root; then apt_install openssh-
 if ! have docker-compose && ! docker compose version >/dev/null 2>&1 && have apt-get && is_root; then
   apt_install docker-compose || say "docker-compose could not be installed"
 fi
+if ! have lintian && have apt-get && is_root; then apt_install lintian || say "lintian could not be installed"; fi
+"$here/readers.sh" >/dev/null || say "the readers of scripts/readers.txt could not be had"
 "$here/deb.sh" --tool || say "cargo-deb could not be installed"
 "$here/debian-image.sh" || say "jobcell/debian could not be made"
 "$here/systemd-image.sh" || say "jobcell/systemd could not be made"

@@ -10,7 +10,9 @@ use crate::backend::Backend;
 use crate::egress::Outside;
 use crate::executor::warden::{Conversation, Finished, Keep, Orders, Progress, Stop, StopReason, converse};
 use crate::executor::{Cell, CellOrder, Executor, LIMITS_MISSED, Link, NoCell, Prepared, Present};
-use crate::job::{Cause, Ending, Later, LogTotals, PULL_NOTE, Phase, Report, Results, Timing, UnixMillis, UsedImage};
+use crate::job::{
+    Cause, Ending, Later, LogTotals, PULL_NOTE, Phase, Report, Results, Timing, TraceId, UnixMillis, UsedImage,
+};
 use crate::journal::{Entry, Journal, Stage};
 use crate::logstore::LogStore;
 use crate::net::pauses;
@@ -216,7 +218,7 @@ impl<E: Executor> Runner<E> {
             self.give_back("lease_unsure").await;
             return Outcome::GivenBack;
         }
-        self.metrics.cell_acquire_seconds.observe(asked.elapsed().as_secs_f64());
+        self.metrics.observe_acquire(asked.elapsed().as_secs_f64(), self.kept_trace());
         // From here on the job may run: nobody who finds this entry may hand it out again.
         self.entry.stage = Stage::Committed;
         if !mutant!(CommittedNotJournaled)
@@ -461,7 +463,7 @@ impl<E: Executor> Runner<E> {
         self.metrics.jobs_ended_total.with_label_values(&[ending.verdict.name()]).inc();
         if let Some(usage) = &report.usage {
             let seconds = usage.wall.as_duration().as_secs_f64();
-            self.metrics.job_duration_seconds.with_label_values(&[ending.verdict.name()]).observe(seconds);
+            self.metrics.observe_job(ending.verdict.name(), seconds, self.kept_trace());
         }
         self.metrics.count_outputs(&report.results.outputs, self.entry.spec.labels());
         let entry = Entry { stage: Stage::Ended(Box::new(report.clone())), ..self.entry.clone() };
@@ -509,6 +511,11 @@ impl<E: Executor> Runner<E> {
 
     fn is_traced(&self) -> bool {
         self.traces.wants(self.entry.key.attempt.job, self.entry.spec.trace())
+    }
+
+    /// For examples beside the numbers.
+    fn kept_trace(&self) -> Option<TraceId> {
+        self.traces.kept(self.entry.key.attempt.job, self.entry.spec.trace())
     }
 
     /// Tells of the try, which is over.

@@ -176,7 +176,7 @@ pub(super) static KEYS: &[Key] = &[
         "server.tls.key",
         Kind::Text,
         |_| json!(""),
-        "The file with its private key, in PEM, for the operator's eyes only (mode 0600).",
+        "The file with its private key, in PEM, that strangers cannot read (mode 0600 or 0640).",
     ),
     key(
         "limits.rate",

@@ -108,6 +108,11 @@ pub fn read_secret(path: &Path, largest: u64, or: &str) -> Result<crate::job::Se
     bytes(path, largest, Whose::Secret, or, &mut None).map(crate::job::Secret::new)
 }
 
+/// The same of one that its group may read, too: as Kubernetes mounts secrets, and as Debian's group ssl-cert has keys.
+pub fn read_kept(path: &Path, largest: u64, or: &str) -> Result<crate::job::Secret, (String, String)> {
+    bytes(path, largest, Whose::Kept, or, &mut None).map(crate::job::Secret::new)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,6 +125,9 @@ mod tests {
         }
         for (mode, good) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o610, false)] {
             assert_eq!(trusted(Whose::Secret, 0, mode, 0).is_ok(), good, "{mode:o}");
+        }
+        for (mode, good) in [(0o600, true), (0o440, true), (0o644, false), (0o660, false), (0o604, false)] {
+            assert_eq!(trusted(Whose::Kept, 0, mode, 7).is_ok(), good, "{mode:o}");
         }
     }
 

@@ -3,10 +3,10 @@
 use super::App;
 use super::openapi::agents as schema;
 use crate::queue::Counts;
-use crate::telemetry::{Component, HealthReport, Metrics, State as Condition};
+use crate::telemetry::{Component, HealthReport, Metrics, OPENMETRICS, State as Condition, TEXT, wants_openmetrics};
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::IntoResponse;
 use std::time::Duration;
 
@@ -51,9 +51,9 @@ pub(super) fn whole(report: HealthReport) -> (StatusCode, Json<HealthReport>) {
 
 /// Numbers for Prometheus
 #[utoipa::path(get, path = "/metrics", tag = "health",
-    responses((status = 200, description = "The numbers", body = String,
-        content_type = "text/plain; version=0.0.4; charset=utf-8")))]
-pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    responses((status = 200, description = "The numbers, as `Accept` would have them",
+        content((String = "text/plain; version=0.0.4; charset=utf-8"), (String = "application/openmetrics-text; version=1.0.0; charset=utf-8")))))]
+pub(super) async fn metrics(State(app): State<App>, headers: HeaderMap) -> impl IntoResponse {
     app.metrics.jobs_stuck_total.inc_by(app.backend.take_stuck());
     let quarantined = app.backend.roster().drains().all().values().filter(|drain| drain.quarantined).count();
     app.metrics.agents_quarantined.set(i64::try_from(quarantined).unwrap_or(i64::MAX));
@@ -62,11 +62,18 @@ pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
         app.metrics.jobs_queued.set(gauge(counts.queued));
         app.metrics.jobs_dead_letters.set(gauge(counts.dead_letters));
     }
-    page(&app.metrics)
+    page(&app.metrics, &headers)
 }
 
-pub(super) fn page(metrics: &Metrics) -> impl IntoResponse + use<> {
-    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+/// OpenMetrics for who asks for it, else Prometheus's older text.
+pub(super) fn page(metrics: &Metrics, headers: &HeaderMap) -> impl IntoResponse + use<> {
+    let accepts: Vec<&str> = headers.get_all("accept").iter().filter_map(|value| value.to_str().ok()).collect();
+    let (kind, text) = if wants_openmetrics(&accepts.join(",")) {
+        (OPENMETRICS, metrics.render_openmetrics())
+    } else {
+        (TEXT, metrics.render())
+    };
+    ([("content-type", kind), ("vary", "accept")], text)
 }
 
 /// How everything is. The queue is asked now; the others say by themselves when they change.

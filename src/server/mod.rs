@@ -241,7 +241,7 @@ pub fn admin_router(health: Health, metrics: Arc<Metrics>) -> Router {
         move || async move { health::readiness(health.report().ready) }
     };
     let all = move || async move { health::whole(health.report()) };
-    let metrics = move || async move { health::page(&metrics) };
+    let metrics = move |headers: axum::http::HeaderMap| async move { health::page(&metrics, &headers) };
     Router::new()
         .route("/livez", get(health::live))
         .route("/live", get(health::live))

@@ -1,13 +1,16 @@
 //! Metrics, in base units, with bounded labels. One registry per process part, so that tests do not share one.
 
 use super::counters::{CounterSpec, Counters};
+use super::openmetrics::{self, Exemplars};
+use crate::job::TraceId;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{
-    Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// Every metric that there is. The names are the product's interface: dashboards depend on them.
 #[derive(Debug)]
@@ -25,8 +28,8 @@ pub struct Metrics {
     pub slots: IntGauge,
     pub claims_total: IntCounter,
     pub claimed_jobs_total: IntCounter,
-    pub job_duration_seconds: HistogramVec,
-    pub cell_acquire_seconds: Histogram,
+    job_duration_seconds: HistogramVec,
+    cell_acquire_seconds: Histogram,
     pub log_bytes_total: IntCounterVec,
     pub log_frames_total: IntCounter,
     pub viewers: IntGauge,
@@ -55,12 +58,15 @@ pub struct Metrics {
     pub disk_free_bytes: IntGauge,
     pub disk_floor_bytes: IntGauge,
     custom: Counters,
+    exemplars: Exemplars,
 }
 
 /// From a millisecond to a minute: cells start in tenths of a second.
 const START_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 /// From a tenth of a second to a day.
 const JOB_BUCKETS: &[f64] = &[0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0];
+const JOB_DURATION: &str = "jobcell_job_duration_seconds";
+const CELL_ACQUIRE: &str = "jobcell_cell_acquire_seconds";
 
 impl Metrics {
     /// All at zero. Panics only if two have one name, which a test sees.
@@ -88,14 +94,13 @@ impl Metrics {
             metric
         };
         let job_duration_seconds = HistogramVec::new(
-            HistogramOpts::new("jobcell_job_duration_seconds", "From a job's start to its end")
-                .buckets(JOB_BUCKETS.to_vec()),
+            HistogramOpts::new(JOB_DURATION, "From a job's start to its end").buckets(JOB_BUCKETS.to_vec()),
             &["verdict"],
         )
         .expect("a valid name");
         add(Box::new(job_duration_seconds.clone()));
         let cell_acquire_seconds = Histogram::with_opts(
-            HistogramOpts::new("jobcell_cell_acquire_seconds", "From asking for a cell to a warden that waits in it")
+            HistogramOpts::new(CELL_ACQUIRE, "From asking for a cell to a warden that waits in it")
                 .buckets(START_BUCKETS.to_vec()),
         )
         .expect("a valid name");
@@ -202,6 +207,7 @@ impl Metrics {
                 ),
                 &registry,
             ),
+            exemplars: Exemplars::default(),
             registry,
         }
     }
@@ -209,6 +215,22 @@ impl Metrics {
     /// Adds what a try has given back to the counters that are about it.
     pub fn count_outputs(&self, outputs: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) {
         self.custom.add(outputs, labels);
+    }
+
+    /// A job took so long; `trace` is where that can be looked at.
+    pub fn observe_job(&self, verdict: &str, seconds: f64, trace: Option<TraceId>) {
+        self.job_duration_seconds.with_label_values(&[verdict]).observe(seconds);
+        if let Some(trace) = trace {
+            self.exemplars.keep(JOB_DURATION, verdict, JOB_BUCKETS, seconds, trace);
+        }
+    }
+
+    /// The same of a cell that was asked for.
+    pub fn observe_acquire(&self, seconds: f64, trace: Option<TraceId>) {
+        self.cell_acquire_seconds.observe(seconds);
+        if let Some(trace) = trace {
+            self.exemplars.keep(CELL_ACQUIRE, "", START_BUCKETS, seconds, trace);
+        }
     }
 
     /// So many spans are gone, for this reason.
@@ -224,6 +246,11 @@ impl Metrics {
         }
         String::from_utf8_lossy(&text).into_owned()
     }
+
+    /// The same as OpenMetrics, with examples.
+    pub fn render_openmetrics(&self) -> String {
+        openmetrics::render(&self.registry.gather(), &self.exemplars)
+    }
 }
 
 impl Default for Metrics {
@@ -234,7 +261,9 @@ impl Default for Metrics {
 
 /// The process itself, read from /proc at every scrape.
 struct Process {
-    cpu: Gauge,
+    cpu: Counter,
+    /// Held by who moves the counter on.
+    scrape: Mutex<()>,
     resident: Gauge,
     files: Gauge,
     began: Gauge,
@@ -244,7 +273,8 @@ impl Process {
     fn new() -> Self {
         let gauge = |name: &str, help: &str| Gauge::new(name, help).expect("a valid name");
         Self {
-            cpu: gauge("process_cpu_seconds_total", "Processor time of this process"),
+            cpu: Counter::new("process_cpu_seconds_total", "Processor time of this process").expect("a valid name"),
+            scrape: Mutex::default(),
             resident: gauge("process_resident_memory_bytes", "Resident memory of this process"),
             files: gauge("process_open_fds", "Open files of this process"),
             began: gauge("process_start_time_seconds", "When this process was started, in seconds since 1970"),
@@ -254,7 +284,8 @@ impl Process {
 
 impl Collector for Process {
     fn desc(&self) -> Vec<&Desc> {
-        [&self.cpu, &self.resident, &self.files, &self.began].into_iter().flat_map(Collector::desc).collect()
+        let gauges = [&self.resident, &self.files, &self.began];
+        self.cpu.desc().into_iter().chain(gauges.into_iter().flat_map(Collector::desc)).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -263,7 +294,9 @@ impl Collector for Process {
         let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let fields: Vec<&str> = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').collect();
         let ticks = |at: usize| fields.get(at - 3).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
-        self.cpu.set((ticks(14) + ticks(15)) / 100.0);
+        let moved = self.scrape.lock().unwrap_or_else(PoisonError::into_inner);
+        self.cpu.inc_by(((ticks(14) + ticks(15)) / 100.0 - self.cpu.get()).max(0.0));
+        drop(moved);
         self.resident.set(ticks(24) * 4096.0);
         // The 22nd counts from the boot.
         let stat = std::fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -271,7 +304,8 @@ impl Collector for Process {
         self.began.set(boot.map_or(0.0, |boot| boot + ticks(22) / 100.0));
         #[expect(clippy::cast_precision_loss, reason = "a count of files")]
         self.files.set(std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as f64);
-        [&self.cpu, &self.resident, &self.files, &self.began].into_iter().flat_map(Collector::collect).collect()
+        let gauges = [&self.resident, &self.files, &self.began];
+        self.cpu.collect().into_iter().chain(gauges.into_iter().flat_map(Collector::collect)).collect()
     }
 }
 

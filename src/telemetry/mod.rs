@@ -7,6 +7,7 @@ mod health;
 mod lines;
 mod logging;
 mod metrics;
+mod openmetrics;
 mod profile;
 mod pulse;
 mod traces;
@@ -15,6 +16,7 @@ pub use counters::{CounterSpec, MOST_COUNTERS, MOST_LABELS, MOST_SERIES};
 pub use health::{Component, Health, HealthReport, State};
 pub use logging::{LogFormat, check_filter, init, set_filter};
 pub use metrics::Metrics;
+pub use openmetrics::{OPENMETRICS, TEXT, wanted as wants_openmetrics};
 pub use profile::{Profile, Snapshot, ThreadUse, WorkerUse};
 pub use pulse::Pulse;
 pub use traces::{

@@ -5,7 +5,7 @@
 
 use super::certificate::{self, Validity};
 use super::provider;
-use crate::config::operator_file::{Mark, Whose, read, read_secret};
+use crate::config::operator_file::{Mark, Whose, read, read_kept};
 use crate::job::UnixMillis;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
@@ -129,7 +129,7 @@ fn read_pair([certificate, key]: &[PathBuf; 2], now: UnixMillis) -> Result<Pair,
             &format!("the certificate is good from {from} on; is this host's clock right?"),
         ));
     }
-    let secret = read_secret(key, LARGEST, or).map_err(|(reason, fix)| bad("key", key, &format!("{reason}; {fix}")))?;
+    let secret = read_kept(key, LARGEST, or).map_err(|(reason, fix)| bad("key", key, &format!("{reason}; {fix}")))?;
     let secret = PrivateKeyDer::from_pem_slice(secret.expose()).map_err(|_| {
         bad("key", key, "there is no private key in it (-----BEGIN PRIVATE KEY-----), or it has a password")
     })?;

@@ -47,6 +47,7 @@ async fn the_image_is_what_it_says_and_runs_jobs_without_any_right_of_its_own() 
     health(&alone, "unhealthy").await;
     assert!(alone.inspect("{{json .State.Health.Log}}").contains("engine is down"), "{}", alone.logs());
     assert_eq!(alone.exec(&["jobcell", "health", "--live"]).0, 0);
+    alone.sh("cd /usr/share/doc/jobcell; grep -q '^  tokio ' THIRD-PARTY; grep -q CycloneDX jobcell.cdx.json");
     drop(alone);
 
     let (mount, group) = (format!("{path}:/var/run/docker.sock"), group.to_string());

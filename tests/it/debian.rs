@@ -67,11 +67,17 @@ impl Image {
         let file = std::fs::read_to_string(root().join("Dockerfile")).expect("reads");
         let (_, stage) = file.split_once("\nFROM debian:bookworm-slim\n").expect("its base");
         assert!(!stage.contains("\nFROM "), "it is the last stage");
-        let copied = "COPY --from=build /source/target/release/jobcell /usr/local/bin/jobcell";
-        assert_eq!(stage.matches("COPY ").count(), 1);
-        assert!(stage.contains(copied), "{stage}");
-        let stage = stage.replace(copied, "COPY jobcell /usr/local/bin/jobcell");
+        assert_eq!(stage.matches("COPY ").count(), 2);
+        let mut stage = stage.to_owned();
+        for (built, name) in [("release/jobcell /usr/local/bin/", "jobcell"), ("sbom /usr/share/doc/", "sbom")] {
+            let copied = format!("COPY --from=build /source/target/{built}jobcell\n");
+            assert!(stage.contains(&copied), "{stage}");
+            let to = built.split_once(' ').expect("two words").1;
+            stage = stage.replace(&copied, &format!("COPY {name} {to}jobcell\n"));
+        }
         let context = tempfile::tempdir().expect("a folder");
+        let listed = Command::new(root().join("scripts/sbom.py")).arg(context.path().join("sbom")).status();
+        assert!(listed.expect("runs").success(), "sbom.py");
         stripped(&context.path().join("jobcell"));
         let name = format!("jobcell/agent-under-test:{}", std::process::id());
         let dockerfile = context.path().join("Dockerfile");

@@ -115,6 +115,8 @@ fn the_package_is_installed_upgraded_and_purged_without_a_rest() {
     );
     there.sh("test -s /usr/share/doc/jobcell/copyright -a -s /usr/share/doc/jobcell/examples/policy.example.yaml");
     there.sh("bash -n /usr/share/jobcell/scripts/images.sh");
+    // Whose licences come with the program.
+    there.sh("cd /usr/share/doc/jobcell; grep -q '^  tokio ' THIRD-PARTY; grep -q '\"bomFormat\": \"CycloneDX\"' jobcell.cdx.json; gzip -t changelog.gz changelog.Debian.gz");
 
     // An upgrade of a host that runs one and has another enabled, with settings that the new program does not take.
     there.sh("echo jobcell-up.service >/test/is-active; echo jobcell-server.service >/test/is-enabled");
@@ -151,4 +153,23 @@ fn the_package_is_installed_upgraded_and_purged_without_a_rest() {
     let left: Vec<&str> = after.lines().filter(|line| !before.lines().any(|old| old == *line)).collect();
     assert_eq!(left, Vec::<&str>::new());
     assert_eq!(there.sh("cut -d: -f1 /etc/passwd /etc/group"), users);
+}
+
+/// Debian's own reader of packages finds nothing; what it is wrong about is in deploy/debian/lintian-overrides, with the reason.
+#[test]
+fn lintian_has_no_errors_and_no_warnings() {
+    if Command::new("lintian").arg("--version").output().is_err() {
+        let required = std::env::var("JOBCELL_TEST_ENGINE").as_deref() == Ok("required");
+        assert!(!required, "no lintian, and JOBCELL_TEST_ENGINE=required: apt-get install lintian");
+        return eprintln!("SKIPPED: lintian is not installed");
+    }
+    let Some(package) = package() else { return };
+    let mut command = Command::new("lintian");
+    command.args(["--allow-root", "--tag-display-limit", "0", "--fail-on", "error,warning"]);
+    // What it would say for people is in their language, and a file of settings is theirs.
+    let output = command.arg("--no-cfg").arg(package).env("LC_ALL", "C.UTF-8").output().expect("runs");
+    let (code, out, err) = super::stage::said(&output);
+    assert_eq!(code, 0, "{out}{err}");
+    // An override that overrides nothing any more is told as a warning of its own.
+    assert!(!out.contains("unused-override") && !out.contains("mismatched-override"), "{out}");
 }

@@ -254,7 +254,7 @@ async fn a_server_begins_with_no_certificate_that_is_over_or_that_others_can_rea
     refused("not the key of the certificate").await;
     install(dir.path(), &ours.issue(&["localhost"], 2090));
     std::fs::set_permissions(dir.path().join("key.pem"), std::fs::Permissions::from_mode(0o644)).expect("sets");
-    refused("chmod 600").await;
+    refused("strangers can read it").await;
 }
 
 #[tokio::test]

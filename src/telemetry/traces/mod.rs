@@ -17,7 +17,7 @@ pub use tree::{AttemptEnd, attempt_spans, job_spans};
 pub use wire::{encode, rejected};
 
 use super::Metrics;
-use crate::job::{AttemptId, JobId, JobSpec, SpanId, TraceContext, trace_of};
+use crate::job::{AttemptId, JobId, JobSpec, SpanId, TraceContext, TraceId, trace_of};
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -48,6 +48,12 @@ impl Traces {
     /// Whether spans of this job are told. Every process with the same settings comes to the same answer.
     pub fn wants(&self, job: JobId, context: Option<&TraceContext>) -> bool {
         self.0.as_ref().is_some_and(|inner| inner.sampler.takes(trace_of(job, context), context))
+    }
+
+    /// The trace of a job, where somebody keeps it: this process's collector, or else whoever submitted the job as part of a trace.
+    pub fn kept(&self, job: JobId, context: Option<&TraceContext>) -> Option<TraceId> {
+        let kept = if self.is_on() { self.wants(job, context) } else { context.is_some_and(TraceContext::is_sampled) };
+        kept.then(|| trace_of(job, context))
     }
 
     /// Tells of spans: all of them, or none where there is no room for all.
