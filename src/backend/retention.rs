@@ -158,8 +158,9 @@ impl Embedded {
                     self.remove_some(&mut waiting, told, removed).await?;
                     return Ok(until);
                 }
-                until = Some(old.place);
                 let children = self.store.children(old.id).await?.map_or(0, |children| u64::from(children.all));
+                // A child that ended in its parent's millisecond has the higher number, and goes with it.
+                until = until.max(Some(if children > 0 { OldPlace::behind(old.place.at) } else { old.place }));
                 due.gone(1 + children);
                 if children > 0 && !self.remove_children(old.id, told, removed).await? {
                     removed.held += 1;

@@ -4,7 +4,7 @@ use super::*;
 use crate::audit::Audit;
 use crate::job::{ByteSize, Capacity, Cause, Cpus, Job, JobId, JobSpec, LogTotals, Millis, SpecRules, UnixMillis};
 use crate::logstore::{FrameRef, LogStore, Stream};
-use crate::queue::{AnyStore, MemoryStore, SqliteStore, Store, Submitted};
+use crate::queue::{AnyStore, ListFilter, MemoryStore, SqliteStore, Store, Submitted};
 use crate::telemetry::Metrics;
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -200,7 +200,11 @@ async fn a_family_goes_together_and_not_before_its_parent_has_ended() {
         assert_eq!(kept.run_all(10).await.len(), 40);
         let late = UnixMillis::now().plus(DAY.and(DAY));
         assert_eq!(kept.look(late).await, Removed::default(), "the parent goes on");
-        let settled = kept.backend.store.settle(parent, false, UnixMillis::now()).await.expect("settles");
+        // In the millisecond of its last child.
+        let filter = ListFilter { parent: Some(parent), limit: 40, ..ListFilter::default() };
+        let children = kept.backend.store.list(filter).await.expect("lists");
+        let last = children.iter().filter_map(|child| child.ended_at).max().expect("have ended");
+        let settled = kept.backend.store.settle(parent, false, last).await.expect("settles");
         assert!(kept.get(parent).await.is_some_and(|job| job.ending.is_some()), "{settled:?}");
         assert_eq!(kept.look(late).await.jobs, 41);
         assert!(kept.get(parent).await.is_none());

@@ -14,6 +14,14 @@ pub struct Place {
     pub seq: u64,
 }
 
+impl Place {
+    /// Behind all jobs that ended in this millisecond.
+    pub fn behind(at: UnixMillis) -> Self {
+        // A store's numbers are signed.
+        Self { at, seq: i64::MAX.cast_unsigned() }
+    }
+}
+
 /// A job that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Old {

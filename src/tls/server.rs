@@ -194,8 +194,8 @@ mod tests {
         write(&key, &over_key, 0o600);
         refused("over since 2021-01-01");
         write(&cert, &second, 0o644);
-        write(&key, &second_key, 0o640);
-        refused("chmod 600");
+        write(&key, &second_key, 0o644);
+        refused("strangers can read it");
         write(&key, "", 0o600);
         refused("no private key");
         std::fs::remove_file(&cert).expect("was there");
