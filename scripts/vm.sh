@@ -179,6 +179,7 @@ bounded "$COPY_SECONDS" docker save --output "$dir/share/images.tar" jobcell/bas
 rm -f "$dir/share.img"
 truncate -s 1G "$dir/share.img"
 bounded "$COPY_SECONDS" mke2fs -q -F -t ext4 -d "$dir/share" "$dir/share.img"
+rm -f "$dir/disk.img"
 cp --sparse=always "$dir/base.img" "$dir/disk.img"
 say "booting ($accel, disk with cache=$CACHE)"
 start

@@ -60,7 +60,9 @@ impl Given {
         if lingers && CONTROLLERS.iter().all(|name| given.split_ascii_whitespace().any(|one| one == *name)) {
             return Some(Self::Scopes(folder));
         }
-        eprintln!("SKIPPED: with version 2 the login has to linger, and its user@.service has to have cpu, memory and pids");
+        eprintln!(
+            "SKIPPED: with version 2 the login has to linger, and its user@.service has to have cpu, memory and pids"
+        );
         None
     }
 
