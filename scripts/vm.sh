@@ -199,7 +199,7 @@ for name in "${parts[@]}"; do
       # What was acknowledged is told to us, who stay.
       there "$PART_SECONDS" "exec bash -euo pipefail /mnt/power.sh flood $cut" >"$dir/acknowledged" 2>/dev/null &
       flood=$!
-      end=$((SECONDS + 120))
+      end=$((SECONDS + BOOT_SECONDS))
       while [ "$(grep -c '^201$' "$dir/acknowledged" || true)" -lt $((cut * 50)) ] && [ $SECONDS -lt $end ]; do sleep 0.2; done
       cut_power
       wait "$flood" 2>/dev/null || true
