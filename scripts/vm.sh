@@ -179,6 +179,7 @@ bounded "$COPY_SECONDS" docker save --output "$dir/share/images.tar" jobcell/bas
 rm -f "$dir/share.img"
 truncate -s 1G "$dir/share.img"
 bounded "$COPY_SECONDS" mke2fs -q -F -t ext4 -d "$dir/share" "$dir/share.img"
+rm -f "$dir/disk.img"
 cp --sparse=always "$dir/base.img" "$dir/disk.img"
 say "booting ($accel, disk with cache=$CACHE)"
 start
@@ -198,7 +199,7 @@ for name in "${parts[@]}"; do
       # What was acknowledged is told to us, who stay.
       there "$PART_SECONDS" "exec bash -euo pipefail /mnt/power.sh flood $cut" >"$dir/acknowledged" 2>/dev/null &
       flood=$!
-      end=$((SECONDS + 120))
+      end=$((SECONDS + BOOT_SECONDS))
       while [ "$(grep -c '^201$' "$dir/acknowledged" || true)" -lt $((cut * 50)) ] && [ $SECONDS -lt $end ]; do sleep 0.2; done
       cut_power
       wait "$flood" 2>/dev/null || true

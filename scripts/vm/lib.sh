@@ -50,6 +50,7 @@ healthy() { jobcell health >/dev/null 2>&1; }
 ready() { until_holds healthy || bad "the service is not ready: $(jobcell health 2>&1)"; }
 
 # submit FILE: its id in $id
+# shellcheck disable=SC2034 # For who sources this.
 submit() { id=$(jobcell job submit "$1" -o json | jq -re .id) || bad "$1 was not taken in"; }
 state() { jobcell job get "$1" -o json | jq -r .phase; }
 # Waits for its end.

@@ -96,6 +96,7 @@ long=$id
 eventually 'lingers: a job that stays' says "$long" here
 systemctl restart jobcell-up
 ready
+# shellcheck disable=SC2046 # Several.
 loginctl terminate-session $(loginctl list-sessions --no-legend | awk '$3 == "lingers" { print $1 }') 2>/dev/null || true
 is "$(state "$long")" running 'lingers: it outlives its session and the agent'
 loginctl terminate-user lingers

@@ -27,9 +27,10 @@ case "$1" in
     submit /root/job.yaml
     # What was told is kept by who asked.
     printf '{"id":"%s"}\nrunning\n{"id":"%s"}\nwaiting\n' "$running" "$id"
+    header="Authorization: Bearer $(key)"
     for n in $(seq 4000); do
       if [ "$n" -gt 1 ]; then printf 'next\n'; fi
-      printf 'url = "%s"\nheader = "Authorization: Bearer %s"\njson = "%s"\nwrite-out = "\\n%%{http_code}\\n"\n' "$API" "$(key)" "${WAITS//\"/\\\"}"
+      printf 'url = "%s"\nheader = "%s"\njson = "%s"\nwrite-out = "\\n%%{http_code}\\n"\n' "$API" "$header" "${WAITS//\"/\\\"}"
     done >/root/flood
     exec curl --silent --no-buffer --config /root/flood
     ;;
@@ -48,8 +49,9 @@ case "$1" in
       last=$line
     done </root/acknowledged
     if [ ${#acknowledged[@]} -lt 20 ]; then bad "only ${#acknowledged[@]} submissions were acknowledged before the power was cut"; fi
+    header="Authorization: Bearer $(key)"
     for one in "${acknowledged[@]}"; do
-      printf 'url = "%s/%s"\nheader = "Authorization: Bearer %s"\nwrite-out = "\\n%%{http_code}\\n"\nnext\n' "$API" "$one" "$(key)"
+      printf 'url = "%s/%s"\nheader = "%s"\nwrite-out = "\\n%%{http_code}\\n"\nnext\n' "$API" "$one" "$header"
     done | sed '$d' >/root/looks
     curl --silent --config /root/looks >/root/found
     is "$(grep -c '^200$' /root/found)" "${#acknowledged[@]}" "cut $2: each of ${#acknowledged[@]} acknowledged submissions is there"
