@@ -47,6 +47,7 @@ pub struct Metrics {
     pub ssh_hosts: IntGaugeVec,
     pub ssh_plain_hosts: IntGaugeVec,
     pub backend_up: IntGaugeVec,
+    pub kind_away: IntGaugeVec,
     pub ends_undelivered: IntGauge,
     pub spans_exported_total: IntCounter,
     pub spans_dropped_total: IntCounterVec,
@@ -168,6 +169,11 @@ impl Metrics {
                 "jobcell_ssh_plain_hosts",
                 "Hosts and logins whose jobs run in plain mode because no warden can stay there: unfit until the host is changed, not_now for a while",
                 &["why"],
+            ),
+            kind_away: gauges(
+                "jobcell_kind_away",
+                "1 while jobs for this kind of cell (docker or ssh) are not taken and others are",
+                &["kind"],
             ),
             backend_up: gauges(
                 "jobcell_backend_up",
