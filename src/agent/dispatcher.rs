@@ -11,7 +11,7 @@ use super::phases::PhaseClock;
 use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
-use super::settings::{AgentSettings, Drained, Status};
+use super::settings::{AgentSettings, Drained, Status, UNSETTLED};
 use super::settle::Unsettled;
 use super::sweeper::Sweeper;
 use crate::admission::{Ledger, Permit, resolve};
@@ -372,7 +372,7 @@ impl<E: Executor> Table<E> {
         let mut away = self.away.clone();
         if let Some(left) = self.unsettled.as_ref().filter(|left| !left.known.is_empty()) {
             for kind in [CONTAINERS, HOSTS].into_iter().filter(|kind| !left.known.contains(kind)) {
-                away.entry(kind).or_insert_with(|| "what an earlier run left is not settled yet".to_owned());
+                away.entry(kind).or_insert_with(|| UNSETTLED.to_owned());
             }
         }
         away
@@ -438,14 +438,19 @@ impl<E: Executor> Table<E> {
         self.agent.status.send_if_modified(|status| {
             let starting = self.unsettled.as_ref().is_some_and(|left| left.known.is_empty());
             let away = self.away();
+            for kind in [CONTAINERS, HOSTS] {
+                self.agent.metrics.kind_away.with_label_values(&[kind]).set(i64::from(away.contains_key(kind)));
+            }
             let no_cells = self.obstacles.cells.clone().or_else(|| away.get(CONTAINERS).cloned());
             let free = self.ledger.free();
             let now =
                 Status { held, free, undelivered, starting, no_cells, away, unavailable, draining, drained, backends };
             if status.away != now.away {
                 match now.away.iter().next() {
-                    // As every start begins.
-                    Some((_, reason)) if reason == STARTING => {}
+                    // As every start begins, and mostly over within a second.
+                    Some((_, reason)) if [STARTING, UNSETTLED].contains(&reason.as_str()) => {
+                        tracing::debug!(%reason, "no jobs of some kinds are claimed yet");
+                    }
                     Some((kind, reason)) => {
                         tracing::error!(kind, %reason, "no jobs of this kind are claimed until they can be run")
                     }

@@ -49,6 +49,9 @@ pub struct AgentSettings {
     pub traces: Traces,
 }
 
+/// Why jobs of a kind are not taken yet: at a start that is no fault, and mostly over within a second.
+pub const UNSETTLED: &str = "what an earlier run left is not settled yet";
+
 /// What an agent is doing, for health and status.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Status {

@@ -6,7 +6,7 @@ use super::home::Home;
 use super::{Failure, doctor, dump, node, systemd};
 use crate::admission::policy::Looked;
 use crate::admission::{Gate, LivePolicy};
-use crate::agent::{BackendState, Drained, Status};
+use crate::agent::{BackendState, Drained, Status, UNSETTLED};
 use crate::audit::{Audit, Event, Outcome};
 use crate::backend::Backend;
 use crate::blobs::BlobStore;
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
 use crate::executor::ssh::SshExecutor;
 use crate::executor::ssh::inventory::{Found, LiveInventory};
-use crate::executor::{Arriving, Both};
+use crate::executor::{Arriving, Both, STARTING};
 use crate::job::UnixMillis;
 use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
@@ -314,7 +314,7 @@ async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
         let now = status.borrow_and_update().clone();
         let starting = now.starting.then(|| "starting".to_owned());
         let other = now.unavailable.filter(|_| now.no_cells.is_none() || !now.away.is_empty());
-        health.set(Component::Engine, now.no_cells.or(starting).map_or(State::Ok, State::Down));
+        health.set(Component::Engine, engine(now.no_cells, starting, !now.away.is_empty()));
         health.set(
             Component::Agent,
             if now.draining {
@@ -330,6 +330,17 @@ async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
         if status.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// How the engine is. `others`: the agent takes jobs that need none, and so it can work.
+fn engine(no_cells: Option<String>, starting: Option<String>, others: bool) -> State {
+    match no_cells {
+        // What was not asked yet is not away.
+        Some(reason) if others && starting.is_none() && reason != STARTING && reason != UNSETTLED => {
+            State::Degraded(format!("jobs for hosts are taken, those in containers wait: {reason}"))
+        }
+        no_cells => no_cells.or(starting).map_or(State::Ok, State::Down),
     }
 }
 
@@ -356,4 +367,22 @@ fn backends(all: &[(String, BackendState)]) -> State {
         BackendState::Unknown | BackendState::Well => format!("{name}: no answer yet"),
     });
     State::Down(told.collect::<Vec<_>>().join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_without_its_engine_is_well_only_as_far_as_it_has_other_work() {
+        let (away, none) = (|| Some("no engine".to_owned()), || None);
+        assert_eq!(engine(none(), none(), false), State::Ok);
+        assert_eq!(engine(away(), none(), false), State::Down("no engine".to_owned()));
+        assert!(matches!(engine(away(), none(), true), State::Degraded(why) if why.ends_with("wait: no engine")));
+        // At its start nothing is known yet.
+        assert_eq!(engine(Some(STARTING.to_owned()), none(), true), State::Down(STARTING.to_owned()));
+        assert_eq!(engine(Some(UNSETTLED.to_owned()), none(), true), State::Down(UNSETTLED.to_owned()));
+        assert_eq!(engine(away(), Some(STARTING.to_owned()), true), State::Down("no engine".to_owned()));
+        assert_eq!(engine(none(), Some(STARTING.to_owned()), true), State::Down(STARTING.to_owned()));
+    }
 }

@@ -65,8 +65,9 @@ async fn scan_all(
             // Whoever answers at that address from here may be somebody else.
             Some(known) if !known.jump.is_empty() => {
                 let way = known.jump.join(", ");
+                let port = if known.port == 22 { String::new() } else { format!("-p {} ", known.port) };
                 return Err(Failure::usage(format!(
-                    "{host} is reached over {way}, and its keys cannot be looked at from here: run `ssh-keyscan {}` on the last of them",
+                    "{host} is reached over {way}, and its keys cannot be looked at from here: run `ssh-keyscan {port}{}` on the last of them",
                     known.address
                 )));
             }

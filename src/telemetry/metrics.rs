@@ -52,6 +52,7 @@ pub struct Metrics {
     pub backend_up: IntGaugeVec,
     /// Whether a backend refuses this agent, by its name.
     pub backend_refuses: IntGaugeVec,
+    pub kind_away: IntGaugeVec,
     pub ends_undelivered: IntGauge,
     pub spans_exported_total: IntCounter,
     pub spans_dropped_total: IntCounterVec,
@@ -175,6 +176,11 @@ impl Metrics {
                 "jobcell_ssh_plain_hosts",
                 "Hosts and logins whose jobs run in plain mode because no warden can stay there: unfit until the host is changed, not_now for a while",
                 &["why"],
+            ),
+            kind_away: gauges(
+                "jobcell_kind_away",
+                "1 while jobs for this kind of cell (docker or ssh) are not taken and others are",
+                &["kind"],
             ),
             backend_up: gauges(
                 "jobcell_backend_up",

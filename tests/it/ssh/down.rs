@@ -85,6 +85,15 @@ async fn an_agent_whose_engine_is_away_takes_jobs_for_hosts() {
     let agents = up.get("/v1/agents").await;
     assert_eq!(agents["agents"][0]["state"], "online", "{agents}");
     assert!(agents["agents"][0]["load"]["away"]["docker"].is_string(), "{agents}");
+    let (_, metrics) = up.plain("/metrics").await.expect("answers");
+    assert!(metrics.contains("jobcell_kind_away{kind=\"docker\"} 1"), "{metrics}");
+    assert!(metrics.contains("jobcell_kind_away{kind=\"ssh\"} 0"), "{metrics}");
+    // It can work, and not as it was told to: nobody should start it anew for that.
+    assert_eq!(up.plain("/readyz").await.map(|(status, _)| status), Some(200));
+    let health = up.get("/healthz").await;
+    assert_eq!(health["components"]["engine"]["state"], "degraded", "{health}");
+    let reason = health["components"]["engine"]["reason"].as_str().expect("a sentence");
+    assert!(reason.contains("jobs for hosts are taken") && reason.contains("nowhere"), "{reason}");
     up.call(Method::POST, &format!("/v1/jobs/{}/cancel", id(&waiting)), None).await;
     stop(up).await;
     drop(sshd);

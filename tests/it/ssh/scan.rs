@@ -83,6 +83,21 @@ fn a_host_that_shows_no_key_is_told() {
 }
 
 #[test]
+fn keys_behind_a_jump_host_are_looked_at_from_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let inventory = "hosts:\n  web: {address: 10.0.0.1, port: 2222, jump: [gate]}\n  gate: {address: 10.0.0.2, login: x, credential: key}\n\
+        credentials: {key: {key: {env: NO_KEY}}}\n";
+    std::fs::write(path("inventory.yaml"), inventory).expect("writes");
+    let config = format!("data_dir: {}\nssh: {{inventory: {}}}\n", path("data"), path("inventory.yaml"));
+    std::fs::write(path("config.yaml"), config).expect("writes");
+    let scanned = jobcell(&["--config", &path("config.yaml"), "ssh", "scan", "web"]);
+    let told = String::from_utf8_lossy(&scanned.stderr);
+    assert_eq!(scanned.status.code(), Some(2), "{told}");
+    assert!(told.contains("reached over gate") && told.contains("`ssh-keyscan -p 2222 10.0.0.1`"), "{told}");
+}
+
+#[test]
 fn check_says_how_jobs_would_run_and_fails_where_none_could() {
     if !present() {
         return;
