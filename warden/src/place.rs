@@ -401,19 +401,25 @@ mod tests {
 
     #[test]
     fn a_folder_that_a_job_left_as_it_was_becomes_anothers_and_no_other_does() {
+        type Touch = fn(&Path);
         let (place, dir) = place("spare");
         let (host, spare) = (place.host().expect("is one"), dir.with_extension("spare"));
         let before = host.untouched().expect("is there");
         std::fs::write(dir.join(SCRIPT), "x").expect("written");
         assert!(host.set_aside(&before, &spare) && !dir.exists() && spare.join(WORK).exists());
         assert!(!spare.join(SCRIPT).exists());
-        let touches: [(&str, fn(&Path)); 6] = [
+        let touches: [(&str, Touch); 6] = [
             ("a file", |dir| std::fs::write(dir.join(WORK).join("file"), "x").expect("written")),
             ("a file that has gone", |dir| {
-                // A clock may not have moved since the folder was made.
-                std::thread::sleep(std::time::Duration::from_millis(20));
-                std::fs::create_dir(dir.join(WORK).join("x")).expect("made");
-                std::fs::remove_dir(dir.join(WORK).join("x")).expect("removed");
+                let work = dir.join(WORK);
+                let changed =
+                    || std::fs::metadata(&work).map(|about| (about.ctime(), about.ctime_nsec())).expect("is there");
+                let before = changed();
+                // A coarse clock may not have moved since the folder was made.
+                while changed() == before {
+                    std::fs::create_dir(work.join("x")).expect("made");
+                    std::fs::remove_dir(work.join("x")).expect("removed");
+                }
             }),
             ("a mode", |dir| {
                 std::fs::set_permissions(dir.join(WORK), std::fs::Permissions::from_mode(0o755)).expect("set");
