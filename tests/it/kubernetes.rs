@@ -135,8 +135,12 @@ fn pods_may_do_no_more_than_they_have_to_and_have_time_to_end() {
             // Root once, to make a folder; and an engine of the pod's own, where one is asked for.
             let first: Vec<&Value> = pod["initContainers"].as_array().into_iter().flatten().collect();
             let privileged = first.iter().filter(|one| one["securityContext"]["privileged"] == true).count();
-            let wanted = set["kind"] == "DaemonSet" && path.ends_with("dind.yaml");
-            assert_eq!(privileged, usize::from(wanted), "{}", path.display());
+            assert_eq!(
+                privileged,
+                usize::from(set["kind"] == "DaemonSet" && path.ends_with("dind.yaml")),
+                "{}",
+                path.display()
+            );
         }
         for set in kind(&all, "DaemonSet") {
             let grace = set["spec"]["template"]["spec"]["terminationGracePeriodSeconds"].as_u64().expect("a number");
