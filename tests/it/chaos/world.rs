@@ -284,6 +284,12 @@ impl World {
             std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
         };
         let folders = self.bases().into_iter().flat_map(|base| entries(&base)).filter(|path| path.is_dir());
+        // What a hub has set aside for jobs to come is nobody's, as long as nothing is in it.
+        let is_spare = |path: &PathBuf| {
+            let named = path.file_name().is_some_and(|name| name.to_string_lossy().contains(".spare-"));
+            named && entries(path).iter().all(|inner| inner.is_dir() && entries(inner).is_empty())
+        };
+        let folders = folders.filter(|path| !is_spare(path));
         let mut left: Vec<String> = folders.map(|path| path.display().to_string()).collect();
         left.extend(self.agents.iter().flat_map(|agent| records_in(&agent.data)));
         let jobs = self.submitted.iter().map(|one| &one.id).chain(&self.judged);
