@@ -12,7 +12,7 @@ use crate::job::UnixMillis;
 use record::{Record, Unreadable, VERSION};
 use rows::{Looked, STEPS};
 use rusqlite::Connection;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// "JCJ" and a number in the file's header: this is a jobcell journal.
 const APPLICATION_ID: i64 = 0x4A43_4A01;
@@ -38,8 +38,14 @@ impl SqliteJournal {
     /// one that is damaged is moved aside, and the journal begins with a new one. Errors: a newer version wrote it, or the
     /// folder, the disk or another process is in the way; each says what to do.
     pub fn open(path: &Path, now: UnixMillis) -> Result<Opened, JournalError> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        Self::open_after(path, now, boot.as_deref())
+    }
+
+    /// `boot`: the host's of now; `None` where the kernel does not say.
+    fn open_after(path: &Path, now: UnixMillis, boot: Option<&str>) -> Result<Opened, JournalError> {
         let lost = database::lost_end(path).map(|reason| Damage::End { reason });
-        let (db, damage) = match open(path, now) {
+        let (mut db, damage) = match open(path, now) {
             Ok((db, damaged)) => {
                 let entries = (!damaged.is_empty()).then_some(Damage::Entries(damaged));
                 (db, lost.into_iter().chain(entries).collect())
@@ -51,6 +57,9 @@ impl SqliteJournal {
             }
             Err(error) => return Err(error.into()),
         };
+        if let Some(boot) = boot {
+            follow_boots(path, &mut db, boot).map_err(|error| database::refused(&KIND, path, &error))?;
+        }
         Ok(Opened { journal: Self(database::Worker::grouping("journal", db)), damage })
     }
 }
@@ -82,6 +91,36 @@ fn open(path: &Path, now: UnixMillis) -> Result<(Connection, Vec<super::DamagedE
 fn begin_log(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "cache_spill", false)?;
     db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+}
+
+/// Where the boot is named in which the file was opened last.
+fn boot_file(path: &Path) -> PathBuf {
+    path.with_extension("boot")
+}
+
+/// When the host has booted since the file was last opened, its power may have been cut: then an intent may be what is left of a commitment, since
+/// neither was synced and the log may have ended between the two. So the job of each may have run, and it counts as committed from now on. Error: SQLite's.
+fn follow_boots(path: &Path, db: &mut Connection, boot: &str) -> rusqlite::Result<()> {
+    let file = boot_file(path);
+    // Without the file it is new, or an earlier program's.
+    let before = std::fs::read_to_string(&file).ok();
+    if before.as_deref() == Some(boot) {
+        return Ok(());
+    }
+    if before.is_some() {
+        let doubted = rows::doubt_intents(db)?;
+        if doubted > 0 {
+            tracing::warn!(
+                attempts = doubted,
+                "the host has booted since they were about to begin; whether they did is not known, and they are told as lost"
+            );
+        }
+    }
+    // Last: who dies before does it again. When it cannot be written, the next start does.
+    if let Err(error) = std::fs::write(&file, boot) {
+        tracing::warn!(%error, file = %file.display(), "which boot of the host this is cannot be kept");
+    }
+    Ok(())
 }
 
 /// What is promised of an entry in this stage.

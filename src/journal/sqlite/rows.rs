@@ -5,7 +5,7 @@
 use super::record::{self, Record, SELECT, Unreadable, VERSION};
 use crate::database::Step;
 use crate::job::UnixMillis;
-use crate::journal::{DamagedEntry, Entry};
+use crate::journal::{DamagedEntry, Entry, Stage};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 /// Damaged entries that are kept: the newest.
@@ -97,6 +97,20 @@ pub(super) fn all(db: &Connection) -> rusqlite::Result<Vec<Result<Entry, Unreada
         entries.push(record::read(row));
     }
     Ok(entries)
+}
+
+/// Makes a commitment of every intent, all or none; the answer is how many. Every entry must be readable.
+pub(super) fn doubt_intents(db: &mut Connection) -> rusqlite::Result<usize> {
+    let transaction = db.transaction()?;
+    let mut doubted = 0;
+    for entry in all(&transaction)?.into_iter().flatten().filter(|entry| entry.stage == Stage::Intent) {
+        let committed = Entry { stage: Stage::Committed, ..entry };
+        let record = Record::of(&committed).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        put(&transaction, &record)?;
+        doubted += 1;
+    }
+    transaction.commit()?;
+    Ok(doubted)
 }
 
 /// What came of looking for damaged entries.

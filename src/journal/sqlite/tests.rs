@@ -44,6 +44,29 @@ async fn it_keeps_entries() {
 }
 
 #[tokio::test]
+async fn after_a_boot_what_was_intended_may_have_run() {
+    let (_dir, path) = folder();
+    let open = |boot| SqliteJournal::open_after(&path, NOW, boot).expect("opens").journal;
+    let all = [entry(1, Stage::Intent), committed(&entry(2, Stage::Intent)), ended(&entry(3, Stage::Intent))];
+    let journal = open(Some("first"));
+    for one in &all {
+        journal.put(one).await.expect("writes");
+    }
+    // A process that dies, a kernel that does not say.
+    for boot in [Some("first"), None] {
+        assert_eq!(open(boot).entries().await.expect("reads"), all);
+    }
+    let doubted = [Entry { stage: Stage::Committed, ..all[0].clone() }, all[1].clone(), all[2].clone()];
+    let journal = open(Some("second"));
+    assert_eq!(journal.entries().await.expect("reads"), doubted);
+    // What is intended now is known to be no more than that, until the next boot.
+    let later = entry(4, Stage::Intent);
+    journal.put(&later).await.expect("writes");
+    assert_eq!(open(Some("second")).entries().await.expect("reads").last(), Some(&later));
+    assert_eq!(open(Some("third")).entries().await.expect("reads").last().expect("is there").stage, Stage::Committed);
+}
+
+#[tokio::test]
 async fn what_was_answered_is_there_for_the_next_process() {
     let (dir, path) = folder();
     let all = [entry(3, Stage::Intent), entry(2, Stage::Intent), entry(1, Stage::Intent), entry(4, Stage::Intent)];
