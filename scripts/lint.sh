@@ -19,7 +19,7 @@ trap 'rm -rf "$lints"' EXIT
 clippy-driver --edition 2024 --crate-name warden --emit=metadata --out-dir "$lints" -D warnings warden/src/main.rs
 if have cargo-deny; then cargo deny --locked check; else say "cargo-deny is not installed: licences and advisories are not checked"; fi
 if have shellcheck; then
-  shellcheck -x scripts/*.sh benches/peers/*.sh deploy/images/*.sh deploy/debian/p* .ci/run
+  shellcheck -x scripts/*.sh scripts/vm/*.sh benches/peers/*.sh deploy/images/*.sh deploy/debian/p* .ci/run
 else
   say "shellcheck is not installed: scripts are not checked"
 fi

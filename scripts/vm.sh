@@ -183,6 +183,7 @@ rm -f "$dir/disk.img"
 cp --sparse=always "$dir/base.img" "$dir/disk.img"
 say "booting ($accel, disk with cache=$CACHE)"
 start
+# shellcheck disable=SC2016 # It is read there.
 say "booted after $SECONDS s: $(there 60 '. /etc/os-release; echo "$PRETTY_NAME, Linux $(uname -r), $(systemctl --version | head -n 1), engine $(docker version --format "{{.Server.Version}}")"')"
 there "$COPY_SECONDS" "mount -o ro /dev/vdb /mnt && install -D /mnt/jobcell '$PWD/target/debug/jobcell' &&
   DEBIAN_FRONTEND=noninteractive apt-get install -q -y /mnt/jobcell.deb" >&2

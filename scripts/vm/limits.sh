@@ -53,6 +53,7 @@ job() {
 }
 
 readonly ALL='{memory: 64MiB, pids: 20, cpu: 0.5}'
+# shellcheck disable=SC2016 # It is read there.
 readonly OWN='cd "/sys/fs/cgroup$(sed -n "s/^0:://p" /proc/self/cgroup)" && pwd && for one in memory.max memory.swap.max pids.max cpu.max; do echo "$one $(cat $one 2>&1)"; done'
 groups_of_jobs() { find /sys/fs/cgroup -type d -path '*/jobcell-hub-*.scope/jobcell-*' ! -name jobcell-hub; }
 no_groups() { [ -z "$(groups_of_jobs)" ]; }

@@ -35,6 +35,7 @@ cell() {
   out=$(jobcell job logs "$id")
 }
 is "$(docker info --format '{{.CgroupVersion}} {{.CgroupDriver}}')" '2 systemd' 'the engine has version 2, by systemd'
+# shellcheck disable=SC2016 # It is read there.
 cell '{memory: 64MiB, pids: 20, cpu: 0.5}' 'cd /sys/fs/cgroup; for one in memory.max memory.swap.max pids.max cpu.max cpuset.cpus.effective; do echo "$one $(cat $one)"; done'
 printf '%s\n' "$out" | sed 's/^/     /'
 has "$out" 'cpu.max 50000 100000' 'a cell: its share of the processor'
