@@ -14,6 +14,8 @@ pub(crate) struct Private {
     forgot_bundles: AtomicBool,
     /// A daemon was killed: control groups that it was about to fill stay, and are empty.
     forgot_groups: AtomicBool,
+    /// A daemon was killed, maybe between the making of a container's first process and its program.
+    forgot_starts: AtomicBool,
 }
 
 impl Private {
@@ -26,7 +28,13 @@ impl Private {
             return None;
         }
         let dir = tempfile::Builder::new().prefix("jce").tempdir().expect("a folder");
-        Some(Self { dir, forgot_shims: false.into(), forgot_bundles: false.into(), forgot_groups: false.into() })
+        Some(Self {
+            dir,
+            forgot_shims: false.into(),
+            forgot_bundles: false.into(),
+            forgot_groups: false.into(),
+            forgot_starts: false.into(),
+        })
     }
 
     pub(crate) fn script(&self, verb: &str) {
@@ -38,6 +46,7 @@ impl Private {
         if verb == "kill9" {
             self.forgot_shims.store(true, Ordering::Relaxed);
             self.forgot_groups.store(true, Ordering::Relaxed);
+            self.forgot_starts.store(true, Ordering::Relaxed);
             self.forgot_bundles.fetch_or(daemon == "containerd", Ordering::Relaxed);
         }
         self.run(verb, &[daemon], None);
@@ -103,6 +112,20 @@ impl Private {
         all
     }
 
+    /// Containers with nothing in them but runc's own process before it becomes their program: their ids, and the pids of that and its shim.
+    fn unstarted(&self) -> Vec<(String, [u32; 2])> {
+        let all = self.processes();
+        let inits = all.iter().filter(|one| one.command.trim_end() == "runc init");
+        let of = |init: &Process| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", init.pid)).ok()?;
+            let parent: u32 = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
+            let shim = all.iter().find(|one| one.pid == parent && one.command.contains("containerd-shim"))?;
+            let id = shim.command.split(' ').skip_while(|word| *word != "-id").nth(1)?;
+            Some((id.to_owned(), [init.pid, shim.pid]))
+        };
+        inits.filter_map(of).collect()
+    }
+
     /// Pids of its shims.
     pub(crate) fn shims(&self) -> Vec<u32> {
         let shims = self.processes().into_iter().filter(|one| one.command.contains(&self.containerd()));
@@ -144,6 +167,12 @@ impl Private {
         let bundles = self.forgot_bundles.load(Ordering::Relaxed);
         let nobodys = |one: &Process| forgot || (bundles && !one.has_description());
         let processes = processes.filter(|one| !(one.is_idle_shim() && nobodys(one)));
+        // One that is killed in the act of starting a container forgets it with all that is there by then: a shim, and runc's process that
+        // waits to become the warden. Nothing of ours runs in it, the API knows of no such container, and so no agent can end it.
+        let known = docker(&host, &["ps", "--all", "--quiet", "--no-trunc"]);
+        let starts = if self.forgot_starts.load(Ordering::Relaxed) { self.unstarted() } else { Vec::new() };
+        let starts: Vec<_> = starts.into_iter().filter(|(id, _)| !known.contains(id)).collect();
+        let processes = processes.filter(|one| !starts.iter().any(|(_, pids)| pids.contains(&one.pid)));
         left.extend(processes.map(|one| format!("process {} {} {}", one.pid, one.command, one.surroundings())));
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("is there");
         let dir = format!("{}/", self.dir.path().display());
@@ -161,6 +190,7 @@ impl Private {
             let folders = inside.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir());
             let is_empty = |path: &Path| std::fs::read(path.join("cgroup.procs")).is_ok_and(|pids| pids.is_empty());
             let folders = folders.filter(|path| !(forgot && is_empty(path)));
+            let folders = folders.filter(|path| !starts.iter().any(|(id, _)| path.ends_with(id)));
             left.extend(folders.map(|path| format!("control group {}", path.display())));
         }
         left
