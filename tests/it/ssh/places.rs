@@ -113,15 +113,22 @@ async fn a_place_is_held_until_the_host_has_closed_the_channel() {
     assert_eq!(rig.connections(), 1);
 
     // A child that holds the output open holds the channel; whoever has seen the end need not wait for it.
-    let Exec { input, mut output } = rig.pool.exec(&route, "sleep 600 & exit 3", Lane::Job).await.expect("runs");
+    let holds = "sleep 600 & echo $!; exit 3";
+    let Exec { input, mut output } = rig.pool.exec(&route, holds, Lane::Job).await.expect("runs");
     drop(input);
-    let mut seen = output.next().await;
-    while !matches!(seen, Some(Event::Exit(3)) | None) {
-        seen = output.next().await;
+    // Which of the two is told first is the server's affair.
+    let (mut pid, mut code) = (None, None);
+    while pid.is_none() || code.is_none() {
+        match output.next().await.expect("its channel is held open") {
+            Event::Stdout(bytes) => pid = Some(String::from_utf8_lossy(&bytes).trim().to_owned()),
+            Event::Exit(told) => code = Some(told),
+            _ => {}
+        }
     }
-    assert_eq!(seen, Some(Event::Exit(3)));
+    assert_eq!(code, Some(3));
     drop(output);
-    assert_eq!(rig.run("web", "echo in").await.expect("the place is free").text(), "in\n");
+    let ends = format!("kill {} && echo in", pid.expect("was told"));
+    assert_eq!(rig.run("web", &ends).await.expect("the place is free").text(), "in\n");
 }
 
 #[tokio::test]
