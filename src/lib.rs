@@ -37,6 +37,7 @@ pub mod backup;
 pub mod blobs;
 pub mod cli;
 pub mod config;
+mod crc;
 pub mod database;
 pub mod egress;
 pub mod executor;

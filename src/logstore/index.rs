@@ -5,7 +5,7 @@
 
 use super::record::Stream;
 use super::{LogError, segment_path};
-use crate::protocol::wire::crc32c;
+use crate::crc::crc32c;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;

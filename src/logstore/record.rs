@@ -4,7 +4,7 @@
 //! The number is that of the stream, 1 or 2; or 3 or 4 for a gap in the one or the other, and then its size in digits takes the place of
 //! the output. The same two, number and bytes, stand for a frame wherever it travels.
 
-use crate::protocol::wire::{crc32c, crc32c_append};
+use crate::crc::{crc32c, crc32c_append};
 use bytes::Bytes;
 use std::borrow::Cow;
 

@@ -93,7 +93,7 @@ fn build() -> String {
     // What was removed while it runs has this behind its name.
     let name = name.map(|name| name.trim_end_matches(" (deleted)").to_owned());
     let name = name.filter(|name| name.len() <= LONGEST_NAME && crate::wire::is_mux_name(name));
-    let host = crate::wire::crc32c(&machine());
+    let host = crate::crc::crc32c(&machine());
     // With a dot before it, and its end as it is: nobody takes it for a program, and lists of open sockets name the program.
     format!(".{host:08x}@{}", name.unwrap_or_else(|| format!("warden-{}", crate::BUILD)))
 }

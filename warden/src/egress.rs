@@ -440,7 +440,7 @@ impl Egress {
             FromWarden::Egress(Message::Eof { stream: conn.id }).encode(epoch, 0, out);
             return self.after_write(place);
         }
-        egress_data(true, conn.id, &self.scratch[..count], epoch, sys::seal, out);
+        egress_data(true, conn.id, &self.scratch[..count], epoch, out);
         conn.up_credit -= count as u32;
         self.credit -= count as u32;
         // There may be more; if not, the next read says so.

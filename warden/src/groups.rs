@@ -9,10 +9,11 @@
 //! that systemd makes for it; only the kernel's first group may have both. Owns groups with these names. Must never touch another one.
 
 use crate::cgroup::Group;
+use crate::crc::crc32c;
 use crate::procfs;
 use crate::receipt::read;
 use crate::sys::{self, host};
-use crate::wire::{GroupLimits, crc32c};
+use crate::wire::GroupLimits;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Write};

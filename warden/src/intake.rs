@@ -3,10 +3,11 @@
 //! Owns what has arrived before the commit. Idempotent: what has arrived already is passed over, so that an agent that
 //! attaches again may send everything again. Must never start anything.
 
+use crate::crc::crc32c_append;
 use crate::mask::wipe;
 use crate::sys;
 use crate::unpack::Unpack;
-use crate::wire::{CellSpec, crc32c_append};
+use crate::wire::CellSpec;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -160,7 +161,7 @@ fn code(error: &io::Error) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::crc32c;
+    use crate::crc::crc32c;
     use std::io::Read;
     use std::os::unix::fs::PermissionsExt;
 

@@ -22,6 +22,7 @@
 mod cgroup;
 mod collect;
 mod connect;
+mod crc;
 mod egress;
 mod groups;
 mod helper;

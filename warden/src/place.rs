@@ -251,7 +251,7 @@ pub(crate) fn remove_spare(spare: &Path) {
 
 /// How folders with secrets begin whose jobs have theirs in `jobs`. What is in memory is one machine's or container's, and may be that of more than one home.
 fn secrets_of(owner: &str, jobs: &Path) -> String {
-    format!("jobcell-{owner}-{:08x}-", crate::wire::crc32c(jobs.as_os_str().as_encoded_bytes()))
+    format!("jobcell-{owner}-{:08x}-", crate::crc::crc32c(jobs.as_os_str().as_encoded_bytes()))
 }
 
 /// Removes folders with secrets whose jobs have no folder in `jobs` any more: of a hub and keepers that were killed together. A job's own folder is there

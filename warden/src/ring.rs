@@ -11,7 +11,7 @@
 //! ```
 //! Frames lie whole: one that does not fit before the end begins again at the front, and `wrap` keeps where data ends.
 
-use crate::wire::{HEADER_BYTES, KIND_OUTPUT, MARKER, MAX_OUTPUT, VERSION};
+use crate::wire::{HEADER_BYTES, KIND_OUTPUT, MARKER, MAX_OUTPUT, VERSION, seal};
 
 /// All that the warden holds of a job's output. An attached stream takes 1 MiB before a stopped reader makes the
 /// engine's kill hang, so holding more could never be in flight.
@@ -24,12 +24,8 @@ const FRAME_MAX: usize = BEFORE_BYTES + MAX_OUTPUT;
 /// Most bytes offered for one write, so that a control frame never waits behind more than this.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// Writes the checksum into a frame that is otherwise complete.
-pub(crate) type Seal = fn(&mut [u8]);
-
 pub(crate) struct Ring {
     data: Box<[u8]>,
-    seal: Seal,
     epoch: u32,
     /// Where the oldest frame begins, and its number.
     head: usize,
@@ -53,15 +49,14 @@ pub(crate) fn memory(bytes: usize, reserved: bool) -> Vec<u8> {
 
 impl Ring {
     #[cfg(test)]
-    pub(crate) fn new(bytes: usize, seal: Seal) -> Self {
-        Self::with(bytes, seal, true)
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self::with(bytes, true)
     }
 
     /// One whose memory is taken when it is needed, where that is not the job's own.
-    pub(crate) fn with(bytes: usize, seal: Seal, reserved: bool) -> Self {
+    pub(crate) fn with(bytes: usize, reserved: bool) -> Self {
         Self {
             data: memory(bytes.max(2 * FRAME_MAX), reserved).into_boxed_slice(),
-            seal,
             epoch: 0,
             head: 0,
             head_seq: 1,
@@ -129,7 +124,7 @@ impl Ring {
         frame[16..24].copy_from_slice(&self.next_seq.to_le_bytes());
         frame[HEADER_BYTES] = stream;
         frame[HEADER_BYTES + 1..BEFORE_BYTES].copy_from_slice(&time_us.to_le_bytes());
-        (self.seal)(frame);
+        seal(frame);
         self.tail = at + HEADER_BYTES + payload;
         self.next_seq += 1;
     }
@@ -188,7 +183,7 @@ impl Ring {
             let len = self.frame_len(at);
             let frame = &mut self.data[at..at + len];
             frame[8..12].copy_from_slice(&epoch.to_le_bytes());
-            (self.seal)(frame);
+            seal(frame);
             at = self.after(at);
         }
     }

@@ -1,7 +1,7 @@
 //! The ring against a plain list of frames, under random traffic.
 
 use super::*;
-use crate::wire::{Decoder, FromWarden, seal};
+use crate::wire::{Decoder, FromWarden};
 use std::collections::VecDeque;
 
 struct Dice(u64);
@@ -37,7 +37,7 @@ fn frames(decoder: &mut Decoder) -> Vec<(u32, u64, Vec<u8>)> {
 fn every_byte_arrives_once_and_in_order_whatever_happens() {
     let mut dice = Dice(0x2545_F491_4F6C_DD1D);
     for round in 0..60 {
-        let mut ring = Ring::new(200_000, seal);
+        let mut ring = Ring::new(200_000);
         ring.rewind(1, 0);
         let window = [1, 1000, 70_000, 500_000][round % 4];
         let (mut epoch, mut decoder) = (1, Decoder::new());
@@ -95,7 +95,7 @@ fn every_byte_arrives_once_and_in_order_whatever_happens() {
 
 #[test]
 fn no_more_than_the_window_is_in_flight() {
-    let mut ring = Ring::new(RING_BYTES, seal);
+    let mut ring = Ring::new(RING_BYTES);
     while push(&mut ring, &[0; 1000]) {}
     let mut sent = 0;
     loop {
@@ -114,7 +114,7 @@ fn no_more_than_the_window_is_in_flight() {
 
 #[test]
 fn a_full_ring_takes_nothing_until_something_is_stored() {
-    let mut ring = Ring::new(RING_BYTES, seal);
+    let mut ring = Ring::new(RING_BYTES);
     let mut held = 0;
     while push(&mut ring, &[1; MAX_OUTPUT]) {
         held += FRAME_MAX;
@@ -130,7 +130,7 @@ fn a_full_ring_takes_nothing_until_something_is_stored() {
 
 #[test]
 fn a_session_that_has_more_than_there_is_gets_nothing() {
-    let mut ring = Ring::new(RING_BYTES, seal);
+    let mut ring = Ring::new(RING_BYTES);
     push(&mut ring, b"x");
     ring.rewind(3, 99);
     assert!(ring.all_sent());

@@ -133,7 +133,7 @@ impl Warden {
         Self {
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            ring: Ring::with(RING_BYTES, sys::seal, place.reserves()),
+            ring: Ring::with(RING_BYTES, place.reserves()),
             receipt,
             place,
             secrets: Secrets::default(),

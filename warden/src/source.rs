@@ -327,7 +327,7 @@ fn unforgeable(bytes: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Decoder, FromWarden, seal};
+    use crate::wire::{Decoder, FromWarden};
     use std::io::Write;
 
     /// No limit.
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn no_frame_holds_a_marker_and_no_byte_is_lost() {
         let (mut source, mut job) = source(false);
-        let mut ring = Ring::new(1 << 20, seal);
+        let mut ring = Ring::new(1 << 20);
         let mut text = Vec::new();
         let mut forged = Vec::new();
         FromWarden::Fault { text: "forged".into() }.encode(1, 0, &mut forged);
@@ -396,7 +396,7 @@ mod tests {
     #[test]
     fn secrets_are_masked_over_reads_and_the_bytes_of_what_is_left_are_counted() {
         let (mut source, mut job) = masking(false);
-        let mut ring = Ring::new(1 << 20, seal);
+        let mut ring = Ring::new(1 << 20);
         for piece in [&b"one hunter2-"[..], b"hunter2 two hunt", b"er2-hunter2, hunter2"] {
             job.write_all(piece).expect("room");
             assert_eq!(source.turn(&mut ring, &mut all()), Turn::Dry);
@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn a_line_that_is_not_ended_comes_after_a_while_and_a_secret_never() {
         let (mut source, mut job) = masking(false);
-        let (mut ring, mut now) = (Ring::new(1 << 20, seal), 1_000);
+        let (mut ring, mut now) = (Ring::new(1 << 20), 1_000);
         let mut look = |source: &mut Source, ring: &mut Ring, later: u64| {
             now += later;
             let turn = source.turn(ring, &mut all());
@@ -437,7 +437,7 @@ mod tests {
     fn limits_and_gaps_count_what_is_masked() {
         // Twelve bytes are left of the first line; the second one is beyond.
         let (mut source, mut job) = masking(false);
-        let (mut ring, mut allowance) = (Ring::new(1 << 20, seal), Allowance::new(12));
+        let (mut ring, mut allowance) = (Ring::new(1 << 20), Allowance::new(12));
         job.write_all(b"a hunter2-hunter2 line\nhunter2-hunter2 hunter2-").expect("room");
         drop(job);
         while !source.ended() {
@@ -450,7 +450,7 @@ mod tests {
     #[test]
     fn reading_stops_while_the_ring_is_full_and_goes_on_after() {
         let (mut source, mut job) = source(false);
-        let mut ring = Ring::new(0, seal);
+        let mut ring = Ring::new(0);
         let text: Vec<u8> = (0..500_000u32).map(|n| (n % 251) as u8).collect();
         job.write_all(&text).expect("room");
         drop(job);
@@ -469,7 +469,7 @@ mod tests {
     #[test]
     fn what_has_no_room_is_counted_where_that_is_wanted_and_nothing_else_is_missing() {
         let (mut source, mut job) = source(true);
-        let mut ring = Ring::new(0, seal);
+        let mut ring = Ring::new(0);
         let text: Vec<u8> = (0..500_000u32).map(|n| (n % 251) as u8).collect();
         let (mut got, mut at, mut gaps) = (0, 0, 0);
         for piece in text.chunks(200_000) {
@@ -498,7 +498,7 @@ mod tests {
     /// Writes `text` in three parts, reads it with room for `limit` bytes, and gives back what was kept, the gaps, and what was beyond.
     fn cut(text: &[u8], limit: u64, drops: bool, room: usize) -> (Vec<u8>, Vec<u64>, u64) {
         let (mut source, mut job) = source(drops);
-        let (mut ring, mut allowance) = (Ring::new(room, seal), Allowance::new(limit));
+        let (mut ring, mut allowance) = (Ring::new(room), Allowance::new(limit));
         let (mut kept, mut gaps) = (Vec::new(), Vec::new());
         let mut take = |ring: &mut Ring| {
             for (stream, bytes) in sent_frames(ring) {
@@ -552,7 +552,7 @@ mod tests {
     #[test]
     fn an_empty_pipe_is_dry_and_ends_only_when_nobody_can_write() {
         let (mut source, job) = source(false);
-        let mut ring = Ring::new(0, seal);
+        let mut ring = Ring::new(0);
         let turn = source.turn(&mut ring, &mut all());
         assert_eq!((turn, source.ended()), (Turn::Dry, false));
         source.close_if_dry(turn);

@@ -14,8 +14,6 @@
 // By path, because agent and warden load this file from different folders.
 #[path = "wire/cell.rs"]
 mod cell;
-#[path = "wire/crc.rs"]
-mod crc;
 #[path = "wire/egress.rs"]
 mod egress;
 #[path = "wire/fields.rs"]
@@ -38,7 +36,6 @@ mod results;
 mod secrets;
 
 pub use cell::{CellSpec, Expect, Fact, GroupLimits, Mismatch, Op, Rlimit, unmet};
-pub use crc::{crc32c, crc32c_append};
 pub use egress::{ALL_STREAMS, EGRESS_CONNECTIONS, EGRESS_PIECE, EGRESS_WINDOW, Egress, EgressFault};
 pub use fields::BadPayload;
 pub use frame::{Decoder, Frame, HEADER_BYTES, MARKER, MAX_OUTPUT, MAX_PAYLOAD, VERSION, encode, restamp, seal};

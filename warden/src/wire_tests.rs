@@ -1,6 +1,7 @@
 //! Round trips, and every way in which a stream can be torn.
 
 use super::*;
+use crate::crc::{crc32c, crc32c_append};
 
 /// A small generator, so that the warden's tests need nothing but the standard library.
 struct Dice(u64);
@@ -219,15 +220,31 @@ fn a_piece_is_the_same_frame_by_either_way() {
             true => FromWarden::Egress(message).encode(5, 0, &mut one),
             false => ToWarden::Egress(message).encode(5, &mut one),
         }
-        egress_data(from_warden, 7, &vec![3; EGRESS_PIECE], 5, seal, &mut other);
+        egress_data(from_warden, 7, &vec![3; EGRESS_PIECE], 5, &mut other);
         assert_eq!(one, other);
     }
 }
 
+/// Bit by bit, as the standard has it.
+fn castagnoli(bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0x82F6_3B78;
+    let bit = |state: u32, _| if state & 1 == 1 { state >> 1 ^ POLYNOMIAL } else { state >> 1 };
+    !bytes.iter().fold(!0, |state, byte| (0..8).fold(state ^ u32::from(*byte), bit))
+}
+
 #[test]
-fn the_checksum_is_castagnoli() {
+fn the_checksum_is_castagnoli_at_every_length_and_in_any_parts() {
     assert_eq!(crc32c(b"123456789"), 0xE306_9283);
     assert_eq!(crc32c(&[0; 32]), 0x8A91_36AA);
+    let bytes: Vec<u8> = (0..20_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 21) as u8).collect();
+    for length in [0, 1, 7, 8, 9, 63, 1000, 4096, 4097, bytes.len()] {
+        let part = &bytes[..length];
+        assert_eq!(crc32c(part), castagnoli(part), "{length} bytes");
+        for at in [0, length / 3, length / 2, length] {
+            let (first, rest) = part.split_at(at);
+            assert_eq!(crc32c_append(crc32c(first), rest), castagnoli(part), "{length} bytes, cut at {at}");
+        }
+    }
 }
 
 #[test]

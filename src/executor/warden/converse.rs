@@ -14,7 +14,7 @@ use crate::executor::{Cell, CellOrder, Link, LinkInput, LinkOutput, Seen};
 use crate::job::{ArtifactProblem, Artifacts, Cause, JobStep, LogTotals, Results, UnixMillis, Usage};
 use crate::logstore::{FrameRef, Full, LogError, LogWriter};
 use crate::protocol::wire::{
-    Advance, Decoder, EGRESS_WINDOW, ExitKind, FromWarden, InputTotals, MARKER, ToWarden, egress_data, seal,
+    Advance, Decoder, EGRESS_WINDOW, ExitKind, FromWarden, InputTotals, MARKER, ToWarden, egress_data,
 };
 use crate::supervise;
 use bytes::Bytes;
@@ -513,7 +513,7 @@ impl<'a, C: Cell + Sync> Talk<'a, C> {
     fn send_out(&mut self, out: &Out) {
         match out {
             Out::Word(word) => ToWarden::Egress(word.clone()).encode(self.epochs.now(), &mut self.to_send),
-            Out::Data(stream, bytes) => egress_data(false, *stream, bytes, self.epochs.now(), seal, &mut self.to_send),
+            Out::Data(stream, bytes) => egress_data(false, *stream, bytes, self.epochs.now(), &mut self.to_send),
         }
     }
 

@@ -2,9 +2,7 @@
 
 use super::new_rig;
 use super::rig::{OWNER, Said, attach, beginning, end, of_job, program, shell, until, with_argument};
-use super::wire::{
-    CellSpec, Collect, ExitKind, FromWarden, InputWriter, MUX_THINGS_LEFT, Secret, ToHub, ToWarden, crc32c,
-};
+use super::wire::{CellSpec, Collect, ExitKind, FromWarden, InputWriter, MUX_THINGS_LEFT, Secret, ToHub, ToWarden};
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
@@ -369,7 +367,7 @@ fn what_runs_as_another_user_is_told_of_its_own_job_and_holds_up_no_other() {
 #[test]
 fn secrets_without_a_job_are_removed_by_name_and_by_the_next_hub() {
     let rig = new_rig();
-    let hash = crc32c(rig.dir().to_str().expect("text").as_bytes());
+    let hash = crc32c::crc32c(rig.dir().to_str().expect("text").as_bytes());
     let lost = |name: &str| {
         let folder = std::path::PathBuf::from(format!("/dev/shm/jobcell-{OWNER}-{hash:08x}-{name}"));
         std::fs::create_dir(&folder).expect("made");

@@ -1,6 +1,6 @@
 //! Frames, and how they are found in a byte stream.
 
-use super::crc::{crc32c, crc32c_append};
+use crate::crc::{crc32c, crc32c_append};
 
 /// The version of this wire. A peer states a range; the highest common one is spoken.
 pub const VERSION: u8 = 1;
@@ -31,19 +31,6 @@ pub struct Frame<'a> {
 /// Appends a frame to `out`. The payload's parts together are at most [`MAX_PAYLOAD`]; what is over is a bug of the
 /// caller and is cut off.
 pub fn encode(kind: u8, channel: u16, epoch: u32, seq: u64, payload: &[&[u8]], out: &mut Vec<u8>) {
-    encode_by(kind, channel, epoch, seq, payload, seal, out);
-}
-
-/// The same, with another way to compute the checksum.
-pub(super) fn encode_by(
-    kind: u8,
-    channel: u16,
-    epoch: u32,
-    seq: u64,
-    payload: &[&[u8]],
-    seal: fn(&mut [u8]),
-    out: &mut Vec<u8>,
-) {
     let start = out.len();
     let mut room = MAX_PAYLOAD;
     out.extend_from_slice(&MARKER);

@@ -8,8 +8,8 @@
 //! 0 end     entries u64
 //! ```
 
-use super::crc::crc32c_append;
 use super::fields::{BadPayload, Reader, Writer};
+use crate::crc::crc32c_append;
 
 /// Bytes of the stream that may be on their way: a cancel is never behind more.
 pub const INPUTS_CREDIT: u64 = 256 * 1024;

@@ -1,12 +1,12 @@
 //! The messages of both sides.
 
 use super::cell::{Fact, Mismatch};
-use super::crc::crc32c;
 use super::egress::{EGRESS_DATA, Egress};
 use super::fields::{BadPayload, Reader, Writer};
-use super::frame::{Frame, encode, encode_by};
+use super::frame::{Frame, encode};
 use super::parts;
 use super::results::{Advance, MOST_PATH, MOST_PIECE, Page, Piece, Results};
+use crate::crc::crc32c;
 
 /// What the agent says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -434,10 +434,10 @@ impl FromWarden {
     }
 }
 
-/// Appends a piece of a stream as a frame, without a copy of it on the way; `seal` writes the checksum.
-pub fn egress_data(from_warden: bool, stream: u32, bytes: &[u8], epoch: u32, seal: fn(&mut [u8]), out: &mut Vec<u8>) {
+/// Appends a piece of a stream as a frame, without a copy of it on the way.
+pub fn egress_data(from_warden: bool, stream: u32, bytes: &[u8], epoch: u32, out: &mut Vec<u8>) {
     let kind = EGRESS_DATA + if from_warden { EGRESS_FROM } else { EGRESS_TO };
-    encode_by(kind, 0, epoch, 0, &[&stream.to_le_bytes(), bytes], seal, out);
+    encode(kind, 0, epoch, 0, &[&stream.to_le_bytes(), bytes], out);
 }
 
 /// In place of how the command after a stop ended: none ran, and something follows.

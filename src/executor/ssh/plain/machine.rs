@@ -13,8 +13,9 @@
 use super::mask::{Masker, Patterns};
 use super::output::Output;
 use super::shell::{self, Job, Place, SIGN, Said};
+use crate::crc::crc32c;
 use crate::executor::ssh::Event;
-use crate::protocol::wire::{CellSpec, Exit, ExitKind, Fact, FromWarden, Met, ToWarden, VERSION, WardenState, crc32c};
+use crate::protocol::wire::{CellSpec, Exit, ExitKind, Fact, FromWarden, Met, ToWarden, VERSION, WardenState};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use zeroize::Zeroize;
