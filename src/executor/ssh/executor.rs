@@ -1,6 +1,6 @@
 //! Jobs on other hosts, as cells: each has a folder and a process group there, and whoever looks after it.
 //!
-//! Owns what is known of such jobs and the order of things: the record before the host hears of a job, and the record's removal when
+//! Owns what is known of such jobs and the order of things: the record before the host may begin a job, and the record's removal when
 //! nothing of the job is left there. Must never decide what the end of a job means.
 
 use super::cell::{SshCell, Way, limit_facts, plain_spec, resident_spec};
@@ -424,14 +424,19 @@ impl Executor for SshExecutor {
         };
         let busy = Busy::new(inner, &own);
         let record = Record::new(order.attempt, target, &reached(&route), warden.as_deref()).held(limits.clone());
-        // The host hears of it after this process would be remembered to have told it.
-        inner.records.put(&own, record).await.map_err(|error| NoCell::Unavailable(format!("ssh records: {error}")))?;
+        let written = inner.records.put(&own, record);
         let made = match warden {
-            Some(warden) => self.resident(order, target, route, own.clone(), (warden, limits)).await.map_err(|no| {
-                let heard = matches!(no, NoCell::Failed(_));
-                (no, heard)
-            }),
-            None => self.plain(order, target, route, own.clone(), &why).await,
+            Some(warden) => {
+                self.resident(order, target, route, own.clone(), (warden, limits), written).await.map_err(|no| {
+                    let heard = matches!(no, NoCell::Failed(_));
+                    (no, heard)
+                })
+            }
+            None => {
+                // The host hears of it after this process would be remembered to have told it.
+                written.await.map_err(|error| not_written(&error))?;
+                self.plain(order, target, route, own.clone(), &why).await
+            }
         };
         drop(busy);
         match made {
@@ -510,7 +515,8 @@ impl Executor for SshExecutor {
 }
 
 impl SshExecutor {
-    /// Gives a job to the warden there. Errors: why not.
+    /// Gives a job to the warden there, while its record is `written`: what is begun there waits to be told the job, which it is not before both are
+    /// done, and ends by itself when it never is. Errors: why not.
     async fn resident(
         &self,
         order: &CellOrder,
@@ -518,9 +524,18 @@ impl SshExecutor {
         route: Route,
         own: String,
         (warden, limits): (String, Vec<Fact>),
+        written: impl Future<Output = std::io::Result<()>>,
     ) -> Result<(SshCell, Link), NoCell> {
         let inner = &self.0;
-        let (joint, mut facts) = inner.open(&target.host, &route, &own).await?;
+        let (written, opened) = tokio::join!(written, inner.open(&target.host, &route, &own));
+        if let Err(error) = written {
+            if opened.is_ok() {
+                let inner = Arc::clone(inner);
+                drop(supervise::spawn("ssh removal", async move { inner.end(&route, &own, Some(&warden)).await }));
+            }
+            return Err(not_written(&error));
+        }
+        let (joint, mut facts) = opened?;
         facts.extend(limits);
         let spec = resident_spec(order, joint.dir(), inner.output);
         let link = joint.link();
@@ -552,6 +567,10 @@ impl SshExecutor {
         let link = standing_in.link().await.map_err(|reason| (NoCell::Unavailable(reason), true))?;
         Ok((SshCell::plain(Arc::clone(inner), order.attempt, own, (route, spec, standing_in)), link))
     }
+}
+
+fn not_written(error: &std::io::Error) -> NoCell {
+    NoCell::Unavailable(format!("ssh records: {error}"))
 }
 
 /// Where a job is, as the agent calls it.

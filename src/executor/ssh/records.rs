@@ -1,4 +1,4 @@
-//! What this installation has begun on hosts: a line for each job, on the disk before its host hears of it, and one more when nothing of it is
+//! What this installation has begun on hosts: a line for each job, on the disk before its host is told what to do, and one more when nothing of it is
 //! left there. So the process that comes after one that died knows where to look.
 //!
 //! All that wait at a time are written together and synced once. Must never be asked what became of a job; the host is. Must never call a

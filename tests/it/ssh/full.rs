@@ -1,8 +1,10 @@
 //! A host whose disk is full, in both modes: what cannot be begun says so, what fills it ends by itself, and nothing else of the host is lost.
 
 use super::super::stage::{Up, cause, fact, id, until};
+use super::driver::run_one;
 use super::jobs::{inventory, on, stop, up_with};
 use super::resident::has_said;
+use super::resident_beside::{self, Stage};
 use super::sshd::{self, Folder, Sshd, must};
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -148,4 +150,40 @@ async fn stop_here(up: Up, home: &Home) {
     for pid in hubs {
         must("kill", &["-KILL", &pid.to_string()]);
     }
+}
+
+#[tokio::test]
+async fn where_an_agent_cannot_write_what_it_begins_nothing_is_begun() {
+    if !sshd::present() {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can mount a small disk");
+        return;
+    }
+    let folder = Folder::new();
+    let own = Home::new(&folder, 128);
+    let sshd = folder.sshd("");
+    let stage = Stage::with_records(&folder, &sshd, &own.0.join("records"));
+    let quick = resident_beside::job(&json!(["true"]));
+    run_one(&stage.executor, &quick).await.expect("runs");
+    let filler = own.fill();
+    // What is left of the last page takes some more.
+    let mut refused = None;
+    for _ in 0..100 {
+        refused = run_one(&stage.executor, &quick).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    let refused = refused.expect("the disk is full");
+    assert!(refused.contains("ssh records") && refused.contains("No space left"), "{refused}");
+    // What waited on the host to be told the job has gone, before its own time: nothing is left there but the program and its hub.
+    let jobs = || {
+        std::fs::read_dir(&stage.base).expect("is there").flatten().filter(|entry| entry.path().join("work").exists())
+    };
+    let mine = || jobs().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b".")).count();
+    until("the host to be clear", || async { (mine() == 0).then_some(()) }).await;
+    std::fs::remove_file(filler).expect("goes");
+    run_one(&stage.executor, &quick).await.expect("there is room again");
 }

@@ -10,28 +10,31 @@ use jobcell::executor::ssh::{Event, Exec, Lane, SshExecutor};
 use jobcell::job::{ByteSize, OwnerId};
 use jobcell::protocol::wire::{FromHub, MUX_VERSION, MuxDecoder, ToHub};
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 
 /// An executor for the host `web`, and its installation's folder there. What stays there goes with it.
-struct Stage {
-    executor: SshExecutor,
+pub(super) struct Stage {
+    pub(super) executor: SshExecutor,
     rig: Rig,
     owner: OwnerId,
-    base: PathBuf,
-    _records: tempfile::TempDir,
+    pub(super) base: PathBuf,
 }
 
 impl Stage {
     fn new(folder: &Folder, sshd: &sshd::Sshd) -> Self {
+        Self::with_records(folder, sshd, &folder.path("records-of-stage"))
+    }
+
+    /// One whose records are there.
+    pub(super) fn with_records(folder: &Folder, sshd: &sshd::Sshd, records: &Path) -> Self {
         let rig = Inventory::new(folder).host("web", sshd, "").pool(folder, settings());
         let owner = OwnerId::random();
-        let records = tempfile::tempdir().expect("a folder");
         let (pool, live) = (rig.pool.clone(), rig.pool.inventory().clone());
-        let executor = SshExecutor::new(pool, live, owner.clone(), records.path(), ByteSize::from_mib(64));
+        let executor = SshExecutor::new(pool, live, owner.clone(), records, ByteSize::from_mib(64));
         let base = super::resident::home().join(".jobcell").join(owner.to_string());
-        Self { executor: executor.expect("is made"), rig, owner, base, _records: records }
+        Self { executor: executor.expect("is made"), rig, owner, base }
     }
 }
 
@@ -44,7 +47,7 @@ impl Drop for Stage {
     }
 }
 
-fn job(command: &Value) -> std::sync::Arc<jobcell::job::JobSpec> {
+pub(super) fn job(command: &Value) -> std::sync::Arc<jobcell::job::JobSpec> {
     spec(&json!({"target": {"host": "web"}, "command": command, "resources": {"output": "1GiB"}}))
 }
 
