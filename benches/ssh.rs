@@ -2,7 +2,7 @@
 //! (ControlMaster) and against one channel for each command. A report, not a test: it exits with an error only when something is wrong, never
 //! because a number is.
 //!
-//! `cargo bench --bench ssh -- [--short] [NAME…]` with the names connect, cells, job, rate, hosts, flood, idle. `cells` leaves out the queue, the log
+//! `cargo bench --bench ssh -- [--short] [NAME…]` with the names connect, cells, warm, job, rate, hosts, flood, idle. `cells` leaves out the queue, the log
 //! store and the API: a job goes to the executor, and its warden's wire is spoken to its end. The servers are real sshd processes on
 //! loopback, and take most of the processor: both sides share the machine.
 
@@ -13,6 +13,8 @@ mod cells;
 mod driver;
 #[allow(dead_code, reason = "shared with the other benches")]
 mod fleet;
+#[path = "../tests/it/programs.rs"]
+mod programs;
 #[allow(dead_code, reason = "shared with the tests")]
 #[path = "../tests/it/ssh/sshd.rs"]
 mod sshd;
@@ -43,6 +45,9 @@ async fn main() -> Outcome<()> {
     }
     if asked.wants("cells") {
         cells::cells(times(200, 5), times(4000, 40)).await?;
+    }
+    if asked.wants("warm") && !asked.wants("cells") {
+        cells::warm(times(500, 5), times(4000, 40)).await?;
     }
     for mode in ["auto", "plain"] {
         if asked.wants("job") {
@@ -117,9 +122,9 @@ fn route(pool: &Pool, host: &str) -> Outcome<Route> {
     Ok(pool.inventory().current().route(&Destination { host, ..Destination::default() })?)
 }
 
-/// Runs `true` to the channel's end, as OpenSSH's client does beside it.
-async fn run(pool: &Pool, route: &Route) -> Outcome<()> {
-    let mut exec = pool.exec(route, "true", Lane::Job).await?;
+/// Runs a command to the channel's end, as OpenSSH's client does beside it.
+async fn run(pool: &Pool, route: &Route, command: &str) -> Outcome<()> {
+    let mut exec = pool.exec(route, command, Lane::Job).await?;
     let mut code = None;
     while let Some(event) = exec.output.next().await {
         match event {
@@ -194,10 +199,10 @@ async fn connect(times: usize) -> Outcome<()> {
         let (pool, stop) = pool(&folder, &inventory)?;
         let web = route(&pool, "web")?;
         let began = Instant::now();
-        run(&pool, &web).await?;
+        run(&pool, &web, "true").await?;
         cold.push(ms(began));
         let began = Instant::now();
-        run(&pool, &web).await?;
+        run(&pool, &web, "true").await?;
         warm.push(ms(began));
         stop.cancel();
         let began = Instant::now();
@@ -311,7 +316,7 @@ async fn hosts(count: usize) -> Outcome<()> {
     let routes = (1..=count).map(|n| route(&pool, &format!("h{n}"))).collect::<Outcome<Vec<_>>>()?;
     for (what, goal) in [("cold", "<= 800 ms"), ("warm", "<= 60 ms")] {
         let began = Instant::now();
-        for ran in futures_util::future::join_all(routes.iter().map(|route| run(&pool, route))).await {
+        for ran in futures_util::future::join_all(routes.iter().map(|route| run(&pool, route, "true"))).await {
             ran?;
         }
         row(&format!("{count} hosts, a command on each, {what} (ms)"), ms(began), None, goal);
@@ -374,7 +379,7 @@ async fn idle(count: usize) -> Outcome<()> {
     };
     let before = memory()?;
     for some in routes.chunks(40) {
-        for ran in futures_util::future::join_all(some.iter().map(|route| run(&pool, route))).await {
+        for ran in futures_util::future::join_all(some.iter().map(|route| run(&pool, route, "true"))).await {
             ran?;
         }
     }
