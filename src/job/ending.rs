@@ -601,7 +601,7 @@ impl Cause {
             Self::CellWeaker { .. } => "run `jobcell doctor`: the engine does not enforce what it was asked for".into(),
             Self::EngineFailed { .. } | Self::CellLost { .. } => "run `jobcell doctor` on the agent's host".into(),
             Self::Signal { signal: 9 } => {
-                "something killed it: look at peak memory and at what else ran in the cell".into()
+                "something killed it: look at peak memory and at what else it ran".into()
             }
             Self::Signal { signal: 25 } => {
                 "it made a file larger than its file systems: raise resources.disk, or write less".into()
@@ -647,7 +647,7 @@ impl fmt::Display for Cause {
             Self::OutOfMemory { limit, peak } => {
                 write!(f, "out of memory: the job's limit is {limit}, the cell used {} MiB", peak.as_u64() >> 20)
             }
-            Self::ProgramNotFound { program } => write!(f, "`{program}` was not found in the cell"),
+            Self::ProgramNotFound { program } => write!(f, "`{program}` was not found"),
             Self::ProgramNotExecutable { program, reason } => write!(f, "`{program}` cannot be executed: {reason}"),
             Self::PolicyViolation { call: Some(call), program } => {
                 write!(f, "made the system call {call}, which ends a job under its seccomp profile")?;
