@@ -179,6 +179,32 @@ async fn a_job_is_held_to_what_it_asks_for() {
 }
 
 #[tokio::test]
+async fn an_agent_that_comes_back_knows_what_its_jobs_are_held_to() {
+    let Some((_folder, sshd, mut up)) = stage("", "queue: {max_attempts: 1}\n").await else { return };
+    let Some(given) = Given::to(&sshd) else { return stop(up).await };
+    let (own, bound, _) = given.limits();
+    let script = format!("echo here; while [ ! -e on ]; do sleep 0.05; done; {own}");
+    let spec = job(&["sh", "-c", &script], &json!({"memory": "64MiB", "pids": 20, "cpu": 0.5}));
+    let held = up.submit(&spec).await;
+    has_said(&up, &held, "here").await;
+    up.kill().await;
+    assert_eq!(given.jobs().len(), given.of_one(), "it runs on in its groups");
+    up.revive().await;
+    let work = base(&up).join(id(&held).replace('-', "") + "-1-0").join("work");
+    std::fs::write(work.join("on"), "").expect("writes");
+    let held = up.ended(&held).await;
+    assert_eq!(up.text(&held, "stdout").await, format!("here\n{bound}"), "{held}\n{}", up.log());
+    assert_eq!(
+        (fact(&held, "cgroup_limits"), fact(&held, "limits")),
+        ("memory,pids,cpu", "memory 64MiB, pids 20, cpu 0.5"),
+        "{held}"
+    );
+    until("no groups", || async { given.jobs().is_empty().then_some(()) }).await;
+    stop(up).await;
+    drop(sshd);
+}
+
+#[tokio::test]
 async fn groups_go_with_their_jobs_whoever_is_killed() {
     let Some((_folder, sshd, up)) = stage("", "").await else { return };
     let Some(given) = Given::to(&sshd) else { return stop(up).await };
