@@ -18,7 +18,8 @@ give_no_cpu() {
   local folder
   folder=/etc/systemd/system/user@$(id -u "$1").service.d
   mkdir -p "$folder"
-  printf '[Service]\nDelegate=memory pids\n' >"$folder/delegate.conf"
+  # Emptied first: what is named is added to what the unit has.
+  printf '[Service]\nDelegate=\nDelegate=memory pids\n' >"$folder/delegate.conf"
   systemctl daemon-reload
 }
 

@@ -247,6 +247,39 @@ fn a_hub_has_a_most_of_jobs_and_says_so() {
 }
 
 #[test]
+fn a_login_with_few_files_has_as_many_jobs_as_fit_and_all_of_them_end() {
+    const FILES: u32 = 48;
+    let rig = new_rig().with_files(FILES);
+    let mut agent = rig.agent();
+    let waits = shell("while [ ! -e ../../go ]; do sleep 0.05; done; echo went");
+    let channels = 1..=60;
+    channels.clone().for_each(|channel| agent.begin(channel, &format!("n{channel}"), &waits));
+    let is_there = |channel: &u16| {
+        let channel = *channel;
+        agent.find(|said| match said {
+            Said::Opened { channel: at, .. } if *at == channel => Some(true),
+            Said::Failed { channel: at, errno: 11, .. } if *at == channel => Some(false),
+            Said::Failed { channel: at, errno, step } if *at == channel => panic!("{errno}: {step}"),
+            _ => None,
+        })
+    };
+    let there: Vec<u16> = channels.filter(is_there).collect();
+    assert!((8..FILES as usize).contains(&there.len()), "{there:?}");
+    // Others find it all the same, one after another, and more of them than it has descriptors.
+    for _ in 0..FILES {
+        let mut other = rig.agent();
+        assert_eq!((other.hub, other.names().len()), (agent.hub, there.len()));
+    }
+    std::fs::write(rig.dir().join("go"), "").expect("written");
+    for channel in there {
+        let (exit, said) = agent.finish(channel);
+        assert_eq!((exit.code, said.as_str()), (0, "went\n"));
+    }
+    assert_eq!(agent.run(1000, "after", &program(&["true"])).0.code, 0);
+    assert_eq!(rig.folders(), Vec::<String>::new());
+}
+
+#[test]
 fn nobody_gets_in_where_others_could_look() {
     let rig = new_rig();
     let run = |dir: &str| {

@@ -30,6 +30,7 @@ pub(crate) struct Rig {
     warden: PathBuf,
     options: Vec<String>,
     user: Option<(u32, u32)>,
+    files: Option<u32>,
 }
 
 impl Rig {
@@ -42,7 +43,7 @@ impl Rig {
         std::fs::create_dir_all(&dir).expect("a folder");
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).expect("set");
         programs::put(&program, warden, 0o700);
-        let rig = Self { dir, warden: program, options: Vec::new(), user };
+        let rig = Self { dir, warden: program, options: Vec::new(), user, files: None };
         rig.give(&rig.warden);
         rig.give(&rig.dir);
         rig
@@ -60,13 +61,26 @@ impl Rig {
         self
     }
 
+    /// The same for a login that may have no more than so many files open in a process.
+    pub(crate) fn with_files(mut self, most: u32) -> Self {
+        self.files = Some(most);
+        self
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// The program, to be run as the login.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.warden);
+        let mut command = match self.files {
+            None => Command::new(&self.warden),
+            Some(most) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={most}:{most}")).arg(&self.warden);
+                command
+            }
+        };
         command
             .args(args)
             .env("SSH_CONNECTION", "1.2.3.4 5 6.7.8.9 22")
