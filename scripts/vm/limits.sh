@@ -39,7 +39,7 @@ printf '127.0.0.1 %s\n' "$(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)" >
 } >/etc/jobcell/ssh/inventory.yaml
 chmod 640 /etc/jobcell/ssh/inventory.yaml
 chgrp jobcell /etc/jobcell/ssh/inventory.yaml
-printf 'docker: {enabled: false}\nssh: {inventory: /etc/jobcell/ssh/inventory.yaml}\n' >/etc/jobcell/config.yaml
+printf 'docker: {enabled: false}\nagent: {drain_mode: handover}\nssh: {inventory: /etc/jobcell/ssh/inventory.yaml}\n' >/etc/jobcell/config.yaml
 systemctl start jobcell-up
 ready
 

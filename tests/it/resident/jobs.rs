@@ -365,6 +365,34 @@ fn what_runs_as_another_user_is_told_of_its_own_job_and_holds_up_no_other() {
 }
 
 #[test]
+fn where_others_processes_are_hidden_a_jobs_own_are_ended_and_what_cannot_be_seen_is_told() {
+    let Some(rig) = new_rig().with_hidden_processes() else { return };
+    let mut agent = rig.agent();
+    let sees = agent.run(1, "sees", &shell("ls -d /proc/[0-9]* | wc -l; [ -e /proc/1 ] || echo hidden")).1;
+    let (count, hidden) = sees.trim_end().split_once('\n').unwrap_or((sees.trim_end(), "nothing"));
+    assert!(count.parse::<u32>().is_ok_and(|count| count < 20) && hidden == "hidden", "{sees}");
+
+    let tree = "(setsid sh -c 'sleep 300 & sleep 300' &); (env -i setsid sleep 300 &); ";
+    let (exit, _) = agent.run(2, "ends", &shell(tree));
+    assert_eq!((exit.code, of_job("ends")), (0, vec![]));
+    agent.begin(3, "killed", &shell(&format!("{tree} echo here; sleep 300")));
+    agent.started(3);
+    until("its tree is there", || of_job("killed").len() >= 4);
+    agent.kill("killed");
+    assert_eq!((agent.ended(3), of_job("killed"), rig.folders()), (-9, vec![], vec![]));
+
+    let becomes = rig.set_uid_program("setpriv").expect("root");
+    let seconds = format!("334.{}", std::process::id());
+    let foreign = format!("{becomes} --reuid 0 --regid 0 --clear-groups sleep {seconds}");
+    agent.begin(4, "foreign", &shell(&format!("setsid {foreign} & sleep 0.2")));
+    assert!(agent.exit(4).leftover > 0);
+    agent.tell(4, 1, &[ToWarden::Close]);
+    assert_eq!(agent.ended(4), MUX_THINGS_LEFT);
+    with_argument(&seconds).into_iter().for_each(end);
+    assert_eq!(agent.run(5, "foreign", &program(&["true"])).0.code, 0);
+}
+
+#[test]
 fn secrets_without_a_job_are_removed_by_name_and_by_the_next_hub() {
     let rig = new_rig();
     let hash = crc32c::crc32c(rig.dir().to_str().expect("text").as_bytes());

@@ -31,6 +31,7 @@ pub(crate) struct Rig {
     options: Vec<String>,
     user: Option<(u32, u32)>,
     files: Option<u32>,
+    hides: bool,
 }
 
 impl Rig {
@@ -43,7 +44,7 @@ impl Rig {
         std::fs::create_dir_all(&dir).expect("a folder");
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o700)).expect("set");
         programs::put(&program, warden, 0o700);
-        let rig = Self { dir, warden: program, options: Vec::new(), user, files: None };
+        let rig = Self { dir, warden: program, options: Vec::new(), user, files: None, hides: false };
         rig.give(&rig.warden);
         rig.give(&rig.dir);
         rig
@@ -67,26 +68,45 @@ impl Rig {
         self
     }
 
+    /// The same on a machine that shows a login nobody else's processes; only root can make it one.
+    pub(crate) fn with_hidden_processes(mut self) -> Option<Self> {
+        self.user?;
+        self.hides = true;
+        Some(self)
+    }
+
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// The program, to be run as the login.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = match self.files {
-            None => Command::new(&self.warden),
-            Some(most) => {
+        let (user, group) = self.user.unzip();
+        let mut command = match (self.files, self.hides) {
+            (Some(most), _) => {
                 let mut command = Command::new("prlimit");
-                command.arg(format!("--nofile={most}:{most}")).arg(&self.warden);
+                command.arg(format!("--nofile={most}:{most}"));
                 command
             }
+            // A /proc of its own, before it becomes the login.
+            (None, true) => {
+                let mut command = Command::new("unshare");
+                let become_it = r#"mount -t proc -o hidepid=2 proc /proc; u=$0 g=$1; shift; exec setpriv --reuid "$u" --regid "$g" --clear-groups -- "$@""#;
+                let ids = [user, group].map(|id| id.unwrap_or_default().to_string());
+                command.args(["--mount", "sh", "-ec", &become_it]).args(ids);
+                command
+            }
+            (None, false) => Command::new(&self.warden),
         };
+        if self.files.is_some() || self.hides {
+            command.arg(&self.warden);
+        }
         command
             .args(args)
             .env("SSH_CONNECTION", "1.2.3.4 5 6.7.8.9 22")
             .env_remove("XDG_RUNTIME_DIR")
             .env("PATH", "/usr/local/bin:/usr/bin:/bin");
-        if let Some((user, group)) = self.user {
+        if let Some((user, group)) = self.user.filter(|_| !self.hides) {
             command.uid(user).gid(group);
         }
         command
