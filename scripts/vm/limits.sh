@@ -126,5 +126,6 @@ loginctl enable-linger "$LOGIN"
 eventually 'the systemd of the login of the tests' test -d "/sys/fs/cgroup/user.slice/user-$(id -u "$LOGIN").slice/user@$(id -u "$LOGIN").service"
 tests ssh::limits::a_job_is_held
 tests ssh::limits::groups_go
+tests ssh::limits::an_agent_that_comes_back
 if grep -q SKIPPED /root/tests.log; then bad 'the tests of version 2 were skipped'; fi
 ok 'tests/it/ssh/limits.rs, version 2'

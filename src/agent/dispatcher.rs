@@ -11,13 +11,13 @@ use super::phases::PhaseClock;
 use super::renewals::{Renewals, Terms};
 use super::runner::{Attempt, End, Outcome, Runner};
 use super::score::Score;
-use super::settings::{AgentSettings, Drained, Status, UNSETTLED};
+use super::settings::{AgentSettings, Drained, Status, UNSETTLED, is_of_a_start};
 use super::settle::Unsettled;
 use super::sweeper::Sweeper;
 use crate::admission::{Ledger, Permit, resolve};
 use crate::backend::{Backend, Grant, Order};
 use crate::executor::warden::{Orders, Stop, StopReason};
-use crate::executor::{Away, CellOrder, Executor, Present, STARTING};
+use crate::executor::{Away, CellOrder, Executor, Present};
 use crate::job::{AttemptId, ByteSize, Cause, Cpus, JobId, LeaseToken, Millis, UnixMillis};
 use crate::journal::{Entry, EntryKey, Journal, Stage};
 use crate::logstore::LogStore;
@@ -448,7 +448,7 @@ impl<E: Executor> Table<E> {
             if status.away != now.away {
                 match now.away.iter().next() {
                     // As every start begins, and mostly over within a second.
-                    Some((_, reason)) if [STARTING, UNSETTLED].contains(&reason.as_str()) => {
+                    Some((_, reason)) if is_of_a_start(reason) => {
                         tracing::debug!(%reason, "no jobs of some kinds are claimed yet");
                     }
                     Some((kind, reason)) => {
@@ -459,7 +459,7 @@ impl<E: Executor> Table<E> {
             }
             if status.unavailable != now.unavailable {
                 match &now.unavailable {
-                    Some(reason) if reason == STARTING => {}
+                    Some(reason) if is_of_a_start(reason) => {}
                     Some(reason) => tracing::error!(%reason, "no jobs are claimed until they can be run"),
                     None => tracing::info!("jobs can be run"),
                 }

@@ -22,7 +22,7 @@ mod sweeper;
 
 pub use claims::BackendState;
 pub use dispatcher::Agent;
-pub use settings::{AgentSettings, Drained, Status, UNSETTLED};
+pub use settings::{AgentSettings, Drained, Status, UNSETTLED, is_of_a_start};
 pub use sweeper::SweepTimes;
 
 #[cfg(test)]

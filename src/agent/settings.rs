@@ -4,8 +4,8 @@ use super::claims::BackendState;
 use super::sweeper::SweepTimes;
 use crate::admission::Gate;
 use crate::egress::Outside;
-use crate::executor::Away;
 use crate::executor::warden::Keep;
+use crate::executor::{Away, STARTING};
 use crate::job::{ByteSize, Capacity, Millis};
 use crate::protocol::agent::Announcement;
 use crate::secrets::Providers;
@@ -49,7 +49,12 @@ pub struct AgentSettings {
     pub traces: Traces,
 }
 
-/// Why jobs of a kind are not taken yet: at a start that is no fault, and mostly over within a second.
+/// Whether a reason for taking no jobs is that of every start, when nobody has looked yet and nothing is wrong; mostly over within a second.
+pub fn is_of_a_start(reason: &str) -> bool {
+    [STARTING, UNSETTLED].contains(&reason)
+}
+
+/// Why jobs of a kind are not taken yet.
 pub const UNSETTLED: &str = "what an earlier run left is not settled yet";
 
 /// What an agent is doing, for health and status.

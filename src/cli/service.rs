@@ -6,7 +6,7 @@ use super::home::Home;
 use super::{Failure, doctor, dump, node, systemd};
 use crate::admission::policy::Looked;
 use crate::admission::{Gate, LivePolicy};
-use crate::agent::{BackendState, Drained, Status, UNSETTLED};
+use crate::agent::{BackendState, Drained, Status, is_of_a_start};
 use crate::audit::{Audit, Event, Outcome};
 use crate::backend::Backend;
 use crate::blobs::BlobStore;
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::executor::docker::{DockerExecutor, Engine, EngineError, Profiles};
 use crate::executor::ssh::SshExecutor;
 use crate::executor::ssh::inventory::{Found, LiveInventory};
-use crate::executor::{Arriving, Both, STARTING};
+use crate::executor::{Arriving, Both};
 use crate::job::UnixMillis;
 use crate::journal::{Journal, Opened, SqliteJournal};
 use crate::logstore::LogStore;
@@ -337,7 +337,7 @@ async fn watch_agent(mut status: watch::Receiver<Status>, health: Health) {
 fn engine(no_cells: Option<String>, starting: Option<String>, others: bool) -> State {
     match no_cells {
         // What was not asked yet is not away.
-        Some(reason) if others && starting.is_none() && reason != STARTING && reason != UNSETTLED => {
+        Some(reason) if others && starting.is_none() && !is_of_a_start(&reason) => {
             State::Degraded(format!("jobs for hosts are taken, those in containers wait: {reason}"))
         }
         no_cells => no_cells.or(starting).map_or(State::Ok, State::Down),
@@ -372,6 +372,8 @@ fn backends(all: &[(String, BackendState)]) -> State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::UNSETTLED;
+    use crate::executor::STARTING;
 
     #[test]
     fn an_agent_without_its_engine_is_well_only_as_far_as_it_has_other_work() {

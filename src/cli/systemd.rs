@@ -2,8 +2,7 @@
 //!
 //! Without `NOTIFY_SOCKET` all of it is nothing. Must never be what keeps the service from its work: nothing here is waited for.
 
-use crate::agent::{BackendState, Status};
-use crate::executor::STARTING;
+use crate::agent::{BackendState, Status, is_of_a_start};
 use crate::supervise::spawn;
 use crate::telemetry::Pulse;
 use sd_notify::NotifyState;
@@ -108,7 +107,7 @@ fn sentence(status: &Status) -> String {
     // An engine that is away keeps it from having started, too, and is what somebody wants to know.
     match &status.unavailable {
         // Nobody has looked yet.
-        Some(reason) if reason == STARTING => return format!("starting; {slots}"),
+        Some(reason) if is_of_a_start(reason) => return format!("starting; {slots}"),
         Some(reason) => return format!("takes no jobs: {reason}; {slots}"),
         None => {}
     }
@@ -132,6 +131,7 @@ fn sentence(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::executor::STARTING;
     use crate::job::Capacity;
 
     #[test]

@@ -9,7 +9,7 @@
 //! - `procfs`, `cgroup` what the kernel says · `room` whether its file systems were full · `plan` from spec to exec
 //! - `mask` secrets in what the job writes · `secrets` how it gets them
 //! - `tripwire` calls that end the job · `egress` the proxy of a job that may go out
-//! - `collect` the files that a job leaves to be kept · `progress` what it says of itself · `helper` a command for jobs
+//! - `collect` the files that a job leaves to be kept · `results` the values it leaves · `progress` what it says of itself · `helper` a command for jobs
 //! - `receipt` the isolation in force · `intake` the spec's sections · `unpack` what the job is given · `source` the job's pipes
 //! - `job` its processes · `place` where it is and how far signals reach · `groups` its own control group on a host
 //! - `tree` what descends from a process
@@ -39,6 +39,7 @@ mod plan;
 mod procfs;
 mod progress;
 mod receipt;
+mod results;
 mod ring;
 mod room;
 mod secrets;

@@ -17,12 +17,12 @@ use crate::inbox::Inbox;
 use crate::intake::{Failed, Intake};
 use crate::job::{self, Job};
 use crate::ladder::Level;
-use crate::mask::Masker;
 use crate::outbox::{Outbox, Say};
 use crate::place::Place;
 use crate::plan;
 use crate::progress::Progress;
 use crate::receipt::{self, Receipt};
+use crate::results;
 use crate::ring::{RING_BYTES, Ring, memory};
 use crate::room::Room;
 use crate::secrets::{self, Secrets};
@@ -30,11 +30,8 @@ use crate::sys::{self, POLLIN, POLLOUT, PollFd};
 use crate::tripwire;
 use crate::unpack::{self, Unpack};
 use crate::wire::{
-    Collect, Exit, ExitKind, FromWarden, MOST_OUTPUTS, MUX_THINGS_LEFT, Mismatch, OUTPUT_FILE, Results, ToWarden,
-    VERSION, WardenState, is_clean_end, unmet,
+    Collect, Exit, ExitKind, FromWarden, MUX_THINGS_LEFT, Mismatch, ToWarden, VERSION, WardenState, is_clean_end, unmet,
 };
-use std::ffi::CString;
-use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
@@ -625,7 +622,7 @@ impl Warden {
             if let Some((collect, mut progress)) = self.results.take()
                 && exit.kind != ExitKind::StartFailed
             {
-                exit.results = Some(results(&collect.root, &mut progress, &self.secrets));
+                exit.results = Some(results::of(&collect.root, &mut progress, &self.secrets));
                 self.collector = Some(Collector::new(collect, self.secrets.patterns.clone()));
             }
             // The start is told even when the end came in the same turn.
@@ -785,44 +782,6 @@ struct Ready {
     input: bool,
     children: bool,
     tripped: bool,
-}
-
-/// What a job that is over gives back with its end.
-fn results(root: &str, progress: &mut Progress, secrets: &Secrets) -> Results {
-    let advance = progress.finish(&|bytes| secrets.hide(bytes));
-    let mut results = Results { advance, ..Results::default() };
-    match outputs(root) {
-        Ok((mut bytes, length)) => {
-            if let Some(patterns) = &secrets.patterns {
-                // Where the file goes on, its end may begin a secret.
-                let whole = length <= bytes.len() as u64;
-                let kept = Masker::new(Arc::clone(patterns)).pass(&mut bytes, whole);
-                bytes.truncate(kept);
-            }
-            // What is masked is another length; that it is not whole is said by being longer than the most.
-            let whole = length <= MOST_OUTPUTS as u64;
-            results.outputs_bytes = if whole { bytes.len() as u64 } else { length };
-            results.outputs = bytes;
-        }
-        Err(error) => {
-            let code = error.raw_os_error().unwrap_or(sys::EIO);
-            results.outputs_error = if code == sys::ENOENT { 0 } else { code };
-        }
-    }
-    results
-}
-
-/// The first bytes of the file with the outputs, and how long it is.
-fn outputs(root: &str) -> std::io::Result<(Vec<u8>, u64)> {
-    let (root, name) = (std::fs::File::open(root)?, CString::new(OUTPUT_FILE)?);
-    if !sys::look_at(root.as_raw_fd(), &name)?.metadata()?.is_file() {
-        return Err(std::io::Error::from_raw_os_error(sys::EINVAL));
-    }
-    let file = sys::file_at(root.as_raw_fd(), &name)?;
-    let length = file.metadata()?.len();
-    let mut bytes = Vec::new();
-    file.take(MOST_OUTPUTS as u64).read_to_end(&mut bytes)?;
-    Ok((bytes, length))
 }
 
 /// A state that this program does not reach; told rather than trusted.

@@ -93,7 +93,7 @@ impl Rig {
                 let mut command = Command::new("unshare");
                 let become_it = r#"mount -t proc -o hidepid=2 proc /proc; u=$0 g=$1; shift; exec setpriv --reuid "$u" --regid "$g" --clear-groups -- "$@""#;
                 let ids = [user, group].map(|id| id.unwrap_or_default().to_string());
-                command.args(["--mount", "sh", "-ec", &become_it]).args(ids);
+                command.args(["--mount", "sh", "-ec", become_it]).args(ids);
                 command
             }
             (None, false) => Command::new(&self.warden),
