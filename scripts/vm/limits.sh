@@ -40,7 +40,7 @@ printf '127.0.0.1 %s\n' "$(cut -d' ' -f1,2 /etc/ssh/ssh_host_ed25519_key.pub)" >
 chmod 640 /etc/jobcell/ssh/inventory.yaml
 chgrp jobcell /etc/jobcell/ssh/inventory.yaml
 printf 'docker: {enabled: false}\nagent: {drain_mode: handover}\nssh: {inventory: /etc/jobcell/ssh/inventory.yaml}\n' >/etc/jobcell/config.yaml
-systemctl start jobcell-up
+systemctl restart jobcell-up
 ready
 
 # job LOGIN LIMITS SCRIPT: runs it to its end, and leaves what is known of it in $job and what it wrote in $out.

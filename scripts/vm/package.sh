@@ -3,6 +3,8 @@
 # shellcheck source=scripts/vm/lib.sh
 . "$(dirname "$0")/lib.sh"
 
+# A part before this one may have left it running, with settings of its own.
+systemctl stop jobcell-up 2>/dev/null || true
 printf 'docker: {pin_cores: true}\nagent: {drain_mode: handover}\n' >/etc/jobcell/config.yaml
 
 # What every guest misses that stands on no file: the warnings are told, a FAIL ends this.
