@@ -105,7 +105,7 @@ pub enum Cause {
         /// The highest use of the whole cell.
         peak: ByteSize,
     },
-    /// The program was not found in the cell (exit code 127 by convention).
+    /// The program was not found (exit code 127 by convention).
     ProgramNotFound {
         /// What was to be run.
         program: String,
