@@ -3,7 +3,8 @@
 use super::stage::root;
 use std::path::{Path, PathBuf};
 
-const RANKS: [(&str, u8); 24] = [
+const RANKS: [(&str, u8); 25] = [
+    ("crc", 0),
     ("job", 0),
     ("config", 1),
     ("protocol", 1),
@@ -31,7 +32,8 @@ const RANKS: [(&str, u8); 24] = [
 ];
 
 /// Crates that only these places may name.
-const CONFINED: [(&str, &[&str]); 18] = [
+const CONFINED: [(&str, &[&str]); 19] = [
+    ("crc32c", &["src/crc"]),
     ("russh", &["src/executor/ssh"]),
     ("bollard", &["src/executor/docker"]),
     ("chacha20poly1305", &["src/secrets"]),
@@ -85,9 +87,11 @@ fn imports_point_to_lower_ranks_only() {
         let relative = file.strip_prefix(root().join("src")).expect("below src");
         let first = relative.components().next().expect("a name").as_os_str().to_string_lossy();
         let room = first.trim_end_matches(".rs");
-        if matches!(room, "main" | "lib") {
+        // Deliberate bugs and dice of tests are everybody's.
+        if matches!(room, "main" | "lib" | "seeded") {
             continue;
         }
+        let own = rank(room);
         let text = std::fs::read_to_string(file).expect("reads");
         for used in names(&text, "crate::") {
             // A macro or a type at the top of the crate would have no rank; there is none.
@@ -95,8 +99,8 @@ fn imports_point_to_lower_ranks_only() {
                 continue;
             }
             edges += 1;
-            let allowed = rank(used) < rank(room) || SAME_RANK.contains(&(room, used));
-            assert!(allowed, "{}: {room} (rank {}) uses {used} (rank {})", relative.display(), rank(room), rank(used));
+            let allowed = rank(used) < own || SAME_RANK.contains(&(room, used));
+            assert!(allowed, "{}: {room} (rank {own}) uses {used} (rank {})", relative.display(), rank(used));
         }
     }
     assert!(edges > 30, "only {edges} imports were found: the test does not see them");
