@@ -122,6 +122,16 @@ fn clear(sshd: &Sshd, folder: &Folder, owner: &OwnerId) -> Outcome<()> {
     must(openssh(folder, sshd, None).arg(clear))
 }
 
+/// One job: until its exit is known, and until nothing of it is left, in milliseconds.
+async fn timed(executor: &SshExecutor, spec: &Arc<JobSpec>) -> Outcome<[f64; 2]> {
+    let began = Instant::now();
+    let mut driven = Driven::begin(executor, spec).await?;
+    driven.exit().await?;
+    let exit = ms(began);
+    driven.close().await?;
+    Ok([exit, ms(began)])
+}
+
 /// Warm jobs by the warden alone, beside nothing: for whoever changes something on their way.
 pub(crate) async fn warm(times: usize, count: usize) -> Outcome<()> {
     let folder = Folder::new();
@@ -132,12 +142,9 @@ pub(crate) async fn warm(times: usize, count: usize) -> Outcome<()> {
     run_one(&warm.executor, &direct).await?;
     let (mut exits, mut ends) = (Vec::new(), Vec::new());
     for _ in 0..times {
-        let began = Instant::now();
-        let mut driven = Driven::begin(&warm.executor, &direct).await?;
-        driven.exit().await?;
-        exits.push(ms(began));
-        driven.close().await?;
-        ends.push(ms(began));
+        let [exit, end] = timed(&warm.executor, &direct).await?;
+        exits.push(exit);
+        ends.push(end);
     }
     spans("warm `true`, resident, exit known", &mut exits, None, "<= 1.0 ms");
     spans("warm `true`, resident, nothing of it left", &mut ends, None, "");
@@ -185,12 +192,9 @@ pub(crate) async fn cells(times: usize, count: usize) -> Outcome<()> {
     for (spec, program, name, goal) in kinds {
         let (mut exits, mut ends, mut shared) = (Vec::new(), Vec::new(), Vec::new());
         for _ in 0..times {
-            let began = Instant::now();
-            let mut driven = Driven::begin(&warm.executor, spec).await?;
-            driven.exit().await?;
-            exits.push(ms(began));
-            driven.close().await?;
-            ends.push(ms(began));
+            let [exit, end] = timed(&warm.executor, spec).await?;
+            exits.push(exit);
+            ends.push(end);
             let began = Instant::now();
             must(openssh(&folder, &sshd, Some(&master.path)).arg(program))?;
             shared.push(ms(began));

@@ -372,14 +372,16 @@ fn where_others_processes_are_hidden_a_jobs_own_are_ended_and_what_cannot_be_see
     let (count, hidden) = sees.trim_end().split_once('\n').unwrap_or((sees.trim_end(), "nothing"));
     assert!(count.parse::<u32>().is_ok_and(|count| count < 20) && hidden == "hidden", "{sees}");
 
-    let tree = "(setsid sh -c 'sleep 300 & sleep 300' &); (env -i setsid sleep 300 &); ";
-    let (exit, _) = agent.run(2, "ends", &shell(tree));
-    assert_eq!((exit.code, of_job("ends")), (0, vec![]));
-    agent.begin(3, "killed", &shell(&format!("{tree} echo here; sleep 300")));
+    // Told by its argument: what has no variables is not known by one.
+    let rest = format!("300.{}", std::process::id());
+    let tree = format!("(setsid sh -c 'sleep {rest} & sleep {rest}' &); (env -i setsid sleep {rest} &); ");
+    let (exit, _) = agent.run(2, "ends", &shell(&tree));
+    assert_eq!((exit.code, of_job("ends"), with_argument(&rest)), (0, vec![], vec![]));
+    agent.begin(3, "killed", &shell(&format!("{tree} echo here; exec sleep {rest}")));
     agent.started(3);
-    until("its tree is there", || of_job("killed").len() >= 4);
+    until("its tree is there", || with_argument(&rest).len() >= 4);
     agent.kill("killed");
-    assert_eq!((agent.ended(3), of_job("killed"), rig.folders()), (-9, vec![], vec![]));
+    assert_eq!((agent.ended(3), with_argument(&rest), rig.folders()), (-9, vec![], vec![]));
 
     let becomes = rig.set_uid_program("setpriv").expect("root");
     let seconds = format!("334.{}", std::process::id());
