@@ -209,7 +209,7 @@ async fn jobs_run_through_the_socket_proxy_and_nothing_else_gets_through() {
         ("DELETE", "/v1.41/volumes/jobcell-warden-00000000000000ff", 404),
         ("GET", &format!("/v1.41/images/{DEBIAN}/json"), 200),
     ] {
-        assert_eq!(knock(&socket, method, target).await, status, "{method} {target}");
+        assert_eq!(knock(&socket, method, target).await, status, "{method} {target}\n{}", proxy.logs());
     }
     assert_eq!(stranger.inspect("{{.State.Running}}"), "true");
     let told = proxy.logs();

@@ -1,5 +1,6 @@
 //! Engines that are not there, die, or cut the stream. A private engine is broken, never the shared one.
 
+use super::engine_proxy::Recorder;
 use super::private::Private;
 use super::stage::{Up, cause, docker, engine, until};
 use serde_json::json;
@@ -111,6 +112,26 @@ async fn an_attached_stream_cut_in_mid_frame_loses_nothing() {
     assert_eq!(cuts.load(Ordering::SeqCst), 12);
     let (_, metrics) = up.plain("/metrics").await.expect("answers");
     assert!(metrics.lines().any(|line| line == "jobcell_reattach_total 12"), "{metrics}");
+    up.stop().await;
+}
+
+#[tokio::test]
+async fn what_stands_before_an_engine_and_answers_for_it_is_not_its_no() {
+    let Some(host) = engine() else { return };
+    let Some(path) = host.strip_prefix("unix://") else {
+        eprintln!("SKIPPED: the proxy is for an engine on a unix socket, not {host}");
+        return;
+    };
+    let dir = tempfile::tempdir().expect("a folder");
+    let recorder = Recorder::that_answers_for_it_first(Path::new(path), dir.path());
+    let mut up = Up::start(&recorder.host(), "").await;
+    let job = up.bash("echo begun").await;
+    assert_eq!((cause(&job), up.text(&job, "stdout").await.as_str()), ("exit_code", "begun\n"), "{job}\n{}", up.log());
+    let asked = recorder.asked();
+    for step in ["create", "attach", "start"] {
+        assert!(asked.used.iter().any(|call| call.path.ends_with(step)), "{step}: {asked:?}");
+    }
+    up.host = host;
     up.stop().await;
 }
 

@@ -28,6 +28,15 @@ pub(crate) struct Recorder {
 impl Recorder {
     /// In front of the engine at that socket.
     pub(crate) fn start(engine: &Path, dir: &Path) -> Self {
+        Self::serve(engine, dir, false)
+    }
+
+    /// One that has no engine behind it when a call is made for the first time, and says so as HAProxy does.
+    pub(crate) fn that_answers_for_it_first(engine: &Path, dir: &Path) -> Self {
+        Self::serve(engine, dir, true)
+    }
+
+    fn serve(engine: &Path, dir: &Path, answers_first: bool) -> Self {
         let socket = dir.join("recorder.sock");
         let listener = UnixListener::bind(&socket).expect("binds");
         let asked: Arc<Mutex<Asked>> = Arc::default();
@@ -38,7 +47,7 @@ impl Recorder {
                 let (engine, noted) = (engine.clone(), Arc::clone(&noted));
                 jobcell::supervise::spawn("recorded", async move {
                     // Either side may break off at any moment; who asked sees it.
-                    let _ = pass(client, &engine, &noted).await;
+                    let _ = pass(client, &engine, &noted, answers_first).await;
                 });
             }
         });
@@ -55,7 +64,7 @@ impl Recorder {
 }
 
 /// One request of a connection: the engine is told to close behind its answer, so that the next one comes by a new connection and is seen.
-async fn pass(mut client: UnixStream, engine: &Path, asked: &Mutex<Asked>) -> std::io::Result<()> {
+async fn pass(mut client: UnixStream, engine: &Path, asked: &Mutex<Asked>, answers_first: bool) -> std::io::Result<()> {
     let mut bytes = Vec::new();
     let end = loop {
         if let Some(at) = bytes.windows(4).position(|part| part == b"\r\n\r\n") {
@@ -77,7 +86,14 @@ async fn pass(mut client: UnixStream, engine: &Path, asked: &Mutex<Asked>) -> st
         );
         return client.write_all(answer.as_bytes()).await;
     };
-    asked.lock().expect("not poisoned").used.insert(*call);
+    if asked.lock().expect("not poisoned").used.insert(*call) && answers_first {
+        let said = "<html><body><h1>503 Service Unavailable</h1>\nNo server is available to handle this request.\n</body></html>\n";
+        let length = said.len();
+        let answer = format!(
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {length}\r\ncache-control: no-cache\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n{said}"
+        );
+        return client.write_all(answer.as_bytes()).await;
+    }
     let mut server = UnixStream::connect(engine).await?;
     server.write_all(&bytes[..end]).await?;
     // An attach says itself what becomes of its connection.

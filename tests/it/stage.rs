@@ -13,8 +13,28 @@ pub(crate) const JOBCELL: &str = env!("CARGO_BIN_EXE_jobcell");
 /// Nothing in these tests takes longer, also on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Most of what a test that fails says at once; all of it stands at the end.
+const MOST_SAID: usize = 4000;
+
+/// From now on a test that fails says why when it fails, too: what stands at the end of a long run is far from its neighbours, and what
+/// watches a run may keep only a part of it.
+fn say_failures_at_once() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            let name = std::thread::current().name().unwrap_or("a thread").to_owned();
+            let said: String = format!("{name}: {info}").chars().take(MOST_SAID).collect();
+            // Not by a macro, whose words the test runner keeps.
+            let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("\nFAILS {said}\n").as_bytes());
+            usual(info);
+        }));
+    });
+}
+
 /// The address of the shared engine, or `None` after saying loudly that the test is skipped.
 pub(crate) fn engine() -> Option<String> {
+    say_failures_at_once();
     let host = std::env::var("DOCKER_HOST").unwrap_or_else(|_| "unix:///var/run/docker.sock".to_owned());
     let answers = std::process::Command::new("docker")
         .args(["--host", &host, "version", "--format", "{{.Server.APIVersion}}"])
@@ -241,7 +261,7 @@ impl Up {
         self.signal("-TERM");
         let code = self.exit_code().await;
         assert_eq!(code, Some(0), "{}", self.log());
-        assert_eq!(self.containers(), Vec::<String>::new());
+        assert_eq!(self.containers(), Vec::<String>::new(), "{}", self.log());
     }
 
     /// The same, and gives what it leaves.
@@ -249,7 +269,7 @@ impl Up {
         self.signal("-TERM");
         let code = self.exit_code().await;
         assert_eq!(code, Some(0), "{}", self.log());
-        assert_eq!(self.containers(), Vec::<String>::new());
+        assert_eq!(self.containers(), Vec::<String>::new(), "{}", self.log());
         self.dir
     }
 

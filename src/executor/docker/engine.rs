@@ -49,6 +49,11 @@ impl EngineError {
     pub fn short(&self) -> String {
         let text = match self {
             Self::Late { .. } => self.to_string(),
+            Self::Failed { call, source: Error::DockerResponseServerError { status_code, message } }
+                if !self.is_refusal() =>
+            {
+                format!("{call} was answered with {status_code}: {message}")
+            }
             Self::Failed { source: Error::DockerResponseServerError { message, .. }, .. } => message.clone(),
             Self::Failed { call, source } => {
                 let mut text = format!("{call}: {source}");
@@ -78,9 +83,10 @@ impl EngineError {
         self.status() == Some(404) && self.short().to_ascii_lowercase().contains("no such image")
     }
 
-    /// True when the engine answered, with a no; false when it did not answer at all.
+    /// True when the engine answered, with a no; false when it did not answer at all, or what stands before it answered for it (502 to
+    /// 504: no connection to it, or no answer from it).
     pub fn is_refusal(&self) -> bool {
-        self.status().is_some()
+        self.status().is_some_and(|status| !matches!(status, 502..=504))
     }
 
     /// True when what was named does not exist.
